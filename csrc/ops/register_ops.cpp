@@ -1,0 +1,7 @@
+#include "registration.hpp"
+
+namespace goskill {
+
+void register_ops(pybind11::module_& module) { (void)module; }
+
+}  // namespace goskill

@@ -1,0 +1,125 @@
+#include "parallel.hpp"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace goskill {
+namespace {
+
+struct Job {
+    const std::function<void(std::int64_t, std::int64_t)>* body;
+    std::int64_t count;
+    std::int64_t chunks;
+    std::atomic<std::int64_t> next{0};
+    std::atomic<std::int64_t> finished{0};
+    std::mutex mutex;
+    std::condition_variable done;
+    std::exception_ptr error;
+
+    void work() {
+        for (;;) {
+            const std::int64_t chunk = next.fetch_add(1);
+            if (chunk >= chunks) return;
+            const std::int64_t size = count / chunks;
+            const std::int64_t larger = count % chunks;
+            const std::int64_t begin = chunk * size + std::min(chunk, larger);
+            const std::int64_t end = begin + size + (chunk < larger ? 1 : 0);
+            try {
+                (*body)(begin, end);
+            } catch (...) {
+                const std::lock_guard<std::mutex> lock(mutex);
+                if (!error) error = std::current_exception();
+            }
+            if (finished.fetch_add(1) + 1 == chunks) {
+                const std::lock_guard<std::mutex> lock(mutex);
+                done.notify_all();
+            }
+        }
+    }
+};
+
+class Pool {
+  public:
+    // Idle workers wait for jobs; each job is offered to as many workers as it has further chunks.
+    void run(const std::shared_ptr<Job>& job) {
+        const std::size_t helpers = static_cast<std::size_t>(job->chunks - 1);
+        {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            for (std::size_t i = 0; i < helpers; ++i) queue_.push_back(job);
+            while (workers_ < helpers) {
+                std::thread([this] { serve(); }).detach();
+                ++workers_;
+            }
+        }
+        wake_.notify_all();
+        job->work();
+        std::unique_lock<std::mutex> lock(job->mutex);
+        job->done.wait(lock, [&] { return job->finished.load() == job->chunks; });
+        if (job->error) std::rethrow_exception(job->error);
+    }
+
+  private:
+    void serve() {
+        for (;;) {
+            std::shared_ptr<Job> job;
+            {
+                std::unique_lock<std::mutex> lock(mutex_);
+                wake_.wait(lock, [&] { return !queue_.empty(); });
+                job = std::move(queue_.back());
+                queue_.pop_back();
+            }
+            job->work();
+        }
+    }
+
+    std::mutex mutex_;
+    std::condition_variable wake_;
+    std::vector<std::shared_ptr<Job>> queue_;
+    std::size_t workers_ = 0;
+};
+
+// Never destroyed: its threads outlive static destruction. A forked child has none of its parent's threads
+// and starts a pool of its own.
+Pool* pool = nullptr;
+std::once_flag fork_handler;
+std::mutex pool_mutex;
+
+Pool& current_pool() {
+    std::call_once(fork_handler, [] {
+        pthread_atfork([] { pool_mutex.lock(); }, [] { pool_mutex.unlock(); },
+                       [] {
+                           pool = nullptr;
+                           pool_mutex.unlock();
+                       });
+    });
+    const std::lock_guard<std::mutex> lock(pool_mutex);
+    if (pool == nullptr) pool = new Pool;
+    return *pool;
+}
+
+}  // namespace
+
+void parallel_for(std::int64_t count, int threads,
+                  const std::function<void(std::int64_t, std::int64_t)>& body) {
+    if (count <= 0) return;
+    const std::int64_t chunks = std::min<std::int64_t>(count, std::max(threads, 1));
+    if (chunks == 1) {
+        body(0, count);
+        return;
+    }
+    const auto job = std::make_shared<Job>();
+    job->body = &body;
+    job->count = count;
+    job->chunks = chunks;
+    current_pool().run(job);
+}
+
+}  // namespace goskill

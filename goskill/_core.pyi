@@ -1,0 +1,1 @@
+"""Type stubs of the native core."""

@@ -1,0 +1,5 @@
+"""Rollouts of any policy in any suite, statistics, reports."""
+
+from goskill.evaluation.policy import Demonstration, Policy, Prompts
+
+__all__ = ["Demonstration", "Policy", "Prompts"]

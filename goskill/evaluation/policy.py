@@ -1,0 +1,44 @@
+"""What an object must offer to be rolled out: the interface between methods and environments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """One whole episode that shows a task, in the store's own units (not normalised).
+
+    ``observations`` float32 [T + 1, observation_dim] (the final one included), ``actions`` float32
+    [T, action_dim], ``rewards`` float32 [T].
+    """
+
+    observations: FloatArray
+    actions: FloatArray
+    rewards: FloatArray
+
+
+Prompts = Mapping[str, Sequence[Demonstration]]
+"""Demonstrations by task name, best first."""
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Acts in a batch of environments. It keeps its own caches from one call to the next.
+
+    A policy may also have ``observe(rewards)``, rewards float32 [N]: called after each step with what each
+    environment paid, for policies that are conditioned on the return to go.
+    """
+
+    def reset(self, tasks: Sequence[str], prompts: Prompts, seed: int = 0) -> None:
+        """Begin an episode in each of ``len(tasks)`` environments. ``seed`` decides every random choice."""
+
+    def act(self, observations: FloatArray) -> FloatArray:
+        """Actions float32 [N, action_dim] in [-1, 1] for raw observations float32 [N, observation_dim]."""
