@@ -33,12 +33,33 @@ Prompts = Mapping[str, Sequence[Demonstration]]
 class Policy(Protocol):
     """Acts in a batch of environments. It keeps its own caches from one call to the next.
 
-    A policy may also have ``observe(rewards)``, rewards float32 [N]: called after each step with what each
-    environment paid, for policies that are conditioned on the return to go.
+    A policy may also have
+
+    - ``observe(rewards)``, rewards float32 [N]: called after each step with what each environment paid, for
+      policies that are conditioned on the return to go;
+    - ``needs_prompts`` True: every task must then come with at least one demonstration;
+    - ``name``: what tables and figures call it (the class name otherwise);
+    - what :class:`SkillPolicy` lists, from which skill usage is counted and drawn.
     """
 
-    def reset(self, tasks: Sequence[str], prompts: Prompts, seed: int = 0) -> None:
-        """Begin an episode in each of ``len(tasks)`` environments. ``seed`` decides every random choice."""
+    def reset(self, tasks: Sequence[str], prompts: Prompts, seed: int | Sequence[int] = 0) -> None:
+        """Begin an episode in each of ``len(tasks)`` environments.
+
+        ``seed`` decides every random choice. :func:`goskill.evaluation.evaluate` gives one per environment, so
+        that an episode does not depend on which others run beside it.
+        """
 
     def act(self, observations: FloatArray) -> FloatArray:
         """Actions float32 [N, action_dim] in [-1, 1] for raw observations float32 [N, observation_dim]."""
+
+
+@runtime_checkable
+class SkillPolicy(Policy, Protocol):
+    """A policy that chooses one of ``skill_count`` skills every ``horizon`` steps."""
+
+    skill_count: int
+    horizon: int
+
+    @property
+    def skill_history(self) -> npt.NDArray[np.int64]:
+        """The skills chosen since ``reset``: int64 [decisions, N], oldest first."""
