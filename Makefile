@@ -1,0 +1,54 @@
+PYTHON ?= python3
+VENV ?= .venv
+WHEEL_FLAGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+SOURCES := $(shell find csrc goskill kernels bench -type f -not -path '*/__pycache__/*' -not -path 'bench/results/*') \
+           CMakeLists.txt pyproject.toml constraints.txt
+
+.PHONY: demo install test lint format packaging clean
+
+demo: $(VENV)/wheel  ## everything a newcomer needs: install, then watch GO-Skill learn five tasks
+	$(BIN)/goskill quickstart
+
+install: $(VENV)/wheel
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch first: a CPU build that is already there must not be replaced by the dependencies of another package.
+$(VENV)/wheel: $(BIN)/python $(SOURCES)
+	$(PIP) install -q -c constraints.txt torch
+	rm -rf build/wheel && $(PIP) wheel -q --no-deps $(WHEEL_FLAGS) -c constraints.txt -w build/wheel .
+	$(PIP) install -q -c constraints.txt build/wheel/*.whl
+	$(PIP) install -q --force-reinstall --no-deps build/wheel/*.whl
+	touch $@
+
+$(VENV)/test: $(VENV)/wheel
+	$(PIP) install -q -c constraints.txt "$$(ls build/wheel/*.whl)[dev]"
+	touch $@
+
+# From outside the source tree, so that what is tested is the installed wheel. The Triton interpreter changes how
+# kernels are compiled for a whole process, so its tests run in one of their own.
+test: $(VENV)/test
+	root=$$PWD; python=$$(cd $(BIN) && pwd)/python; cd "$$(mktemp -d)" && \
+	  $$python -m pytest -q -p no:cacheprovider -c $$root/pyproject.toml --rootdir $$root $$root/tests && \
+	  TRITON_INTERPRET=1 $$python -m pytest -q -p no:cacheprovider -c $$root/pyproject.toml --rootdir $$root -m interpret $$root/tests
+
+lint: $(VENV)/test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $$(find csrc -name '*.cpp' -o -name '*.hpp')
+
+format: $(VENV)/test
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i $$(find csrc -name '*.cpp' -o -name '*.hpp')
+
+packaging: $(VENV)/test  ## the sdist, a wheel built from it, an editable install
+	PYTHON=$(BIN)/python bash tests/packaging.sh
+
+clean:
+	rm -rf build $(VENV) runs
