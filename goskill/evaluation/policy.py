@@ -45,8 +45,8 @@ class Policy(Protocol):
     def reset(self, tasks: Sequence[str], prompts: Prompts, seed: int | Sequence[int] = 0) -> None:
         """Begin an episode in each of ``len(tasks)`` environments.
 
-        ``seed`` decides every random choice. :func:`goskill.evaluation.evaluate` gives one per environment, so
-        that an episode does not depend on which others run beside it.
+        ``seed`` decides every random choice. :func:`goskill.evaluation.evaluate` gives one per environment,
+        so that an episode does not depend on which others run beside it.
         """
 
     def act(self, observations: FloatArray) -> FloatArray:

@@ -1,0 +1,136 @@
+"""Runs benchmark suites and keeps their results as rows: ``goskill bench``.
+
+A suite is a pytest module of this folder whose tests use the ``benchmark`` fixture. Tests of one group are
+compared with each other; ``peer`` in ``benchmark.extra_info`` marks what the others are measured against.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from goskill.errors import InputError
+from goskill.settings import closest
+
+FOLDER = Path(__file__).parent
+NOT_SUITES = {"__init__", "runner", "report", "conftest"}
+PACKAGES = ("goskill", "torch", "numpy", "triton", "metaworld", "mujoco")
+
+
+def suites() -> list[str]:
+    """The names of the suites that are installed."""
+    return sorted(file.stem for file in FOLDER.glob("*.py") if file.stem not in NOT_SUITES)
+
+
+def run(suite: str, *, gpu: bool = False, select: str | None = None) -> list[dict[str, Any]]:
+    """Runs one suite in a process of its own; returns a row per benchmark.
+
+    Args:
+        suite: a name of :func:`suites`.
+        gpu: run the benchmarks marked ``gpu`` instead of the others.
+        select: a pytest ``-k`` expression.
+
+    Raises:
+        InputError: no such suite, pytest-benchmark is missing, or a benchmark failed.
+    """
+    if suite not in suites():
+        raise InputError(f"unknown benchmark suite {suite!r}: {closest(suite, suites())}")
+    if importlib.util.find_spec("pytest_benchmark") is None:
+        raise InputError("goskill bench needs pytest-benchmark: pip install 'goskill[bench]'")
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            str(FOLDER / f"{suite}.py"),
+            "-q",
+            "-p",
+            "no:cacheprovider",
+        ]
+        command += ["--rootdir", str(FOLDER), "-c", os.devnull, "--import-mode=importlib"]
+        command += [
+            "--benchmark-json",
+            str(report),
+            "--benchmark-group-by=group",
+            "-m",
+            "gpu" if gpu else "not gpu",
+        ]
+        command += ["-k", select] if select else []
+        status = subprocess.run(command, check=False, cwd=folder).returncode
+        if status not in (0, 5) or not report.exists():
+            raise InputError(f"benchmark suite {suite!r} failed with pytest's exit status {status}")
+        text = report.read_text()
+        benchmarks = json.loads(text)["benchmarks"] if text else []
+    return [_row(suite, benchmark) for benchmark in benchmarks]
+
+
+def append(rows: list[dict[str, Any]], file: Path) -> None:
+    """Adds rows to a JSON-lines file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a", encoding="utf-8") as stream:
+        stream.writelines(json.dumps(row, sort_keys=True) + "\n" for row in rows)
+
+
+def _row(suite: str, benchmark: dict[str, Any]) -> dict[str, Any]:
+    stats = benchmark["stats"]
+    seconds = {name: stats[name] for name in ("min", "q1", "median", "q3", "max")}
+    return {
+        "suite": suite,
+        "group": benchmark["group"],
+        "name": benchmark["name"],
+        "seconds": seconds,
+        "rounds": stats["rounds"],
+        "facts": benchmark["extra_info"],
+        **provenance(),
+    }
+
+
+def provenance() -> dict[str, Any]:
+    """When, what and where: date, commit, package versions, machine."""
+    return {
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "commit": _commit(),
+        "versions": {"python": platform.python_version(), **_versions()},
+        "machine": _machine(),
+    }
+
+
+def _commit() -> str | None:
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, check=False
+    )
+    return git.stdout.strip() or None
+
+
+def _versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in PACKAGES if importlib.util.find_spec(name) is not None}
+
+
+def _machine() -> dict[str, Any]:
+    import torch
+
+    processor = platform.processor() or platform.machine()
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        lines = information.read_text().splitlines()
+        processor = next(
+            (line.split(":")[1].strip() for line in lines if line.startswith("model name")), processor
+        )
+    machine: dict[str, Any] = {
+        "processor": processor,
+        "cores": len(os.sched_getaffinity(0)),
+        "simd": torch.backends.cpu.get_cpu_capability(),
+    }
+    if torch.cuda.is_available():
+        machine["gpu"] = torch.cuda.get_device_name()
+    return machine

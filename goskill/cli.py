@@ -1,0 +1,273 @@
+"""The command line: each command is one call into the rooms below."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from goskill.errors import InputError
+
+app = typer.Typer(
+    name="goskill",
+    help="Learn robot skills from mixed offline data: GO-Skill on MetaWorld and your own episodes.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+Tasks = Annotated[str | None, typer.Option(help="Task names, separated by commas.", metavar="A,B")]
+Workers = Annotated[int | None, typer.Option(help="Worker processes. Default: one per core.", min=0)]
+Seed = Annotated[int, typer.Option(help="Decides every random choice.", min=0)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a setting: section.key=value.", metavar="KEY=VALUE"),
+]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+
+
+@app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option(help="The run folder to write.")] = Path("runs/quickstart"),
+    seed: Seed = 0,
+    workers: Workers = None,
+    overrides: Overrides = None,
+) -> None:
+    """Go the whole way on five MetaWorld tasks: collect, train, evaluate, draw. Minutes on two cores.
+
+    Example: `goskill quickstart --out runs/first --seed 1`
+    """
+    from goskill import pipeline
+
+    pipeline.quickstart(out, seed=seed, workers=workers, overrides=overrides or ())
+
+
+@app.command()
+def collect(
+    out: Annotated[Path, typer.Option(help="The episode store to write.", metavar="DATA")],
+    suite: Annotated[str | None, typer.Option(help="mt10, mt30, mt50, ml45-train or ml45-test.")] = None,
+    tasks: Tasks = None,
+    episodes: Annotated[int, typer.Option(help="Episodes per task, from random to expert.", min=1)] = 40,
+    policy: Annotated[str, typer.Option(help="Who acts: scripted.")] = "scripted",
+    quality: Annotated[
+        str, typer.Option(help="near-optimal: all episodes; sub-optimal: the first half.")
+    ] = "near-optimal",
+    workers: Workers = None,
+    seed: Seed = 0,
+) -> None:
+    """Collect episodes with MetaWorld's scripted policies. Run it again to go on after an interruption.
+
+    Examples: `goskill collect --suite mt10 --out data/mt10`,
+    `goskill collect --tasks reach,push --out data/two`
+    """
+    from goskill import pipeline
+
+    pipeline.collect(
+        out,
+        tasks=pipeline.choose_tasks(suite, tasks),
+        episodes=episodes,
+        policy=policy,
+        quality=quality,
+        workers=workers,
+        seed=seed,
+    )
+
+
+@app.command()
+def info(
+    data: Annotated[Path, typer.Argument(help="An episode store.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what an episode store holds: tasks, counts, returns, where it came from.
+
+    Example: `goskill info data/mt10`
+    """
+    from goskill import pipeline
+
+    pipeline.show_store(data, as_json=as_json)
+
+
+@app.command()
+def verify(data: Annotated[Path, typer.Argument(help="An episode store.")]) -> None:
+    """Read every byte of an episode store and check it against its checksums.
+
+    Example: `goskill verify data/mt10`
+    """
+    from goskill.data import EpisodeStore
+
+    EpisodeStore.open(data).verify()
+    typer.echo(f"{data}: every column is as it was written")
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Option(help="The episode store to learn from.")],
+    out: Annotated[Path, typer.Option(help="The run folder to write.", metavar="RUN")],
+    preset: Annotated[str, typer.Option(help="quickstart, mt10, mt30, mt50 or ml45.")] = "mt10",
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    device: Device = None,
+    precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or auto.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides every random choice.", min=0)] = None,
+) -> None:
+    """Train on an episode store.
+
+    Examples: `goskill train --preset mt10 --data data/mt10 --out runs/mt10`, and after an interruption the same
+    with `--resume`; `goskill train --data data/mt10 --out runs/short --set method.horizon=5`
+    """
+    from goskill import pipeline
+
+    changes = list(overrides or ())
+    for name, value in (("device", device), ("precision", precision), ("seed", seed)):
+        if value is not None:
+            changes.append(f"training.{name}={json.dumps(value)}")
+    pipeline.train(data, out, preset=preset, overrides=changes, resume=resume)
+
+
+@app.command("eval")
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")],
+    episodes: Annotated[int, typer.Option(help="New episodes per task.", min=1)] = 50,
+    tasks: Tasks = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="An episode store with demonstrations of tasks that the run never saw."),
+    ] = None,
+    workers: Workers = None,
+    seed: Seed = 0,
+    device: Device = None,
+    video: Annotated[bool, typer.Option("--video", help="Also write a short film of each task.")] = False,
+) -> None:
+    """Evaluate a run in MetaWorld: mean return and success, per task and overall.
+
+    Examples: `goskill eval runs/mt10`, `goskill eval runs/mt10 --tasks reach,push --episodes 10 --video`
+    """
+    from goskill import pipeline
+
+    pipeline.evaluate(
+        run, episodes=episodes, tasks=tasks, data=data, workers=workers, seed=seed, device=device, video=video
+    )
+
+
+@app.command()
+def label(
+    run: Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")],
+    data: Annotated[Path, typer.Argument(help="An episode store.", metavar="DATA")],
+) -> None:
+    """Label every step of an episode store with a run's skills; prints the name of the column.
+
+    Example: `goskill label runs/mt10 data/mt10`
+    """
+    from goskill import pipeline
+
+    typer.echo(pipeline.label(run, data))
+
+
+@app.command()
+def figures(runs: Annotated[list[Path], typer.Argument(help="Run folders.", metavar="RUN...")]) -> None:
+    """Draw a run's figures from the files in its folder.
+
+    Example: `goskill figures runs/mt10`
+    """
+    from goskill.figures import draw_run
+
+    for run in runs:
+        for file in draw_run(run):
+            typer.echo(file)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders that were evaluated.", metavar="RUN...")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compare evaluated runs task by task, with paired differences.
+
+    Example: `goskill compare runs/mt10 runs/no-focal-loss`
+    """
+    from goskill import pipeline
+
+    pipeline.compare(runs, as_json=as_json)
+
+
+@app.command()
+def bench(
+    suite: Annotated[str | None, typer.Argument(help="A benchmark suite. Default: all.")] = None,
+    as_json: Annotated[
+        Path | None, typer.Option("--json", help="Append the rows to this file.", metavar="FILE")
+    ] = None,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Run what needs a GPU instead of the rest.")] = False,
+    select: Annotated[
+        str | None, typer.Option("-k", help="Only benchmarks that match (as pytest's -k).")
+    ] = None,
+) -> None:
+    """Run benchmark suites beside their peers and keep the results as rows.
+
+    Rows go to `bench/results/SUITE.jsonl` of the checkout you stand in, or to FILE.
+
+    Examples: `goskill bench data`, `goskill bench kernels --json rows.jsonl`
+    """
+    from goskill.bench import report, runner
+
+    for name in [suite] if suite else runner.suites():
+        rows = runner.run(name, gpu=gpu, select=select)
+        file = as_json or Path("bench/results") / f"{name}.jsonl"
+        if as_json or file.parent.is_dir():
+            runner.append(rows, file)
+        report.print_table(rows)
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Print what a bug report needs.
+
+    Example: `goskill doctor`
+    """
+    from goskill.doctor import report
+
+    facts = report()
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    width = max(map(len, facts))
+    for name, fact in facts.items():
+        typer.echo(f"{name:<{width}}  {', '.join(fact) or 'none' if isinstance(fact, list) else fact}")
+
+
+def main() -> None:
+    """Runs the command line. Wrong input ends with one line and exit status 2, Ctrl-C with 130."""
+    sys.exit(_status(lambda: typer.main.get_command(app).main(standalone_mode=False)))
+
+
+def _status(command: Callable[[], Any]) -> int:
+    # Typer raises its parser's errors under a class that it does not export; this is their common base.
+    usage_error: type[Exception] = typer.BadParameter.__mro__[1]
+    try:
+        status = command()
+    except InputError as error:
+        return _fail(str(error))
+    except usage_error as error:
+        return _fail(error.format_message())  # type: ignore[attr-defined]
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+            raise
+        return _fail(f"{error.filename or 'output'}: {error.strerror}")
+    except (KeyboardInterrupt, typer.Abort):
+        typer.echo("interrupted", err=True)
+        return 130
+    return status if isinstance(status, int) else 0
+
+
+def _fail(message: str) -> int:
+    typer.echo("error: " + " ".join(message.split()), err=True)
+    return 2
+
+
+if __name__ == "__main__":
+    main()
