@@ -1,4 +1,4 @@
-"""Tables from benchmark rows: on the terminal, and by ``python -m goskill.bench.report README.md`` in the README."""
+"""Tables from benchmark rows: on the terminal, and in a README by ``python -m goskill.bench.report``."""
 
 from __future__ import annotations
 
