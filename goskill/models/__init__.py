@@ -1,0 +1,20 @@
+"""Networks only: no data, no losses, no training."""
+
+from goskill.models.goal_encoder import GoalEncoder
+from goskill.models.normalize import Normalize
+from goskill.models.padding import padding_last, take_rows
+from goskill.models.skill_decoder import SkillDecoder
+from goskill.models.skill_policy import Decisions, SkillPolicy
+from goskill.models.transformer import CausalTransformer, KeyValueCache
+
+__all__ = [
+    "CausalTransformer",
+    "Decisions",
+    "GoalEncoder",
+    "KeyValueCache",
+    "Normalize",
+    "SkillDecoder",
+    "SkillPolicy",
+    "padding_last",
+    "take_rows",
+]

@@ -1,0 +1,153 @@
+"""Every choice that GO-Skill leaves open, with the released code's value as the default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from types import MappingProxyType
+from typing import Literal, get_args, get_type_hints
+
+from goskill.errors import InputError
+
+
+@dataclass(frozen=True)
+class GoSkillSettings:
+    """Settings of GO-Skill's networks, losses and schedule. Raises InputError that names the setting."""
+
+    # Skills
+    horizon: int = 10  # H: environment steps that a skill lasts
+    codebook_size: int = 16  # M: number of skills
+    embedding_size: int = 64  # length of a skill's vector
+    codebook: Literal["ema", "gradient", "none"] = "ema"  # moving average | Eq. 3 | no VQ: continuous skills
+    codebook_decay: float = 0.8  # of the moving average
+    kmeans_iterations: int = 10  # of the codebook's initialisation on the first batch
+    dead_code_threshold: float = 0.0  # codes used less than this often a batch are replaced; 0: never
+    commitment_weight: float = 1.0  # alpha of Eq. 3
+    goal_dimensions: tuple[int, ...] | None = (
+        None  # observation dimensions whose change is the goal; None: all
+    )
+    skill_source: Literal["goal", "actions"] = (
+        "goal"  # what the encoder sees: the change of state | the actions
+    )
+    reached_goal: bool = True  # the decoder sees the goal reached so far at each step
+    multi_head_decoder: bool = False  # MH-GO-Skill: an output layer per skill
+
+    # Networks
+    encoder_width: int = 256  # of the goal encoder's hidden layers
+    encoder_layers: int = 3  # hidden layers of the goal encoder
+    decoder_width: int = 256  # of the skill decoder's tokens
+    decoder_layers: int = 6
+    decoder_heads: int = 8
+    policy_width: int = 256  # of the skill policy's tokens
+    policy_layers: int = 6
+    policy_heads: int = 8
+    dropout: float = 0.1  # of embeddings, attention and residuals, in both transformers
+    policy_skill_input: Literal["vector", "index"] = (
+        "vector"  # the policy sees codebook vectors | has its own table
+    )
+
+    # Skill policy
+    context: int = 20  # decision points of history
+    prompt_length: int = 10  # decision points of prompt; 0: no prompt
+    prompt_episodes: int = 4  # best episodes of a task that serve as its prompts
+    max_decisions: int = 1000  # rows of the time tables; episodes may last this many decisions
+    return_scale: float = 1000.0  # returns to go are divided by this
+    policy_loss: Literal["focal", "cross_entropy"] = "focal"  # continuous skills are regressed instead
+    focal_gamma: float = 2.0  # focusing parameter of Eq. 9
+
+    # Schedule
+    extraction_iterations: int = 30_000  # of encoder, codebook and decoder
+    policy_iterations: int = 70_000  # afterwards, each one step of the policy and one of the decoder
+    skill_batch_per_task: int = 16  # windows per task in a batch of the skill model
+    policy_batch_per_task: int = 8  # contexts per task in a batch of the policy
+    resampling: bool = (
+        True  # enhancement draws equally from all skills; needs a codebook, else from all tasks
+    )
+    action_loss: Literal["mean", "sum"] = "mean"  # over action dimensions: as released | as in the paper
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for field in fields(self):
+            value, options = getattr(self, field.name), get_args(hints[field.name])
+            if isinstance(field.default, str) and value not in options:
+                self._refuse(field.name, f"one of {', '.join(map(repr, options))}")
+        self._check_ranges()
+        self._check_combinations()
+
+    def _check_ranges(self) -> None:
+        for name in (
+            *(
+                "horizon",
+                "codebook_size",
+                "embedding_size",
+                "kmeans_iterations",
+                "encoder_width",
+                "encoder_layers",
+            ),
+            *(
+                "decoder_width",
+                "decoder_layers",
+                "decoder_heads",
+                "policy_width",
+                "policy_layers",
+                "policy_heads",
+            ),
+            *("context", "prompt_episodes", "max_decisions", "skill_batch_per_task", "policy_batch_per_task"),
+        ):
+            if getattr(self, name) < 1:
+                self._refuse(name, "a positive number")
+        for name in (
+            "prompt_length",
+            "extraction_iterations",
+            "policy_iterations",
+            "focal_gamma",
+            "commitment_weight",
+        ):
+            if not getattr(self, name) >= 0:
+                self._refuse(name, "a number that is not negative")
+        if not self.dead_code_threshold >= 0:
+            self._refuse("dead_code_threshold", "a number that is not negative")
+        if not self.return_scale > 0:
+            self._refuse("return_scale", "a positive number")
+        if not 0 <= self.dropout < 1:
+            self._refuse("dropout", "a number in [0, 1)")
+        if not 0 <= self.codebook_decay < 1:
+            self._refuse("codebook_decay", "a number in [0, 1)")
+        dimensions = self.goal_dimensions
+        if dimensions is not None and (
+            not dimensions or min(dimensions) < 0 or len(set(dimensions)) < len(dimensions)
+        ):
+            self._refuse("goal_dimensions", "a list of different dimensions from 0 on")
+
+    def _check_combinations(self) -> None:
+        for network in ("decoder", "policy"):
+            width, heads = getattr(self, f"{network}_width"), getattr(self, f"{network}_heads")
+            if width % heads:
+                self._refuse(f"{network}_heads", f"a divisor of {network}_width = {width}")
+        if self.skill_source == "actions" and self.reached_goal:
+            self._refuse("reached_goal", "False with skill_source = 'actions', which has no goal to reach")
+        if self.skill_source == "actions" and self.goal_dimensions is not None:
+            self._refuse("goal_dimensions", "None with skill_source = 'actions', which sees no goal")
+        if not self.discrete and self.multi_head_decoder:
+            self._refuse("multi_head_decoder", "False with codebook = 'none', which has no skill index")
+        if not self.discrete and self.policy_skill_input == "index":
+            self._refuse("policy_skill_input", "'vector' with codebook = 'none', which has no skill index")
+
+    def _refuse(self, name: str, expected: str) -> None:
+        raise InputError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
+
+    @property
+    def discrete(self) -> bool:
+        """Whether skills come from a codebook."""
+        return self.codebook != "none"
+
+
+ABLATIONS = MappingProxyType(
+    {
+        "no-reached-goal": {"reached_goal": False},
+        "no-vq": {"codebook": "none"},
+        "action-encoder": {"skill_source": "actions", "reached_goal": False},
+        "no-resampling": {"resampling": False},
+        "no-focal": {"policy_loss": "cross_entropy"},
+    }
+)
+"""The paper's ablations (Tables 1 and 2) as the settings that each changes."""

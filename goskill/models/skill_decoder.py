@@ -1,0 +1,128 @@
+"""The skill decoder: the low-level policy that carries a skill out for H steps."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from goskill.models.transformer import CausalTransformer, KeyValueCache
+
+
+class SkillDecoder(nn.Module):
+    """Actions of H steps from a skill, and the states, reached goals and actions so far.
+
+    The sequence is the skill, then (reached goal, state, action) for each step; the action of a step is
+    read at its state token. Without ``reached_goal`` a step is (state, action). With ``heads_per_skill``
+    positive, each skill index has an output layer of its own. The last action token can influence nothing
+    and is left out.
+    """
+
+    def __init__(
+        self,
+        observation_dim: int,
+        action_dim: int,
+        embedding_size: int,
+        horizon: int,
+        *,
+        width: int,
+        layers: int,
+        heads: int,
+        dropout: float,
+        reached_goal: bool = True,
+        heads_per_skill: int = 0,
+    ) -> None:
+        super().__init__()
+        self.horizon = horizon
+        self.reached_goal = reached_goal
+        self.action_dim = action_dim
+        self.tokens_per_step = 3 if reached_goal else 2
+        self.embed_skill = nn.Linear(embedding_size, width)  # of the skill and of reached goals
+        self.embed_state = nn.Linear(observation_dim, width)
+        self.embed_action = nn.Linear(action_dim, width)
+        self.embed_step = nn.Embedding(horizon, width)
+        self.embedding_norm = nn.LayerNorm(width)
+        self.transformer = CausalTransformer(width, layers, heads, dropout)
+        self.multi_head = heads_per_skill > 0
+        self.action_head = nn.Linear(width, max(1, heads_per_skill) * action_dim)
+
+    def forward(
+        self,
+        skill: Tensor,
+        skill_index: Tensor | None,
+        reached: Tensor,
+        observations: Tensor,
+        actions: Tensor,
+    ) -> Tensor:
+        """All H actions at once, each from what precedes it (teacher forcing).
+
+        skill [B, E]; skill_index int64 [B], needed by the multi-head decoder; reached [B, H, E], ignored
+        without reached goals; observations [B, H, observation_dim], normalised; actions [B, H, action_dim].
+        Returns float [B, H, action_dim] in (-1, 1).
+        """
+        H = observations.shape[1]
+        step = self.embed_step.weight[:H]
+        states = self.embed_state(observations) + step
+        taken = self.embed_action(actions) + step
+        parts = [self.embed_skill(reached) + step] if self.reached_goal else []
+        steps = torch.stack([*parts, states, taken], dim=2).flatten(1, 2)  # [B, tokens_per_step * H, width]
+        tokens = torch.cat([self.embed_skill(skill)[:, None], steps[:, :-1]], dim=1)
+        at_states = slice(self.tokens_per_step - 1, None, self.tokens_per_step)
+        hidden = self.transformer(self.embedding_norm(tokens), at_states)
+        return self._actions(hidden, skill_index)
+
+    def begin(
+        self,
+        skill: Tensor,
+        skill_index: Tensor | None,
+        reached: Tensor,
+        observation: Tensor,
+        cache: KeyValueCache,
+    ) -> Tensor:
+        """The first action of a skill: float [B, action_dim]. The cache is emptied first.
+
+        skill [B, E]; reached [B, E]; observation [B, observation_dim], normalised.
+        """
+        cache.truncate(0)
+        return self._extend([self.embed_skill(skill)], skill_index, reached, observation, 0, cache)
+
+    def step(
+        self,
+        skill_index: Tensor | None,
+        action: Tensor,
+        reached: Tensor,
+        observation: Tensor,
+        step: int,
+        cache: KeyValueCache,
+    ) -> Tensor:
+        """The action of step ``step`` >= 1, after ``action`` [B, action_dim] was taken: [B, action_dim]."""
+        taken = self.embed_action(action) + self.embed_step.weight[step - 1]
+        return self._extend([taken], skill_index, reached, observation, step, cache)
+
+    def new_cache(self, batch: int) -> KeyValueCache:
+        """An empty cache that holds one skill's tokens of ``batch`` sequences."""
+        return self.transformer.new_cache(batch, self.tokens_per_step * self.horizon)
+
+    def _extend(
+        self,
+        before: list[Tensor],
+        skill_index: Tensor | None,
+        reached: Tensor,
+        observation: Tensor,
+        step: int,
+        cache: KeyValueCache,
+    ) -> Tensor:
+        now = self.embed_step.weight[step]
+        parts = [self.embed_skill(reached) + now] if self.reached_goal else []
+        tokens = torch.stack([*before, *parts, self.embed_state(observation) + now], dim=1)
+        hidden = self.transformer.extend(self.embedding_norm(tokens), cache)
+        return self._actions(hidden[:, -1:], skill_index)[:, 0]
+
+    def _actions(self, hidden: Tensor, skill_index: Tensor | None) -> Tensor:
+        if not self.multi_head:
+            return torch.tanh(self.action_head(hidden))
+        assert skill_index is not None, "the multi-head decoder needs the skill index"
+        A, W = self.action_dim, hidden.shape[-1]
+        weight = F.embedding(skill_index, self.action_head.weight.view(-1, A * W)).view(-1, A, W)
+        bias = F.embedding(skill_index, self.action_head.bias.view(-1, A))
+        return torch.tanh(torch.baddbmm(bias[:, None], hidden, weight.transpose(1, 2)))

@@ -1,0 +1,157 @@
+"""The causal pre-LayerNorm transformer that every sequence model here is built on (GPT-2 without positions).
+
+Nothing in it takes a padding mask. Padding on the right is invisible to what comes before it, because
+attention is causal; padding on the left is moved to the right before the blocks (``goskill.models.padding``).
+Attention can then run without a mask tensor, which the fast attention kernels require.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from goskill.errors import InputError
+
+ALL_POSITIONS = slice(None)
+
+
+@dataclass
+class KeyValueCache:
+    """Keys and values of the tokens a transformer has seen, so that new tokens cost only themselves.
+
+    ``keys`` and ``values`` are one tensor [B, heads, capacity, head width] per layer, of which the first
+    ``length`` positions are filled. ``visible`` bool [B, capacity] hides single positions (padding); None
+    where nothing is hidden.
+    """
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    length: int = 0
+    visible: Tensor | None = None
+
+    def truncate(self, length: int) -> None:
+        """Forget everything after the first ``length`` positions."""
+        self.length = min(self.length, length)
+
+    def attention_mask(self, new: int) -> Tensor | None:
+        """What each of the last ``new`` tokens sees: bool [1 or B, 1, new, length], None for everything."""
+        if new == 1 and self.visible is None:
+            return None
+        device = self.keys[0].device
+        causal = torch.ones(new, self.length, dtype=torch.bool, device=device).tril(self.length - new)
+        if self.visible is None:
+            return causal[None, None]
+        # A hidden token sees at least itself: a softmax over nothing would be NaN.
+        itself = torch.zeros_like(causal)
+        itself[:, self.length - new :].fill_diagonal_(True)
+        return (causal & self.visible[:, None, None, : self.length]) | itself
+
+
+class Block(nn.Module):
+    """Self-attention, then a ReLU network four times as wide; each behind a LayerNorm, added to its input."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.attention_norm = nn.LayerNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.attention_output = nn.Linear(width, width)
+        self.feedforward_norm = nn.LayerNorm(width)
+        self.feedforward_input = nn.Linear(width, 4 * width)
+        self.feedforward_output = nn.Linear(4 * width, width)
+
+    def forward(self, tokens: Tensor, read: slice) -> Tensor:
+        """tokens [B, L, width] -> [B, L', width], the positions ``read`` only."""
+        query, key, value = self._project(tokens)
+        dropout = self.dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
+        return self._finish(tokens[:, read], attended[:, :, read])
+
+    def extend(self, tokens: Tensor, cache: KeyValueCache, layer: int, mask: Tensor | None) -> Tensor:
+        """As ``forward`` for tokens that follow the cached ones; their keys and values are added to it."""
+        query, key, value = self._project(tokens)
+        keys, values = cache.keys[layer], cache.values[layer]
+        keys[:, :, cache.length - tokens.shape[1] : cache.length] = key
+        values[:, :, cache.length - tokens.shape[1] : cache.length] = value
+        attended = F.scaled_dot_product_attention(
+            query, keys[:, :, : cache.length], values[:, :, : cache.length], attn_mask=mask
+        )
+        return self._finish(tokens, attended)
+
+    def _project(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        B, L, _ = tokens.shape
+        projected = self.query_key_value(self.attention_norm(tokens)).view(B, L, 3, self.heads, -1)
+        query, key, value = projected.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, heads, L, head width]
+        return query, key, value
+
+    def _finish(self, tokens: Tensor, attended: Tensor) -> Tensor:
+        output = self.attention_output(attended.transpose(1, 2).flatten(2))
+        tokens = tokens + F.dropout(output, self.dropout, self.training)
+        hidden = F.relu(self.feedforward_input(self.feedforward_norm(tokens)))
+        return tokens + F.dropout(self.feedforward_output(hidden), self.dropout, self.training)
+
+
+class CausalTransformer(nn.Module):
+    """``layers`` blocks with dropout before and a LayerNorm after them; the caller embeds the tokens.
+
+    Raises InputError if ``heads`` does not divide ``width`` or ``layers`` is not positive.
+    """
+
+    def __init__(self, width: int, layers: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        if heads < 1 or width % heads:
+            raise InputError(f"heads: expected a divisor of the width {width}, got {heads}")
+        if layers < 1:
+            raise InputError(f"layers: expected at least 1, got {layers}")
+        self.width = width
+        self.heads = heads
+        self.dropout = dropout
+        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
+        self.final_norm = nn.LayerNorm(width)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, tokens: Tensor, read: slice = ALL_POSITIONS) -> Tensor:
+        """tokens [B, L, width] -> hidden states [B, L', width] of the positions ``read``.
+
+        Positions that are not read still serve as keys and values, and skip the rest of the last block.
+        """
+        tokens = F.dropout(tokens, self.dropout, self.training)
+        last = len(self.blocks) - 1
+        for index, block in enumerate(self.blocks):
+            tokens = block(tokens, read if index == last else ALL_POSITIONS)
+        hidden: Tensor = self.final_norm(tokens)
+        return hidden
+
+    def extend(self, tokens: Tensor, cache: KeyValueCache) -> Tensor:
+        """tokens [B, n, width] that follow the cached ones -> hidden states [B, n, width]; no dropout.
+
+        Equal to the last n positions of ``forward`` over the whole sequence. Raises InputError when the
+        cache is full.
+        """
+        new = tokens.shape[1]
+        capacity = cache.keys[0].shape[2]
+        if cache.length + new > capacity:
+            raise InputError(f"cache: {cache.length} + {new} tokens do not fit its capacity of {capacity}")
+        cache.length += new
+        mask = cache.attention_mask(new)
+        for layer, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
+            tokens = block.extend(tokens, cache, layer, mask)
+        hidden: Tensor = self.final_norm(tokens)
+        return hidden
+
+    def new_cache(self, batch: int, capacity: int) -> KeyValueCache:
+        """An empty cache for ``batch`` sequences of up to ``capacity`` tokens, of the parameters' type."""
+        weight = self.final_norm.weight
+        shape = (batch, self.heads, capacity, self.width // self.heads)
+        # Zeros, not empty: a hidden position still multiplies its value by a weight of zero.
+        keys = [torch.zeros(shape, dtype=weight.dtype, device=weight.device) for _ in self.blocks]
+        values = [torch.zeros(shape, dtype=weight.dtype, device=weight.device) for _ in self.blocks]
+        return KeyValueCache(keys, values)
