@@ -1,5 +1,26 @@
 """What all methods share: the step loop, precision, checkpoints, logging."""
 
+from goskill.training.checkpoint import Checkpoint, Checkpoints, read_checkpoint
+from goskill.training.devices import choose_device
+from goskill.training.loop import Trainer
 from goskill.training.method import Batch, Method, Objective, Phase, Sampler, TrainingSettings
+from goskill.training.metrics import DivergedError
+from goskill.training.randomness import seed_everything
+from goskill.training.run import RunFolder
 
-__all__ = ["Batch", "Method", "Objective", "Phase", "Sampler", "TrainingSettings"]
+__all__ = [
+    "Batch",
+    "Checkpoint",
+    "Checkpoints",
+    "DivergedError",
+    "Method",
+    "Objective",
+    "Phase",
+    "RunFolder",
+    "Sampler",
+    "Trainer",
+    "TrainingSettings",
+    "choose_device",
+    "read_checkpoint",
+    "seed_everything",
+]

@@ -1,0 +1,92 @@
+"""AdamW with warm-up and gradient clipping, one per objective name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from goskill.errors import CheckpointError
+from goskill.training.method import TrainingSettings
+
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+def learning_rate(settings: TrainingSettings, steps: int) -> float:
+    """The rate of the step that follows ``steps`` finished ones: linear warm-up, then constant."""
+    return settings.learning_rate * min((steps + 1) / max(settings.warmup_iterations, 1), 1.0)
+
+
+class ObjectiveOptimizer:
+    """Minimises one objective. It goes on over phases: ``begin`` names what is trained from now on.
+
+    A parameter that was trained before keeps its moments, also over a phase in which it is frozen.
+    """
+
+    def __init__(self, settings: TrainingSettings) -> None:
+        self.steps = 0
+        self._settings = settings
+        self._parameters: dict[str, nn.Parameter] = {}
+        self._resting: dict[str, dict[str, Tensor]] = {}
+        self._adamw: torch.optim.AdamW | None = None
+
+    def begin(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Train these parameters, by name, from now on."""
+        self._resting = self._states()
+        self._parameters = dict(parameters)
+        self._adamw = torch.optim.AdamW(
+            list(self._parameters.values()),
+            lr=learning_rate(self._settings, self.steps),
+            weight_decay=self._settings.weight_decay,
+            fused=True,
+        )
+        for name, parameter in self._parameters.items():
+            state = self._resting.pop(name, None)
+            if state is not None:
+                self._adamw.state[parameter] = _place(name, state, parameter)
+
+    def step(self) -> Tensor:
+        """Clip the gradients, update the parameters, drop the gradients; returns the norm before clipping."""
+        assert self._adamw is not None
+        norm = nn.utils.clip_grad_norm_(self._parameters.values(), self._settings.gradient_clip)
+        for group in self._adamw.param_groups:
+            group["lr"] = learning_rate(self._settings, self.steps)
+        self._adamw.step()
+        self._adamw.zero_grad(set_to_none=True)
+        self.steps += 1
+        return norm
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything but ``steps`` that is needed to continue, by parameter name and moment."""
+        return {f"{name}/{key}": state[key] for name, state in self._states().items() for key in _MOMENTS}
+
+    def load(self, steps: int, tensors: Mapping[str, Tensor]) -> None:
+        """Continue after ``steps`` steps with what ``tensors`` returned then. Called before ``begin``."""
+        self.steps = steps
+        states: dict[str, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            name, _, moment = key.rpartition("/")
+            states.setdefault(name, {})[moment] = value
+        for name, state in states.items():
+            if set(state) != set(_MOMENTS):
+                raise CheckpointError(f"optimiser state of {name} must hold {_MOMENTS}, not {tuple(state)}")
+        self._resting = states
+
+    def _states(self) -> dict[str, dict[str, Tensor]]:
+        states = dict(self._resting)
+        if self._adamw is not None:
+            for name, parameter in self._parameters.items():
+                if parameter in self._adamw.state:
+                    states[name] = self._adamw.state[parameter]
+        return states
+
+
+def _place(name: str, state: Mapping[str, Tensor], parameter: nn.Parameter) -> dict[str, Tensor]:
+    for moment in ("exp_avg", "exp_avg_sq"):
+        if state[moment].shape != parameter.shape:
+            raise CheckpointError(
+                f"optimiser state {name}/{moment} is {tuple(state[moment].shape)} in the checkpoint "
+                f"and {tuple(parameter.shape)} in the network"
+            )
+    return {key: state[key].to(parameter.device) for key in _MOMENTS}

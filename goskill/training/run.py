@@ -1,0 +1,178 @@
+"""A run folder: everything about one run, on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from goskill.errors import CheckpointError, InputError
+
+# Settings that cannot change what is learned (beyond rounding), so a run may be continued with other ones.
+FREE_ON_RESUME = frozenset(
+    f"training.{name}"
+    for name in ("device", "threads", "log_every", "checkpoint_every", "keep_checkpoints", "profile")
+)
+
+
+def to_plain(value: Any) -> Any:
+    """Dataclasses, tuples and paths as what JSON can hold; everything else unchanged."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(entry) for entry in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace ``path`` by a file with this text; a reader sees the old one or the new one, never a part."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """Names the parts of a run folder. Use ``create`` for a run to train and ``open`` for one to read."""
+
+    path: Path
+
+    @property
+    def settings_file(self) -> Path:
+        return self.path / "settings.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def events_file(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def prompts(self) -> Path:
+        return self.path / "prompts"
+
+    @property
+    def results_file(self) -> Path:
+        return self.path / "results.json"
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    @classmethod
+    def create(cls, path: str | Path, settings: Mapping[str, Any], *, resume: bool = False) -> RunFolder:
+        """The folder of a new run with these settings, or with ``resume`` of the run that is there already.
+
+        ``settings`` is a nested mapping of plain values and dataclasses, written to ``settings.json``.
+
+        Raises:
+            InputError: ``path`` holds something and is not to be resumed, or is to be and holds no run.
+            CheckpointError: the run there was made with other settings; the message names the first one.
+        """
+        run = cls(Path(path))
+        wanted = json.loads(json.dumps(to_plain(settings)))
+        if resume:
+            difference = _first_difference(cls.open(path).settings, wanted)
+            if difference is not None:
+                name, there, given = difference
+                raise CheckpointError(
+                    f"{run.path} cannot be resumed: setting {name} was {there} in that run and is {given} now"
+                )
+            return run
+        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+            raise InputError(
+                f"output folder {run.path} exists already: give another folder, or resume the run in it"
+            )
+        run.path.mkdir(parents=True, exist_ok=True)
+        run.checkpoints.mkdir()
+        write_atomically(run.settings_file, json.dumps(wanted, indent=2) + "\n")
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """An existing run folder. Raises InputError if there is none."""
+        run = cls(Path(path))
+        if not run.settings_file.is_file():
+            raise InputError(f"{run.path} is not a run folder: it has no settings.json")
+        return run
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What ``settings.json`` holds. Raises CheckpointError if it cannot be read."""
+        try:
+            settings = json.loads(self.settings_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{self.settings_file} cannot be read: {error}") from None
+        if not isinstance(settings, dict):
+            raise CheckpointError(
+                f"{self.settings_file} must hold a JSON object, not {type(settings).__name__}"
+            )
+        return settings
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder against other trainers; the lock goes with the process, however it ends.
+
+        Raises InputError if another process holds it.
+        """
+        with open(self.path / ".lock", "a+", encoding="ascii") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read().strip() or "unknown"
+                raise InputError(f"{self.path} is being trained by another process (pid {holder})") from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+
+def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            flat.update(_flatten(value, f"{name}."))
+        else:
+            flat[name] = value
+    return flat
+
+
+def _first_difference(there: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[str, str, str] | None:
+    old, new = _flatten(there), _flatten(given)
+    for name in [*old, *(name for name in new if name not in old)]:
+        if name in FREE_ON_RESUME:
+            continue
+        if name not in old or name not in new or old[name] != new[name]:
+            shown = [json.dumps(side[name]) if name in side else "absent" for side in (old, new)]
+            return name, shown[0], shown[1]
+    return None

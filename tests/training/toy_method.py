@@ -1,0 +1,156 @@
+"""A method small enough to train in a second, with everything that resuming has to bring back.
+
+Run as a program it trains: ``python toy_method.py RUN [--resume] [--slow SECONDS]``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from goskill.training import Batch, Objective, Phase, RunFolder, Trainer, TrainingSettings, seed_everything
+
+TRAINING = TrainingSettings(
+    learning_rate=1e-2,
+    warmup_iterations=20,
+    log_every=7,
+    checkpoint_every=10,
+    seed=3,
+    threads=1,
+    device="cpu",
+)
+
+
+class ToySampler:
+    """Batches that are a pure function of (seed, step)."""
+
+    def __init__(self, seed: int, pause: float = 0.0) -> None:
+        self.seed, self.step, self.pause = seed, 0, pause
+
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            time.sleep(self.pause)
+            random = np.random.default_rng([self.seed, self.step])
+            self.step += 1
+            yield {"x": torch.from_numpy(random.standard_normal((8, 5)).astype(np.float32))}
+
+    def state_dict(self) -> dict[str, int]:
+        return {"step": self.step, "seed": self.seed}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        self.step, self.seed = state["step"], state["seed"]
+
+
+class Encoder(nn.Module):
+    """Has dropout and a buffer that moves with every batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(5, 4)
+        self.dropout = nn.Dropout(0.3)
+        self.average: Tensor
+        self.register_buffer("average", torch.zeros(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.average.mul_(0.9).add_(0.1 * x.mean(0))
+        return self.dropout(torch.tanh(self.linear(x - self.average)))
+
+
+@dataclass
+class ToySettings:
+    iterations: tuple[int, int] = (23, 31)
+    poison_at: int = -1  # batch of the first objective whose loss is not a number
+
+
+@dataclass
+class ToyMethod:
+    """Phases: encode (two networks), count (work without iterations), decode ∥ other (encoder frozen)."""
+
+    settings: ToySettings = field(default_factory=ToySettings)
+    name: str = "toy"
+    pause: float = 0.0
+    begun: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.encoder, self.decoder, self.other = Encoder(), nn.Linear(4, 5), nn.Linear(5, 1)
+        self.counter = nn.Module()
+        self.counter.register_buffer("count", torch.zeros(()))
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        return {
+            "encoder": self.encoder,
+            "decoder": self.decoder,
+            "other": self.other,
+            "counter": self.counter,
+        }
+
+    def phases(self) -> Sequence[Phase]:
+        first, second = self.settings.iterations
+        return [
+            Phase("encode", first, self._begin_encode),
+            Phase("count", 0, self._begin_count),
+            Phase("decode", second, self._begin_decode),
+        ]
+
+    def _begin_encode(self) -> Sequence[Objective]:
+        self.begun.append("encode")
+        sampler = ToySampler(1, self.pause)
+        return [Objective("skill", sampler, self._skill_loss(sampler), [self.encoder, self.decoder])]
+
+    def _begin_count(self) -> Sequence[Objective]:
+        self.begun.append("count")
+        self.counter.count += 1 + torch.rand(())
+        return []
+
+    def _begin_decode(self) -> Sequence[Objective]:
+        self.begun.append("decode")
+        self.encoder.requires_grad_(False)
+        with torch.no_grad():
+            self.other.weight.normal_()
+        sampler = ToySampler(2, self.pause)
+        return [
+            Objective("skill", sampler, self._skill_loss(sampler), [self.encoder, self.decoder]),
+            Objective("other", ToySampler(3), self._other_loss, [self.other]),
+        ]
+
+    def _skill_loss(self, sampler: ToySampler):
+        def loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+            error = (self.decoder(self.encoder(batch["x"])) - batch["x"]).square().mean()
+            if sampler.step - 1 == self.settings.poison_at:
+                error = error * float("nan")
+            return error, {"largest": batch["x"].abs().max()}
+
+        return loss
+
+    def _other_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        target = batch["x"].sum(1, keepdim=True)
+        return (nn.functional.dropout(self.other(batch["x"]), 0.1) - target).square().mean(), {}
+
+
+def make(settings: ToySettings | None = None, pause: float = 0.0) -> ToyMethod:
+    seed_everything(TRAINING.seed)
+    return ToyMethod(settings or ToySettings(), pause=pause)
+
+
+def folder(path, resume: bool = False, training: TrainingSettings = TRAINING) -> RunFolder:
+    return RunFolder.create(path, {"toy": ToySettings(), "training": training}, resume=resume)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("run")
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--slow", type=float, default=0.0)
+    arguments = parser.parse_args()
+    method = make(pause=arguments.slow)
+    Trainer(method, folder(arguments.run, arguments.resume), TRAINING, progress=False).train(
+        resume=arguments.resume
+    )
