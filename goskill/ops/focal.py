@@ -1,0 +1,87 @@
+"""Focal loss with the arguments of ``torch.nn.functional.cross_entropy``."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from goskill.errors import InputError
+from goskill.ops import reference
+from goskill.ops.checks import check_choice, check_device, check_floating, check_mask
+from goskill.ops.dispatch import Implementation, choose
+
+
+def focal_loss(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    gamma: float = 2.0,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    mask: Tensor | None = None,
+    impl: Implementation = "auto",
+) -> Tensor:
+    """Focal loss ``-w (1 - p)^gamma log p`` of the target class (Lin et al. 2017).
+
+    With ``gamma=0`` it is ``torch.nn.functional.cross_entropy``. Label smoothing weighs every class's
+    ``-w_c (1 - p_c)^gamma log p_c`` by the smoothed target distribution. ``"mean"`` divides by the summed
+    weight of the rows that count; where none counts the loss and its gradient are 0.
+
+    Args:
+        logits: [N, C] or [N, C, ...], float32, bfloat16, float16 or float64.
+        target: class indices int64, [N] or [N, ...].
+        gamma: focusing exponent, at least 0.
+        weight: weight of each class [C].
+        ignore_index: target value of rows that do not count.
+        label_smoothing: in [0, 1].
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+        mask: bool, as ``target``; rows with False do not count either.
+        impl: ``"auto"``, ``"reference"``, ``"cpp"`` or ``"triton"``.
+
+    Returns:
+        A scalar, or losses shaped as ``target`` for ``reduction="none"``; float32, or float64 for float64
+        logits. NaN logits give a NaN loss for their row.
+
+    Raises:
+        InputError: a wrong argument. A target out of range is named on the CPU; on a CUDA device it stops
+            the kernel with an assertion.
+    """
+    check_floating("logits", logits)
+    check_choice("reduction", reduction, ("none", "mean", "sum"))
+    if logits.ndim < 2 or logits.shape[1] == 0:
+        raise InputError(f"logits must have shape [N, C] or [N, C, ...] with C > 0, got {list(logits.shape)}")
+    expected = logits.shape[:1] + logits.shape[2:]
+    if target.dtype != torch.int64:
+        raise InputError(f"target must be an int64 tensor of class indices, got {target.dtype}")
+    if target.shape != expected:
+        raise InputError(f"target must have shape {list(expected)} to match logits, got {list(target.shape)}")
+    check_device("target", target, logits.device)
+    if weight is not None:
+        check_floating("weight", weight)
+        check_device("weight", weight, logits.device)
+        if weight.shape != (logits.shape[1],):
+            raise InputError(f"weight must have shape [{logits.shape[1]}], got {list(weight.shape)}")
+    if mask is not None:
+        check_mask(mask, expected, logits.device)
+    if not (gamma >= 0 and math.isfinite(gamma)):
+        raise InputError(f"gamma must be finite and at least 0, got {gamma}")
+    if not 0 <= label_smoothing <= 1:
+        raise InputError(f"label_smoothing must be in [0, 1], got {label_smoothing}")
+    choose(impl, logits)
+    rows = logits.movedim(1, -1).reshape(-1, logits.shape[1])
+    losses = reference.focal_loss(
+        rows,
+        target.reshape(-1),
+        weight,
+        None if mask is None else mask.reshape(-1),
+        gamma,
+        ignore_index,
+        label_smoothing,
+        reduction,
+    )
+    return losses.reshape(expected) if reduction == "none" else losses

@@ -1,0 +1,97 @@
+"""Vector quantisation: lookup, straight-through codes, losses and codebook statistics in one call."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, overload
+
+from torch import Tensor
+
+from goskill.ops import reference
+from goskill.ops.checks import check_choice, check_codebook, check_mask
+from goskill.ops.dispatch import Implementation, choose
+
+
+class CodeStatistics(NamedTuple):
+    """What an exponential moving average of the codebook needs from a batch; carries no gradient."""
+
+    counts: Tensor  # [M] rows that chose each code
+    sums: Tensor  # [M, D] sum of these rows
+
+
+@overload
+def vector_quantize(
+    x: Tensor,
+    codebook: Tensor,
+    *,
+    mode: Literal["ema", "gradient"] = ...,
+    commitment_weight: float = ...,
+    codebook_weight: float = ...,
+    freeze: bool = ...,
+    mask: Tensor | None = ...,
+    return_statistics: Literal[False] = ...,
+    impl: Implementation = ...,
+) -> tuple[Tensor, Tensor, Tensor]: ...
+@overload
+def vector_quantize(
+    x: Tensor,
+    codebook: Tensor,
+    *,
+    mode: Literal["ema", "gradient"] = ...,
+    commitment_weight: float = ...,
+    codebook_weight: float = ...,
+    freeze: bool = ...,
+    mask: Tensor | None = ...,
+    return_statistics: Literal[True],
+    impl: Implementation = ...,
+) -> tuple[Tensor, Tensor, Tensor, CodeStatistics]: ...
+def vector_quantize(
+    x: Tensor,
+    codebook: Tensor,
+    *,
+    mode: Literal["ema", "gradient"] = "ema",
+    commitment_weight: float = 1.0,
+    codebook_weight: float = 1.0,
+    freeze: bool = False,
+    mask: Tensor | None = None,
+    return_statistics: bool = False,
+    impl: Implementation = "auto",
+) -> tuple[Tensor, Tensor, Tensor] | tuple[Tensor, Tensor, Tensor, CodeStatistics]:
+    """Replaces every row by its nearest code (van den Oord et al. 2017).
+
+    The gradient of ``quantized`` goes to ``x`` unchanged (straight-through) and not to the codebook. The loss
+    is ``commitment_weight * mean((x - sg(e))^2)``, plus ``codebook_weight * mean((sg(x) - e)^2)`` in mode
+    ``"gradient"``, with the mean over rows and dimensions. In mode ``"ema"`` the codebook gets no gradient:
+    move it with the returned statistics.
+
+    Args:
+        x: rows [..., D], float32, bfloat16, float16 or float64.
+        codebook: codes [M, D].
+        mode: how the codebook learns.
+        freeze: the codebook learns nothing: no gradient, whatever the mode.
+        mask: bool [...]; rows with False stay out of loss and statistics, get quantized 0 and index -1.
+        return_statistics: also return :class:`CodeStatistics`, taken in the same pass over ``x``.
+        impl: ``"auto"``, ``"reference"``, ``"cpp"`` or ``"triton"``.
+
+    Returns:
+        quantized [..., D] in the dtype of ``x``, indices int64 [...], loss (a scalar, at least float32; 0
+        when no row counts), and the statistics if asked for.
+
+    Raises:
+        InputError: wrong dtype, device or shape, an empty codebook, or an ``impl`` that does not fit.
+    """
+    check_codebook(x, codebook)
+    check_choice("mode", mode, ("ema", "gradient"))
+    if mask is not None:
+        check_mask(mask, x.shape[:-1], x.device)
+    choose(impl, x)
+    learning = mode == "gradient" and not freeze
+    quantized, indices, loss, counts, sums = reference.vector_quantize(
+        x,
+        codebook if learning else codebook.detach(),
+        mask,
+        commitment_weight,
+        codebook_weight if learning else 0.0,
+    )
+    if return_statistics:
+        return quantized, indices, loss, CodeStatistics(counts, sums)
+    return quantized, indices, loss
