@@ -118,8 +118,8 @@ def train(
 ) -> None:
     """Train on an episode store.
 
-    Examples: `goskill train --preset mt10 --data data/mt10 --out runs/mt10`, the same with `--resume` after an
-    interruption, `goskill train --data data/mt10 --out runs/short --set method.horizon=5`
+    Examples: `goskill train --preset mt10 --data data/mt10 --out runs/mt10`; with `--resume` after an
+    interruption; `goskill train --data data/mt10 --out runs/short --set method.horizon=5`
     """
     from goskill import pipeline
 

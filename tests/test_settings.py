@@ -77,5 +77,5 @@ def test_overrides_are_json_or_text(text: str, expected: tuple[str, object]) -> 
 
 @pytest.mark.parametrize("text", ["horizon", "=5"])
 def test_overrides_need_key_and_value(text: str) -> None:
-    with pytest.raises(InputError, match="section.key=value"):
+    with pytest.raises(InputError, match=r"section\.key=value"):
         parse_override(text)
