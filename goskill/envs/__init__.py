@@ -1,0 +1,39 @@
+"""MetaWorld: task suites, single environments, and pools of environments in worker processes."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from goskill.envs.suites import SUITES, episode_seed, task_name, task_names, tasks_of
+
+if TYPE_CHECKING:
+    from goskill.envs.pool import EnvironmentPool, make_vec
+    from goskill.envs.process import WorkerDied, WorkerFailed
+    from goskill.envs.single import make
+
+__all__ = [
+    "SUITES",
+    "EnvironmentPool",
+    "WorkerDied",
+    "WorkerFailed",
+    "episode_seed",
+    "make",
+    "make_vec",
+    "task_name",
+    "task_names",
+    "tasks_of",
+]
+_LAZY = {
+    "EnvironmentPool": "pool",
+    "make_vec": "pool",
+    "make": "single",
+    "WorkerDied": "process",
+    "WorkerFailed": "process",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"goskill.envs.{_LAZY[name]}"), name)
+    raise AttributeError(f"module 'goskill.envs' has no attribute {name!r}")

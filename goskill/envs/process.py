@@ -1,0 +1,142 @@
+"""Worker processes: started fresh, talked to over a socket, gone when their owner is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+_BOOT = (
+    "import pickle, sys; fd, path, target = pickle.loads(bytes.fromhex(sys.argv[1])); sys.path[:] = path; "
+    "from goskill.envs.process import _serve; _serve(fd, target)"
+)
+_DONE, _FAILED = b"\0", b"\1"
+
+
+class WorkerDied(RuntimeError):  # noqa: N818 (reads as what happened)
+    """A worker process ended without being asked to. The message names it and what it was doing."""
+
+
+class WorkerFailed(RuntimeError):  # noqa: N818
+    """Work in a worker process raised. The message holds the worker's own traceback."""
+
+
+class WorkerProcess:
+    """One Python process that runs ``target`` ("package.module:function") and answers requests.
+
+    ``target(*arguments)`` returns a handler; every request is passed to the handler as bytes and its
+    returned bytes are the reply. The process imports nothing of the caller's ``__main__``, holds no copy of
+    the caller's memory or locks, does not see Ctrl-C (its owner does), and ends by itself when its owner is
+    gone, however that died.
+    """
+
+    def __init__(
+        self, name: str, target: str, arguments: tuple[Any, ...], pass_fds: tuple[int, ...] = ()
+    ) -> None:
+        self.name = name
+        ours, theirs = socket.socketpair()
+        boot = pickle.dumps((theirs.fileno(), sys.path, target)).hex()
+        environment = {
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+            "MKL_NUM_THREADS": "1",
+            **os.environ,
+        }
+        # A child inherits the mask of blocked signals: Ctrl-C reaches the owner only.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _BOOT, boot],
+                pass_fds=(theirs.fileno(), *pass_fds),
+                env=environment,
+                stdin=subprocess.DEVNULL,
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            theirs.close()
+        self._connection = Connection(ours.detach())
+        self._send(pickle.dumps(arguments))
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def fileno(self) -> int:
+        """The socket's descriptor, so that `multiprocessing.connection.wait` can wait for a reply."""
+        return self._connection.fileno()
+
+    def request(self, message: bytes) -> None:
+        """Send a request. Raises `WorkerDied`."""
+        self._send(message)
+
+    def reply(self) -> bytes:
+        """Wait for the answer to the oldest open request. Raises `WorkerDied` or `WorkerFailed`."""
+        try:
+            answer = self._connection.recv_bytes()
+        except (EOFError, OSError):
+            raise self._died() from None
+        if answer[:1] == _FAILED:
+            raise WorkerFailed(f"{self.name} failed:\n{answer[1:].decode()}")
+        return answer[1:]
+
+    def close(self, patience: float = 5.0) -> None:
+        """End the process by closing its socket; kill it if it is still there ``patience`` seconds later."""
+        self._connection.close()
+        try:
+            self._process.wait(patience)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def kill(self) -> None:
+        """End the process at once."""
+        self._process.kill()
+        self._process.wait()
+        self._connection.close()
+
+    def _send(self, message: bytes) -> None:
+        try:
+            self._connection.send_bytes(message)
+        except OSError:
+            raise self._died() from None
+
+    def _died(self) -> WorkerDied:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(1.0)
+        code = self._process.returncode
+        if code is None:
+            how = "closed its connection"
+        elif code < 0:
+            how = f"was killed by {signal.Signals(-code).name}"
+        else:
+            how = f"ended with exit code {code}"
+        return WorkerDied(f"{self.name} (process {self.pid}) {how}")
+
+
+def _serve(descriptor: int, target: str) -> None:
+    connection = Connection(descriptor)
+    with contextlib.suppress(EOFError, OSError):
+        arguments = pickle.loads(connection.recv_bytes())
+        handler: Callable[[bytes], bytes] | None = None
+        problem = ""
+        try:
+            module, _, function = target.partition(":")
+            handler = getattr(importlib.import_module(module), function)(*arguments)
+        except Exception:
+            problem = traceback.format_exc()
+        while True:
+            message = connection.recv_bytes()
+            try:
+                answer = _FAILED + problem.encode() if handler is None else _DONE + handler(message)
+            except Exception:
+                answer = _FAILED + traceback.format_exc().encode()
+            connection.send_bytes(answer)

@@ -1,0 +1,75 @@
+"""One MetaWorld environment with the Gymnasium interface."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+
+from goskill.envs.suites import task_name
+from goskill.errors import InputError
+
+OBSERVATION_DIM = 39
+ACTION_DIM = 4
+EPISODE_STEPS = 500
+
+RENDER_MODES = ("rgb_array",)
+
+
+class _Reseedable:
+    """``reset(seed=…)`` as Gymnasium means it; the stock environments ignore the argument."""
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[npt.NDArray[np.float64], dict[str, Any]]:
+        if seed is not None:
+            self.seed(int(seed))  # type: ignore[attr-defined]
+        return super().reset(options=options)  # type: ignore[misc, no-any-return]
+
+
+@cache
+def _environment_class(name: str) -> type[Any]:
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+
+    stock = ALL_V3_ENVIRONMENTS[f"{name}-v3"]
+    return type(stock.__name__, (_Reseedable, stock), {"__module__": __name__, "__doc__": stock.__doc__})
+
+
+def make(
+    task: str,
+    seed: int | None = None,
+    *,
+    render_mode: str | None = None,
+    goal_visible: bool = True,
+    width: int = 480,
+    height: int = 480,
+    camera_name: str | None = None,
+) -> gymnasium.Env[npt.NDArray[np.float64], npt.NDArray[np.float32]]:
+    """One MetaWorld task, with a new object and goal position at every reset.
+
+    Observations are float64 [39], actions float32 [4] in [-1, 1]; an episode is truncated after 500 steps
+    and never ends earlier. The numbers are those of the installed ``metaworld`` package's environment of
+    that task with ``_freeze_rand_vec = False``, ``seeded_rand_vec = True`` and ``seed(seed)``.
+    ``reset(seed=…)`` reseeds, and what follows depends on that seed only. ``goal_visible=False`` puts zeros
+    where the goal position stands.
+
+    Raises `InputError` for an unknown task or render mode.
+    """
+    name = task_name(task)
+    if render_mode is not None and render_mode not in RENDER_MODES:
+        raise InputError(f"render_mode: expected None or 'rgb_array', got {render_mode!r}")
+    env = _environment_class(name)(
+        render_mode=render_mode, camera_name=camera_name, width=width, height=height
+    )
+    env._partially_observable = not goal_visible
+    # The constructor computed it before the goal's bounds were known.
+    env.__dict__.pop("sawyer_observation_space", None)
+    env.observation_space = env.sawyer_observation_space
+    env._set_task_called = True
+    env._freeze_rand_vec = False
+    env.seeded_rand_vec = True
+    env.seed(int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else int(seed))
+    return env  # type: ignore[no-any-return]

@@ -1,0 +1,182 @@
+"""`goskill.envs.make_vec`: one vector environment over worker processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import gymnasium
+import numpy as np
+import pytest
+from envs_stock import Reseeding, actions, stock
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from goskill.envs import WorkerDied, make_vec
+from goskill.errors import InputError
+
+TASKS = ["reach", "door-close", "push"]
+
+
+def roll(pool, steps, seed=3):
+    chosen = actions("random", steps * pool.num_envs, 0).reshape(steps, pool.num_envs, 4)
+    return [pool.reset(seed=seed), *(pool.step(action) for action in chosen)]
+
+
+def assert_same(ours, theirs):
+    """Equal nested tuples and dicts of arrays, object arrays of observations included."""
+    assert type(ours) is type(theirs) or np.isscalar(ours)
+    if isinstance(ours, dict):
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            assert_same(ours[key], theirs[key])
+    elif isinstance(ours, tuple):
+        for one, other in zip(ours, theirs, strict=True):
+            assert_same(one, other)
+    elif ours.dtype == object:
+        for one, other in zip(ours, theirs, strict=True):
+            assert (one is None and other is None) or np.array_equal(one, other)
+    else:
+        assert np.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+def test_equals_gymnasiums_vector_of_stock_environments_through_the_end_of_an_episode(mode):
+    theirs = SyncVectorEnv(
+        [lambda task=task: Reseeding(stock(task, 0)) for task in TASKS],
+        autoreset_mode=mode,
+        observation_mode="different",
+    )
+    with make_vec(TASKS, workers=0, autoreset_mode=mode) as ours:
+        for one, other in zip(roll(ours, 503), roll(theirs, 503), strict=True):
+            assert_same(one, other)
+
+
+def test_results_do_not_depend_on_workers_or_groups():
+    reference = None
+    for workers, groups in ((0, 1), (1, 2), (2, 1), (2, 3)):
+        with make_vec(TASKS, 6, workers=workers, groups=groups) as pool:
+            results = roll(pool, 5)
+        reference = reference or results
+        for one, other in zip(results, reference, strict=True):
+            assert_same(one, other)
+
+
+def test_without_autoreset_only_the_masked_environments_are_reset():
+    with make_vec(TASKS, workers=0, autoreset_mode="Disabled") as pool:
+        pool.reset(seed=1)
+        before = pool.step(np.zeros((3, 4), np.float32))[0]
+        after, _ = pool.reset(seed=[None, 7, None], options={"reset_mask": np.array([False, True, False])})
+        assert np.array_equal(after[[0, 2]], before[[0, 2]])
+        assert not np.array_equal(after[1], before[1])
+        for _ in range(500):
+            truncated = pool.step(np.zeros((3, 4), np.float32))[3]
+            if truncated.any():
+                break
+        with pytest.raises(RuntimeError, match=r"environment 0 \(reach\).*reset it first"):
+            pool.step(np.zeros((3, 4), np.float32))
+
+
+def test_groups_step_on_their_own():
+    action = actions("random", 6, 1)
+    with make_vec(TASKS, 6, workers=1, groups=2) as pool, make_vec(TASKS, 6, workers=0) as whole:
+        pool.reset(seed=2)
+        whole.reset(seed=2)
+        expected = whole.step(action)
+        pool.send(action[:3], 0)
+        pool.send(action[3:], 1)
+        with pytest.raises(RuntimeError, match="group 0 has a step in flight"):
+            pool.send(action[:3], 0)
+        for group in (1, 0):
+            observations, rewards, _, _, infos = pool.recv(group)
+            assert np.array_equal(observations, expected[0][pool.group_slices[group]])
+            assert np.array_equal(rewards, expected[1][pool.group_slices[group]])
+            assert np.array_equal(infos["success"], expected[4]["success"][pool.group_slices[group]])
+        with pytest.raises(RuntimeError, match="no step in flight"):
+            pool.recv(0)
+
+
+def test_works_under_gymnasiums_vector_wrappers():
+    pool = gymnasium.wrappers.vector.RecordEpisodeStatistics(make_vec(TASKS, workers=0))
+    observations, _ = pool.reset(seed=0)
+    assert pool.action_space.contains(pool.action_space.sample())
+    assert observations in pool.observation_space or np.isfinite(observations).all()
+    for _ in range(500):
+        *_, infos = pool.step(np.zeros((3, 4), np.float32))
+    assert list(infos["episode"]["l"]) == [500, 500, 500]
+    pool.close()
+
+
+def test_wrong_actions_are_refused_by_environment_and_step():
+    with make_vec(TASKS, workers=0) as pool:
+        pool.reset(seed=0)
+        good = np.zeros((3, 4), np.float32)
+        pool.step(good)
+        bad = good.copy()
+        bad[1, 2] = np.nan
+        with pytest.raises(InputError, match=r"nan.*environment 1 \(door-close\) at step 1"):
+            pool.step(bad)
+        bad[1, 2] = 1.5
+        with pytest.raises(InputError, match=r"\[-1, 1\].*environment 1 \(door-close\) at step 1"):
+            pool.step(bad)
+        with pytest.raises(InputError, match=r"\[3, 4\].*\[3, 3\] at step 1"):
+            pool.step(good[:, :3])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"tasks": ["raech"]}, "raech"),
+        ({"num_envs": 0}, "num_envs"),
+        ({"groups": 4}, "groups"),
+        ({"workers": -1}, "workers"),
+        ({"autoreset_mode": "Sometimes"}, "Sometimes"),
+        ({"render_mode": "human"}, "human"),
+    ],
+)
+def test_wrong_arguments_are_refused_by_name(arguments, named):
+    with pytest.raises(InputError, match=named):
+        make_vec(**{"tasks": TASKS, "workers": 0, **arguments})
+
+
+def test_a_worker_that_dies_is_named_and_the_pool_is_closed():
+    pool = make_vec(TASKS, workers=2)
+    pool.reset(seed=0)
+    processes = [worker.pid for worker in pool._workers]
+    os.kill(processes[1], signal.SIGKILL)
+    with pytest.raises(WorkerDied, match=r"environment worker 1 .*SIGKILL.*it ran push"):
+        pool.step(np.zeros((3, 4), np.float32))
+    assert pool.closed
+    assert not any(alive(process) for process in processes)
+    with pytest.raises(RuntimeError, match="closed"):
+        pool.step(np.zeros((3, 4), np.float32))
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_no_process_is_left_when_the_owner_is_interrupted_or_killed(how):
+    script = (
+        "import numpy as np\n"
+        "from goskill.envs import make_vec\n"
+        "pool = make_vec(['reach', 'push'], workers=2)\n"
+        "pool.reset(seed=0)\n"
+        "print(*[worker.pid for worker in pool._workers], flush=True)\n"
+        "while True: pool.step(np.zeros((2, 4), np.float32))\n"
+    )
+    owner = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    workers = [int(pid) for pid in owner.stdout.readline().split()]
+    assert len(workers) == 2
+    owner.send_signal(how)
+    owner.communicate(timeout=60)
+    deadline = time.monotonic() + 60
+    while any(alive(worker) for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any(alive(worker) for worker in workers)
+
+
+def alive(process):
+    """Whether a process exists and is not merely waiting to be collected."""
+    try:
+        with open(f"/proc/{process}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
