@@ -1,0 +1,5 @@
+"""Figures from results on disk. Nothing here runs a policy or opens a dataset."""
+
+from goskill.figures.run import draw_comparison, draw_run
+
+__all__ = ["draw_comparison", "draw_run"]

@@ -1,0 +1,174 @@
+"""What an evaluation found: every episode's numbers, and what they come to per task and overall."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from goskill.evaluation import statistics
+from goskill.evaluation.statistics import Estimate
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How the episodes were run."""
+
+    episodes: int  # per task
+    max_steps: int  # an episode goes on this long whether it succeeds or not
+    seed: int  # of objects, goals and every random choice of the policy
+    batch: int  # most environments in one forward pass of the policy
+
+
+@dataclass(frozen=True)
+class TaskEpisodes:
+    """One task's episodes, an array entry each."""
+
+    seed: npt.NDArray[np.int64]  # what the environment was reset with
+    returns: npt.NDArray[np.float64]  # undiscounted sum of rewards
+    success_step: npt.NDArray[np.int64]  # first step (from 1) that succeeded, -1 if none did
+    success_last: npt.NDArray[np.bool_]  # success at the last step
+    length: npt.NDArray[np.int64]  # steps
+
+    @classmethod
+    def empty(cls, episodes: int) -> TaskEpisodes:
+        return cls(
+            np.zeros(episodes, np.int64),
+            np.zeros(episodes, np.float64),
+            np.full(episodes, -1, np.int64),
+            np.zeros(episodes, np.bool_),
+            np.zeros(episodes, np.int64),
+        )
+
+    @property
+    def success(self) -> npt.NDArray[np.bool_]:
+        """Success at any step."""
+        return np.asarray(self.success_step > 0)
+
+    def __len__(self) -> int:
+        return len(self.returns)
+
+
+@dataclass(frozen=True)
+class Skills:
+    """Which skills the policy chose, one decision every ``horizon`` steps."""
+
+    count: int  # size of the codebook
+    horizon: int
+    usage: Mapping[str, Sequence[int]]  # decisions per skill over all episodes of a task, ``count`` entries
+    first_episode: Mapping[str, Sequence[int]]  # the skills of each task's first episode, in order
+
+
+@dataclass(frozen=True)
+class DataReturns:
+    """The returns of the demonstrations that a policy learned from, to compare with."""
+
+    mean: float
+    best: float
+    episodes: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The numbers of one task, or of all tasks with equal weight. Intervals hold 95 %."""
+
+    returns: Estimate  # mean; Student's t
+    success: Estimate  # at any step; Wilson
+    success_last: Estimate  # at the last step; Wilson
+    length: float  # mean
+    episodes: int
+
+    def to_json(self) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for name, estimate in (
+            ("return", self.returns),
+            ("success", self.success),
+            ("success_last", self.success_last),
+        ):
+            values["return_mean" if name == "return" else name] = estimate.value
+            values[f"{name}_ci95"] = None if estimate.interval is None else list(estimate.interval)
+        return {**values, "length_mean": self.length, "episodes": self.episodes}
+
+
+@dataclass(frozen=True)
+class Results:
+    """One policy's evaluation. ``save`` and ``load`` keep it in a file, ``table`` shows it to people."""
+
+    policy: str
+    protocol: Protocol
+    episodes: Mapping[str, TaskEpisodes]
+    skills: Skills | None = None
+    data: Mapping[str, DataReturns] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def tasks(self) -> list[str]:
+        return list(self.episodes)
+
+    def summary(self, task: str) -> Summary:
+        """The numbers of one task."""
+        return _summary([self.episodes[task]])
+
+    @property
+    def overall(self) -> Summary:
+        """The numbers of all tasks, each weighing the same."""
+        return _summary(list(self.episodes.values()))
+
+    def with_data(self, data: Mapping[str, DataReturns]) -> Results:
+        """The same results beside the returns of the data (:func:`data_returns`)."""
+        return replace(self, data={task: data[task] for task in self.tasks if task in data})
+
+    def save(self, path: str | Path) -> Path:
+        """Write JSON, whole or not at all."""
+        from goskill.evaluation import files
+
+        return files.save_results(self, path)
+
+    def save_csv(self, path: str | Path) -> Path:
+        """Write one row per episode as CSV, whole or not at all."""
+        from goskill.evaluation import files
+
+        return files.save_csv(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Results:
+        """Read what :meth:`save` wrote. Raises InputError for anything else."""
+        from goskill.evaluation import files
+
+        return files.load_results(path)
+
+
+def data_returns(store: Any) -> dict[str, DataReturns]:
+    """The mean and best return of each task of an episode store."""
+    found = {}
+    for index, task in enumerate(store.tasks):
+        returns = np.asarray(store.episode_return)[np.asarray(store.episode_task) == index]
+        if returns.size:
+            found[task] = DataReturns(float(returns.mean()), float(returns.max()), int(returns.size))
+    return found
+
+
+def package_versions() -> dict[str, str]:
+    """The versions that numbers can depend on."""
+    packages = ("goskill", "metaworld", "mujoco", "gymnasium", "numpy", "torch")
+    return {
+        "python": platform.python_version(),
+        **{package: metadata.version(package) for package in packages},
+    }
+
+
+def _summary(tasks: Sequence[TaskEpisodes]) -> Summary:
+    episodes = sum(len(task) for task in tasks)
+    return Summary(
+        returns=statistics.stratified_mean([task.returns for task in tasks]),
+        success=statistics.success_rate(sum(int(task.success.sum()) for task in tasks), episodes),
+        success_last=statistics.success_rate(sum(int(task.success_last.sum()) for task in tasks), episodes),
+        length=float(np.mean([task.length.mean() for task in tasks])),
+        episodes=episodes,
+    )

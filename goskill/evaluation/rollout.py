@@ -1,0 +1,251 @@
+"""Rolling a policy out: many environments per forward pass, the paper's evaluation protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+from gymnasium.vector import AutoresetMode
+
+from goskill.errors import InputError
+from goskill.evaluation.policy import FloatArray, Policy, Prompts
+from goskill.evaluation.results import Protocol, Results, Skills, TaskEpisodes, package_versions
+from goskill.evaluation.schedule import EpisodeKey, schedule
+
+VectorEnv = gymnasium.vector.VectorEnv[Any, Any, Any]
+MakeEnvironments = Callable[[Sequence[str]], VectorEnv]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a ``record`` callback sees after each step. Arrays are [N, ...] over the environments of the
+    batch.
+
+    ``step`` counts from 1; ``observations`` are what the actions answered; ``returns`` are the sums of
+    rewards so far; ``success`` is this step's; ``skills`` are those in charge, or None for a policy without
+    skills.
+    """
+
+    episodes: Sequence[EpisodeKey]
+    step: int
+    observations: FloatArray
+    actions: FloatArray
+    rewards: npt.NDArray[np.float64]
+    returns: npt.NDArray[np.float64]
+    success: npt.NDArray[np.bool_]
+    skills: npt.NDArray[np.int64] | None
+
+
+def evaluate(
+    policy: Policy,
+    tasks: Sequence[str],
+    episodes: int = 50,
+    *,
+    prompts: Prompts | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    max_steps: int = 500,
+    batch: int = 250,
+    progress: Callable[[int, int], None] | None = None,
+    record: Callable[[Moment], None] | None = None,
+    make_environments: MakeEnvironments | None = None,
+) -> Results:
+    """Run ``episodes`` episodes of each task and sum them up.
+
+    Every episode starts from a new object and goal position, decided by (seed, task, index of the episode)
+    alone, and goes on for ``max_steps`` steps whether it succeeds or not. At most ``batch`` environments
+    live at a time. The results don't depend on ``workers``, and on ``batch`` only through the rounding of
+    the policy's own arithmetic. ``progress(done, total)`` hears of environment steps.
+    ``make_environments(tasks)``
+    replaces the pool of :func:`goskill.envs.make_vec` by any Gymnasium vector environment with one
+    sub-environment per task name.
+
+    Raises InputError for wrong arguments, for a policy that needs prompts and does not get them, and for
+    actions that are misshapen, NaN or out of range, naming environment, task and step.
+    """
+    _check_arguments(tasks, episodes=episodes, max_steps=max_steps, batch=batch)
+    prompts = prompts or {}
+    _check_prompts(policy, tasks, prompts)
+    make = make_environments or partial(_make_metaworld, workers=workers)
+    collected = _Collected(policy, tasks, episodes)
+    done, total = 0, len(tasks) * episodes * max_steps
+    for group in schedule(tasks, episodes, batch):
+        environments = make(group.environments)
+        try:
+            for keys in group.rounds:
+                counted = sum(not key.spare for key in keys)
+                batch_run = BatchRun(policy, environments, keys, prompts, seed)
+                for step in range(1, max_steps + 1):
+                    moment = batch_run.step(with_skills=record is not None)
+                    if record is not None:
+                        record(moment)
+                    if progress is not None:
+                        progress(done + counted * step, total)
+                    if not batch_run.alive.any():
+                        break
+                done += counted * max_steps
+                collected.add(batch_run)
+        finally:
+            environments.close()
+    protocol = Protocol(episodes=episodes, max_steps=max_steps, seed=seed, batch=batch)
+    return collected.results(protocol)
+
+
+class BatchRun:
+    """One episode in each environment of a batch, step by step."""
+
+    def __init__(
+        self, policy: Policy, environments: VectorEnv, keys: Sequence[EpisodeKey], prompts: Prompts, seed: int
+    ) -> None:
+        from goskill.envs import episode_seed
+
+        self.policy = policy
+        self.environments = environments
+        self.keys = keys
+        self.seeds = [episode_seed(seed, key.task, key.index) for key in keys]
+        count = len(keys)
+        self.steps = 0
+        self.returns = np.zeros(count, dtype=np.float64)
+        self.lengths = np.zeros(count, dtype=np.int64)
+        self.success_step = np.full(count, -1, dtype=np.int64)
+        self.success_last = np.zeros(count, dtype=np.bool_)
+        self.alive = np.ones(count, dtype=np.bool_)
+        policy.reset([key.task for key in keys], prompts, self.seeds)
+        # Gymnasium's annotation of the base class leaves out the lists that its documentation promises.
+        observations, _ = environments.reset(seed=self.seeds)  # type: ignore[arg-type]
+        self._observations = np.asarray(observations, dtype=np.float32)
+        self._observe = getattr(policy, "observe", None)
+
+    def step(self, with_skills: bool = False) -> Moment:
+        """Act once in every environment. An episode that its environment ended stops counting."""
+        observations = self._observations
+        actions = self._checked(self.policy.act(observations))
+        following, rewards, terminated, truncated, infos = self.environments.step(actions)
+        rewards = np.where(self.alive, rewards, 0.0)
+        success = np.asarray(infos.get("success", np.zeros(len(self.keys)))) > 0
+        self.steps += 1
+        self.returns += rewards
+        self.lengths += self.alive
+        self.success_step[self.alive & success & (self.success_step < 0)] = self.steps
+        self.success_last = np.where(self.alive, success, self.success_last)
+        if self._observe is not None:
+            self._observe(rewards.astype(np.float32))
+        self.alive &= ~(np.asarray(terminated) | np.asarray(truncated))
+        self._observations = np.asarray(following, dtype=np.float32)
+        return Moment(
+            self.keys,
+            self.steps,
+            observations,
+            actions,
+            rewards,
+            self.returns,
+            success,
+            _skill_history(self.policy)[-1] if with_skills and _has_skills(self.policy) else None,
+        )
+
+    def _checked(self, actions: FloatArray) -> FloatArray:
+        """``actions``, unless they are not what the environments can take."""
+        space = self.environments.single_action_space
+        if not isinstance(space, gymnasium.spaces.Box):
+            raise InputError(f"environments: expected continuous actions, got {space}")
+        actions = np.asarray(actions)
+        expected = (len(self.keys), *space.shape)
+        at = f"at step {self.steps + 1} of {', '.join(dict.fromkeys(key.task for key in self.keys))}"
+        if actions.shape != expected:
+            raise InputError(f"actions: expected shape {expected} {at}, got {actions.shape}")
+        if not np.issubdtype(actions.dtype, np.floating):
+            raise InputError(f"actions: expected floating point numbers {at}, got {actions.dtype}")
+        wrong = ~((actions >= space.low) & (actions <= space.high))
+        if wrong.any():
+            environment, dimension = (int(index[0]) for index in np.nonzero(wrong))
+            raise InputError(
+                f"actions: expected numbers in [{space.low.min():g}, {space.high.max():g}], got "
+                f"{actions[environment, dimension]} in dimension {dimension} of environment {environment} "
+                f"(task {self.keys[environment].task!r}, episode {self.keys[environment].index}) "
+                f"at step {self.steps + 1}"
+            )
+        return actions.astype(np.float32, copy=False)
+
+
+class _Collected:
+    """The finished episodes of an evaluation, put in order."""
+
+    def __init__(self, policy: Policy, tasks: Sequence[str], episodes: int) -> None:
+        self._policy = policy
+        self._episodes = {task: TaskEpisodes.empty(episodes) for task in tasks}
+        self._usage: dict[str, npt.NDArray[np.int64]] = {}
+        self._first: dict[str, list[int]] = {}
+
+    def add(self, run: BatchRun) -> None:
+        history = _skill_history(self._policy) if _has_skills(self._policy) else None
+        for position, key in enumerate(run.keys):
+            if key.spare:
+                continue
+            rows = self._episodes[key.task]
+            rows.seed[key.index] = run.seeds[position]
+            rows.returns[key.index] = run.returns[position]
+            rows.success_step[key.index] = run.success_step[position]
+            rows.success_last[key.index] = run.success_last[position]
+            rows.length[key.index] = run.lengths[position]
+            if history is not None:
+                self._add_skills(key, history[:, position], int(run.lengths[position]))
+
+    def _add_skills(self, key: EpisodeKey, history: npt.NDArray[np.int64], length: int) -> None:
+        count, horizon = _skill_shape(self._policy)
+        chosen = history[: -(-length // horizon)]
+        usage = self._usage.setdefault(key.task, np.zeros(count, dtype=np.int64))
+        usage += np.bincount(chosen, minlength=count)
+        if key.index == 0:
+            self._first[key.task] = chosen.tolist()
+
+    def results(self, protocol: Protocol) -> Results:
+        skills = None
+        if self._usage:
+            count, horizon = _skill_shape(self._policy)
+            usage = {task: self._usage[task].tolist() for task in self._episodes}
+            skills = Skills(count, horizon, usage, {task: self._first[task] for task in self._episodes})
+        name = str(getattr(self._policy, "name", type(self._policy).__name__))
+        return Results(name, protocol, self._episodes, skills=skills, versions=package_versions())
+
+
+def _has_skills(policy: Policy) -> bool:
+    return getattr(policy, "skill_count", None) is not None
+
+
+def _skill_history(policy: Any) -> npt.NDArray[np.int64]:
+    return np.asarray(policy.skill_history, dtype=np.int64)
+
+
+def _skill_shape(policy: Any) -> tuple[int, int]:
+    return int(policy.skill_count), int(policy.horizon)
+
+
+def _make_metaworld(tasks: Sequence[str], workers: int | None) -> VectorEnv:
+    from goskill.envs import make_vec
+
+    environments: VectorEnv = make_vec(tasks, workers=workers, autoreset_mode=AutoresetMode.DISABLED)
+    return environments
+
+
+def _check_arguments(tasks: Sequence[str], **counts: int) -> None:
+    if isinstance(tasks, str) or not tasks:
+        raise InputError(f"tasks: expected a list of at least one task, got {tasks!r}")
+    repeated = [task for index, task in enumerate(tasks) if task in tasks[:index]]
+    if repeated:
+        raise InputError(f"tasks: expected each task once, got {repeated[0]!r} twice")
+    for name, value in counts.items():
+        if value < 1:
+            raise InputError(f"{name}: expected at least 1, got {value}")
+
+
+def _check_prompts(policy: Policy, tasks: Sequence[str], prompts: Prompts) -> None:
+    missing = [task for task in tasks if not prompts.get(task)]
+    if missing and getattr(policy, "needs_prompts", False):
+        raise InputError(
+            f"prompts: expected at least one demonstration of each task, got none of {missing[0]!r}"
+        )

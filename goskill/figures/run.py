@@ -1,0 +1,65 @@
+"""The figures of a run folder, from the files in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from goskill.errors import InputError
+from goskill.evaluation.results import Results
+from goskill.evaluation.skills import FILE_NAME as DATA_SKILLS
+from goskill.evaluation.skills import DataSkills
+from goskill.figures.curves import draw_learning_curves, read_metrics
+from goskill.figures.returns import draw_returns
+from goskill.figures.skills import Strip, draw_skill_strips, draw_skill_usage
+from goskill.figures.style import save, style
+
+
+def draw_run(run: str | Path) -> list[Path]:
+    """Draw everything that the files of a run folder allow into its ``figures`` folder, as PNG and SVG.
+
+    ``metrics.jsonl`` gives the learning curves, ``results.json`` returns and the skills of single episodes,
+    and together with ``data_skills.json`` the skill usage in data and evaluation. Returns the files
+    written; raises InputError when there is none of these, or when one is damaged.
+    """
+    folder = Path(run)
+    written: list[Path] = []
+    with style():
+        if (folder / "metrics.jsonl").is_file():
+            metrics = read_metrics(folder / "metrics.jsonl")
+            written += save(draw_learning_curves(metrics), folder / "figures", "learning_curves")
+        if (folder / "results.json").is_file():
+            results = Results.load(folder / "results.json")
+            written += save(draw_returns({results.policy: results}), folder / "figures", "returns")
+            written += _draw_skills(folder, results)
+    if not written:
+        raise InputError(f"{folder}: expected a run folder with metrics.jsonl or results.json, found neither")
+    return written
+
+
+def draw_comparison(runs: Mapping[str, Results], folder: str | Path) -> list[Path]:
+    """Returns and success of several runs side by side, by name."""
+    if not runs:
+        raise InputError("runs: expected at least one, got none")
+    with style():
+        return save(draw_returns(runs), Path(folder), "comparison")
+
+
+def _draw_skills(folder: Path, results: Results) -> list[Path]:
+    skills = results.skills
+    if skills is None:
+        return []
+    panels = {"evaluation": skills.usage}
+    if (folder / DATA_SKILLS).is_file():
+        in_data = DataSkills.load(folder / DATA_SKILLS)
+        if in_data.count == skills.count:
+            panels = {"data": {t: u for t, u in in_data.usage.items() if t in skills.usage}, **panels}
+    written = save(draw_skill_usage(panels), folder / "figures", "skill_usage")
+    strips = []
+    for task, chosen in skills.first_episode.items():
+        rows = results.episodes[task]
+        success = int(rows.success_step[0])
+        strips.append(
+            Strip(task, chosen, skills.horizon, int(rows.length[0]), success if success > 0 else None)
+        )
+    return written + save(draw_skill_strips(strips), folder / "figures", "skill_strips")
