@@ -1,1 +1,77 @@
 """Type stubs of the native core."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+# data
+
+class Store:
+    def __init__(
+        self,
+        observation_dim: int,
+        action_dim: int,
+        num_tasks: int,
+        shards: list[tuple[str, int, int]],
+    ) -> None: ...
+    @property
+    def num_steps(self) -> int: ...
+    @property
+    def num_episodes(self) -> int: ...
+    def episode_task(self) -> npt.NDArray[np.int64]: ...
+    def episode_length(self) -> npt.NDArray[np.int64]: ...
+    def episode_start(self) -> npt.NDArray[np.int64]: ...
+    def episode_return(self) -> npt.NDArray[np.float64]: ...
+    def episode(
+        self, index: int
+    ) -> tuple[
+        npt.NDArray[np.float32],
+        npt.NDArray[np.float32],
+        npt.NDArray[np.float32],
+        npt.NDArray[np.float32],
+        npt.NDArray[np.int8],
+    ]: ...
+
+class LabelColumn:
+    def __init__(self, path: str, num_steps: int, num_classes: int, width: int) -> None: ...
+    def labels(self) -> npt.NDArray[np.unsignedinteger[Any]]: ...
+
+def class_index(
+    labels: npt.NDArray[np.unsignedinteger[Any]], num_classes: int, threads: int = 1
+) -> tuple[npt.NDArray[np.unsignedinteger[Any]] | npt.NDArray[np.int64], npt.NDArray[np.int64]]: ...
+
+class SegmentSampler:
+    def __init__(
+        self,
+        store: Store,
+        labels: LabelColumn | None,
+        horizon: int,
+        balance: str,
+        episodes: list[int] | None,
+        task_weights: list[float],
+        mean: list[float] | None,
+        std: list[float] | None,
+        seed: int,
+        threads: int,
+    ) -> None: ...
+    def fill(self, step: int, global_batch: int, first: int, batch: dict[str, npt.NDArray[Any]]) -> None: ...
+
+class ContextSampler:
+    def __init__(
+        self,
+        store: Store,
+        labels: LabelColumn | None,
+        horizon: int,
+        context: int,
+        prompt: int,
+        return_scale: float,
+        episodes: list[int] | None,
+        prompt_episodes: list[list[int]],
+        task_weights: list[float],
+        mean: list[float] | None,
+        std: list[float] | None,
+        seed: int,
+        threads: int,
+    ) -> None: ...
+    def fill(self, step: int, global_batch: int, first: int, batch: dict[str, npt.NDArray[Any]]) -> None: ...

@@ -1,7 +1,271 @@
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "data/class_index.hpp"
+#include "data/context_sampler.hpp"
+#include "data/fault.hpp"
+#include "data/segment_sampler.hpp"
+#include "data/store.hpp"
 #include "registration.hpp"
 
-namespace goskill {
+namespace py = pybind11;
 
-void register_data(pybind11::module_& module) { (void)module; }
+namespace goskill {
+namespace {
+
+template <typename T>
+using Array = py::array_t<T, py::array::c_style>;
+
+// Read-only, and keeps the store alive.
+template <typename T>
+py::array view(const py::object& store, const T* data, std::vector<py::ssize_t> shape) {
+    py::array_t<T> array(std::move(shape), data, store);
+    array.attr("flags").attr("writeable") = false;
+    return std::move(array);
+}
+
+template <typename Value, typename Member>
+py::array per_episode(const Store& store, Member member) {
+    Array<Value> array(store.num_episodes());
+    Value* out = array.mutable_data();
+    for (const Episode& episode : store.episodes()) *out++ = episode.*member;
+    return std::move(array);
+}
+
+const Episode& checked_episode(const Store& store, std::int64_t index) {
+    if (index < 0 || index >= store.num_episodes()) {
+        throw py::index_error("episode: expected an index in [0, " + std::to_string(store.num_episodes()) +
+                              "), got " + std::to_string(index));
+    }
+    return store.episode(index);
+}
+
+// A writable array of exactly this type and shape, or an error that names it.
+template <typename T>
+T* output(const py::dict& batch, const std::string& name, const std::vector<std::int64_t>& shape) {
+    if (!batch.contains(name)) throw py::key_error(name);
+    const py::object value = batch[name.c_str()];
+    if (!Array<T>::check_(value)) throw py::type_error(name + ": not a C-contiguous array of the right type");
+    auto array = py::reinterpret_borrow<Array<T>>(value);
+    bool fits = array.ndim() == static_cast<py::ssize_t>(shape.size());
+    for (std::size_t i = 0; fits && i < shape.size(); ++i) {
+        fits = array.shape(static_cast<py::ssize_t>(i)) == shape[i];
+    }
+    if (!fits) throw py::value_error(name + ": wrong shape");
+    return array.mutable_data();
+}
+
+std::optional<Normalization> normalization(const Store& store, const std::optional<std::vector<float>>& mean,
+                                           const std::optional<std::vector<float>>& std) {
+    if (!mean || !std) return std::nullopt;
+    const auto width = static_cast<std::size_t>(store.observation_dim());
+    if (mean->size() != width || std->size() != width) {
+        throw InputFault("normalize: expected " + std::to_string(width) + " dimensions, got " +
+                         std::to_string(mean->size()));
+    }
+    return Normalization{*mean, *std};
+}
+
+Balance balance_named(const std::string& name) {
+    if (name == "transition") return Balance::transition;
+    return name == "skill" ? Balance::skill : Balance::task;
+}
+
+void check_weights(const Store& store, const std::vector<double>& weights) {
+    if (!weights.empty() && static_cast<std::int64_t>(weights.size()) != store.num_tasks()) {
+        throw InputFault("task_weights: expected one per task");
+    }
+}
+
+void fill_segments(const SegmentSampler& sampler, std::uint64_t step, std::int64_t global_batch,
+                   std::int64_t first, const py::dict& batch) {
+    const std::int64_t count = py::cast<py::array>(batch["start"]).size();
+    const std::int64_t horizon = sampler.horizon();
+    const Store& store = sampler.store();
+    const SegmentBatch target{
+        output<float>(batch, "observations", {count, horizon + 1, store.observation_dim()}),
+        output<float>(batch, "actions", {count, horizon, store.action_dim()}),
+        output<bool>(batch, "mask", {count, horizon}),
+        output<std::int64_t>(batch, "start", {count}),
+        output<std::int64_t>(batch, "episode", {count}),
+        output<std::int64_t>(batch, "task", {count}),
+        sampler.has_labels() ? output<std::int64_t>(batch, "skill", {count}) : nullptr};
+    const py::gil_scoped_release released;
+    sampler.fill(step, global_batch, first, count, target);
+}
+
+Window window(const ContextSampler& sampler, const py::dict& batch, const std::string& prefix,
+              std::int64_t count, std::int64_t points) {
+    const Store& store = sampler.store();
+    return {output<float>(batch, prefix + "observations", {count, points, store.observation_dim()}),
+            batch.contains(prefix + "actions")
+                ? output<float>(batch, prefix + "actions", {count, points, store.action_dim()})
+                : nullptr,
+            output<float>(batch, prefix + "returns_to_go", {count, points, 1}),
+            output<std::int64_t>(batch, prefix + "timesteps", {count, points}),
+            sampler.has_labels() ? output<std::int64_t>(batch, prefix + "skills", {count, points}) : nullptr,
+            output<bool>(batch, prefix + "mask", {count, points})};
+}
+
+void fill_contexts(const ContextSampler& sampler, std::uint64_t step, std::int64_t global_batch,
+                   std::int64_t first, const py::dict& batch) {
+    const std::int64_t count = py::cast<py::array>(batch["start"]).size();
+    const std::int64_t prompt = sampler.settings().prompt;
+    const ContextBatch target{window(sampler, batch, "", count, sampler.settings().context),
+                              prompt > 0 ? window(sampler, batch, "prompt_", count, prompt) : Window{},
+                              output<std::int64_t>(batch, "start", {count}),
+                              output<std::int64_t>(batch, "episode", {count}),
+                              output<std::int64_t>(batch, "task", {count}),
+                              prompt > 0 ? output<std::int64_t>(batch, "prompt_episode", {count}) : nullptr};
+    const py::gil_scoped_release released;
+    sampler.fill(step, global_batch, first, count, target);
+}
+
+template <typename Step>
+py::tuple sorted_by_class(const LabelView& labels, std::int64_t num_classes, int threads) {
+    Array<Step> order(labels.count);
+    std::vector<std::int64_t> offsets;
+    Step* data = order.mutable_data();
+    {
+        const py::gil_scoped_release released;
+        offsets = build_class_index(labels, num_classes, {{0, labels.count}}, threads, data);
+    }
+    return py::make_tuple(order,
+                          Array<std::int64_t>(static_cast<py::ssize_t>(offsets.size()), offsets.data()));
+}
+
+py::tuple class_index(const py::array& labels, std::int64_t num_classes, int threads) {
+    const bool fits = labels.dtype().kind() == 'u' && labels.itemsize() <= 4 && labels.ndim() == 1 &&
+                      (labels.flags() & py::array::c_style) != 0;
+    if (!fits) throw py::type_error("labels: expected a contiguous array of uint8, uint16 or uint32");
+    const LabelView labels_view{labels.data(), labels.size(), static_cast<int>(labels.itemsize())};
+    return narrow_steps(labels.size()) ? sorted_by_class<std::uint32_t>(labels_view, num_classes, threads)
+                                       : sorted_by_class<std::int64_t>(labels_view, num_classes, threads);
+}
+
+void register_store(py::module_& module) {
+    py::class_<Store, std::shared_ptr<Store>>(module, "Store", "The memory-mapped episodes of a store.")
+        .def(py::init([](std::int64_t observation_dim, std::int64_t action_dim, std::int64_t num_tasks,
+                         const std::vector<std::tuple<std::string, std::int64_t, std::int64_t>>& shards) {
+                 std::vector<ShardDescription> descriptions;
+                 for (const auto& [path, steps, episodes] : shards)
+                     descriptions.push_back({path, steps, episodes});
+                 const py::gil_scoped_release released;
+                 return std::make_shared<Store>(observation_dim, action_dim, num_tasks, descriptions);
+             }),
+             py::arg("observation_dim"), py::arg("action_dim"), py::arg("num_tasks"), py::arg("shards"))
+        .def_property_readonly("num_steps", &Store::num_steps)
+        .def_property_readonly("num_episodes", &Store::num_episodes)
+        .def("episode_task", [](const Store& s) { return per_episode<std::int64_t>(s, &Episode::task); })
+        .def("episode_length", [](const Store& s) { return per_episode<std::int64_t>(s, &Episode::length); })
+        .def("episode_start",
+             [](const Store& s) { return per_episode<std::int64_t>(s, &Episode::first_step); })
+        .def("episode_return", [](const Store& s) { return per_episode<double>(s, &Episode::return_sum); })
+        .def(
+            "episode",
+            [](const py::object& self, std::int64_t index) {
+                const Store& store = self.cast<const Store&>();
+                const Episode& episode = checked_episode(store, index);
+                return py::make_tuple(
+                    view(self, episode.observations, {episode.length + 1, store.observation_dim()}),
+                    view(self, episode.actions, {episode.length, store.action_dim()}),
+                    view(self, episode.rewards, {episode.length}),
+                    view(self, episode.returns_to_go, {episode.length}),
+                    view(self, episode.success, {episode.length}));
+            },
+            py::arg("index"),
+            "Read-only views of one episode: observations, actions, rewards, returns to go, success.");
+}
+
+void register_labels(py::module_& module) {
+    py::class_<LabelColumn, std::shared_ptr<LabelColumn>>(
+        module, "LabelColumn", "Memory-mapped labels of every step, by class as well.")
+        .def(py::init<const std::string&, std::int64_t, std::int64_t, int>(), py::arg("path"),
+             py::arg("num_steps"), py::arg("num_classes"), py::arg("width"),
+             py::call_guard<py::gil_scoped_release>())
+        .def("labels", [](const py::object& self) {
+            const LabelView& labels = self.cast<const LabelColumn&>().labels();
+            if (labels.width == 1) {
+                return view(self, static_cast<const std::uint8_t*>(labels.data), {labels.count});
+            }
+            if (labels.width == 2) {
+                return view(self, static_cast<const std::uint16_t*>(labels.data), {labels.count});
+            }
+            return view(self, static_cast<const std::uint32_t*>(labels.data), {labels.count});
+        });
+    module.def("class_index", &class_index, py::arg("labels"), py::arg("num_classes"), py::arg("threads") = 1,
+               "The steps ordered by label, and the offsets [num_classes + 1] where each class begins.");
+}
+
+void register_samplers(py::module_& module) {
+    py::class_<SegmentSampler>(module, "SegmentSampler", "Fills batches of windows.")
+        .def(py::init([](std::shared_ptr<Store> store, std::shared_ptr<LabelColumn> labels,
+                         std::int64_t horizon, const std::string& balance,
+                         const std::optional<std::vector<std::int64_t>>& episodes,
+                         std::vector<double> task_weights, const std::optional<std::vector<float>>& mean,
+                         const std::optional<std::vector<float>>& std, std::uint64_t seed, int threads) {
+                 check_weights(*store, task_weights);
+                 SegmentSettings settings{horizon,
+                                          balance_named(balance),
+                                          std::move(task_weights),
+                                          normalization(*store, mean, std),
+                                          seed,
+                                          threads};
+                 const py::gil_scoped_release released;
+                 return std::make_unique<SegmentSampler>(std::move(store), std::move(labels), episodes,
+                                                         std::move(settings));
+             }),
+             py::arg("store"), py::arg("labels").none(true), py::arg("horizon"), py::arg("balance"),
+             py::arg("episodes"), py::arg("task_weights"), py::arg("mean"), py::arg("std"), py::arg("seed"),
+             py::arg("threads"))
+        .def("fill", &fill_segments, py::arg("step"), py::arg("global_batch"), py::arg("first"),
+             py::arg("batch"));
+    py::class_<ContextSampler>(module, "ContextSampler", "Fills batches of decision points.")
+        .def(py::init([](std::shared_ptr<Store> store, std::shared_ptr<LabelColumn> labels,
+                         std::int64_t horizon, std::int64_t context, std::int64_t prompt, float return_scale,
+                         const std::optional<std::vector<std::int64_t>>& episodes,
+                         std::vector<std::vector<std::int64_t>> prompt_episodes,
+                         std::vector<double> task_weights, const std::optional<std::vector<float>>& mean,
+                         const std::optional<std::vector<float>>& std, std::uint64_t seed, int threads) {
+                 check_weights(*store, task_weights);
+                 ContextSettings settings{horizon,
+                                          context,
+                                          prompt,
+                                          return_scale,
+                                          std::move(task_weights),
+                                          normalization(*store, mean, std),
+                                          seed,
+                                          threads};
+                 const py::gil_scoped_release released;
+                 return std::make_unique<ContextSampler>(std::move(store), std::move(labels), episodes,
+                                                         std::move(prompt_episodes), std::move(settings));
+             }),
+             py::arg("store"), py::arg("labels").none(true), py::arg("horizon"), py::arg("context"),
+             py::arg("prompt"), py::arg("return_scale"), py::arg("episodes"), py::arg("prompt_episodes"),
+             py::arg("task_weights"), py::arg("mean"), py::arg("std"), py::arg("seed"), py::arg("threads"))
+        .def("fill", &fill_contexts, py::arg("step"), py::arg("global_batch"), py::arg("first"),
+             py::arg("batch"));
+}
+
+}  // namespace
+
+void register_data(py::module_& module) {
+    py::register_exception_translator([](std::exception_ptr pointer) {
+        try {
+            if (pointer) std::rethrow_exception(pointer);
+        } catch (const StoreFault& fault) {
+            py::set_error(py::module_::import("goskill.errors").attr("StoreError"), fault.what());
+        } catch (const InputFault& fault) {
+            py::set_error(py::module_::import("goskill.errors").attr("InputError"), fault.what());
+        }
+    });
+    register_store(module);
+    register_labels(module);
+    register_samplers(module);
+}
 
 }  // namespace goskill

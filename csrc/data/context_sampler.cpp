@@ -1,0 +1,110 @@
+#include "data/context_sampler.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "data/philox.hpp"
+#include "parallel.hpp"
+
+namespace goskill {
+namespace {
+
+constexpr std::uint64_t context_stream = 2;
+constexpr std::int64_t prefetch_distance = 1;
+
+}  // namespace
+
+ContextSampler::ContextSampler(std::shared_ptr<const Store> store, std::shared_ptr<const LabelColumn> labels,
+                               const std::optional<std::vector<std::int64_t>>& episodes,
+                               std::vector<std::vector<std::int64_t>> prompt_episodes,
+                               ContextSettings settings)
+    : store_(std::move(store)),
+      labels_(std::move(labels)),
+      settings_(std::move(settings)),
+      selection_(*store_, episodes),
+      task_choice_(selection_, settings_.task_weights),
+      prompt_episodes_(std::move(prompt_episodes)) {}
+
+std::int64_t ContextSampler::prompt_start(const Episode& episode) const {
+    const std::int64_t whole = std::max<std::int64_t>(episode.length / settings_.horizon, 1);
+    const std::int64_t points = std::min(settings_.prompt, whole);
+    const std::int64_t first = std::max<std::int64_t>(episode.length - points * settings_.horizon, 0);
+    return first - (settings_.prompt - points) * settings_.horizon;
+}
+
+void ContextSampler::locate(std::uint64_t step, std::int64_t global_batch, std::int64_t sample,
+                            std::int64_t i, const ContextBatch& batch) const {
+    const Words words = draw(settings_.seed, context_stream, step, static_cast<std::uint64_t>(sample));
+    const std::uint64_t turn =
+        step * static_cast<std::uint64_t>(global_batch) + static_cast<std::uint64_t>(sample);
+    const std::size_t task = task_choice_.pick(turn, words[1]);
+    const StepIndex& steps = selection_.of_task(task);
+    // A uniform start is the same as a uniform last decision point.
+    const Place last = steps.find(below(words[0], steps.size()));
+    batch.episode[i] = last.episode;
+    batch.start[i] = last.step - (settings_.context - 1) * settings_.horizon;
+    batch.task[i] = selection_.tasks()[task];
+    if (settings_.prompt > 0) {
+        const auto& prompts = prompt_episodes_[static_cast<std::size_t>(batch.task[i])];
+        const std::int64_t chosen = below(words[2], static_cast<std::int64_t>(prompts.size()));
+        batch.prompt_episode[i] = prompts[static_cast<std::size_t>(chosen)];
+    }
+}
+
+void ContextSampler::prefetch_window(const Episode& episode, std::int64_t start, std::int64_t points) const {
+    const std::int64_t width = store_->observation_dim();
+    for (std::int64_t k = 0, t = start; k < points; ++k, t += settings_.horizon) {
+        if (t < 0) continue;
+        prefetch(episode.observations + t * width, static_cast<std::size_t>(width) * sizeof(float));
+        __builtin_prefetch(episode.returns_to_go + t);
+        if (labels_) __builtin_prefetch(labels_->labels().address(episode.first_step + t));
+    }
+}
+
+void ContextSampler::gather(const Episode& episode, std::int64_t start, std::int64_t points, std::int64_t i,
+                            const Window& window) const {
+    const std::int64_t width = store_->observation_dim();
+    const std::int64_t action_width = store_->action_dim();
+    std::int64_t t = start;
+    for (std::int64_t row = i * points; row < (i + 1) * points; ++row, t += settings_.horizon) {
+        const bool real = t >= 0;
+        window.mask[row] = real;
+        window.timesteps[row] = real ? t / settings_.horizon : 0;
+        window.returns_to_go[row] = real ? episode.returns_to_go[t] / settings_.return_scale : 0.0F;
+        if (window.skills != nullptr)
+            window.skills[row] = real ? labels_->labels()[episode.first_step + t] : 0;
+        float* observation = window.observations + row * width;
+        float* action = window.actions == nullptr ? nullptr : window.actions + row * action_width;
+        if (real) {
+            copy_observations(episode.observations + t * width, 1, width, settings_.normalization,
+                              observation);
+            if (action != nullptr) copy_rows(episode.actions + t * action_width, 1, action_width, action);
+        } else {
+            zero_rows(observation, 1, width);
+            if (action != nullptr) zero_rows(action, 1, action_width);
+        }
+    }
+}
+
+void ContextSampler::fill(std::uint64_t step, std::int64_t global_batch, std::int64_t first,
+                          std::int64_t count, const ContextBatch& batch) const {
+    const auto prefetch_sample = [&](std::int64_t i) {
+        prefetch_window(store_->episode(batch.episode[i]), batch.start[i], settings_.context);
+        if (settings_.prompt == 0) return;
+        const Episode& prompt = store_->episode(batch.prompt_episode[i]);
+        prefetch_window(prompt, prompt_start(prompt), settings_.prompt);
+    };
+    parallel_for(count, settings_.threads, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i) locate(step, global_batch, first + i, i, batch);
+        for (std::int64_t i = begin; i < std::min(begin + prefetch_distance, end); ++i) prefetch_sample(i);
+        for (std::int64_t i = begin; i < end; ++i) {
+            if (i + prefetch_distance < end) prefetch_sample(i + prefetch_distance);
+            gather(store_->episode(batch.episode[i]), batch.start[i], settings_.context, i, batch.context);
+            if (settings_.prompt == 0) continue;
+            const Episode& prompt = store_->episode(batch.prompt_episode[i]);
+            gather(prompt, prompt_start(prompt), settings_.prompt, i, batch.prompt);
+        }
+    });
+}
+
+}  // namespace goskill

@@ -1,0 +1,77 @@
+// Decision points at a stride of H environment steps, padded on the left, behind a demonstration's last ones.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "data/class_index.hpp"
+#include "data/rows.hpp"
+#include "data/selection.hpp"
+#include "data/store.hpp"
+
+namespace goskill {
+
+struct ContextSettings {
+    std::int64_t horizon = 1;  // environment steps between decision points
+    std::int64_t context = 1;  // decision points
+    std::int64_t prompt = 0;   // decision points of the demonstration
+    float return_scale = 1000.0F;
+    std::vector<double> task_weights;  // [num_tasks] or empty: equal
+    std::optional<Normalization> normalization;
+    std::uint64_t seed = 0;
+    int threads = 1;
+};
+
+// One window of L decision points per sample. All arrays are dense.
+struct Window {
+    float* observations;      // [B, L, observation_dim]
+    float* actions;           // [B, L, action_dim], or null
+    float* returns_to_go;     // [B, L, 1]
+    std::int64_t* timesteps;  // [B, L]
+    std::int64_t* skills;     // [B, L], or null without labels
+    bool* mask;               // [B, L]
+};
+
+struct ContextBatch {
+    Window context;
+    Window prompt;
+    std::int64_t* start;           // [B]
+    std::int64_t* episode;         // [B]
+    std::int64_t* task;            // [B]
+    std::int64_t* prompt_episode;  // [B]
+};
+
+class ContextSampler {
+  public:
+    // `prompt_episodes` [num_tasks]: the demonstrations of each task; only tasks with episodes need any.
+    ContextSampler(std::shared_ptr<const Store> store, std::shared_ptr<const LabelColumn> labels,
+                   const std::optional<std::vector<std::int64_t>>& episodes,
+                   std::vector<std::vector<std::int64_t>> prompt_episodes, ContextSettings settings);
+
+    const Store& store() const { return *store_; }
+    const ContextSettings& settings() const { return settings_; }
+    bool has_labels() const { return labels_ != nullptr; }
+
+    // Samples [first, first + count) of a step's global batch, of which there are `global_batch`.
+    void fill(std::uint64_t step, std::int64_t global_batch, std::int64_t first, std::int64_t count,
+              const ContextBatch& batch) const;
+
+  private:
+    void locate(std::uint64_t step, std::int64_t global_batch, std::int64_t sample, std::int64_t i,
+                const ContextBatch& batch) const;
+    void prefetch_window(const Episode& episode, std::int64_t start, std::int64_t points) const;
+    void gather(const Episode& episode, std::int64_t start, std::int64_t points, std::int64_t i,
+                const Window& window) const;
+    std::int64_t prompt_start(const Episode& episode) const;
+
+    std::shared_ptr<const Store> store_;
+    std::shared_ptr<const LabelColumn> labels_;
+    ContextSettings settings_;
+    Selection selection_;
+    TaskChoice task_choice_;
+    std::vector<std::vector<std::int64_t>> prompt_episodes_;
+};
+
+}  // namespace goskill

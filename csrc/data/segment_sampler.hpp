@@ -1,0 +1,70 @@
+// Windows of consecutive steps, cut by the end of the episode.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "data/class_index.hpp"
+#include "data/rows.hpp"
+#include "data/selection.hpp"
+#include "data/store.hpp"
+
+namespace goskill {
+
+enum class Balance { transition, task, skill };
+
+struct SegmentSettings {
+    std::int64_t horizon = 1;
+    Balance balance = Balance::task;
+    std::vector<double> task_weights;  // [num_tasks] or empty: equal
+    std::optional<Normalization> normalization;
+    std::uint64_t seed = 0;
+    int threads = 1;
+};
+
+// Where the rows of a batch go. All arrays are dense; B is the number of samples asked for.
+struct SegmentBatch {
+    float* observations;    // [B, horizon + 1, observation_dim]
+    float* actions;         // [B, horizon, action_dim]
+    bool* mask;             // [B, horizon]
+    std::int64_t* start;    // [B]
+    std::int64_t* episode;  // [B]
+    std::int64_t* task;     // [B]
+    std::int64_t* skill;    // [B], or null without labels
+};
+
+class SegmentSampler {
+  public:
+    SegmentSampler(std::shared_ptr<const Store> store, std::shared_ptr<const LabelColumn> labels,
+                   const std::optional<std::vector<std::int64_t>>& episodes, SegmentSettings settings);
+
+    const Store& store() const { return *store_; }
+    std::int64_t horizon() const { return settings_.horizon; }
+    bool has_labels() const { return labels_ != nullptr; }
+
+    // Samples [first, first + count) of a step's global batch, of which there are `global_batch`.
+    void fill(std::uint64_t step, std::int64_t global_batch, std::int64_t first, std::int64_t count,
+              const SegmentBatch& batch) const;
+
+  private:
+    Place locate(std::uint64_t step, std::int64_t global_batch, std::int64_t sample) const;
+    void prefetch_sample(const SegmentBatch& batch, std::int64_t i) const;
+    void gather(const SegmentBatch& batch, std::int64_t i) const;
+    void index_classes();
+
+    std::shared_ptr<const Store> store_;
+    std::shared_ptr<const LabelColumn> labels_;
+    SegmentSettings settings_;
+    Selection selection_;
+    TaskChoice task_choice_;
+    StepIndex every_step_;
+    std::vector<std::uint32_t> narrow_order_;
+    std::vector<std::int64_t> wide_order_;
+    StepOrder order_;
+    std::vector<std::int64_t> offsets_;
+    std::vector<std::size_t> classes_;  // those that are not empty
+};
+
+}  // namespace goskill

@@ -1,0 +1,84 @@
+#include "data/selection.hpp"
+
+#include <algorithm>
+#include <numeric>
+#include <string>
+#include <utility>
+
+#include "data/fault.hpp"
+#include "data/philox.hpp"
+
+namespace goskill {
+
+StepIndex::StepIndex(const Store& store, std::vector<std::int64_t> episodes)
+    : episodes_(std::move(episodes)) {
+    cumulative_.reserve(episodes_.size() + 1);
+    for (const std::int64_t episode : episodes_) {
+        cumulative_.push_back(cumulative_.back() + store.episode(episode).length);
+    }
+    if (size() > 0) episodes_per_step_ = static_cast<double>(episodes_.size()) / static_cast<double>(size());
+}
+
+Place StepIndex::find(std::int64_t position) const {
+    // Episodes are often of one length: the guess is then right and saves the cache misses of a binary
+    // search.
+    auto guess = static_cast<std::size_t>(static_cast<double>(position) * episodes_per_step_);
+    guess = std::min(guess, episodes_.size() - 1);
+    if (position < cumulative_[guess] || position >= cumulative_[guess + 1]) {
+        const auto next = std::upper_bound(cumulative_.begin(), cumulative_.end(), position);
+        guess = static_cast<std::size_t>(next - cumulative_.begin()) - 1;
+    }
+    return {episodes_[guess], position - cumulative_[guess]};
+}
+
+Selection::Selection(const Store& store, const std::optional<std::vector<std::int64_t>>& episodes)
+    : whole_(!episodes) {
+    std::vector<std::int64_t> chosen;
+    if (episodes) {
+        chosen = *episodes;
+        std::sort(chosen.begin(), chosen.end());
+        if (!chosen.empty() && (chosen.front() < 0 || chosen.back() >= store.num_episodes())) {
+            throw InputFault("episodes: expected indices in [0, " + std::to_string(store.num_episodes()) +
+                             "), got " + std::to_string(chosen.front() < 0 ? chosen.front() : chosen.back()));
+        }
+        const auto repeated = std::adjacent_find(chosen.begin(), chosen.end());
+        if (repeated != chosen.end()) {
+            throw InputFault("episodes: expected distinct indices, got " + std::to_string(*repeated) +
+                             " more than once");
+        }
+    } else {
+        chosen.resize(static_cast<std::size_t>(store.num_episodes()));
+        std::iota(chosen.begin(), chosen.end(), std::int64_t{0});
+    }
+    if (chosen.empty()) throw InputFault("episodes: there is none to sample from");
+    std::vector<std::vector<std::int64_t>> by_task(static_cast<std::size_t>(store.num_tasks()));
+    for (const std::int64_t episode : chosen) {
+        by_task[static_cast<std::size_t>(store.episode(episode).task)].push_back(episode);
+    }
+    all_ = StepIndex(store, std::move(chosen));
+    for (std::size_t task = 0; task < by_task.size(); ++task) {
+        if (by_task[task].empty()) continue;
+        tasks_.push_back(static_cast<std::int64_t>(task));
+        by_task_.emplace_back(store, std::move(by_task[task]));
+    }
+}
+
+TaskChoice::TaskChoice(const Selection& selection, const std::vector<double>& weights)
+    : num_tasks_(selection.tasks().size()) {
+    if (weights.empty()) return;
+    double total = 0;
+    for (const std::int64_t task : selection.tasks()) {
+        total += weights[static_cast<std::size_t>(task)];
+        cumulative_.push_back(total);
+    }
+    if (!(total > 0)) throw InputFault("task_weights: no task with episodes has a weight above 0");
+    for (double& weight : cumulative_) weight /= total;
+}
+
+std::size_t TaskChoice::pick(std::uint64_t turn, std::uint64_t word) const {
+    if (cumulative_.empty()) return static_cast<std::size_t>(turn % num_tasks_);
+    const auto above = std::upper_bound(cumulative_.begin(), cumulative_.end(), unit(word));
+    return static_cast<std::size_t>(above - cumulative_.begin());
+}
+
+}  // namespace goskill

@@ -1,0 +1,68 @@
+// Which episodes a sampler draws from, and how a random number becomes a step of one of them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "data/store.hpp"
+
+namespace goskill {
+
+// A step of an episode.
+struct Place {
+    std::int64_t episode;
+    std::int64_t step;
+};
+
+// Positions 0, 1, 2, … over the steps of a list of episodes.
+class StepIndex {
+  public:
+    StepIndex() = default;
+    StepIndex(const Store& store, std::vector<std::int64_t> episodes);
+
+    const std::vector<std::int64_t>& episodes() const { return episodes_; }
+    std::int64_t size() const { return cumulative_.back(); }
+    Place find(std::int64_t position) const;
+
+  private:
+    std::vector<std::int64_t> episodes_;
+    std::vector<std::int64_t> cumulative_{0};
+    double episodes_per_step_ = 0;
+};
+
+// The chosen episodes (all of the store unless given), as a whole and by task. Tasks without one are left
+// out. Throws InputFault for an index outside the store, a repeated one, or none at all.
+class Selection {
+  public:
+    Selection(const Store& store, const std::optional<std::vector<std::int64_t>>& episodes);
+
+    const StepIndex& all() const { return all_; }
+    bool whole() const { return whole_; }
+    // The tasks that have episodes, ascending, and the steps of each.
+    const std::vector<std::int64_t>& tasks() const { return tasks_; }
+    const StepIndex& of_task(std::size_t position) const { return by_task_[position]; }
+
+  private:
+    bool whole_;
+    StepIndex all_;
+    std::vector<std::int64_t> tasks_;
+    std::vector<StepIndex> by_task_;
+};
+
+// Which task a sample belongs to: in turn, or at random by weight.
+class TaskChoice {
+  public:
+    // `weights` [num_tasks] or empty. Throws InputFault if no task with episodes has one above 0.
+    TaskChoice(const Selection& selection, const std::vector<double>& weights);
+
+    // A position in `Selection::tasks()`. `turn` counts all samples since step 0.
+    std::size_t pick(std::uint64_t turn, std::uint64_t word) const;
+
+  private:
+    std::size_t num_tasks_;
+    std::vector<double> cumulative_;
+};
+
+}  // namespace goskill

@@ -1,0 +1,146 @@
+"""Label columns: one class per step of a store, and the index of where each class occurs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from goskill import _core
+from goskill.data.files import (
+    MANIFEST,
+    ColumnWriter,
+    count_field,
+    field,
+    publish_folder,
+    read_manifest,
+    storage_errors,
+    temporary_folder,
+    write_manifest,
+)
+from goskill.data.layout import VERSION, check_format
+from goskill.errors import InputError, StoreError
+
+LABELS = "labels"
+LABEL_FORMAT = "goskill-labels"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_CLASS_LIMIT = 1 << 24
+
+
+def label_folder(store: Path, name: str) -> Path:
+    """Where the labels of a name lie. InputError for a name that is no plain file name."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InputError(f"labels: expected a name of letters, digits, '.', '_' and '-', got {name!r:.80}")
+    return store / LABELS / name
+
+
+def label_names(store: Path) -> list[str]:
+    """The names of the label columns beside a store."""
+    folder = store / LABELS
+    return (
+        sorted(entry.name for entry in folder.iterdir() if _NAME.fullmatch(entry.name))
+        if folder.is_dir()
+        else []
+    )
+
+
+def _blocks(labels: npt.ArrayLike | Iterable[npt.ArrayLike], num_steps: int) -> Iterable[npt.NDArray[Any]]:
+    whole = isinstance(labels, (np.ndarray, list, tuple)) or hasattr(labels, "__array__")
+    total = 0
+    for block in [labels] if whole else labels:  # type: ignore[union-attr]
+        array = np.asarray(block)
+        if array.dtype.kind not in "iu" or array.ndim != 1:
+            raise InputError(
+                f"labels: expected integers [steps], got dtype {array.dtype} and shape {list(array.shape)}"
+            )
+        total += len(array)
+        if total > num_steps:
+            break
+        yield array
+    if total != num_steps:
+        got = "more" if total > num_steps else total
+        raise InputError(f"labels: expected one for each of {num_steps} steps, got {got}")
+
+
+def write_labels(
+    store: Path,
+    data_checksum: str,
+    num_steps: int,
+    name: str,
+    labels: npt.ArrayLike | Iterable[npt.ArrayLike],
+    num_classes: int,
+    threads: int,
+) -> None:
+    """Write a label column and its class index; they appear, or replace those of the name, as a whole."""
+    target = label_folder(store, name)
+    if num_steps == 0:
+        raise InputError("labels: the store has no steps")
+    if not 1 <= num_classes <= _CLASS_LIMIT:
+        raise InputError(f"num_classes: expected 1 to {_CLASS_LIMIT}, got {num_classes}")
+    width = 1 if num_classes <= 1 << 8 else 2 if num_classes <= 1 << 16 else 4
+    with storage_errors(target):
+        target.parent.mkdir(exist_ok=True)
+        folder = temporary_folder(target.parent)
+        try:
+            column = ColumnWriter(folder, "labels", {1: "|u1", 2: "<u2", 4: "<u4"}[width])
+            for block in _blocks(labels, num_steps):
+                outside = block[(block < 0) | (block >= num_classes)]
+                if len(outside):
+                    raise InputError(f"labels: expected values in [0, {num_classes}), got {outside[0]}")
+                column.write(block)
+            columns = {"labels": column.finish()}
+            mapped = np.load(folder / "labels.npy", mmap_mode="r")
+            order, offsets = _core.class_index(np.asarray(mapped), num_classes, threads)
+            for part, values in (("order", order), ("offsets", offsets)):
+                writer = ColumnWriter(folder, part, values.dtype.str)
+                writer.write(values)
+                columns[part] = writer.finish()
+            content = {
+                "format": LABEL_FORMAT,
+                "version": VERSION,
+                "steps": num_steps,
+                "classes": num_classes,
+                "width": width,
+                "data": data_checksum,
+                "columns": columns,
+            }
+            write_manifest(folder / MANIFEST, content)
+            if target.exists():
+                replaced = temporary_folder(target.parent)
+                os.rename(target, replaced / name)
+                publish_folder(folder, target)
+                shutil.rmtree(replaced, ignore_errors=True)
+            else:
+                publish_folder(folder, target)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+def read_label_manifest(store: Path, data_checksum: str, num_steps: int, name: str) -> dict[str, Any]:
+    """The checked manifest of a label column. StoreError if it is missing, damaged or of other data."""
+    folder = label_folder(store, name)
+    if not folder.is_dir():
+        known = ", ".join(repr(other) for other in label_names(store)) or "none"
+        raise StoreError(f"{store}: there are no labels {name!r} (there are: {known})")
+    path = folder / MANIFEST
+    content = read_manifest(path)
+    check_format(path, content, LABEL_FORMAT)
+    if count_field(path, content, "steps", 1) != num_steps or content.get("data") != data_checksum:
+        raise StoreError(
+            f"{folder}: the labels were made for other data or before episodes were added; label again"
+        )
+    count_field(path, content, "classes", 1)
+    columns = field(path, content, "columns", dict)
+    for part in ("labels", "order", "offsets"):
+        if not isinstance(columns.get(part), dict) or not isinstance(columns[part].get("sha256"), str):
+            raise StoreError(f"{path}: expected a checksum for column {part!r}")
+    if content.get("width") not in (1, 2, 4) or content["classes"] > _CLASS_LIMIT:
+        raise StoreError(f"{path}: impossible number of classes or width of labels")
+    return content

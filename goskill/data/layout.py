@@ -1,0 +1,123 @@
+"""What the manifests of an episode store say, checked."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from goskill.data.files import MANIFEST, count_field, field, read_manifest
+from goskill.data.statistics import Statistics
+from goskill.errors import StoreError
+
+FORMAT = "goskill-episodes"
+SHARD_FORMAT = "goskill-episodes-shard"
+VERSION = 1
+
+_SHARD = re.compile(r"shard-([0-9]{6,})")
+
+
+def shard_name(index: int) -> str:
+    """The folder of a shard."""
+    return f"shard-{index:06d}"
+
+
+def check_format(path: Path, content: dict[str, Any], expected: str) -> None:
+    """Refuse manifests of something else or of another version."""
+    if content.get("format") != expected:
+        raise StoreError(f"{path}: expected format {expected!r}, got {content.get('format')!r:.80}")
+    if content.get("version") != VERSION:
+        raise StoreError(f"{path}: expected format version {VERSION}, got {content.get('version')!r:.80}")
+
+
+def _statistics(path: Path, content: dict[str, Any], dim: int) -> Statistics:
+    raw = field(path, content, "statistics", dict)
+    arrays = {}
+    for name in ("mean", "squares", "minimum", "maximum"):
+        values = field(path, raw, name, list)
+        valid = len(values) == dim and all(isinstance(v, float) and math.isfinite(v) for v in values)
+        if not valid:
+            raise StoreError(f"{path}: expected statistics {name!r} of {dim} finite numbers")
+        arrays[name] = np.array(values, dtype=np.float64)
+    return Statistics(count_field(path, raw, "count", 1), **arrays)
+
+
+@dataclass(frozen=True)
+class ShardLayout:
+    """One shard: its folder, counts, statistics, and the manifest's entry of each column."""
+
+    folder: Path
+    steps: int
+    episodes: int
+    statistics: Statistics
+    columns: dict[str, dict[str, Any]]
+    checksum: str
+
+    @classmethod
+    def read(cls, folder: Path, observation_dim: int) -> ShardLayout:
+        """Read and check the manifest of a shard. StoreError names what is wrong."""
+        path = folder / MANIFEST
+        content = read_manifest(path)
+        check_format(path, content, SHARD_FORMAT)
+        steps = count_field(path, content, "steps", 1)
+        statistics = _statistics(path, content, observation_dim)
+        if statistics.count != steps:
+            raise StoreError(f"{path}: the statistics count {statistics.count} of {steps} steps")
+        columns = field(path, content, "columns", dict)
+        for name, column in columns.items():
+            if not isinstance(column, dict) or not isinstance(column.get("sha256"), str):
+                raise StoreError(f"{path}: expected a checksum for column {name!r:.80}")
+        episodes = count_field(path, content, "episodes", 1)
+        return cls(folder, steps, episodes, statistics, columns, str(content["checksum"]))
+
+
+@dataclass(frozen=True)
+class StoreLayout:
+    """A whole store as its manifests describe it."""
+
+    path: Path
+    observation_dim: int
+    action_dim: int
+    tasks: list[str]
+    provenance: list[dict[str, Any]]
+    shards: list[ShardLayout]
+
+    @classmethod
+    def read(cls, path: Path) -> StoreLayout:
+        """Read and check all manifests of a store. StoreError names what is wrong."""
+        if not path.is_dir():
+            raise StoreError(f"{path}: there is no episode store (no such folder)")
+        manifest = path / MANIFEST
+        if not manifest.exists():
+            raise StoreError(f"{path}: there is no episode store (no {MANIFEST})")
+        content = read_manifest(manifest)
+        check_format(manifest, content, FORMAT)
+        observation_dim = count_field(manifest, content, "observation_dim", 1)
+        tasks = field(manifest, content, "tasks", list)
+        if not all(isinstance(task, str) for task in tasks) or len(set(tasks)) != len(tasks):
+            raise StoreError(f"{manifest}: expected 'tasks' to be distinct names")
+        known = count_field(manifest, content, "shards", 0)
+        return cls(
+            path,
+            observation_dim,
+            count_field(manifest, content, "action_dim", 1),
+            tasks,
+            field(manifest, content, "provenance", list),
+            [ShardLayout.read(path / shard_name(i), observation_dim) for i in range(cls._count(path, known))],
+        )
+
+    @staticmethod
+    def _count(path: Path, known: int) -> int:
+        """How many shards: those the manifest knows, and one published just before its writer died."""
+        names = (_SHARD.fullmatch(entry.name) for entry in path.iterdir())
+        present = {
+            int(name.group(1)) for name in names if name and shard_name(int(name.group(1))) == name.group()
+        }
+        if len(present) < known or max(present, default=-1) >= len(present):
+            missing = next(i for i in range(max(len(present), known) + 1) if i not in present)
+            raise StoreError(f"{path}: {shard_name(missing)} is missing")
+        return len(present)

@@ -1,0 +1,293 @@
+"""Reading episode stores."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import operator
+import os
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from goskill import _core
+from goskill.data.episode import Episode
+from goskill.data.files import column_digest, storage_errors
+from goskill.data.labels import label_folder, label_names, read_label_manifest, write_labels
+from goskill.data.layout import StoreLayout
+from goskill.data.statistics import Normalization, Statistics
+from goskill.errors import InputError, StoreError
+
+Int64Array = npt.NDArray[np.int64]
+
+
+class EpisodeStore:
+    """Episodes on disk, memory-mapped: open one with :meth:`open`.
+
+    A store is a folder of shards; a shard is a folder of plain ``.npy`` columns (``observations`` float32
+    [steps + episodes, observation_dim], with every episode's final one; ``actions``, ``rewards``,
+    ``returns_to_go``, ``success``, and the episodes' ``episode_start``, ``episode_length``, ``episode_task``,
+    ``episode_return``) and a manifest. An open store keeps what it saw: shards added later are seen by
+    opening again. Files must not be truncated or overwritten in place while a store is open (replacing
+    them by renaming is harmless).
+    """
+
+    def __init__(self, layout: StoreLayout) -> None:
+        self._layout = layout
+        shards = [(str(shard.folder), shard.steps, shard.episodes) for shard in layout.shards]
+        self.native = _core.Store(layout.observation_dim, layout.action_dim, len(layout.tasks), shards)
+        self._labels: dict[str, _core.LabelColumn] = {}
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> EpisodeStore:
+        """Open a store. Sizes, headers, manifests and the episode table are all checked; array data is not
+        read.
+
+        Raises StoreError that names the file, what was expected and what was found.
+        """
+        with storage_errors(Path(path)):
+            return cls(StoreLayout.read(Path(path)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return EpisodeStore.open, (self.path,)
+
+    def __repr__(self) -> str:
+        return (
+            f"EpisodeStore({str(self.path)!r}: {self.num_episodes} episodes, {self.num_steps} steps, "
+            f"{len(self.tasks)} tasks)"
+        )
+
+    def __len__(self) -> int:
+        return self.num_episodes
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self._layout.path
+
+    @property
+    def tasks(self) -> list[str]:
+        """Task names; a task index points into them."""
+        return list(self._layout.tasks)
+
+    @property
+    def provenance(self) -> list[dict[str, Any]]:
+        """Where the data came from, as its writers said, each once."""
+        return list(self._layout.provenance)
+
+    @property
+    def observation_dim(self) -> int:
+        """Size of one observation."""
+        return self._layout.observation_dim
+
+    @property
+    def action_dim(self) -> int:
+        """Size of one action."""
+        return self._layout.action_dim
+
+    @property
+    def num_steps(self) -> int:
+        """Steps (transitions) of all episodes."""
+        return self.native.num_steps
+
+    @property
+    def num_episodes(self) -> int:
+        """Number of episodes."""
+        return self.native.num_episodes
+
+    @cached_property
+    def episode_task(self) -> Int64Array:
+        """Task index of each episode, int64 [E]."""
+        return self.native.episode_task()
+
+    @cached_property
+    def episode_length(self) -> Int64Array:
+        """Steps T of each episode, int64 [E]."""
+        return self.native.episode_length()
+
+    @cached_property
+    def episode_start(self) -> Int64Array:
+        """The first step of each episode among all steps, int64 [E]: labels are indexed so."""
+        return self.native.episode_start()
+
+    @cached_property
+    def episode_return(self) -> npt.NDArray[np.float64]:
+        """Undiscounted return of each episode, float64 [E]."""
+        return self.native.episode_return()
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """Float64 moments of the T states (not the final one) of all episodes of all tasks."""
+        total = Statistics.empty(self.observation_dim)
+        for shard in self._layout.shards:
+            total = total.merge(shard.statistics)
+        return total
+
+    def normalization(self) -> Normalization:
+        """Mean and std (+ 1e-6; constant dimensions are only centred) of :attr:`statistics` in float32.
+
+        Raises StoreError if the store is empty.
+        """
+        if self.num_steps == 0:
+            raise StoreError(f"{self.path}: the store has no episodes to take statistics of")
+        return self.statistics.normalization()
+
+    def task_index(self, task: str) -> int:
+        """The index of a task name. InputError names the nearest one if there is no such task."""
+        if task in self._layout.tasks:
+            return self._layout.tasks.index(task)
+        near = difflib.get_close_matches(str(task), self._layout.tasks, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(
+            f"task: expected one of the {len(self.tasks)} tasks of {self.path}, got {task!r:.80}{hint}"
+        )
+
+    def episode(self, index: int) -> Episode:
+        """One episode, as views into the mapped columns. IndexError outside [0, num_episodes)."""
+        position = operator.index(index)
+        observations, actions, rewards, returns_to_go, success = self.native.episode(position)
+        return Episode(
+            observations,
+            actions,
+            rewards,
+            returns_to_go,
+            None if success[0] < 0 else success.astype(np.bool_),
+            self._layout.tasks[self.episode_task[position]],
+            float(self.episode_return[position]),
+        )
+
+    def best_episodes(self, task: str, count: int, episodes: npt.ArrayLike | None = None) -> list[int]:
+        """Indices of a task's ``count`` episodes of highest return (fewer if there are fewer), best first.
+
+        Equal returns are ordered by index. ``episodes`` restricts the choice to some indices.
+        """
+        index = self.task_index(task)
+        candidates = np.flatnonzero(self.episode_task == index)
+        if episodes is not None:
+            candidates = np.intersect1d(candidates, np.asarray(episodes))
+        order = np.argsort(-self.episode_return[candidates], kind="stable")
+        return [int(i) for i in candidates[order[:count]]]
+
+    @property
+    def label_names(self) -> list[str]:
+        """Names of the label columns beside the data."""
+        return label_names(self.path)
+
+    def write_labels(
+        self,
+        name: str,
+        labels: npt.ArrayLike | Iterable[npt.ArrayLike],
+        num_classes: int,
+        threads: int = 1,
+    ) -> None:
+        """Keep one class per step beside the data, with an index of where each class occurs.
+
+        ``labels``: integers in [0, num_classes) as one array [num_steps] or an iterable of arrays that
+        follow one another, in the order of the episodes. Labels of that name are replaced.
+
+        Raises InputError for wrong labels (nothing changes) or StoreError if they cannot be written.
+        """
+        write_labels(self.path, self._data_checksum, self.num_steps, name, labels, int(num_classes), threads)
+        self._labels.pop(name, None)
+
+    def labels(self, name: str) -> npt.NDArray[np.unsignedinteger[Any]]:
+        """The labels of every step, a read-only view [num_steps] of uint8, uint16 or uint32 (the least
+        that fits).
+
+        Raises StoreError if there are none of that name, or they are damaged or older than the data.
+        """
+        return self.label_column(name).labels()
+
+    def num_classes(self, name: str) -> int:
+        """The number of classes that the labels of a name were written with, empty ones included."""
+        return int(self._label_manifest(name)["classes"])
+
+    def label_column(self, name: str) -> _core.LabelColumn:
+        """The mapped label column and class index, for the samplers."""
+        if name not in self._labels:
+            manifest = self._label_manifest(name)
+            folder = str(label_folder(self.path, name))
+            self._labels[name] = _core.LabelColumn(
+                folder, self.num_steps, manifest["classes"], manifest["width"]
+            )
+        return self._labels[name]
+
+    def _label_manifest(self, name: str) -> dict[str, Any]:
+        with storage_errors(self.path):
+            return read_label_manifest(self.path, self._data_checksum, self.num_steps, name)
+
+    @cached_property
+    def _data_checksum(self) -> str:
+        return hashlib.sha256(" ".join(shard.checksum for shard in self._layout.shards).encode()).hexdigest()
+
+    def info(self) -> dict[str, Any]:
+        """What is in the store, as values that JSON can hold."""
+        tasks = {}
+        for index, name in enumerate(self.tasks):
+            chosen = self.episode_task == index
+            returns, lengths = self.episode_return[chosen], self.episode_length[chosen]
+            tasks[name] = {
+                "episodes": int(chosen.sum()),
+                "steps": int(lengths.sum()),
+                "return_mean": float(returns.mean()) if len(returns) else None,
+                "return_best": float(returns.max()) if len(returns) else None,
+            }
+        return {
+            "path": str(self.path),
+            "observation_dim": self.observation_dim,
+            "action_dim": self.action_dim,
+            "episodes": self.num_episodes,
+            "steps": self.num_steps,
+            "shards": len(self._layout.shards),
+            "bytes": sum(file.stat().st_size for file in self._files()),
+            "labels": {name: self.num_classes(name) for name in self.label_names},
+            "tasks": tasks,
+            "provenance": self.provenance,
+        }
+
+    def _files(self) -> list[Path]:
+        folders: Sequence[Path] = [shard.folder for shard in self._layout.shards]
+        folders = [*folders, *(label_folder(self.path, name) for name in self.label_names)]
+        return sorted(file for folder in folders for file in folder.glob("*.npy"))
+
+    def verify(self, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+        """Read everything and hold it to the checksums; labels, too.
+
+        ``progress(done, total)`` is called with bytes. Returns what was checked (``files``, ``bytes``);
+        raises StoreError that names every file that is damaged, missing or foreign.
+        """
+        expected: dict[Path, str] = {}
+        for shard in self._layout.shards:
+            expected |= {
+                shard.folder / f"{name}.npy": str(entry["sha256"]) for name, entry in shard.columns.items()
+            }
+        for name in self.label_names:
+            columns = self._label_manifest(name)["columns"]
+            folder = label_folder(self.path, name)
+            expected |= {folder / f"{part}.npy": str(entry["sha256"]) for part, entry in columns.items()}
+        found = set(self._files())
+        faults = [f"{file}: is not listed in the manifest" for file in sorted(found - set(expected))]
+        faults += [f"{file}: is missing" for file in sorted(set(expected) - found)]
+        files = sorted(found & set(expected))
+        done, total = 0, sum(file.stat().st_size for file in files)
+        for file in files:
+            digest = hashlib.sha256()
+            with storage_errors(file):
+                for block in column_digest(file):
+                    digest.update(block)
+                    done += len(block)
+                    if progress is not None:
+                        progress(done, total)
+            if digest.hexdigest() != expected[file]:
+                faults.append(f"{file}: the checksum does not hold, the data is damaged")
+        # What lies on disk now may differ from what was opened: check sizes, headers and manifests again.
+        EpisodeStore.open(self.path)
+        for name in self.label_names:
+            EpisodeStore.open(self.path).label_column(name)
+        if faults:
+            raise StoreError("; ".join(faults))
+        return {"files": len(files), "bytes": total}

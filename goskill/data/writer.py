@@ -1,0 +1,374 @@
+"""Writing episode stores."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from goskill.data.files import (
+    MANIFEST,
+    ColumnWriter,
+    publish_folder,
+    remove_temporaries,
+    storage_errors,
+    temporary_folder,
+    write_manifest,
+)
+from goskill.data.layout import FORMAT, SHARD_FORMAT, VERSION, StoreLayout, shard_name
+from goskill.data.statistics import Statistics
+from goskill.errors import InputError, StoreError
+
+_LOCK = ".lock"
+_TASK_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
+
+
+def _values(name: str, value: npt.ArrayLike, shape: tuple[int | None, ...]) -> npt.NDArray[np.float32]:
+    """The array in float32, or an InputError that says what is wrong with it."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiu":
+        raise InputError(f"{name}: expected real numbers, got dtype {array.dtype}")
+    fits = array.ndim == len(shape) and all(
+        w is None or w == g for w, g in zip(shape, array.shape, strict=True)
+    )
+    if not fits:
+        wanted = "[" + ", ".join("T" if size is None else str(size) for size in shape) + "]"
+        raise InputError(f"{name}: expected shape {wanted}, got {list(array.shape)}")
+    with np.errstate(over="ignore"):
+        result = array.astype(np.float32)
+    finite = np.isfinite(result)
+    if not finite.all():
+        place = tuple(int(i) for i in np.argwhere(~finite)[0])
+        reason = "finite values" if not np.isfinite(array[place]) else "values that fit float32"
+        raise InputError(f"{name}: expected {reason}, got {array[place]} at index {list(place)}")
+    return result
+
+
+def _success(value: npt.ArrayLike | None, length: int) -> npt.NDArray[np.int8]:
+    if value is None:
+        return np.full(length, -1, dtype=np.int8)
+    array = np.asarray(value)
+    if (
+        array.dtype.kind not in "biuf"
+        or array.shape not in ((), (length,))
+        or not np.isin(array, (0, 1)).all()
+    ):
+        raise InputError(
+            f"success: expected one truth value or {length} of them, "
+            f"got dtype {array.dtype} and shape {list(array.shape)}"
+        )
+    if array.ndim == 1:
+        return array.astype(np.int8)
+    column = np.zeros(length, dtype=np.int8)
+    column[-1] = array
+    return column
+
+
+class _Shard:
+    """The shard being written, in a folder that readers do not see."""
+
+    def __init__(self, store: Path, observation_dim: int, action_dim: int) -> None:
+        self.folder = temporary_folder(store)
+        self.steps = 0
+        self.episodes = 0
+        self.statistics = Statistics.empty(observation_dim)
+        self.columns: dict[str, ColumnWriter] = {}
+        for name, descr, row in (
+            ("observations", "<f4", (observation_dim,)),
+            ("actions", "<f4", (action_dim,)),
+            ("rewards", "<f4", ()),
+            ("returns_to_go", "<f4", ()),
+            ("success", "|i1", ()),
+            ("episode_start", "<i8", ()),
+            ("episode_length", "<i8", ()),
+            ("episode_task", "<i8", ()),
+            ("episode_return", "<f8", ()),
+        ):
+            self.columns[name] = ColumnWriter(self.folder, name, descr, row)
+
+    def append(
+        self,
+        task: int,
+        observations: npt.NDArray[np.float32],
+        actions: npt.NDArray[np.float32],
+        rewards: npt.NDArray[np.float32],
+        success: npt.NDArray[np.int8],
+    ) -> None:
+        returns_to_go = np.cumsum(rewards[::-1], dtype=np.float64)[::-1]
+        rows: dict[str, npt.NDArray[Any]] = {
+            "observations": observations,
+            "actions": actions,
+            "rewards": rewards,
+            "returns_to_go": returns_to_go,
+            "success": success,
+            "episode_start": np.array([self.steps]),
+            "episode_length": np.array([len(rewards)]),
+            "episode_task": np.array([task]),
+            "episode_return": returns_to_go[:1],
+        }
+        for name, values in rows.items():
+            self.columns[name].write(values)
+        self.statistics = self.statistics.merge(Statistics.of(observations[:-1]))
+        self.steps += len(rewards)
+        self.episodes += 1
+
+    def publish(self, target: Path, provenance: Mapping[str, Any]) -> None:
+        columns = {name: column.finish() for name, column in self.columns.items()}
+        content = {
+            "format": SHARD_FORMAT,
+            "version": VERSION,
+            "steps": self.steps,
+            "episodes": self.episodes,
+            "columns": columns,
+            "statistics": self.statistics.to_json(),
+            "provenance": dict(provenance),
+        }
+        write_manifest(self.folder / MANIFEST, content)
+        publish_folder(self.folder, target)
+
+    def discard(self) -> None:
+        for column in self.columns.values():
+            column.abandon()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class StoreWriter:
+    """Writes episodes into a store: ``with StoreWriter(...) as writer: writer.append(...)``.
+
+    Episodes gather in a hidden shard, which becomes visible as a whole by an atomic rename: when it is
+    full, on :meth:`flush`, and on leaving the ``with`` block (by an exception, too: every appended episode
+    is complete). A killed writer loses at most its unfinished shard. Only one writer at a time may have a
+    store open.
+
+    Parameters
+    ----------
+    path: the folder of the store. It must not exist (or be empty) unless ``append`` is set.
+    observation_dim, action_dim: sizes of one observation and one action.
+    tasks: distinct task names. When appending, those that the store does not know are added behind its own.
+    provenance: where the data comes from (collector, policy, seeds, package versions …), JSON-able.
+    append: go on writing to the store if there is one already. Its dimensions must be the same.
+    shard_steps: a shard is closed when it holds at least this many steps.
+
+    Raises
+    ------
+    InputError: an argument is wrong. StoreError: the store exists, does not fit, is being written by another
+    writer, or cannot be written (no space left, no permission).
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        observation_dim: int,
+        action_dim: int,
+        tasks: Sequence[str],
+        provenance: Mapping[str, Any] | None = None,
+        append: bool = False,
+        shard_steps: int = 1_000_000,
+    ) -> None:
+        self.path = Path(path)
+        for name, value in (
+            ("observation_dim", observation_dim),
+            ("action_dim", action_dim),
+            ("shard_steps", shard_steps),
+        ):
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+                raise InputError(f"{name}: expected an integer of at least 1, got {value!r}")
+        self.observation_dim = int(observation_dim)
+        self.action_dim = int(action_dim)
+        self._shard_steps = int(shard_steps)
+        self._provenance = self._checked_provenance(provenance)
+        self._shard: _Shard | None = None
+        self._lock: IO[str] | None = None
+        wanted = self._checked_tasks(tasks)
+        with storage_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._take_lock()
+        try:
+            with storage_errors(self.path):
+                self._begin(wanted, append)
+        except BaseException:
+            self._release_lock()
+            raise
+
+    @staticmethod
+    def _checked_tasks(tasks: Sequence[str]) -> list[str]:
+        if isinstance(tasks, str):
+            raise InputError(f"tasks: expected a list of names, got the string {tasks!r}")
+        for task in tasks:
+            if not isinstance(task, str) or not _TASK_NAME.fullmatch(task):
+                raise InputError(f"tasks: expected printable names of 1 to 200 characters, got {task!r:.80}")
+        if len(set(tasks)) != len(tasks):
+            raise InputError("tasks: expected distinct names, got one more than once")
+        return list(tasks)
+
+    @staticmethod
+    def _checked_provenance(provenance: Mapping[str, Any] | None) -> dict[str, Any]:
+        try:
+            copied = json.loads(json.dumps(dict(provenance or {}), allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"provenance: expected values that JSON can hold ({error})") from error
+        return dict(copied)
+
+    def _take_lock(self) -> None:
+        lock = open(self.path / _LOCK, "w")  # noqa: SIM115 - held as long as the writer is open
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.close()
+            raise StoreError(f"{self.path}: another writer has this store open") from error
+        self._lock = lock
+
+    def _release_lock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _begin(self, tasks: list[str], append: bool) -> None:
+        if not (self.path / MANIFEST).exists():
+            foreign = sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith("."))
+            if foreign:
+                raise StoreError(
+                    f"{self.path}: is not empty and not an episode store (it has {foreign[0]!r})"
+                )
+            remove_temporaries(self.path)
+            self._tasks, self._shards, self._all_provenance = tasks, 0, []
+            self._write_store_manifest()
+            return
+        if not append:
+            raise StoreError(
+                f"{self.path}: there is an episode store already; open it with append=True to add to it"
+            )
+        layout = StoreLayout.read(self.path)
+        for name, here, there in (
+            ("observation_dim", self.observation_dim, layout.observation_dim),
+            ("action_dim", self.action_dim, layout.action_dim),
+        ):
+            if here != there:
+                raise InputError(f"{name}: expected {there} as in {self.path}, got {here}")
+        remove_temporaries(self.path)
+        self._shards = len(layout.shards)
+        self._all_provenance = layout.provenance
+        self._tasks = layout.tasks + [task for task in tasks if task not in layout.tasks]
+        if self._tasks != layout.tasks:
+            self._write_store_manifest()
+
+    def _write_store_manifest(self) -> None:
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "observation_dim": self.observation_dim,
+            "action_dim": self.action_dim,
+            "tasks": self._tasks,
+            "shards": self._shards,
+            "provenance": self._all_provenance,
+        }
+        write_manifest(self.path / MANIFEST, content)
+
+    @property
+    def tasks(self) -> list[str]:
+        """The task names of the store, in the order of their indices."""
+        return list(self._tasks)
+
+    def append(
+        self,
+        *,
+        task: str,
+        observations: npt.ArrayLike,
+        actions: npt.ArrayLike,
+        rewards: npt.ArrayLike,
+        success: npt.ArrayLike | None = None,
+    ) -> None:
+        """Add one episode of T >= 1 steps.
+
+        ``observations`` [T + 1, observation_dim] with the final one, ``actions`` [T, action_dim], ``rewards``
+        [T]: real numbers, finite in float32, as which they are stored. ``success``: the truth value after
+        each step [T], or one for the whole episode (kept at its last step), or None if it was not recorded.
+
+        Raises InputError (nothing is written) or StoreError (the unfinished shard is gone, and the writer
+        closed).
+        """
+        if self._lock is None:
+            raise InputError("append: the writer is closed")
+        if task not in self._tasks:
+            near = difflib.get_close_matches(str(task), self._tasks, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InputError(
+                f"task: expected one of the store's {len(self._tasks)} tasks, got {task!r:.80}{hint}"
+            )
+        reward_values = _values("rewards", rewards, (None,))
+        length = len(reward_values)
+        if length == 0:
+            raise InputError("rewards: expected at least one step, got an empty episode")
+        observation_values = _values("observations", observations, (length + 1, self.observation_dim))
+        action_values = _values("actions", actions, (length, self.action_dim))
+        success_values = _success(success, length)
+        complete = False
+        try:
+            with storage_errors(self.path):
+                if self._shard is None:
+                    self._shard = _Shard(self.path, self.observation_dim, self.action_dim)
+                self._shard.append(
+                    self._tasks.index(task), observation_values, action_values, reward_values, success_values
+                )
+                complete = True
+        finally:
+            if not complete:
+                self._discard()
+        if self._shard.steps >= self._shard_steps:
+            self.flush()
+
+    def flush(self) -> None:
+        """Close the current shard, if it holds an episode: it is on disk and visible afterwards."""
+        shard = self._shard
+        if shard is None:
+            return
+        try:
+            with storage_errors(self.path):
+                shard.publish(self.path / shard_name(self._shards), self._provenance)
+                self._shard = None
+                self._shards += 1
+                if self._provenance not in self._all_provenance:
+                    self._all_provenance = [*self._all_provenance, self._provenance]
+                self._write_store_manifest()
+        except BaseException:
+            self._discard()
+            raise
+
+    def close(self) -> None:
+        """Flush and let other writers in. Closing twice does nothing."""
+        if self._lock is None:
+            return
+        try:
+            self.flush()
+        finally:
+            self._release_lock()
+
+    def _discard(self) -> None:
+        if self._shard is not None:
+            self._shard.discard()
+            self._shard = None
+        self._release_lock()
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if value is None:
+            self.close()
+            return
+        # The exception under way says more than a second one from closing.
+        with contextlib.suppress(StoreError):
+            self.close()

@@ -1,0 +1,257 @@
+"""The samplers against plain NumPy, index by index, and their distributions."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sampler_oracle import context_batch, segment_batch
+from scipy import stats
+from torch.utils.data import DataLoader
+
+from goskill.data import ContextSampler, EpisodeStore, Normalization, SegmentSampler
+from goskill.errors import InputError, StoreError
+
+
+def assert_same(batch: dict[str, torch.Tensor], expected: dict[str, np.ndarray]) -> None:
+    assert set(batch) == set(expected)
+    for name, value in expected.items():
+        assert batch[name].numpy().dtype == value.dtype, name
+        np.testing.assert_array_equal(batch[name].numpy(), value, err_msg=name)
+
+
+@pytest.mark.parametrize("balance", ["task", "transition", "skill"])
+@pytest.mark.parametrize("horizon", [1, 4, 10])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_segments_equal_the_numpy_oracle(
+    uneven: EpisodeStore, balance: str, horizon: int, normalize: bool
+) -> None:
+    sampler = SegmentSampler(uneven, horizon, 37, balance, "skills", normalize, seed=11)
+    for step in range(4):
+        assert_same(next(sampler), segment_batch(uneven, step, 37, horizon, balance, normalize, 11))
+
+
+@pytest.mark.parametrize(("horizon", "context", "prompt"), [(1, 3, 2), (4, 5, 3), (10, 2, 10), (10, 20, 1)])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_contexts_equal_the_numpy_oracle(
+    uneven: EpisodeStore, horizon: int, context: int, prompt: int, normalize: bool
+) -> None:
+    sampler = ContextSampler(
+        uneven,
+        horizon,
+        context,
+        prompt,
+        29,
+        "skills",
+        normalize=normalize,
+        actions=True,
+        seed=5,
+        return_scale=7.0,
+    )
+    for step in range(4):
+        assert_same(
+            next(sampler), context_batch(uneven, step, 29, horizon, context, prompt, normalize, 5, 7.0)
+        )
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    episodes=st.lists(st.integers(0, 11), min_size=1, max_size=12, unique=True),
+    seed=st.integers(0, 2**63 - 1),
+    step=st.integers(0, 2**40),
+    batch_size=st.integers(1, 20),
+    balance=st.sampled_from(["task", "transition", "skill"]),
+)
+def test_segments_of_chosen_episodes_equal_the_oracle(
+    uneven: EpisodeStore, episodes: list[int], seed: int, step: int, batch_size: int, balance: str
+) -> None:
+    sampler = SegmentSampler(uneven, 3, batch_size, balance, "skills", seed=seed, episodes=episodes)
+    sampler.load_state_dict({"step": step, "seed": seed})
+    expected = segment_batch(uneven, step, batch_size, 3, balance, False, seed, sorted(episodes))
+    assert_same(next(sampler), expected)
+
+
+def test_segments_without_labels_have_no_skill(uneven: EpisodeStore) -> None:
+    assert "skill" not in next(SegmentSampler(uneven, 4, 8))
+
+
+def test_weighted_tasks_follow_their_weights(uneven: EpisodeStore) -> None:
+    sampler = SegmentSampler(uneven, 2, 6000, task_weights={"task-0": 1, "task-2": 3})
+    counts = np.bincount(next(sampler)["task"].numpy(), minlength=3)
+    assert counts[1] == 0
+    assert stats.chisquare(counts[[0, 2]], [1500, 4500]).pvalue > 1e-4
+
+
+def test_starts_are_uniform_over_all_steps(uneven: EpisodeStore) -> None:
+    sampler = SegmentSampler(uneven, 4, 20_000, "transition", seed=2)
+    batch = next(sampler)
+    steps = uneven.episode_start[batch["episode"].numpy()] + batch["start"].numpy()
+    assert stats.chisquare(np.bincount(steps, minlength=uneven.num_steps)).pvalue > 1e-4
+
+
+def test_each_task_has_its_share_and_uniform_starts(uneven: EpisodeStore) -> None:
+    batch = next(SegmentSampler(uneven, 4, 30_000, "task", seed=3))
+    tasks = batch["task"].numpy()
+    assert (np.bincount(tasks) == 10_000).all()
+    steps = uneven.episode_start[batch["episode"].numpy()] + batch["start"].numpy()
+    for task in range(3):
+        counts = np.bincount(steps[tasks == task], minlength=uneven.num_steps)
+        owned = np.repeat(uneven.episode_task, uneven.episode_length) == task
+        assert counts[~owned].sum() == 0
+        assert stats.chisquare(counts[owned]).pvalue > 1e-4
+
+
+def test_each_class_has_its_share_and_uniform_steps(uneven: EpisodeStore) -> None:
+    batch = next(SegmentSampler(uneven, 4, 20_000, "skill", "skills", seed=4))
+    skills = batch["skill"].numpy()
+    labels = uneven.labels("skills")
+    assert np.bincount(skills, minlength=5).tolist() == [5000, 5000, 0, 5000, 5000]
+    steps = uneven.episode_start[batch["episode"].numpy()] + batch["start"].numpy()
+    for skill in (0, 1, 3, 4):
+        counts = np.bincount(steps[skills == skill], minlength=uneven.num_steps)
+        assert stats.chisquare(counts[labels == skill]).pvalue > 1e-4
+
+
+def test_context_starts_and_prompts_are_uniform(uneven: EpisodeStore) -> None:
+    batch = next(ContextSampler(uneven, 3, 4, 2, 30_000, seed=6))
+    last = batch["start"].numpy() + 9
+    steps = uneven.episode_start[batch["episode"].numpy()] + last
+    tasks = batch["task"].numpy()
+    for task in range(3):
+        owned = np.repeat(uneven.episode_task, uneven.episode_length) == task
+        counts = np.bincount(steps[tasks == task], minlength=uneven.num_steps)
+        assert stats.chisquare(counts[owned]).pvalue > 1e-4
+        best = uneven.best_episodes(f"task-{task}", 4)
+        chosen = np.bincount(batch["prompt_episode"].numpy()[tasks == task], minlength=uneven.num_episodes)
+        assert chosen[best].sum() == 10_000
+        assert stats.chisquare(chosen[best]).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("threads", [0, 2, 3, 7])
+def test_the_stream_does_not_depend_on_threads(uneven: EpisodeStore, threads: int) -> None:
+    for one, many in (
+        (SegmentSampler(uneven, 4, 50), SegmentSampler(uneven, 4, 50, threads=threads)),
+        (ContextSampler(uneven, 4, 5, 2, 50), ContextSampler(uneven, 4, 5, 2, 50, threads=threads)),
+    ):
+        for _ in range(5):
+            assert_same(next(many), {name: value.numpy() for name, value in next(one).items()})
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_ranks_partition_the_stream_of_one(uneven: EpisodeStore, world_size: int) -> None:
+    whole = SegmentSampler(uneven, 4, 6 * world_size, "skill", "skills")
+    ranks = [
+        SegmentSampler(uneven, 4, 6, "skill", "skills", rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    for _ in range(3):
+        parts = [next(rank) for rank in ranks]
+        joined = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
+        assert_same(next(whole), joined)
+
+
+def test_resuming_continues_the_stream_exactly(uneven: EpisodeStore) -> None:
+    sampler = ContextSampler(uneven, 4, 5, 2, 16, seed=9)
+    for _ in range(3):
+        next(sampler)
+    state = sampler.state_dict()
+    assert state == {"step": 3, "seed": 9}
+    expected = {name: value.clone().numpy() for name, value in next(sampler).items()}
+    fresh = ContextSampler(uneven, 4, 5, 2, 16, seed=0)
+    fresh.load_state_dict(state)
+    assert_same(next(fresh), expected)
+    assert_same(
+        next(pickle.loads(pickle.dumps(sampler))), {k: v.numpy() for k, v in sampler.batch(4).items()}
+    )
+
+
+def test_a_kept_batch_never_changes(uneven: EpisodeStore) -> None:
+    sampler = SegmentSampler(uneven, 4, 16)
+    kept = [next(sampler) for _ in range(12)]
+    rows = [sampler.batch(step)["observations"][3:5, 1:] for step in range(12)]
+    for _ in range(20):
+        next(sampler)
+    for step, (batch, part) in enumerate(zip(kept, rows, strict=True)):
+        expected = sampler.batch(step)
+        assert torch.equal(batch["observations"], expected["observations"])
+        assert torch.equal(part, expected["observations"][3:5, 1:])
+
+
+def test_memory_of_dropped_batches_is_used_again(uneven: EpisodeStore) -> None:
+    sampler = SegmentSampler(uneven, 4, 16)
+    addresses = {next(sampler)["observations"].data_ptr() for _ in range(20)}
+    assert len(addresses) <= 2
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_workers_of_a_data_loader_give_the_same_stream(uneven: EpisodeStore, start_method: str) -> None:
+    sampler = SegmentSampler(uneven, 4, 6, threads=2)
+    next(sampler)
+    sampler.load_state_dict({"step": 5, "seed": 0})
+    loader = DataLoader(sampler, batch_size=None, num_workers=2, multiprocessing_context=start_method)
+    for step, batch in zip(range(5, 9), loader, strict=False):
+        assert_same(batch, {name: value.numpy() for name, value in sampler.batch(step).items()})
+
+
+def test_a_data_loader_without_workers_and_a_bare_loop_agree(uneven: EpisodeStore) -> None:
+    loader = DataLoader(SegmentSampler(uneven, 4, 6), batch_size=None)
+    for one, other, _ in zip(loader, SegmentSampler(uneven, 4, 6), range(3), strict=False):
+        assert_same(one, {name: value.numpy() for name, value in other.items()})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"horizon": 0}, "horizon"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": 2.5}, "batch_size"),
+        ({"balance": "class"}, "balance"),
+        ({"balance": "skill"}, "labels"),
+        ({"seed": -1}, "seed"),
+        ({"threads": -1}, "threads"),
+        ({"episodes": []}, "episodes"),
+        ({"episodes": [0, 12]}, "episodes"),
+        ({"episodes": [0, 0]}, "episodes"),
+        ({"episodes": [0.5]}, "episodes"),
+        ({"rank": 2, "world_size": 2}, "rank"),
+        ({"task_weights": {"task-7": 1.0}}, "task-7"),
+        ({"task_weights": {"task-0": -1.0}}, "task_weights"),
+        ({"task_weights": {"task-0": 0.0}}, "task_weights"),
+        ({"normalize": Normalization(np.zeros(2, np.float32), np.ones(2, np.float32))}, "normalize"),
+    ],
+)
+def test_wrong_settings_are_refused_by_name(uneven: EpisodeStore, settings: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        SegmentSampler(uneven, **{"horizon": 4, "batch_size": 8, **settings})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"context": 0}, "context"),
+        ({"prompt": -1}, "prompt"),
+        ({"return_scale": 0.0}, "return_scale"),
+        ({"prompt_episodes": {"task-0": [0]}}, "task-1"),
+        ({"prompt_episodes": {"task-0": [99]}}, "prompt_episodes"),
+    ],
+)
+def test_wrong_context_settings_are_refused_by_name(
+    uneven: EpisodeStore, settings: dict, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        ContextSampler(uneven, **{"horizon": 4, "context": 3, "prompt": 2, "batch_size": 8, **settings})
+
+
+def test_missing_labels_are_named(uneven: EpisodeStore) -> None:
+    with pytest.raises(StoreError, match=r"'other'.*'skills'"):
+        SegmentSampler(uneven, 4, 8, labels="other")
+
+
+def test_an_empty_store_is_refused(make_store, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no episodes"):
+        SegmentSampler(make_store([], []), 4, 8)
