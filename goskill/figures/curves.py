@@ -102,7 +102,7 @@ def _draw_curve(axis: Axes, curve: Curve, phases: Sequence[tuple[str, float, flo
         part = (curve.steps > low) & (curve.steps <= high)
         steps, values = curve.steps[part], curve.values[part]
         axis.plot(steps, values, color=colour, alpha=0.3, linewidth=1)
-        smooth = moving_average(values, max(1, len(values) // 12))
+        smooth = moving_average(values, max(1, len(values) // 25))
         axis.plot(steps, smooth, color=colour, linewidth=2)
         middle = (max(low, curve.steps[0]) + high) / 2
         axis.annotate(
@@ -113,6 +113,8 @@ def _draw_curve(axis: Axes, curve: Curve, phases: Sequence[tuple[str, float, flo
     if len(positive) == len(curve.values) and positive.max() > 30 * positive.min():
         axis.set_yscale("log")
     axis.margins(x=0.02, y=0.16)
+    if axis.get_yscale() == "linear" and curve.values.min() >= 0:
+        axis.set_ylim(bottom=0)
     axis.set_title(f"{curve.objective}: {curve.metric.replace('_', ' ')}", loc="left")
     axis.set_xlabel("training step")
 

@@ -47,8 +47,11 @@ def draw_returns(runs: Mapping[str, Results]) -> Figure:
     left.set_xlim(left=min(0.0, left.get_xlim()[0]))
     right.set_xlim(-0.03, 1.03)
     right.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+    # The handles come with scatter plots (the data) before error bars (the runs).
+    handles = sorted(
+        zip(*left.get_legend_handles_labels(), strict=True), key=lambda pair: pair[1] not in runs
+    )
+    figure.legend(*zip(*handles, strict=True), loc="outside lower center", ncols=min(5, len(handles)))
     return figure
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from goskill.figures.style import skill_colour, text_colour
@@ -45,7 +46,7 @@ def draw_skill_usage(panels: Mapping[str, Mapping[str, Sequence[int]]]) -> Figur
     )
     for axis, (title, usage) in zip(axes[0], panels.items(), strict=True):
         shares = _shares(usage, tasks, count)
-        image = axis.pcolormesh(shares, cmap="cividis", vmin=0, vmax=1, edgecolors="white", linewidth=0.6)
+        image = axis.pcolormesh(shares, cmap="Blues", vmin=0, vmax=1, edgecolors="#dddddd", linewidth=0.6)
         _write_shares(axis, shares)
         axis.set_title(title, loc="left")
         axis.set_xlabel("skill")
@@ -57,7 +58,14 @@ def draw_skill_usage(panels: Mapping[str, Mapping[str, Sequence[int]]]) -> Figur
         axis.spines[:].set_visible(False)
     axes[0][0].set_yticks(np.arange(len(tasks)) + 0.5, tasks)
     axes[0][0].invert_yaxis()
-    bar = figure.colorbar(image, ax=axes, label="share of the task's decisions", aspect=30, pad=0.02)
+    bar = figure.colorbar(
+        image,
+        ax=axes,
+        label="share of the task's decisions",
+        aspect=30,
+        pad=0.02,
+        shrink=min(1.0, 14 / len(tasks)),
+    )
     bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     bar.outline.set_visible(False)
     return figure
@@ -79,9 +87,14 @@ def draw_skill_strips(strips: Sequence[Strip]) -> Figure:
     axis.tick_params(axis="y", length=0)
     axis.grid(False)
     axis.spines["left"].set_visible(False)
-    star = axis.plot([], [], **_STAR)[0]
     if any(strip.success_step is not None for strip in strips):
-        figure.legend([star], ["first success"], loc="outside upper right")
+        axis.legend(
+            [Line2D([], [], **_STAR)],
+            ["first success"],
+            loc="lower right",
+            bbox_to_anchor=(1, 1),
+            borderaxespad=0.2,
+        )
     return figure
 
 
@@ -143,5 +156,5 @@ def _write_shares(axis: Axes, shares: npt.NDArray[np.float64]) -> None:
                 ha="center",
                 va="center",
                 fontsize=7.5,
-                color="black" if share > 0.5 else "white",
+                color="white" if share > 0.5 else "black",
             )

@@ -1,0 +1,194 @@
+"""Figures: what is drawn is what the files say."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from goskill.errors import InputError
+from goskill.evaluation import DataReturns, DataSkills, Results
+from goskill.evaluation.results import Protocol, Skills, TaskEpisodes
+from goskill.figures import draw_comparison, draw_run
+from goskill.figures.curves import draw_learning_curves, moving_average, read_metrics
+from goskill.figures.returns import draw_returns
+from goskill.figures.skills import Strip, draw_skill_strips, draw_skill_usage
+from goskill.figures.style import skill_colour
+
+TASKS = ("reach", "door-close")
+
+
+def some_results(skills: bool = True) -> Results:
+    episodes = {
+        task: TaskEpisodes(
+            np.arange(3),
+            np.array([1000.0, 2000.0, 4500.0]) + 100 * index,
+            np.array([42, -1, 7]),
+            np.array([True, False, False]),
+            np.full(3, 60),
+        )
+        for index, task in enumerate(TASKS)
+    }
+    chosen = Skills(3, 10, {t: [9, 0, 9] for t in TASKS}, {t: [0, 0, 2, 2, 2, 0] for t in TASKS})
+    return Results(
+        "go_skill",
+        Protocol(3, 60, 0, 250),
+        episodes,
+        skills=chosen if skills else None,
+        data={"reach": DataReturns(900.0, 5000.0, 4)},
+    )
+
+
+def write_metrics(path) -> None:
+    lines = [
+        {"step": step, "phase": "extraction", "skill/loss": 1 / step, "skill/learning_rate": 1e-3}
+        for step in range(10, 110, 10)
+    ]
+    lines += [
+        {"step": step, "phase": "policy", "skill/loss": 0.1, "policy/loss": 2.0, "policy/accuracy": 0.5}
+        for step in range(110, 210, 10)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.fixture
+def run(tmp_path):
+    write_metrics(tmp_path / "metrics.jsonl")
+    some_results().save(tmp_path / "results.json")
+    DataSkills("labels", 3, {task: [5, 5, 90] for task in TASKS}).save(tmp_path / "data_skills.json")
+    return tmp_path
+
+
+def texts(axis) -> list[str]:
+    return [text.get_text() for text in axis.texts]
+
+
+def test_a_run_folder_gives_every_figure_twice(run) -> None:
+    written = draw_run(run)
+    assert sorted(path.name for path in written) == sorted(
+        f"{name}.{kind}"
+        for name in ("learning_curves", "returns", "skill_usage", "skill_strips")
+        for kind in ("png", "svg")
+    )
+    for path in written:
+        assert path.parent == run / "figures"
+        if path.suffix == ".png":
+            image = imread(path)
+            assert min(image.shape[:2]) > 200
+            assert image[..., :3].std() > 0.02
+
+
+def test_figures_are_the_same_for_the_same_files(run) -> None:
+    first = {path.name: path.read_bytes() for path in draw_run(run)}
+    assert first == {path.name: path.read_bytes() for path in draw_run(run)}
+
+
+def test_only_what_the_files_allow_is_drawn(tmp_path) -> None:
+    with pytest.raises(InputError, match="neither"):
+        draw_run(tmp_path)
+    some_results(skills=False).save(tmp_path / "results.json")
+    assert {path.stem for path in draw_run(tmp_path)} == {"returns"}
+
+
+def test_learning_curves_have_a_panel_per_metric_and_name_the_phases(run) -> None:
+    metrics = read_metrics(run / "metrics.jsonl")
+    figure = draw_learning_curves(metrics)
+    panels = {axis.get_title(loc="left"): axis for axis in figure.axes}
+    assert set(panels) == {"skill: loss", "policy: loss", "policy: accuracy"}
+    assert texts(panels["skill: loss"]) == ["extraction", "policy"]
+    assert texts(panels["policy: loss"]) == ["policy"]
+    raw = panels["skill: loss"].lines[0]
+    np.testing.assert_allclose(raw.get_ydata(), 1 / np.arange(10, 110, 10))
+
+
+def test_moving_average_is_the_mean_of_the_neighbours() -> None:
+    values = np.random.default_rng(0).normal(size=23)
+    for window in (1, 2, 5, 40):
+        half = window // 2
+        expected = [values[max(i - half, 0) : i + half + 1].mean() for i in range(23)]
+        np.testing.assert_allclose(moving_average(values, window), expected)
+
+
+def test_an_unfinished_last_line_is_left_out_and_a_broken_one_is_named(run) -> None:
+    path = run / "metrics.jsonl"
+    whole = path.read_text()
+    path.write_text(whole + '{"step": 5, "ph')
+    assert len(read_metrics(path).curves) == 3
+    path.write_text('{"step": 5, "ph\n' + whole)
+    with pytest.raises(InputError, match="line 1"):
+        read_metrics(path)
+    for content in ("", "[]\n", '{"phase": "x"}\n', '{"step": 1}\n', '{"step": 1e999}\n'):
+        path.write_text(content)
+        with pytest.raises(InputError, match=r"metrics\.jsonl"):
+            read_metrics(path)
+
+
+def test_returns_show_means_and_intervals_of_every_task_and_of_all() -> None:
+    results = some_results()
+    left, right = draw_returns({"mine": results}).axes[:2]
+    assert [label.get_text() for label in left.get_yticklabels()] == ["all tasks", *TASKS]
+    drawn = left.containers[0]
+    expected = [results.overall, *(results.summary(task) for task in TASKS)]
+    np.testing.assert_allclose(drawn.lines[0].get_xdata(), [s.returns.value for s in expected])
+    ends = [segment[:, 0] for segment in drawn.lines[2][0].get_segments()]
+    np.testing.assert_allclose(ends, [list(s.returns.interval) for s in expected])
+    np.testing.assert_allclose(right.containers[0].lines[0].get_xdata(), [s.success.value for s in expected])
+    assert [float(c.get_offsets()[0][0]) for c in left.collections[-2:]] == [900.0, 5000.0]
+
+
+def test_skill_usage_shows_shares_and_leaves_unknown_tasks_blank() -> None:
+    figure = draw_skill_usage({"data": {"reach": [1, 3], "push": [0, 0]}, "evaluation": {"reach": [4, 0]}})
+    data, evaluation = (axis.collections[0].get_array() for axis in figure.axes[:2])
+    np.testing.assert_allclose(np.ma.filled(data, np.nan)[0], [0.25, 0.75])
+    assert np.isnan(np.ma.filled(data, np.nan)[1]).all()
+    np.testing.assert_allclose(np.ma.filled(evaluation, np.nan)[0], [1.0, 0.0])
+    assert texts(figure.axes[0]) == ["25", "75"]
+
+
+def test_strips_cover_the_episode_and_mark_the_first_success() -> None:
+    strips = [Strip("reach", [1, 1, 0], 10, 25, 12), Strip("push", [2, 2, 2], 10, 25, None)]
+    axis = draw_skill_strips(strips).axes[0]
+    spans = [(p.get_x(), p.get_x() + p.get_width(), p.get_facecolor()[:3]) for p in axis.patches]
+    assert [(low, high) for low, high, _ in spans] == [(0, 20), (20, 25), (0, 25)]
+    assert [colour for *_, colour in spans] == [pytest.approx(skill_colour(skill)) for skill in (1, 0, 2)]
+    assert [line.get_xdata()[0] for line in axis.lines] == [12]
+    assert texts(axis) == ["1", "0", "2"]
+
+
+def test_skills_of_the_usual_codebook_have_colours_of_their_own() -> None:
+    assert len({skill_colour(skill) for skill in range(24)}) == 24
+
+
+def test_data_of_another_codebook_is_not_put_beside(run) -> None:
+    DataSkills("labels", 4, {task: [5, 5, 90, 1] for task in TASKS}).save(run / "data_skills.json")
+    assert "skill_usage" in {path.stem for path in draw_run(run)}
+
+
+def test_a_damaged_file_is_refused_by_name(run) -> None:
+    (run / "data_skills.json").write_text("{}")
+    with pytest.raises(InputError, match=r"data_skills\.json"):
+        draw_run(run)
+
+
+def test_runs_are_compared_in_one_picture(tmp_path) -> None:
+    written = draw_comparison({"a": some_results(), "b": some_results()}, tmp_path)
+    assert [path.name for path in written] == ["comparison.png", "comparison.svg"]
+    with pytest.raises(InputError, match="runs"):
+        draw_comparison({}, tmp_path)
+
+
+def test_the_users_own_matplotlib_settings_stay(run) -> None:
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    draw_run(run)
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_importing_goskill_does_not_import_matplotlib() -> None:
+    code = "import sys, goskill; assert 'matplotlib' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
