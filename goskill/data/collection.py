@@ -1,0 +1,176 @@
+"""Collecting episodes of MetaWorld's scripted policies into an episode store."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import pickle
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any, cast
+
+import goskill
+from goskill.data.store import EpisodeStore
+from goskill.data.writer import StoreWriter
+from goskill.envs.pool import default_workers
+from goskill.envs.process import WorkerProcess
+from goskill.envs.scripted import ScriptedCollector, ScriptedEpisode
+from goskill.envs.single import ACTION_DIM, OBSERVATION_DIM
+from goskill.envs.suites import task_names
+from goskill.errors import InputError
+
+QUALITIES = ("near-optimal", "sub-optimal")
+POLICIES = ("scripted",)
+_SHARD_EPISODES = 100
+_Job = tuple[str, int]
+
+
+def collect(
+    tasks: str | Iterable[str],
+    path: str | os.PathLike[str],
+    *,
+    episodes: int = 40,
+    quality: str = "near-optimal",
+    policy: str = "scripted",
+    workers: int | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> EpisodeStore:
+    """Collect episodes of MetaWorld tasks into the store ``path``; go on where an earlier call was stopped.
+
+    Each task's ``episodes`` go from random to expert like the replay buffer of an agent that learns
+    (`goskill.envs.scripted`); ``quality="near-optimal"`` keeps all, ``"sub-optimal"`` the first half.
+    ``tasks`` is a suite's name or task names. ``workers`` processes share the work (default: one per core; 0:
+    this process); the columns are the same, byte for byte, for any number of them. ``progress(done, total)``
+    is called with numbers of episodes. The store's provenance says that the data is scripted.
+
+    Raises `InputError` for wrong arguments, and for a folder that holds anything but an unfinished or
+    finished collection with the same arguments; `WorkerDied` when a worker process ends (calling again goes
+    on).
+    """
+    names = task_names(tasks)
+    if len(set(names)) != len(names):
+        raise InputError("tasks: expected distinct tasks, got one more than once")
+    _check(episodes, quality, policy, workers)
+    provenance = _provenance(episodes, quality, policy, seed)
+    kept = episodes if quality == "near-optimal" else max(episodes // 2, 1)
+    jobs = [(task, episode) for task in names for episode in range(kept)]
+    done = _collected(Path(path), names, provenance)
+    if progress is not None:
+        progress(done, len(jobs))
+    if done < len(jobs):
+        with StoreWriter(
+            path, OBSERVATION_DIM, ACTION_DIM, names, provenance=provenance, append=True
+        ) as writer:
+            for (task, _), episode in zip(
+                jobs[done:], _roll_out(jobs[done:], episodes, seed, workers), strict=True
+            ):
+                writer.append(
+                    task=task,
+                    observations=episode.observations,
+                    actions=episode.actions,
+                    rewards=episode.rewards,
+                    success=episode.success,
+                )
+                done += 1
+                # Shards end at the same episodes whoever collected them and however often they were stopped.
+                if done % _SHARD_EPISODES == 0:
+                    writer.flush()
+                if progress is not None:
+                    progress(done, len(jobs))
+    return EpisodeStore.open(path)
+
+
+def _check(episodes: int, quality: str, policy: str, workers: int | None) -> None:
+    if episodes < 1:
+        raise InputError(f"episodes: expected at least 1, got {episodes}")
+    if quality not in QUALITIES:
+        raise InputError(f"quality: expected one of {', '.join(QUALITIES)}, got {quality!r}")
+    if policy not in POLICIES:
+        raise InputError(f"policy: expected one of {', '.join(POLICIES)}, got {policy!r}")
+    if workers is not None and workers < 0:
+        raise InputError(f"workers: expected 0 or more, got {workers}")
+
+
+def _provenance(episodes: int, quality: str, policy: str, seed: int) -> dict[str, Any]:
+    packages = {name: importlib.metadata.version(name) for name in ("metaworld", "mujoco", "numpy")}
+    return {
+        "source": "scripted",
+        "collector": "goskill.data.collection",
+        "policy": f"{policy}: MetaWorld's own, with annealed exploration",
+        "episodes": episodes,
+        "quality": quality,
+        "seed": seed,
+        "packages": {"goskill": goskill.__version__, **packages},
+    }
+
+
+def _collected(path: Path, tasks: Sequence[str], provenance: dict[str, Any]) -> int:
+    """How many episodes of this very collection the folder holds already."""
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return 0
+    store = EpisodeStore.open(path)
+    if store.tasks != list(tasks):
+        raise InputError(f"{path}: exists already, with the tasks {', '.join(store.tasks)}")
+    for theirs in store.provenance:
+        for key in sorted(provenance.keys() | theirs.keys()):
+            if theirs.get(key) != provenance.get(key):
+                raise InputError(
+                    f"{path}: exists already, with {key} {theirs.get(key)!r} where this collection has "
+                    f"{provenance.get(key)!r}"
+                )
+    return store.num_episodes
+
+
+def _roll_out(
+    jobs: Sequence[_Job], episodes: int, seed: int, workers: int | None
+) -> Iterator[ScriptedEpisode]:
+    """The episodes of the jobs, in their order."""
+    count = min(default_workers() if workers is None else workers, len(jobs))
+    if count == 0:
+        collector = ScriptedCollector()
+        yield from (collector(task, episode, episodes, seed) for task, episode in jobs)
+        return
+    processes: list[WorkerProcess] = []
+    try:
+        for number in range(count):
+            name = f"collection worker {number}"
+            processes.append(WorkerProcess(name, "goskill.data.collection:serve", (episodes, seed)))
+        yield from _in_order(jobs, processes)
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def _in_order(jobs: Sequence[_Job], processes: Sequence[WorkerProcess]) -> Iterator[ScriptedEpisode]:
+    """Hand the jobs to whoever is free and give their episodes out in the jobs' order."""
+    waiting = deque(enumerate(jobs))
+    idle = {process.fileno(): process for process in processes}
+    busy: dict[int, tuple[WorkerProcess, int]] = {}
+    finished: dict[int, ScriptedEpisode] = {}
+    for next_out in range(len(jobs)):
+        while next_out not in finished:
+            while idle and waiting:
+                descriptor, process = idle.popitem()
+                number, job = waiting.popleft()
+                process.request(pickle.dumps(job))
+                busy[descriptor] = process, number
+            for ready in wait(list(busy)):
+                descriptor = cast("int", ready)
+                process, number = busy.pop(descriptor)
+                finished[number] = pickle.loads(process.reply())
+                idle[descriptor] = process
+        yield finished.pop(next_out)
+
+
+def serve(episodes: int, seed: int) -> Callable[[bytes], bytes]:
+    """In a worker process: rolls out the pickled (task, episode) it is sent."""
+    collector = ScriptedCollector()
+
+    def handle(message: bytes) -> bytes:
+        task, episode = pickle.loads(message)
+        return pickle.dumps(collector(task, episode, episodes, seed), protocol=pickle.HIGHEST_PROTOCOL)
+
+    return handle

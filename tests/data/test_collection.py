@@ -1,0 +1,159 @@
+"""Collection: annealed scripted episodes, the same for any number of workers, resumed where stopped."""
+
+import itertools
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from goskill.data import EpisodeStore, collection
+from goskill.data.collection import collect
+from goskill.envs import WorkerDied
+from goskill.envs.scripted import ScriptedCollector, ScriptedPolicy, exploration
+from goskill.errors import InputError
+
+TASKS = ["reach", "drawer-close"]
+
+
+def columns(store):
+    """Every episode's arrays and the index columns, as bytes."""
+    parts = [store.episode_task, store.episode_length, store.episode_return]
+    for index in range(store.num_episodes):
+        episode = store.episode(index)
+        parts += [episode.observations, episode.actions, episode.rewards, episode.success]
+    return b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
+
+
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory):
+    seen = []
+    store = collect(
+        TASKS,
+        tmp_path_factory.mktemp("collected") / "store",
+        episodes=8,
+        workers=2,
+        seed=3,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    return store, seen
+
+
+def test_exploration_falls_from_random_to_none_with_a_quarter_and_four_episodes_of_expert():
+    levels = [exploration(episode, 40) for episode in range(40)]
+    assert levels[0] == 1.0
+    assert all(a >= b for a, b in itertools.pairwise(levels))
+    assert levels[29] > 0.0
+    assert levels[30:] == [0.0] * 10
+    assert [exploration(episode, 10) for episode in range(6, 10)] == [0.0] * 4
+    assert exploration(0, 1) == 1.0
+
+
+def test_the_data_goes_from_random_to_expert_and_the_best_episodes_succeed(collected):
+    store, _ = collected
+    assert store.tasks == TASKS
+    assert list(store.episode_task) == [0] * 8 + [1] * 8
+    assert set(store.episode_length) == {500}
+    for task in range(2):
+        returns = store.episode_return[store.episode_task == task]
+        assert returns[:2].mean() < 0.6 * returns[-4:].mean()
+        for index in store.best_episodes(TASKS[task], 4):
+            assert store.episode(index).success.any()
+
+
+def test_stored_actions_are_in_the_action_space_and_lead_to_the_next_observation(collected):
+    store, _ = collected
+    episode = store.episode(5)
+    assert np.abs(episode.actions).max() <= 1.0
+    again = ScriptedCollector()("reach", 5, 8, 3)
+    assert np.array_equal(episode.observations, again.observations)
+    assert np.array_equal(episode.actions, again.actions)
+
+
+def test_the_last_episodes_are_the_scripted_policys_own(collected):
+    store, _ = collected
+    episode = store.episode(7)
+    policy = ScriptedPolicy("reach")
+    for step in (0, 10, 499):
+        assert np.allclose(policy(episode.observations[step]), episode.actions[step], atol=1e-5)
+
+
+def test_provenance_says_scripted_and_how_to_repeat_it(collected):
+    (provenance,) = collected[0].provenance
+    assert provenance["source"] == "scripted"
+    assert provenance["seed"] == 3
+    assert provenance["packages"].keys() >= {"goskill", "metaworld", "mujoco"}
+
+
+def test_progress_counts_episodes(collected):
+    assert collected[1] == [(done, 16) for done in range(17)]
+
+
+def test_any_number_of_workers_and_an_interruption_give_the_same_columns(collected, tmp_path):
+    def stop(done, total):
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        collect(TASKS, tmp_path / "s", episodes=8, workers=0, seed=3, progress=stop)
+    assert 0 < EpisodeStore.open(tmp_path / "s").num_episodes < 16
+    resumed = collect(TASKS, tmp_path / "s", episodes=8, workers=1, seed=3)
+    assert columns(resumed) == columns(collected[0])
+
+
+def test_sub_optimal_is_the_first_half_of_the_same_episodes(collected, tmp_path):
+    half = collect(TASKS, tmp_path / "half", episodes=8, quality="sub-optimal", workers=2, seed=3)
+    assert list(half.episode_task) == [0] * 4 + [1] * 4
+    assert np.array_equal(half.episode(4).observations, collected[0].episode(8).observations)
+
+
+def test_a_finished_collection_is_returned_and_another_is_refused_by_what_differs(collected):
+    store, _ = collected
+    assert collect(TASKS, store.path, episodes=8, seed=3).num_episodes == 16
+    with pytest.raises(InputError, match=r"exists already, with seed 3 where this collection has 4"):
+        collect(TASKS, store.path, episodes=8, seed=4)
+    with pytest.raises(InputError, match=r"exists already, with the tasks reach, drawer-close"):
+        collect(["reach"], store.path, episodes=8, seed=3)
+
+
+def test_a_folder_with_something_else_is_refused_and_kept(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match=str(tmp_path)):
+        collect(TASKS, tmp_path, episodes=2)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"tasks": ["raech"]}, "raech"),
+        ({"tasks": ["reach", "reach-v2"]}, "distinct"),
+        ({"episodes": 0}, "episodes"),
+        ({"quality": "best"}, "quality.*'best'"),
+        ({"policy": "sac"}, "policy.*'sac'"),
+        ({"workers": -1}, "workers"),
+    ],
+)
+def test_wrong_arguments_are_refused_by_name(arguments, named, tmp_path):
+    with pytest.raises(InputError, match=named):
+        collect(**{"tasks": TASKS, "path": tmp_path / "s", **arguments})
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_worker_that_dies_is_named_and_what_was_complete_is_kept(tmp_path, monkeypatch):
+    started = []
+    start = collection.WorkerProcess
+
+    def remember(*arguments):
+        started.append(start(*arguments))
+        return started[-1]
+
+    monkeypatch.setattr(collection, "WorkerProcess", remember)
+
+    def shoot(done, total):
+        if done == 3:
+            os.kill(started[0].pid, signal.SIGKILL)
+
+    with pytest.raises(WorkerDied, match=r"collection worker 0 .*SIGKILL"):
+        collect(TASKS, tmp_path / "s", episodes=20, workers=2, progress=shoot)
+    assert EpisodeStore.open(tmp_path / "s").num_episodes >= 3
