@@ -20,7 +20,7 @@ RENDER_MODES = ("rgb_array",)
 
 
 class _Reseedable:
-    """``reset(seed=…)`` as Gymnasium means it; the stock environments ignore the argument."""
+    """``reset(seed=…)`` as Gymnasium means it, which stock environments ignore; ``render`` beside others."""
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -28,6 +28,13 @@ class _Reseedable:
         if seed is not None:
             self.seed(int(seed))  # type: ignore[attr-defined]
         return super().reset(options=options)  # type: ignore[misc, no-any-return]
+
+    def render(self) -> npt.NDArray[np.uint8] | None:
+        # Another environment of this process may have left its OpenGL context as the current one.
+        viewer = self.mujoco_renderer.viewer  # type: ignore[attr-defined]
+        if viewer is not None:
+            viewer.make_context_current()
+        return super().render()  # type: ignore[misc, no-any-return]
 
 
 @cache

@@ -1,5 +1,10 @@
 """Rollouts of any policy in any suite, statistics, reports."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from goskill.evaluation.compare import Comparison, compare
 from goskill.evaluation.policies import RandomPolicy, ScriptedPolicy
 from goskill.evaluation.policy import Demonstration, Policy, Prompts, SkillPolicy
@@ -7,6 +12,9 @@ from goskill.evaluation.results import DataReturns, Results, data_returns
 from goskill.evaluation.rollout import Moment, evaluate
 from goskill.evaluation.skills import DataSkills
 from goskill.evaluation.tables import comparison_table, results_table
+
+if TYPE_CHECKING:
+    from goskill.evaluation.video import film
 
 __all__ = [
     "Comparison",
@@ -24,5 +32,12 @@ __all__ = [
     "comparison_table",
     "data_returns",
     "evaluate",
+    "film",
     "results_table",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "film":
+        return importlib.import_module("goskill.evaluation.video").film
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from goskill.errors import InputError
-from goskill.figures.style import PALETTE
+from goskill.evaluation.colours import PALETTE
 
 Float64Array = npt.NDArray[np.float64]
 # Of interest while training, not afterwards.

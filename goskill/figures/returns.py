@@ -9,9 +9,9 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from goskill.evaluation.colours import PALETTE
 from goskill.evaluation.results import Results, Summary
 from goskill.evaluation.statistics import Estimate
-from goskill.figures.style import PALETTE
 
 _MARKS = ("o", "s", "D", "^", "v", "P", "X", "*")
 

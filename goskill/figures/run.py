@@ -10,6 +10,7 @@ from goskill.evaluation.results import Results
 from goskill.evaluation.skills import FILE_NAME as DATA_SKILLS
 from goskill.evaluation.skills import DataSkills
 from goskill.figures.curves import draw_learning_curves, read_metrics
+from goskill.figures.pictures import draw_skill_pictures
 from goskill.figures.returns import draw_returns
 from goskill.figures.skills import Strip, draw_skill_strips, draw_skill_usage
 from goskill.figures.style import save, style
@@ -19,8 +20,9 @@ def draw_run(run: str | Path) -> list[Path]:
     """Draw everything that the files of a run folder allow into its ``figures`` folder, as PNG and SVG.
 
     ``metrics.jsonl`` gives the learning curves, ``results.json`` returns and the skills of single episodes,
-    and together with ``data_skills.json`` the skill usage in data and evaluation. Returns the files
-    written; raises InputError when there is none of these, or when one is damaged.
+    and together with ``data_skills.json`` the skill usage in data and evaluation; what ``film`` left in
+    ``videos`` gives pictures of the skills. Returns the files written; raises InputError when there is none
+    of these, or when one is damaged.
     """
     folder = Path(run)
     written: list[Path] = []
@@ -32,6 +34,9 @@ def draw_run(run: str | Path) -> list[Path]:
             results = Results.load(folder / "results.json")
             written += save(draw_returns({results.policy: results}), folder / "figures", "returns")
             written += _draw_skills(folder, results)
+        pictures = draw_skill_pictures(folder / "videos" / "skills")
+        if pictures is not None:
+            written += save(pictures, folder / "figures", "skill_pictures")
     if not written:
         raise InputError(f"{folder}: expected a run folder with metrics.jsonl or results.json, found neither")
     return written

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from goskill.figures.style import skill_colour, text_colour
+from goskill.evaluation.colours import skill_colour, text_colour
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,6 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-
-# Okabe and Ito (2008), without black; the order keeps neighbours apart for all kinds of colour vision.
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442", "#999999")
 
 _SETTINGS: Any = {
     "font.size": 10,
@@ -52,20 +49,3 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
         figure.savefig(path, metadata=metadata)
     plt.close(figure)
     return paths
-
-
-def skill_colour(skill: int) -> tuple[float, float, float]:
-    """A colour for a skill; past the palette the same hues come lighter and then darker."""
-    base = matplotlib.colors.to_rgb(PALETTE[skill % len(PALETTE)])
-    tone = (skill // len(PALETTE)) % 3
-    if tone == 1:
-        return tuple(channel + (1 - channel) * 0.55 for channel in base)  # type: ignore[return-value]
-    if tone == 2:
-        return tuple(channel * 0.6 for channel in base)  # type: ignore[return-value]
-    return base
-
-
-def text_colour(background: Sequence[float]) -> str:
-    """Black or white, whichever reads better on ``background`` (relative luminance)."""
-    red, green, blue = background[:3]
-    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"

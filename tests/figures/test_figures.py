@@ -12,12 +12,12 @@ from matplotlib.image import imread
 
 from goskill.errors import InputError
 from goskill.evaluation import DataReturns, DataSkills, Results
+from goskill.evaluation.colours import skill_colour
 from goskill.evaluation.results import Protocol, Skills, TaskEpisodes
 from goskill.figures import draw_comparison, draw_run
 from goskill.figures.curves import draw_learning_curves, moving_average, read_metrics
 from goskill.figures.returns import draw_returns
 from goskill.figures.skills import Strip, draw_skill_strips, draw_skill_usage
-from goskill.figures.style import skill_colour
 
 TASKS = ("reach", "door-close")
 
