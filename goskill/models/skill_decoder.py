@@ -50,7 +50,7 @@ class SkillDecoder(nn.Module):
         self,
         skill: Tensor,
         skill_index: Tensor | None,
-        reached: Tensor,
+        reached: Tensor | None,
         observations: Tensor,
         actions: Tensor,
     ) -> Tensor:
@@ -64,7 +64,7 @@ class SkillDecoder(nn.Module):
         step = self.embed_step.weight[:H]
         states = self.embed_state(observations) + step
         taken = self.embed_action(actions) + step
-        parts = [self.embed_skill(reached) + step] if self.reached_goal else []
+        parts = self._reached_tokens(reached, step)
         steps = torch.stack([*parts, states, taken], dim=2).flatten(1, 2)  # [B, tokens_per_step * H, width]
         tokens = torch.cat([self.embed_skill(skill)[:, None], steps[:, :-1]], dim=1)
         at_states = slice(self.tokens_per_step - 1, None, self.tokens_per_step)
@@ -75,7 +75,7 @@ class SkillDecoder(nn.Module):
         self,
         skill: Tensor,
         skill_index: Tensor | None,
-        reached: Tensor,
+        reached: Tensor | None,
         observation: Tensor,
         cache: KeyValueCache,
     ) -> Tensor:
@@ -90,7 +90,7 @@ class SkillDecoder(nn.Module):
         self,
         skill_index: Tensor | None,
         action: Tensor,
-        reached: Tensor,
+        reached: Tensor | None,
         observation: Tensor,
         step: int,
         cache: KeyValueCache,
@@ -107,16 +107,22 @@ class SkillDecoder(nn.Module):
         self,
         before: list[Tensor],
         skill_index: Tensor | None,
-        reached: Tensor,
+        reached: Tensor | None,
         observation: Tensor,
         step: int,
         cache: KeyValueCache,
     ) -> Tensor:
         now = self.embed_step.weight[step]
-        parts = [self.embed_skill(reached) + now] if self.reached_goal else []
+        parts = self._reached_tokens(reached, now)
         tokens = torch.stack([*before, *parts, self.embed_state(observation) + now], dim=1)
         hidden = self.transformer.extend(self.embedding_norm(tokens), cache)
         return self._actions(hidden[:, -1:], skill_index)[:, 0]
+
+    def _reached_tokens(self, reached: Tensor | None, step: Tensor) -> list[Tensor]:
+        if not self.reached_goal:
+            return []
+        assert reached is not None, "this decoder needs the reached goals"
+        return [self.embed_skill(reached) + step]
 
     def _actions(self, hidden: Tensor, skill_index: Tensor | None) -> Tensor:
         if not self.multi_head:

@@ -64,6 +64,11 @@ class DecisionEmbedding(nn.Module):
         parts = [self.return_to_go(returns_to_go), self.state(observation)]
         return torch.stack(parts, dim=1) + self.time.weight[timestep]
 
+    def skill_token(self, skills: Tensor, timestep: int) -> Tensor:
+        """The third token of one decision: skills [B, E] or int64 [B] -> [B, width]."""
+        token: Tensor = self.skill(skills)
+        return token + self.time.weight[timestep]
+
 
 class SkillPolicy(nn.Module):
     """Scores of the next skill from a prompt and the history, read at the state tokens.
@@ -119,7 +124,7 @@ class SkillPolicy(nn.Module):
     def read_prompt(self, prompt: Decisions, capacity: int) -> KeyValueCache:
         """Keys and values of a prompt, in a cache with room for ``capacity`` decisions in all."""
         tokens = self.prompt_embedding(prompt).flatten(1, 2)
-        cache = self.transformer.new_cache(tokens.shape[0], TOKENS_PER_DECISION * capacity)
+        cache = self.new_cache(tokens.shape[0], capacity)
         if prompt.mask is not None:
             cache.visible = F.pad(
                 prompt.mask.repeat_interleave(TOKENS_PER_DECISION, dim=1),
@@ -128,6 +133,10 @@ class SkillPolicy(nn.Module):
             )
         self.transformer.extend(tokens, cache)
         return cache
+
+    def new_cache(self, batch: int, capacity: int) -> KeyValueCache:
+        """An empty cache for ``batch`` sequences of up to ``capacity`` decisions."""
+        return self.transformer.new_cache(batch, TOKENS_PER_DECISION * capacity)
 
     def extend(self, tokens: Tensor, cache: KeyValueCache) -> Tensor:
         """Scores at the last of ``tokens`` [B, n, width], which follow the cached ones: [B, output_size]."""

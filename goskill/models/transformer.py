@@ -36,6 +36,15 @@ class KeyValueCache:
         """Forget everything after the first ``length`` positions."""
         self.length = min(self.length, length)
 
+    def select(self, rows: Tensor) -> KeyValueCache:
+        """A cache of its own whose sequence b is this one's ``rows[b]``: int64 [B']."""
+        return KeyValueCache(
+            [keys.index_select(0, rows) for keys in self.keys],
+            [values.index_select(0, rows) for values in self.values],
+            self.length,
+            None if self.visible is None else self.visible.index_select(0, rows),
+        )
+
     def attention_mask(self, new: int) -> Tensor | None:
         """What each of the last ``new`` tokens sees: bool [1 or B, 1, new, length], None for everything."""
         if new == 1 and self.visible is None:
@@ -148,10 +157,12 @@ class CausalTransformer(nn.Module):
         return hidden
 
     def new_cache(self, batch: int, capacity: int) -> KeyValueCache:
-        """An empty cache for ``batch`` sequences of up to ``capacity`` tokens, of the parameters' type."""
+        """An empty cache for ``batch`` sequences of up to ``capacity`` tokens, for the precision in force."""
         weight = self.final_norm.weight
+        device = weight.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         shape = (batch, self.heads, capacity, self.width // self.heads)
         # Zeros, not empty: a hidden position still multiplies its value by a weight of zero.
-        keys = [torch.zeros(shape, dtype=weight.dtype, device=weight.device) for _ in self.blocks]
-        values = [torch.zeros(shape, dtype=weight.dtype, device=weight.device) for _ in self.blocks]
+        keys = [torch.zeros(shape, dtype=dtype, device=weight.device) for _ in self.blocks]
+        values = [torch.zeros(shape, dtype=dtype, device=weight.device) for _ in self.blocks]
         return KeyValueCache(keys, values)

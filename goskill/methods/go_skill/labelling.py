@@ -1,0 +1,115 @@
+"""Labelling: which skill every step of an episode begins."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from goskill.data import EpisodeStore
+from goskill.errors import StoreError
+from goskill.methods.go_skill.networks import GoSkillNetworks
+
+ROWS_PER_CHUNK = 65_536  # bounds memory; large enough that the arithmetic dominates
+
+
+class EpisodeArrays(Protocol):
+    """An episode of a store or a demonstration: T + 1 observations and T actions, in the store's units."""
+
+    @property
+    def observations(self) -> npt.NDArray[np.float32]: ...
+
+    @property
+    def actions(self) -> npt.NDArray[np.float32]: ...
+
+
+def label_name(networks: GoSkillNetworks) -> str:
+    """Name of the label column that these networks write: a hash of everything that decides a label.
+
+    It covers horizon, goal, normalisation, encoder and codebook, so that a run that is resumed finds its
+    labels and no other skill model's labels are taken for its own.
+    """
+    settings = networks.settings
+    digest = hashlib.sha256()
+    digest.update(repr((settings.horizon, settings.goal_dimensions, settings.skill_source)).encode())
+    for name, part in networks.parts.items():
+        if name not in ("decoder", "policy"):
+            for key, value in part.state_dict().items():
+                digest.update(f"{name}.{key}".encode())
+                digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return f"skills-{digest.hexdigest()[:16]}"
+
+
+def label_store(networks: GoSkillNetworks, store: EpisodeStore) -> str:
+    """Write a label for every step of ``store`` unless they are there and whole; returns the column's name.
+
+    The label of step t is the skill of s(t) -> s(t + H), with the final state standing in past the end.
+    """
+    name = label_name(networks)
+    try:
+        store.labels(name)
+    except StoreError:
+        chunks = (skills.cpu().numpy() for skills in _skills_by_chunk(networks, store))
+        store.write_labels(name, chunks, num_classes=networks.settings.codebook_size)
+    return name
+
+
+def embed_store(networks: GoSkillNetworks, store: EpisodeStore) -> Tensor:
+    """The continuous skill of every step of ``store``: float32 [num_steps, E] on the CPU."""
+    table = torch.empty(store.num_steps, networks.settings.embedding_size)
+    row = 0
+    for embeddings in _skills_by_chunk(networks, store):
+        table[row : row + len(embeddings)] = embeddings.cpu()
+        row += len(embeddings)
+    return table
+
+
+@torch.inference_mode()
+def label_episodes(networks: GoSkillNetworks, episodes: list[EpisodeArrays]) -> Tensor:
+    """Skills of all steps of ``episodes``, one after the other, on the networks' device.
+
+    int64 [steps], or embeddings float32 [steps, E] for continuous skills.
+    """
+    device = networks.normalize.mean.device
+    horizon = networks.settings.horizon
+    if networks.settings.skill_source == "actions":
+        windows = [_action_windows(np.asarray(episode.actions), horizon) for episode in episodes]
+        embedding = networks.encoder(torch.from_numpy(np.concatenate(windows)).to(device))
+    else:
+        now, later, first = [], [], 0
+        for episode in episodes:
+            steps = len(episode.actions)
+            at = np.arange(steps)
+            now.append(first + at)
+            later.append(first + np.minimum(at + horizon, steps))
+            first += steps + 1
+        observations = np.concatenate([np.asarray(episode.observations) for episode in episodes])
+        goals = networks.goals(torch.from_numpy(observations).to(device))
+        start = goals.index_select(0, torch.from_numpy(np.concatenate(now)).to(device))
+        end = goals.index_select(0, torch.from_numpy(np.concatenate(later)).to(device))
+        embedding = networks.encoder(end - start)
+    return networks.assign(embedding)
+
+
+def _skills_by_chunk(networks: GoSkillNetworks, store: EpisodeStore) -> Iterator[Tensor]:
+    episodes: list[EpisodeArrays] = []
+    steps = 0
+    for index in range(store.num_episodes):
+        episode = store.episode(index)
+        episodes.append(episode)
+        steps += len(episode.actions)
+        if steps >= ROWS_PER_CHUNK or index == store.num_episodes - 1:
+            yield label_episodes(networks, episodes)
+            episodes, steps = [], 0
+
+
+def _action_windows(actions: npt.NDArray[np.float32], horizon: int) -> npt.NDArray[np.float32]:
+    """The next ``horizon`` actions of every step, zero past the end: [T, horizon * action_dim]."""
+    padded = np.concatenate([actions, np.zeros((horizon - 1, actions.shape[1]), np.float32)])
+    windows = np.lib.stride_tricks.sliding_window_view(padded, horizon, axis=0)  # [T, action_dim, horizon]
+    return np.ascontiguousarray(windows.transpose(0, 2, 1)).reshape(len(actions), -1)

@@ -1,0 +1,89 @@
+"""What GO-Skill minimises. Static shapes and no synchronisation: masks weigh, they never select."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from goskill.methods.go_skill.networks import GoSkillNetworks
+from goskill.models import Decisions
+from goskill.ops import focal_loss
+from goskill.training import Batch
+
+LossAndMetrics = tuple[Tensor, dict[str, Tensor]]
+
+
+class SkillLoss(nn.Module):
+    """Action reconstruction, and the VQ loss unless encoder and codebook are frozen (enhancement)."""
+
+    def __init__(self, networks: GoSkillNetworks, frozen: bool) -> None:
+        super().__init__()
+        self.networks = networks
+        self.frozen = frozen
+
+    def forward(self, batch: Batch) -> LossAndMetrics:
+        """A batch of ``SegmentSampler``, not normalised -> loss, metrics."""
+        networks = self.networks
+        actions, mask = batch["actions"], batch["mask"]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            window = networks.read_window(batch["observations"], actions)
+            skill, index, vq_loss = networks.quantize(window.embedding, self.frozen)
+        predicted = networks.decoder(skill, index, window.reached, window.observations, actions)
+        error = masked_mean((predicted.float() - actions).square().mean(-1), mask)
+        loss = error * actions.shape[-1] if networks.settings.action_loss == "sum" else error
+        metrics = {"action_error": error.detach()}
+        if index is not None:
+            metrics["perplexity"] = perplexity(index, networks.settings.codebook_size)
+        if not self.frozen and networks.settings.discrete:
+            loss = loss + vq_loss
+            metrics["vq_loss"] = vq_loss.detach()
+        return loss, metrics
+
+
+class PolicyLoss(nn.Module):
+    """Focal loss or cross-entropy of the skills at decision points; squared error if continuous."""
+
+    def __init__(self, networks: GoSkillNetworks) -> None:
+        super().__init__()
+        self.networks = networks
+
+    def forward(self, batch: Batch) -> LossAndMetrics:
+        """A batch of ``ContextSampler``, not normalised -> loss, metrics.
+
+        ``skills`` are labels int64 [B, K], or embeddings float32 [B, K, E] for continuous skills.
+        """
+        networks, settings = self.networks, self.networks.settings
+        skills, mask = batch["skills"], batch["mask"]
+        prompt = decisions(networks, batch, "prompt_") if settings.prompt_length else None
+        scores = networks.policy(decisions(networks, batch), prompt)
+        if not settings.discrete:
+            error = masked_mean((scores.float() - skills).square().mean(-1), mask)
+            return error, {"embedding_error": error.detach()}
+        gamma = settings.focal_gamma if settings.policy_loss == "focal" else 0.0
+        loss = focal_loss(scores.transpose(1, 2), skills, gamma=gamma, mask=mask)
+        right = (scores.detach().argmax(-1) == skills).float()
+        return loss, {"accuracy": masked_mean(right, mask)}
+
+
+def decisions(networks: GoSkillNetworks, batch: Batch, prefix: str = "") -> Decisions:
+    """The history (or with ``prefix`` the prompt) of a batch of ``ContextSampler`` as the policy takes it."""
+    return Decisions(
+        returns_to_go=batch[f"{prefix}returns_to_go"],
+        observations=networks.normalize(batch[f"{prefix}observations"]),
+        skills=networks.policy_input(batch[f"{prefix}skills"]),
+        timesteps=batch[f"{prefix}timesteps"],
+        mask=batch[f"{prefix}mask"],
+    )
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of ``values`` where ``mask`` of the same shape is True; 0 where it is so nowhere."""
+    weight = mask.to(values.dtype)
+    return (values * weight).sum() / weight.sum().clamp(min=1)
+
+
+def perplexity(index: Tensor, count: int) -> Tensor:
+    """exp of the entropy of how often each of ``count`` classes occurs in ``index``: from 1 to count."""
+    classes = torch.arange(count, device=index.device)
+    share = (index.flatten()[:, None] == classes).float().mean(0)
+    return torch.exp(-torch.special.xlogy(share, share).sum())

@@ -1,0 +1,190 @@
+"""How GO-Skill is trained: extraction, labelling, then enhancement and policy learning side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+
+import numpy as np
+import torch
+from torch import nn
+
+from goskill.data import ContextSampler, EpisodeStore, SegmentSampler
+from goskill.errors import InputError
+from goskill.methods.go_skill.continuous import ContinuousContexts
+from goskill.methods.go_skill.labelling import label_store
+from goskill.methods.go_skill.losses import PolicyLoss, SkillLoss
+from goskill.methods.go_skill.networks import GoalFeatures, GoSkillNetworks
+from goskill.methods.go_skill.settings import GoSkillSettings
+from goskill.models import Normalize
+from goskill.training import Objective, Phase, Sampler, TrainingSettings
+
+# Each sampler draws from a stream of its own.
+EXTRACTION_STREAM, ENHANCEMENT_STREAM, POLICY_STREAM, STREAMS = 0, 1, 2, 3
+
+# What may change when trained networks go on: it is in no network and in no label.
+SCHEDULE = frozenset(
+    {
+        *("extraction_iterations", "policy_iterations", "skill_batch_per_task", "policy_batch_per_task"),
+        *("resampling", "action_loss", "policy_loss", "focal_gamma", "prompt_episodes"),
+    }
+)
+
+
+class GoSkill:
+    """GO-Skill on a store of episodes, as a ``goskill.training.Method``.
+
+    Args:
+        settings: of the method.
+        store: the training episodes; its label columns are written to.
+        training: seed and threads are used here.
+        networks: trained networks to go on from (fine-tuning); None makes new ones, whose normalisation is
+            the store's. With ``settings.extraction_iterations = 0`` extraction is left out.
+        goal_features: see ``GoSkillNetworks``.
+
+    Raises InputError for settings, networks and store that do not fit together.
+    """
+
+    name = "go_skill"
+
+    def __init__(
+        self,
+        settings: GoSkillSettings,
+        store: EpisodeStore,
+        training: TrainingSettings,
+        *,
+        networks: GoSkillNetworks | None = None,
+        goal_features: GoalFeatures | None = None,
+    ) -> None:
+        if networks is None:
+            if settings.extraction_iterations == 0:
+                raise InputError(
+                    "extraction_iterations: expected a positive number without trained networks, got 0"
+                )
+            networks = self._new_networks(settings, store, training.seed, goal_features)
+        _check(settings, store, networks)
+        networks.settings = settings
+        self.settings = settings
+        self.store = store
+        self.training = training
+        self.networks = networks
+        self._tasks_with_episodes = len(np.unique(store.episode_task))
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        return self.networks.parts
+
+    def phases(self) -> Sequence[Phase]:
+        extraction = Phase(
+            "extraction",
+            self.settings.extraction_iterations,
+            self._begin_extraction,
+            "learns encoder, codebook and decoder on windows of all tasks",
+        )
+        phases = [
+            Phase("labelling", 0, self._begin_labelling, "finds the skill of every step"),
+            Phase(
+                "policy",
+                self.settings.policy_iterations,
+                self._begin_policy,
+                "learns the skill policy, and enhances the decoder on windows of all skills",
+            ),
+        ]
+        return [extraction, *phases] if self.settings.extraction_iterations else phases
+
+    def _begin_extraction(self) -> Sequence[Objective]:
+        self._freeze_abstraction(False)
+        sampler = self._segments("task", None, EXTRACTION_STREAM)
+        if self.networks.codebook is not None:
+            self._initialize_codebook(sampler)
+        return [self._skill_objective(sampler, frozen=False)]
+
+    def _begin_labelling(self) -> Sequence[Objective]:
+        if self.settings.discrete:
+            label_store(self.networks, self.store)
+        return []
+
+    def _begin_policy(self) -> Sequence[Objective]:
+        self._freeze_abstraction(True)
+        # The labelling phase wrote them; a run that is resumed on a copy of the store writes them again.
+        labels = label_store(self.networks, self.store) if self.settings.discrete else None
+        balance = "skill" if self.settings.resampling and labels else "task"
+        segments = self._segments(balance, labels if balance == "skill" else None, ENHANCEMENT_STREAM)
+        contexts: Sampler = self._contexts(labels)
+        if labels is None:
+            contexts = ContinuousContexts(contexts, self.store, self.networks)
+        policy = Objective("policy", contexts, PolicyLoss(self.networks), [self.networks.policy])
+        return [policy, self._skill_objective(segments, frozen=True)]
+
+    def _skill_objective(self, sampler: Sampler, *, frozen: bool) -> Objective:
+        modules = [*self.networks.abstraction, self.networks.decoder]
+        return Objective("skill", sampler, SkillLoss(self.networks, frozen), modules)
+
+    def _freeze_abstraction(self, frozen: bool) -> None:
+        for module in self.networks.abstraction:
+            module.requires_grad_(not frozen)
+
+    @torch.no_grad()
+    def _initialize_codebook(self, sampler: Sampler) -> None:
+        """k-means on the first batch, outside the step so that the step never looks at host values."""
+        position = sampler.state_dict()
+        batch = next(iter(sampler))
+        sampler.load_state_dict(position)
+        device = self.networks.normalize.mean.device
+        window = self.networks.read_window(batch["observations"].to(device), batch["actions"].to(device))
+        self.networks.quantize(window.embedding, frozen=True)
+
+    def _segments(self, balance: str, labels: str | None, stream: int) -> SegmentSampler:
+        return SegmentSampler(
+            self.store,
+            horizon=self.settings.horizon,
+            batch_size=self.settings.skill_batch_per_task * self._tasks_with_episodes,
+            balance=balance,
+            labels=labels,
+            seed=self.training.seed * STREAMS + stream,
+            threads=self.training.threads or 1,
+        )
+
+    def _contexts(self, labels: str | None) -> ContextSampler:
+        count = self.settings.prompt_episodes
+        return ContextSampler(
+            self.store,
+            horizon=self.settings.horizon,
+            context=self.settings.context,
+            prompt=self.settings.prompt_length,
+            batch_size=self.settings.policy_batch_per_task * self._tasks_with_episodes,
+            labels=labels,
+            prompt_episodes={task: self.store.best_episodes(task, count) for task in self.store.tasks},
+            return_scale=self.settings.return_scale,
+            seed=self.training.seed * STREAMS + POLICY_STREAM,
+            threads=self.training.threads or 1,
+        )
+
+    @staticmethod
+    def _new_networks(
+        settings: GoSkillSettings, store: EpisodeStore, seed: int, goal_features: GoalFeatures | None
+    ) -> GoSkillNetworks:
+        normalization = store.normalization()
+        normalize = Normalize(torch.as_tensor(normalization.mean), torch.as_tensor(normalization.std))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return GoSkillNetworks(settings, normalize, store.action_dim, goal_features)
+
+
+def _check(settings: GoSkillSettings, store: EpisodeStore, networks: GoSkillNetworks) -> None:
+    for field in fields(settings):
+        own, trained = getattr(settings, field.name), getattr(networks.settings, field.name)
+        if field.name not in SCHEDULE and own != trained:
+            raise InputError(f"{field.name}: expected {trained!r} as the trained networks have, got {own!r}")
+    for name in ("observation_dim", "action_dim"):
+        if getattr(networks, name) != getattr(store, name):
+            raise InputError(
+                f"store: expected {name} {getattr(networks, name)} as the networks have, "
+                f"got {getattr(store, name)}"
+            )
+    longest = int(store.episode_length.max())
+    if (longest - 1) // settings.horizon >= settings.max_decisions:
+        raise InputError(
+            f"max_decisions: expected more than {(longest - 1) // settings.horizon} for episodes of "
+            f"{longest} steps, got {settings.max_decisions}"
+        )

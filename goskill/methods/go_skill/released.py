@@ -1,0 +1,226 @@
+"""Checkpoints of the authors' released code (github.com/DarkDawn233/GoSkill) as GO-Skill's networks."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from goskill.errors import CheckpointError
+from goskill.methods.go_skill.networks import GoSkillNetworks, load_part
+from goskill.methods.go_skill.settings import GoSkillSettings
+from goskill.models import Normalize
+
+# GPT-2's buffers, and a token table that the release never uses.
+UNUSED = re.compile(r"(wte\.weight|h\.\d+\.attn\.(bias|masked_bias))")
+
+BLOCK = {
+    "ln_1": "attention_norm",
+    "attn.c_attn": "query_key_value",
+    "attn.c_proj": "attention_output",
+    "ln_2": "feedforward_norm",
+    "mlp.c_fc": "feedforward_input",
+    "mlp.c_proj": "feedforward_output",
+}
+DECODER = {
+    "action_embed_skill_vq": "embed_skill",
+    "action_embed_state": "embed_state",
+    "action_embed_action": "embed_action",
+    "action_encoder_embed_ln": "embedding_norm",
+}
+DECISION = {"return": "return_to_go", "state": "state", "skill": "skill", "timestep": "time"}
+
+
+def load_released(
+    skill_model: str | Path,
+    policy: str | Path,
+    *,
+    normalize: Normalize | None = None,
+    heads: int = 8,
+    horizon: int | None = None,
+    context: int = 20,
+    prompt_length: int = 10,
+) -> GoSkillNetworks:
+    """Networks with the weights of two released files, which are read without running what they may contain.
+
+    Args:
+        skill_model: state dict of the release's skill model, multi-head or not.
+        policy: state dict of its skill policy, which embeds skill vectors or skill indices.
+        normalize: mean and std of the training data, which the files do not hold; None leaves
+            observations as they are.
+        heads: attention heads of both transformers, which the files do not tell.
+        horizon: H; None takes it from the skill model's step embedding.
+        context, prompt_length: of the policy, in decision points, which the files do not tell.
+
+    Raises:
+        CheckpointError: a file that cannot be read, or a key that is missing, unknown or misshapen.
+    """
+    skill_state = _Released(skill_model)
+    policy_state = _Released(policy)
+    settings = _settings(skill_state, policy_state, heads, horizon, context, prompt_length)
+    observation_dim = skill_state.shape("action_embed_state.weight", 2)[1]
+    action_dim = skill_state.shape("action_embed_action.weight", 2)[1]
+    identity = Normalize(torch.zeros(observation_dim), torch.ones(observation_dim))
+    networks = GoSkillNetworks(settings, normalize or identity, action_dim)
+    assert networks.codebook is not None
+    skill_state.load(networks.encoder, "encoder", _encoder(skill_state))
+    skill_state.load(networks.codebook, "codebook", _codebook(skill_state))
+    skill_state.load(networks.decoder, "decoder", _decoder(skill_state, settings))
+    policy_state.load(networks.policy, "policy", _policy(policy_state))
+    skill_state.refuse_rest()
+    policy_state.refuse_rest()
+    return networks.eval()
+
+
+class _Released:
+    """A released state dict that knows which of its tensors have been taken."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            loaded = torch.load(self.path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise CheckpointError(f"released file {self.path} cannot be read: {reason}") from None
+        tensors = isinstance(loaded, Mapping) and all(isinstance(value, Tensor) for value in loaded.values())
+        if not tensors:
+            raise CheckpointError(
+                f"released file {self.path}: expected a state dict, got {type(loaded).__name__}"
+            )
+        self._tensors: dict[str, Tensor] = dict(loaded)
+        self._taken: set[str] = set()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._tensors
+
+    def take(self, key: str) -> Tensor:
+        if key not in self._tensors:
+            raise CheckpointError(f"released file {self.path}: key {key} is missing")
+        self._taken.add(key)
+        return self._tensors[key]
+
+    def shape(self, key: str, dimensions: int) -> tuple[int, ...]:
+        shape = tuple(self.take(key).shape)
+        if len(shape) != dimensions or 0 in shape:
+            raise CheckpointError(
+                f"released file {self.path}: key {key}: expected {dimensions} dimensions, got shape {shape}"
+            )
+        return shape
+
+    def count(self, pattern: str) -> int:
+        """How many different first groups the keys that match have."""
+        matches = (re.match(pattern, key) for key in self._tensors)
+        return len({match[1] for match in matches if match})
+
+    def pair(self, released: str, ours: str, transposed: bool = False) -> dict[str, Tensor]:
+        """Weight and bias of a layer under our name."""
+        weight = self.take(f"{released}.weight")
+        return {
+            f"{ours}.weight": weight.mT if transposed and weight.ndim == 2 else weight,
+            f"{ours}.bias": self.take(f"{released}.bias"),
+        }
+
+    def transformer(self, prefix: str) -> dict[str, Tensor]:
+        state = self.pair(f"{prefix}.ln_f", "transformer.final_norm")
+        for layer in range(self.count(rf"{re.escape(prefix)}\.h\.(\d+)\.")):
+            for released, ours in BLOCK.items():
+                # The release's Conv1D keeps [in, out]; LayerNorm weights have one dimension.
+                name = f"transformer.blocks.{layer}.{ours}"
+                state |= self.pair(f"{prefix}.h.{layer}.{released}", name, transposed=True)
+        self._taken |= {
+            key
+            for key in self._tensors
+            if key.startswith(f"{prefix}.") and UNUSED.fullmatch(key[len(prefix) + 1 :])
+        }
+        return state
+
+    def load(self, part: nn.Module, name: str, state: Mapping[str, Tensor]) -> None:
+        try:
+            load_part(part, state, name)
+        except CheckpointError as error:
+            raise CheckpointError(f"released file {self.path} does not fit: {error}") from None
+
+    def refuse_rest(self) -> None:
+        rest = sorted(self._tensors.keys() - self._taken)
+        if rest:
+            raise CheckpointError(f"released file {self.path}: key {rest[0]} is unknown")
+
+
+def _settings(
+    skill: _Released, policy: _Released, heads: int, horizon: int | None, context: int, prompt_length: int
+) -> GoSkillSettings:
+    if "embed_return.weight" not in policy:
+        raise CheckpointError(
+            f"released file {policy.path}: key embed_return.weight is missing "
+            "(policies without returns to go are not supported)"
+        )
+    _, codes, size = skill.shape("skill_vq_layer._codebook.embed", 3)
+    if horizon is None:
+        horizon = skill.shape("action_embed_timestep.weight", 2)[0]
+    linear_layers = skill.count(r"skill_encoder\.(\d+)\.") - 1  # one of them is the LayerNorm
+    return GoSkillSettings(
+        horizon=horizon,
+        codebook_size=codes,
+        embedding_size=size,
+        multi_head_decoder="predict_action.0.0.weight" in skill,
+        encoder_width=skill.shape("skill_encoder.0.weight", 2)[0],
+        encoder_layers=linear_layers - 1,
+        decoder_width=skill.shape("action_embed_state.weight", 2)[0],
+        decoder_layers=skill.count(r"action_encoder\.h\.(\d+)\."),
+        decoder_heads=heads,
+        policy_width=policy.shape("embed_state.weight", 2)[0],
+        policy_layers=policy.count(r"transformer\.h\.(\d+)\."),
+        policy_heads=heads,
+        # A Linear layer has a bias, a table has none.
+        policy_skill_input="vector" if "embed_skill.bias" in policy else "index",
+        context=context,
+        prompt_length=prompt_length,
+        max_decisions=policy.shape("embed_timestep.weight", 2)[0],
+    )
+
+
+def _encoder(skill: _Released) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = {}
+    linear_and_norm = skill.count(r"skill_encoder\.(\d+)\.")
+    for index in [0, 1, *range(2, 2 * (linear_and_norm - 1), 2)]:
+        state |= skill.pair(f"skill_encoder.{index}", f"stack.{index}")
+    return state
+
+
+def _codebook(skill: _Released) -> dict[str, Tensor]:
+    names = ("cluster_size", "embed_avg", "embed")
+    state = {f"_codebook.{name}": skill.take(f"skill_vq_layer._codebook.{name}") for name in names}
+    initialized = skill.take("skill_vq_layer._codebook.initted")
+    return {**state, "_codebook.initted": initialized.bool().all()}
+
+
+def _decoder(skill: _Released, settings: GoSkillSettings) -> dict[str, Tensor]:
+    state = skill.transformer("action_encoder")
+    for released, ours in DECODER.items():
+        state |= skill.pair(released, ours)
+    if "action_embed_timestep.weight" in skill:
+        state["embed_step.weight"] = skill.take("action_embed_timestep.weight")
+    else:  # the release's option without step embedding adds nothing
+        state["embed_step.weight"] = torch.zeros(settings.horizon, settings.decoder_width)
+    if not settings.multi_head_decoder:
+        return state | skill.pair("predict_action.0", "action_head")
+    heads = [skill.pair(f"predict_action.{index}.0", "head") for index in range(settings.codebook_size)]
+    for kind in ("weight", "bias"):
+        state[f"action_head.{kind}"] = torch.cat([head[f"head.{kind}"] for head in heads])
+    return state
+
+
+def _policy(policy: _Released) -> dict[str, Tensor]:
+    state = policy.transformer("transformer")
+    state |= policy.pair("embed_ln", "embedding_norm") | policy.pair("predict_skill", "skill_head")
+    for prefix, embedding in (("", "embedding"), ("prompt_", "prompt_embedding")):
+        for released, ours in DECISION.items():
+            for kind in ("weight", "bias"):
+                key = f"{prefix}embed_{released}.{kind}"
+                if kind == "weight" or key in policy:
+                    state[f"{embedding}.{ours}.{kind}"] = policy.take(key)
+    return state
