@@ -28,13 +28,13 @@ class DataSkills:
     usage: Mapping[str, Sequence[int]]  # steps per skill, ``count`` entries a task
 
     @classmethod
-    def of_store(cls, store: Any, labels: str) -> DataSkills:
-        """Count the label column ``labels`` of an episode store.
+    def of_store(cls, store: Any, labels: str, count: int | None = None) -> DataSkills:
+        """Count the label column ``labels`` of an episode store, whose classes are ``count`` if not given.
 
         Raises StoreError if there is none, InputError if a label is not one of the column's classes.
         """
         column = store.labels(labels)
-        count = int(store.num_classes(labels))
+        count = int(store.num_classes(labels)) if count is None else count
         ends = np.cumsum(np.asarray(store.episode_length, dtype=np.int64))
         usage = np.zeros((len(store.tasks), count), dtype=np.int64)
         for first in range(0, len(ends), _EPISODES_AT_ONCE):
