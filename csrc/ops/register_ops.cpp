@@ -1,7 +1,119 @@
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <optional>
+
+#include "ops/operations.hpp"
 #include "registration.hpp"
 
 namespace goskill {
+namespace {
 
-void register_ops(pybind11::module_& module) { (void)module; }
+// Tensors come as addresses: bfloat16 has no NumPy buffer. goskill.ops checks shapes, dtypes and layouts.
+using Address = std::uintptr_t;
+
+template <typename T>
+T* pointer(std::optional<Address> address) {
+    return reinterpret_cast<T*>(address.value_or(0));
+}
+
+ops::Rows make_rows(Address data, int dtype, std::int64_t count, std::int64_t dim, std::int64_t row_stride,
+                    std::int64_t column_stride) {
+    return {pointer<const void>(data), static_cast<ops::Dtype>(dtype), count, dim, row_stride, column_stride};
+}
+
+}  // namespace
+
+void register_ops(pybind11::module_& module) {
+    namespace py = pybind11;
+    using Optional = std::optional<Address>;
+
+    module.def("instruction_set", &ops::instruction_set,
+               "Which CPU kernels run here: avx512, avx2 or baseline.");
+
+    module.def(
+        "nearest_code",
+        [](Address x, int dtype, std::int64_t count, std::int64_t dim, std::int64_t row_stride,
+           std::int64_t column_stride, Address codebook, std::int64_t codes, bool cosine, Address indices,
+           Optional distance, int threads) {
+            const ops::Lookup lookup{make_rows(x, dtype, count, dim, row_stride, column_stride),
+                                     pointer<const float>(codebook),
+                                     codes,
+                                     cosine,
+                                     nullptr,
+                                     pointer<std::int64_t>(indices),
+                                     pointer<float>(distance),
+                                     nullptr,
+                                     nullptr};
+            const py::gil_scoped_release release;
+            ops::nearest_code(lookup, threads);
+        },
+        py::arg("x"), py::arg("dtype"), py::arg("count"), py::arg("dim"), py::arg("row_stride"),
+        py::arg("column_stride"), py::arg("codebook"), py::arg("codes"), py::arg("cosine"),
+        py::arg("indices"), py::arg("distance"), py::arg("threads"));
+
+    module.def(
+        "vector_quantize",
+        [](Address x, int dtype, std::int64_t count, std::int64_t dim, std::int64_t row_stride,
+           std::int64_t column_stride, Address codebook, std::int64_t codes, Optional mask, Address indices,
+           Address quantized_codes, Address quantized, Address counts, Address sums,
+           Address mean_squared_error, int threads) {
+            const ops::Lookup lookup{make_rows(x, dtype, count, dim, row_stride, column_stride),
+                                     pointer<const float>(codebook),
+                                     codes,
+                                     false,
+                                     pointer<const bool>(mask),
+                                     pointer<std::int64_t>(indices),
+                                     nullptr,
+                                     pointer<const void>(quantized_codes),
+                                     pointer<void>(quantized)};
+            const py::gil_scoped_release release;
+            ops::quantize(lookup, pointer<float>(counts), pointer<float>(sums),
+                          pointer<float>(mean_squared_error), threads);
+        },
+        py::arg("x"), py::arg("dtype"), py::arg("count"), py::arg("dim"), py::arg("row_stride"),
+        py::arg("column_stride"), py::arg("codebook"), py::arg("codes"), py::arg("mask"), py::arg("indices"),
+        py::arg("quantized_codes"), py::arg("quantized"), py::arg("counts"), py::arg("sums"),
+        py::arg("mean_squared_error"), py::arg("threads"));
+
+    module.def(
+        "straight_through",
+        [](Address x, Address quantized, Address gradient, float scale, Address out, std::int64_t count,
+           int threads) {
+            const py::gil_scoped_release release;
+            ops::straight_through(pointer<const float>(x), pointer<const float>(quantized),
+                                  pointer<const float>(gradient), scale, pointer<float>(out), count, threads);
+        },
+        py::arg("x"), py::arg("quantized"), py::arg("gradient"), py::arg("scale"), py::arg("out"),
+        py::arg("count"), py::arg("threads"));
+
+    module.def(
+        "focal_loss",
+        [](Address logits, int dtype, std::int64_t rows, std::int64_t classes, std::int64_t row_stride,
+           Address target, Optional weight, Optional mask, float gamma, std::int64_t ignore_index,
+           float label_smoothing, int reduction, Address losses, Optional reduced, Optional gradient,
+           int threads) {
+            const ops::Focal focal{pointer<const void>(logits),
+                                   static_cast<ops::Dtype>(dtype),
+                                   classes,
+                                   row_stride,
+                                   pointer<const std::int64_t>(target),
+                                   pointer<const float>(weight),
+                                   pointer<const bool>(mask),
+                                   gamma,
+                                   ignore_index,
+                                   label_smoothing,
+                                   1.0f,
+                                   pointer<float>(losses),
+                                   pointer<void>(gradient)};
+            const py::gil_scoped_release release;
+            return ops::focal_loss(focal, rows, static_cast<ops::Reduction>(reduction),
+                                   pointer<float>(reduced), threads);
+        },
+        py::arg("logits"), py::arg("dtype"), py::arg("rows"), py::arg("classes"), py::arg("row_stride"),
+        py::arg("target"), py::arg("weight"), py::arg("mask"), py::arg("gamma"), py::arg("ignore_index"),
+        py::arg("label_smoothing"), py::arg("reduction"), py::arg("losses"), py::arg("reduced"),
+        py::arg("gradient"), py::arg("threads"));
+}
 
 }  // namespace goskill

@@ -27,9 +27,7 @@ def implementation_for(tensor: Tensor) -> Literal["reference", "cpp", "triton"]:
     if tensor.dtype not in KERNEL_DTYPES:
         return "reference"
     if tensor.device.type == "cpu":
-        return "reference"
-    if tensor.device.type == "cuda" and triton_installed():
-        return "reference"
+        return "cpp"
     return "reference"
 
 
@@ -48,4 +46,6 @@ def choose(impl: str, tensor: Tensor) -> Literal["reference", "cpp", "triton"]:
         raise InputError(f"impl={impl!r} needs tensors on {expected}, got {tensor.device}")
     if tensor.dtype not in KERNEL_DTYPES:
         raise InputError(f"impl={impl!r} takes float32, bfloat16 or float16, got {tensor.dtype}")
-    raise InputError(f"impl={chosen!r} is not built")
+    if chosen == "triton":
+        raise InputError("impl='triton' is not built")
+    return "cpp"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from goskill.errors import InputError
-from goskill.ops import reference
+from goskill.ops import operators, reference
 from goskill.ops.checks import check_choice, check_device, check_floating, check_mask
 from goskill.ops.dispatch import Implementation, choose
 
@@ -72,16 +72,24 @@ def focal_loss(
         raise InputError(f"gamma must be finite and at least 0, got {gamma}")
     if not 0 <= label_smoothing <= 1:
         raise InputError(f"label_smoothing must be in [0, 1], got {label_smoothing}")
-    choose(impl, logits)
-    rows = logits.movedim(1, -1).reshape(-1, logits.shape[1])
-    losses = reference.focal_loss(
-        rows,
-        target.reshape(-1),
-        weight,
-        None if mask is None else mask.reshape(-1),
-        gamma,
-        ignore_index,
-        label_smoothing,
-        reduction,
-    )
+    rows = logits if logits.ndim == 2 else logits.movedim(1, -1).reshape(-1, logits.shape[1])
+    row_target = target.reshape(-1)
+    row_mask = None if mask is None else mask.reshape(-1)
+    if choose(impl, logits) == "reference":
+        losses = reference.focal_loss(
+            rows, row_target, weight, row_mask, gamma, ignore_index, label_smoothing, reduction
+        )
+    else:
+        with_gradient = torch.is_grad_enabled() and logits.requires_grad
+        losses, _ = torch.ops.goskill.focal_loss(
+            rows,
+            row_target,
+            weight,
+            row_mask,
+            gamma,
+            ignore_index,
+            label_smoothing,
+            operators.REDUCTIONS[reduction],
+            with_gradient,
+        )
     return losses.reshape(expected) if reduction == "none" else losses

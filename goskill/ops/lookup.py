@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, overload
 
+import torch
 from torch import Tensor
 
 from goskill.ops import reference
@@ -59,6 +60,13 @@ def nearest_code(
     """
     check_codebook(x, codebook)
     check_choice("metric", metric, ("euclidean", "cosine"))
-    choose(impl, x)
-    indices, distance = reference.nearest_code(x, codebook, metric)
+    if choose(impl, x) == "reference":
+        indices, distance = reference.nearest_code(x, codebook, metric)
+    else:
+        shape = x.shape[:-1]
+        indices, distance = torch.ops.goskill.nearest_code(
+            x.detach().reshape(-1, x.shape[-1]), codebook.detach(), metric == "cosine", return_distance
+        )
+        indices = indices.reshape(shape)
+        distance = distance.reshape(shape) if return_distance else distance
     return (indices, distance) if return_distance else indices

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple, overload
 
+import torch
 from torch import Tensor
 
 from goskill.ops import reference
@@ -83,9 +84,9 @@ def vector_quantize(
     check_choice("mode", mode, ("ema", "gradient"))
     if mask is not None:
         check_mask(mask, x.shape[:-1], x.device)
-    choose(impl, x)
     learning = mode == "gradient" and not freeze
-    quantized, indices, loss, counts, sums = reference.vector_quantize(
+    quantize = reference.vector_quantize if choose(impl, x) == "reference" else _vector_quantize
+    quantized, indices, loss, counts, sums = quantize(
         x,
         codebook if learning else codebook.detach(),
         mask,
@@ -95,3 +96,14 @@ def vector_quantize(
     if return_statistics:
         return quantized, indices, loss, CodeStatistics(counts, sums)
     return quantized, indices, loss
+
+
+def _vector_quantize(
+    x: Tensor, codebook: Tensor, mask: Tensor | None, commitment_weight: float, codebook_weight: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    rows = x.reshape(-1, x.shape[-1])
+    row_mask = None if mask is None else mask.reshape(-1)
+    quantized, indices, loss, counts, sums = torch.ops.goskill.vector_quantize(
+        rows, codebook, row_mask, commitment_weight, codebook_weight
+    )
+    return quantized.reshape(x.shape), indices.reshape(x.shape[:-1]), loss, counts, sums

@@ -1,0 +1,30 @@
+// The CPU kernels for any processor.
+#include <cstdint>
+#include <vector>
+
+#include "ops/kernels.hpp"
+
+#define LANES 4
+#define TILE_ROWS 4
+
+namespace goskill::ops {
+namespace baseline {
+namespace {
+
+typedef float Float __attribute__((vector_size(LANES * 4)));
+
+inline Float multiply_add(Float a, Float b, Float c) { return a * b + c; }
+
+// clang-format off: the vectors come first
+#include "ops/vectors.inl"
+#include "ops/focal_loss.inl"
+#include "ops/nearest_code.inl"
+// clang-format on
+
+}  // namespace
+}  // namespace baseline
+
+const Kernels baseline_kernels{LANES, 2 * LANES, baseline::nearest_rows, baseline::focal_rows,
+                               baseline::straight_through_rows};
+
+}  // namespace goskill::ops

@@ -1,0 +1,161 @@
+// Nearest code for rows of x: a register tile of TILE_ROWS rows by two vectors of codes, and an argmax that
+// never leaves the cache. Included inside a namespace of an instruction set, after vectors.inl.
+
+constexpr std::int64_t block_rows = 8 * TILE_ROWS;
+
+struct Best {
+    Float score[block_rows];
+    Int tile[block_rows];
+};
+
+// Scores TILE_ROWS rows, `stride` floats apart, against one tile of VECTORS * LANES codes.
+template <int VECTORS>
+inline void score_tile(const float* rows, std::int64_t stride, std::int64_t dim, const float* codes,
+                       const float* offsets, std::int32_t tile, Float* best_score, Int* best_tile) {
+    Float dot[TILE_ROWS][VECTORS] = {};
+    const float* row[TILE_ROWS];
+    for (int r = 0; r < TILE_ROWS; ++r) row[r] = rows + r * stride;
+    for (std::int64_t d = 0; d < dim; ++d) {
+        Float code[VECTORS];
+        for (int v = 0; v < VECTORS; ++v) code[v] = load(codes + (d * VECTORS + v) * LANES);
+        for (int r = 0; r < TILE_ROWS; ++r) {
+            const Float value = splat(row[r][d]);
+            for (int v = 0; v < VECTORS; ++v) dot[r][v] = multiply_add(value, code[v], dot[r][v]);
+        }
+    }
+    for (int v = 0; v < VECTORS; ++v) {
+        const Float offset = load(offsets + v * LANES);
+        const Int place = Int{} + (tile * VECTORS + v);
+        for (int r = 0; r < TILE_ROWS; ++r) {
+            const Float score = dot[r][v] - offset;
+            // Strictly greater: the first of equal codes stays, and NaN never wins.
+            const Int better = score > best_score[r];
+            best_score[r] = better ? score : best_score[r];
+            best_tile[r] = better ? place : best_tile[r];
+        }
+    }
+}
+
+// The lowest index among the lanes that hold the greatest score.
+inline std::int64_t first_best(Float score, Int tile) {
+    const float top = greatest(score);
+    std::int64_t index = INT64_MAX;
+    for (int lane = 0; lane < LANES; ++lane) {
+        const std::int64_t candidate = static_cast<std::int64_t>(tile[lane]) * LANES + lane;
+        if (score[lane] == top && candidate < index) index = candidate;
+    }
+    return index;
+}
+
+inline float squared_distance(const float* a, const float* b, std::int64_t dim) {
+    Float total{};
+    std::int64_t d = 0;
+    for (; d + LANES <= dim; d += LANES) {
+        const Float difference = load(a + d) - load(b + d);
+        total = multiply_add(difference, difference, total);
+    }
+    float rest = 0;
+    for (; d < dim; ++d) rest += (a[d] - b[d]) * (a[d] - b[d]);
+    return sum(total) + rest;
+}
+
+inline float cosine_distance(const float* row, const float* unit_code, std::int64_t dim) {
+    double dot = 0, square = 0;
+    for (std::int64_t d = 0; d < dim; ++d) {
+        dot += static_cast<double>(row[d]) * unit_code[d];
+        square += static_cast<double>(row[d]) * row[d];
+    }
+    return square == 0 ? 1.0f : static_cast<float>(1.0 - dot / __builtin_sqrt(square));
+}
+
+inline void add_to_statistics(const float* row, const float* code, std::int64_t index, std::int64_t dim,
+                              Statistics& statistics) {
+    statistics.squared_error += static_cast<double>(squared_distance(row, code, dim));
+    statistics.counts[static_cast<std::size_t>(index)] += 1;
+    double* sums = statistics.sums.data() + index * dim;
+    for (std::int64_t d = 0; d < dim; ++d) sums[d] += static_cast<double>(row[d]);
+}
+
+inline void finish_row(const Lookup& lookup, std::int64_t row, const float* values, std::int64_t index,
+                       Statistics* statistics) {
+    const std::int64_t dim = lookup.x.dim;
+    const bool selected = lookup.mask == nullptr || lookup.mask[row];
+    const float* code = lookup.codebook + index * dim;
+    lookup.indices[row] = selected ? index : -1;
+    if (lookup.distance != nullptr) {
+        lookup.distance[row] =
+            lookup.cosine ? cosine_distance(values, code, dim) : squared_distance(values, code, dim);
+    }
+    if (lookup.quantized != nullptr) {
+        const std::size_t bytes = static_cast<std::size_t>(dim * item_size(lookup.x.dtype));
+        char* out = static_cast<char*>(lookup.quantized) + static_cast<std::size_t>(row) * bytes;
+        const char* from =
+            static_cast<const char*>(lookup.quantized_codes) + static_cast<std::size_t>(index) * bytes;
+        if (selected) {
+            __builtin_memcpy(out, from, bytes);
+        } else {
+            __builtin_memset(out, 0, bytes);
+        }
+    }
+    if (statistics != nullptr && selected) add_to_statistics(values, code, index, dim, *statistics);
+}
+
+template <int VECTORS>
+void nearest_in_block(const float* rows, std::int64_t stride, std::int64_t groups, std::int64_t dim,
+                      const PackedCodebook& codebook, Best& best) {
+    for (std::int64_t r = 0; r < groups * TILE_ROWS; ++r) {
+        best.score[r] = splat(-__builtin_inff());
+        best.tile[r] = Int{};
+    }
+    for (std::int64_t t = 0; t < codebook.tiles; ++t) {
+        const float* codes = codebook.values.data() + t * codebook.tile * dim;
+        const float* offsets = codebook.offsets.data() + t * codebook.tile;
+        for (std::int64_t g = 0; g < groups; ++g) {
+            score_tile<VECTORS>(rows + g * TILE_ROWS * stride, stride, dim, codes, offsets,
+                                static_cast<std::int32_t>(t), best.score + g * TILE_ROWS,
+                                best.tile + g * TILE_ROWS);
+        }
+    }
+}
+
+void nearest_rows(const Lookup& lookup, const PackedCodebook& codebook, std::int64_t begin, std::int64_t end,
+                  Statistics* statistics) {
+    const std::int64_t dim = lookup.x.dim;
+    const bool direct = lookup.x.dtype == Dtype::float32 && lookup.x.column_stride == 1;
+    std::vector<float> copy(static_cast<std::size_t>(block_rows * dim));
+    Best best;
+    for (std::int64_t start = begin; start < end; start += block_rows) {
+        const std::int64_t count = end - start < block_rows ? end - start : block_rows;
+        const std::int64_t groups = (count + TILE_ROWS - 1) / TILE_ROWS;
+        const float* rows = copy.data();
+        std::int64_t stride = dim;
+        if (direct && count == groups * TILE_ROWS) {
+            stride = lookup.x.row_stride;
+            rows = static_cast<const float*>(lookup.x.data) + start * stride;
+        } else {
+            for (std::int64_t r = 0; r < count; ++r) {
+                widen(lookup.x.data, lookup.x.dtype, (start + r) * lookup.x.row_stride,
+                      lookup.x.column_stride, dim, copy.data() + r * dim);
+            }
+        }
+        if (codebook.tile == LANES) {
+            nearest_in_block<1>(rows, stride, groups, dim, codebook, best);
+        } else {
+            nearest_in_block<2>(rows, stride, groups, dim, codebook, best);
+        }
+        for (std::int64_t r = 0; r < count; ++r) {
+            const std::int64_t index = first_best(best.score[r], best.tile[r]);
+            finish_row(lookup, start + r, rows + r * stride, index, statistics);
+        }
+    }
+}
+
+void straight_through_rows(const float* x, const float* quantized, const float* gradient, float scale,
+                           float* out, std::int64_t count) {
+    const Float factor = splat(scale);
+    std::int64_t i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        store(out + i, multiply_add(factor, load(x + i) - load(quantized + i), load(gradient + i)));
+    }
+    for (; i < count; ++i) out[i] = gradient[i] + scale * (x[i] - quantized[i]);
+}

@@ -1,0 +1,193 @@
+#include "ops/operations.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <limits>
+#include <stdexcept>
+#include <vector>
+
+#include "parallel.hpp"
+
+namespace goskill::ops {
+namespace {
+
+bool runs_here(const std::string& name) {
+    if (name == "baseline") return true;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (name == "avx2") return avx2;
+    if (name == "avx512") {
+        return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    }
+#endif
+    return false;
+}
+
+std::string choose_instruction_set() {
+    if (const char* wanted = std::getenv("GOSKILL_CPU")) {
+        if (!runs_here(wanted)) {
+            throw std::invalid_argument(
+                "GOSKILL_CPU must be avx512, avx2 or baseline and run on this processor, got " +
+                std::string(wanted));
+        }
+        return wanted;
+    }
+    for (const char* name : {"avx512", "avx2"}) {
+        if (runs_here(name)) return name;
+    }
+    return "baseline";
+}
+
+const Kernels& kernels() {
+#if defined(__x86_64__)
+    if (instruction_set() == "avx512") return avx512_kernels;
+    if (instruction_set() == "avx2") return avx2_kernels;
+#endif
+    return baseline_kernels;
+}
+
+// A thread has to be worth waking: about 30 microseconds of work.
+int useful_threads(std::int64_t multiply_adds, int threads) {
+    const std::int64_t worth = std::max<std::int64_t>(1, multiply_adds / 500'000);
+    return static_cast<int>(std::min<std::int64_t>(threads, worth));
+}
+
+PackedCodebook pack(const Lookup& lookup, int threads) {
+    const std::int64_t dim = lookup.x.dim, codes = lookup.codes;
+    PackedCodebook packed;
+    packed.tile = codes <= kernels().lanes ? kernels().lanes : kernels().widest_tile;
+    packed.tiles = (codes + packed.tile - 1) / packed.tile;
+    const std::int64_t padded = packed.tiles * packed.tile;
+    packed.values.resize(static_cast<std::size_t>(padded * dim));
+    packed.offsets.assign(static_cast<std::size_t>(padded), std::numeric_limits<float>::infinity());
+    parallel_for(
+        packed.tiles, useful_threads(codes * dim, threads), [&](std::int64_t begin, std::int64_t end) {
+            for (std::int64_t code = begin * packed.tile; code < std::min(codes, end * packed.tile); ++code) {
+                const float* from = lookup.codebook + code * dim;
+                float* to =
+                    packed.values.data() + code / packed.tile * packed.tile * dim + code % packed.tile;
+                double square = 0;
+                for (std::int64_t d = 0; d < dim; ++d) {
+                    to[d * packed.tile] = from[d];
+                    square += static_cast<double>(from[d]) * static_cast<double>(from[d]);
+                }
+                packed.offsets[static_cast<std::size_t>(code)] =
+                    lookup.cosine ? 0.0f : static_cast<float>(square / 2);
+            }
+        });
+    return packed;
+}
+
+std::int64_t work(const Lookup& lookup) { return lookup.x.count * lookup.x.dim * (lookup.codes + 16); }
+
+// How many parts the statistics of a batch are gathered in: a matter of its shape, never of the threads.
+std::int64_t statistics_parts(const Lookup& lookup) {
+    constexpr std::int64_t memory = std::int64_t{32} << 20;
+    const std::int64_t bytes = lookup.codes * lookup.x.dim * static_cast<std::int64_t>(sizeof(double));
+    const std::int64_t affordable = std::max<std::int64_t>(2, memory / bytes);
+    const std::int64_t useful = std::max<std::int64_t>(1, lookup.x.count / 1024);
+    return std::min({affordable, useful, std::int64_t{16}});
+}
+
+std::int64_t first_bad_target(const Focal& focal, std::int64_t rows) {
+    for (std::int64_t row = 0; row < rows; ++row) {
+        const std::int64_t target = focal.target[row];
+        const bool selected = target != focal.ignore_index && (focal.mask == nullptr || focal.mask[row]);
+        if (selected && (target < 0 || target >= focal.classes)) return row;
+    }
+    return -1;
+}
+
+double total_weight(const Focal& focal, std::int64_t rows) {
+    double total = 0;
+    for (std::int64_t row = 0; row < rows; ++row) {
+        const std::int64_t target = focal.target[row];
+        if (target == focal.ignore_index || (focal.mask != nullptr && !focal.mask[row])) continue;
+        total += focal.weight == nullptr ? 1.0 : static_cast<double>(focal.weight[target]);
+    }
+    return total;
+}
+
+}  // namespace
+
+const std::string& instruction_set() {
+    static const std::string chosen = choose_instruction_set();
+    return chosen;
+}
+
+void nearest_code(const Lookup& lookup, int threads) {
+    if (lookup.x.count == 0) return;
+    const PackedCodebook packed = pack(lookup, threads);
+    parallel_for(lookup.x.count, useful_threads(work(lookup), threads),
+                 [&](std::int64_t begin, std::int64_t end) {
+                     kernels().nearest_rows(lookup, packed, begin, end, nullptr);
+                 });
+}
+
+void quantize(const Lookup& lookup, float* counts, float* sums, float* mean_squared_error, int threads) {
+    const PackedCodebook packed = pack(lookup, threads);
+    const std::int64_t size = lookup.codes * lookup.x.dim;
+    const std::int64_t parts = statistics_parts(lookup);
+    std::vector<Statistics> gathered(static_cast<std::size_t>(parts));
+    const int useful = useful_threads(work(lookup), threads);
+    parallel_for(parts, useful, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t part = begin; part < end; ++part) {
+            Statistics& statistics = gathered[static_cast<std::size_t>(part)];
+            statistics.sums.assign(static_cast<std::size_t>(size), 0.0);
+            statistics.counts.assign(static_cast<std::size_t>(lookup.codes), 0);
+            kernels().nearest_rows(lookup, packed, lookup.x.count * part / parts,
+                                   lookup.x.count * (part + 1) / parts, &statistics);
+        }
+    });
+    parallel_for(lookup.codes, useful, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t code = begin; code < end; ++code) {
+            std::int64_t count = 0;
+            for (const Statistics& part : gathered) count += part.counts[static_cast<std::size_t>(code)];
+            counts[code] = static_cast<float>(count);
+            for (std::int64_t i = code * lookup.x.dim; i < (code + 1) * lookup.x.dim; ++i) {
+                double total = 0;
+                for (const Statistics& part : gathered) total += part.sums[static_cast<std::size_t>(i)];
+                sums[i] = static_cast<float>(total);
+            }
+        }
+    });
+    double error = 0, selected = 0;
+    for (const Statistics& part : gathered) {
+        error += part.squared_error;
+        for (const std::int64_t count : part.counts) selected += static_cast<double>(count);
+    }
+    *mean_squared_error =
+        selected == 0 ? 0.0f : static_cast<float>(error / (selected * static_cast<double>(lookup.x.dim)));
+}
+
+void straight_through(const float* x, const float* quantized, const float* gradient, float scale, float* out,
+                      std::int64_t count, int threads) {
+    parallel_for(count, useful_threads(count, threads), [&](std::int64_t begin, std::int64_t end) {
+        kernels().straight_through_rows(x + begin, quantized + begin, gradient + begin, scale, out + begin,
+                                        end - begin);
+    });
+}
+
+std::int64_t focal_loss(Focal focal, std::int64_t rows, Reduction reduction, float* reduced, int threads) {
+    const std::int64_t bad = first_bad_target(focal, rows);
+    if (bad >= 0) return bad;
+    double divisor = 1;
+    if (reduction == Reduction::mean) {
+        divisor = total_weight(focal, rows);
+        if (!(divisor > 0)) divisor = 1;
+    }
+    focal.gradient_scale = static_cast<float>(1 / divisor);
+    parallel_for(rows, useful_threads(rows * focal.classes * 16, threads),
+                 [&](std::int64_t begin, std::int64_t end) { kernels().focal_rows(focal, begin, end); });
+    if (reduction != Reduction::none) {
+        double total = 0;
+        for (std::int64_t row = 0; row < rows; ++row) total += static_cast<double>(focal.losses[row]);
+        *reduced = static_cast<float>(total / divisor);
+    }
+    return -1;
+}
+
+}  // namespace goskill::ops

@@ -1,0 +1,31 @@
+// The CPU operations of goskill.ops: threads, and the kernels that fit this processor.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "ops/kernels.hpp"
+
+namespace goskill::ops {
+
+// "avx512", "avx2" or "baseline": the environment variable GOSKILL_CPU if set, else the best that runs here.
+const std::string& instruction_set();
+
+// Fills indices, and distance and quantized where they are not null.
+void nearest_code(const Lookup& lookup, int threads);
+
+// The same, and in the same read of x the counts [codes] and sums [codes, dim] of the rows of each code and
+// the mean squared error over selected rows and dimensions, 0 if there is none. Does not depend on `threads`.
+void quantize(const Lookup& lookup, float* counts, float* sums, float* mean_squared_error, int threads);
+
+// out = gradient + scale * (x - quantized).
+void straight_through(const float* x, const float* quantized, const float* gradient, float scale, float* out,
+                      std::int64_t count, int threads);
+
+enum class Reduction : int { none = 0, mean = 1, sum = 2 };
+
+// Losses per row, and their reduction into `reduced` unless it is none. Returns the first row whose target is
+// no class and not to be ignored, before anything is computed, or -1.
+std::int64_t focal_loss(Focal focal, std::int64_t rows, Reduction reduction, float* reduced, int threads);
+
+}  // namespace goskill::ops

@@ -1,0 +1,162 @@
+"""The torch operators on the CPU, in C++ with threads and vector instructions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.library import impl
+
+from goskill import _core
+from goskill.errors import InputError
+from goskill.ops import operators
+
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _as_float(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.detach().to(torch.float32).contiguous()
+
+
+@impl("goskill::nearest_code", "CPU")
+def nearest_code(x: Tensor, codebook: Tensor, cosine: bool, with_distance: bool) -> tuple[Tensor, Tensor]:
+    codes = codebook.to(torch.float32)
+    codes = torch.nn.functional.normalize(codes, dim=-1) if cosine else codes.contiguous()
+    indices = x.new_empty(x.shape[0], dtype=torch.int64)
+    distance = x.new_empty(x.shape[0] if with_distance else 0, dtype=torch.float32)
+    _core.nearest_code(
+        x=x.data_ptr(),
+        dtype=DTYPES[x.dtype],
+        count=x.shape[0],
+        dim=x.shape[1],
+        row_stride=x.stride(0),
+        column_stride=x.stride(1),
+        codebook=codes.data_ptr(),
+        codes=codes.shape[0],
+        cosine=cosine,
+        indices=indices.data_ptr(),
+        distance=distance.data_ptr() if with_distance else None,
+        threads=torch.get_num_threads(),
+    )
+    return indices, distance
+
+
+@impl("goskill::vector_quantize", "CPU")
+def vector_quantize(
+    x: Tensor, codebook: Tensor, mask: Tensor | None, commitment_weight: float, codebook_weight: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    codes = codebook.to(torch.float32).contiguous()
+    quantized_codes = codes.to(x.dtype)
+    mask = None if mask is None else mask.contiguous()
+    quantized = x.new_empty(x.shape)
+    indices = x.new_empty(x.shape[0], dtype=torch.int64)
+    error = x.new_empty((), dtype=torch.float32)
+    counts = x.new_empty(codes.shape[0], dtype=torch.float32)
+    sums = torch.empty_like(codes)
+    _core.vector_quantize(
+        x=x.data_ptr(),
+        dtype=DTYPES[x.dtype],
+        count=x.shape[0],
+        dim=x.shape[1],
+        row_stride=x.stride(0),
+        column_stride=x.stride(1),
+        codebook=codes.data_ptr(),
+        codes=codes.shape[0],
+        mask=_address(mask),
+        indices=indices.data_ptr(),
+        quantized_codes=quantized_codes.data_ptr(),
+        quantized=quantized.data_ptr(),
+        counts=counts.data_ptr(),
+        sums=sums.data_ptr(),
+        mean_squared_error=error.data_ptr(),
+        threads=torch.get_num_threads(),
+    )
+    return quantized, indices, error.mul_(commitment_weight + codebook_weight), counts, sums
+
+
+@impl("goskill::straight_through", "CPU")
+def straight_through(
+    x: Tensor,
+    quantized: Tensor,
+    mask: Tensor | None,
+    gradient: Tensor,
+    loss_gradient: Tensor,
+    counts: Tensor,
+    commitment_weight: float,
+) -> Tensor:
+    scale = 2 * commitment_weight * float(loss_gradient) / max(1.0, float(counts.sum()) * x.shape[1])
+    if x.dtype == torch.float32:
+        x, gradient = x.contiguous(), gradient.contiguous()
+        out = torch.empty_like(x)
+        _core.straight_through(
+            x=x.data_ptr(),
+            quantized=quantized.data_ptr(),
+            gradient=gradient.data_ptr(),
+            scale=scale,
+            out=out.data_ptr(),
+            count=x.numel(),
+            threads=torch.get_num_threads(),
+        )
+    else:
+        out = ((x.float() - quantized) * scale + gradient).to(x.dtype)
+    return out if mask is None else out.masked_fill_(~mask.unsqueeze(-1), 0)
+
+
+@impl("goskill::focal_loss", "CPU")
+def focal_loss(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    mask: Tensor | None,
+    gamma: float,
+    ignore_index: int,
+    label_smoothing: float,
+    reduction: int,
+    with_gradient: bool,
+) -> tuple[Tensor, Tensor]:
+    logits = logits if logits.stride(-1) == 1 else logits.contiguous()
+    target = target.contiguous()
+    weight = _as_float(weight)
+    mask = None if mask is None else mask.contiguous()
+    losses = logits.new_empty(target.shape, dtype=torch.float32)
+    reduced = None if reduction == operators.NONE else logits.new_empty((), dtype=torch.float32)
+    gradient = logits.new_empty(logits.shape if with_gradient else (0,))
+    bad = _core.focal_loss(
+        logits=logits.data_ptr(),
+        dtype=DTYPES[logits.dtype],
+        rows=logits.shape[0],
+        classes=logits.shape[1],
+        row_stride=logits.stride(0),
+        target=target.data_ptr(),
+        weight=_address(weight),
+        mask=_address(mask),
+        gamma=gamma,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        reduction=reduction,
+        losses=losses.data_ptr(),
+        reduced=_address(reduced),
+        gradient=gradient.data_ptr() if with_gradient else None,
+        threads=torch.get_num_threads(),
+    )
+    if bad >= 0:
+        raise InputError(
+            f"target must be in [0, {logits.shape[1]}) or {ignore_index}, got {int(target[bad])} at row {bad}"
+        )
+    return losses if reduced is None else reduced, gradient
+
+
+@impl("goskill::scale_rows", "CPU")
+def scale_rows(rows: Tensor, factor: Tensor) -> Tensor:
+    return rows.clone().mul_(factor.unsqueeze(-1) if factor.ndim else factor)
+
+
+@impl("goskill::scale_rows_", "CPU")
+def scale_rows_(rows: Tensor, factor: Tensor) -> None:
+    if factor.ndim:
+        rows.mul_(factor.unsqueeze(-1))
+    elif float(factor) != 1.0:
+        rows.mul_(factor)

@@ -1,0 +1,158 @@
+"""The operations as torch operators: schemas, fakes and gradients. Implementations are registered by device.
+
+- ``goskill::nearest_code``: x [N, D], codebook [M, D] to indices [N] and distance [N] (empty unless asked for)
+- ``goskill::vector_quantize``: x, codebook to quantized [N, D], indices [N], loss, counts [M], sums [M, D]
+- ``goskill::straight_through``: the gradient of ``vector_quantize`` by x
+- ``goskill::focal_loss``: logits [N, C], target [N] to the loss and the logits' gradient (empty unless asked for)
+- ``goskill::scale_rows``: a saved gradient times the loss's, one factor for all rows or one per row
+- ``goskill::scale_rows_``: the same in place
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.library import define, register_autograd, register_fake
+
+NONE, MEAN, SUM = 0, 1, 2
+REDUCTIONS = {"none": NONE, "mean": MEAN, "sum": SUM}
+
+define(
+    "goskill::nearest_code",
+    "(Tensor x, Tensor codebook, bool cosine, bool with_distance) -> (Tensor, Tensor)",
+)
+define(
+    "goskill::vector_quantize",
+    "(Tensor x, Tensor codebook, Tensor? mask, float commitment_weight, float codebook_weight) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+define(
+    "goskill::straight_through",
+    "(Tensor x, Tensor quantized, Tensor? mask, Tensor gradient, Tensor loss_gradient, Tensor counts, "
+    "float commitment_weight) -> Tensor",
+)
+define(
+    "goskill::focal_loss",
+    "(Tensor logits, Tensor target, Tensor? weight, Tensor? mask, float gamma, int ignore_index, "
+    "float label_smoothing, int reduction, bool with_gradient) -> (Tensor, Tensor)",
+)
+define("goskill::scale_rows", "(Tensor rows, Tensor factor) -> Tensor")
+define("goskill::scale_rows_", "(Tensor(a!) rows, Tensor factor) -> ()")
+
+
+@register_fake("goskill::nearest_code")
+def _(x: Tensor, codebook: Tensor, cosine: bool, with_distance: bool) -> tuple[Tensor, Tensor]:
+    rows = x.shape[0]
+    indices = x.new_empty(rows, dtype=torch.int64)
+    return indices, x.new_empty(rows if with_distance else 0, dtype=torch.float32)
+
+
+@register_fake("goskill::vector_quantize")
+def _(
+    x: Tensor, codebook: Tensor, mask: Tensor | None, commitment_weight: float, codebook_weight: float
+) -> tuple[Tensor, ...]:
+    return (
+        x.new_empty(x.shape),
+        x.new_empty(x.shape[0], dtype=torch.int64),
+        x.new_empty((), dtype=torch.float32),
+        x.new_empty(codebook.shape[0], dtype=torch.float32),
+        x.new_empty(codebook.shape, dtype=torch.float32),
+    )
+
+
+@register_fake("goskill::straight_through")
+def _(
+    x: Tensor,
+    quantized: Tensor,
+    mask: Tensor | None,
+    gradient: Tensor,
+    loss_gradient: Tensor,
+    counts: Tensor,
+    commitment_weight: float,
+) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+@register_fake("goskill::focal_loss")
+def _(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    mask: Tensor | None,
+    gamma: float,
+    ignore_index: int,
+    label_smoothing: float,
+    reduction: int,
+    with_gradient: bool,
+) -> tuple[Tensor, Tensor]:
+    loss = logits.new_empty(target.shape if reduction == NONE else (), dtype=torch.float32)
+    return loss, logits.new_empty(logits.shape if with_gradient else (0,))
+
+
+@register_fake("goskill::scale_rows")
+def _(rows: Tensor, factor: Tensor) -> Tensor:
+    return rows.new_empty(rows.shape)
+
+
+@register_fake("goskill::scale_rows_")
+def _(rows: Tensor, factor: Tensor) -> None:
+    return None
+
+
+def _save_quantization(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, codebook, mask, ctx.commitment_weight, ctx.codebook_weight = inputs
+    quantized, indices, _, counts, sums = output
+    # The codebook's gradient, up to a factor; the codebook itself may have moved when it is needed.
+    pull = counts.unsqueeze(-1) * codebook.detach() - sums if ctx.needs_input_grad[1] else None
+    ctx.save_for_backward(x, quantized, mask, counts, pull)
+    ctx.codebook_dtype = codebook.dtype
+    ctx.mark_non_differentiable(indices, counts, sums)
+    ctx.set_materialize_grads(False)
+
+
+def _quantization_gradient(
+    ctx: Any, gradient: Tensor | None, _indices: None, loss_gradient: Tensor | None, *_statistics: None
+) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    x, quantized, mask, counts, pull = ctx.saved_tensors
+    if loss_gradient is None:
+        loss_gradient = counts.new_zeros(())
+    to_x = to_codebook = None
+    if ctx.needs_input_grad[0]:
+        if gradient is None:
+            gradient = torch.zeros_like(quantized)
+        to_x = torch.ops.goskill.straight_through(
+            x, quantized, mask, gradient, loss_gradient, counts, ctx.commitment_weight
+        )
+    if pull is not None:
+        elements = (counts.sum() * x.shape[-1]).clamp(min=1)
+        factor = 2 * ctx.codebook_weight * loss_gradient / elements
+        to_codebook = (pull * factor).to(ctx.codebook_dtype)
+    return to_x, to_codebook, None, None, None
+
+
+register_autograd("goskill::vector_quantize", _quantization_gradient, setup_context=_save_quantization)
+
+
+def _save_focal(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    _, gradient = output
+    ctx.mark_non_differentiable(gradient)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(gradient)
+
+
+def _focal_gradient(ctx: Any, factor: Tensor | None, _gradient: None) -> tuple[Any, ...]:
+    (gradient,) = ctx.saved_tensors
+    result = None
+    if factor is not None:
+        if torch._C._autograd._get_current_graph_task_keep_graph():
+            result = torch.ops.goskill.scale_rows(gradient, factor)
+        else:
+            # Nobody can ask for this gradient again, so that it needs no second buffer.
+            torch.ops.goskill.scale_rows_(gradient, factor)
+            result = gradient
+    return (result, *[None] * 8)
+
+
+register_autograd("goskill::focal_loss", _focal_gradient, setup_context=_save_focal)
