@@ -75,3 +75,63 @@ class ContextSampler:
         threads: int,
     ) -> None: ...
     def fill(self, step: int, global_batch: int, first: int, batch: dict[str, npt.NDArray[Any]]) -> None: ...
+
+# ops: tensors come as addresses
+
+def instruction_set() -> str: ...
+def nearest_code(
+    *,
+    x: int,
+    dtype: int,
+    count: int,
+    dim: int,
+    row_stride: int,
+    column_stride: int,
+    codebook: int,
+    codes: int,
+    cosine: bool,
+    indices: int,
+    distance: int | None,
+    threads: int,
+) -> None: ...
+def vector_quantize(
+    *,
+    x: int,
+    dtype: int,
+    count: int,
+    dim: int,
+    row_stride: int,
+    column_stride: int,
+    codebook: int,
+    codes: int,
+    mask: int | None,
+    indices: int,
+    quantized_codes: int,
+    quantized: int,
+    counts: int,
+    sums: int,
+    mean_squared_error: int,
+    threads: int,
+) -> None: ...
+def straight_through(
+    *, x: int, quantized: int, gradient: int, scale: float, out: int, count: int, threads: int
+) -> None: ...
+def focal_loss(
+    *,
+    logits: int,
+    dtype: int,
+    rows: int,
+    classes: int,
+    row_stride: int,
+    target: int,
+    weight: int | None,
+    mask: int | None,
+    gamma: float,
+    ignore_index: int,
+    label_smoothing: float,
+    reduction: int,
+    losses: int,
+    reduced: int | None,
+    gradient: int | None,
+    threads: int,
+) -> int: ...

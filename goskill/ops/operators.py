@@ -1,9 +1,9 @@
 """The operations as torch operators: schemas, fakes and gradients. Implementations are registered by device.
 
-- ``goskill::nearest_code``: x [N, D], codebook [M, D] to indices [N] and distance [N] (empty unless asked for)
+- ``goskill::nearest_code``: x [N, D], codebook [M, D] to indices [N], distance [N] (or empty)
 - ``goskill::vector_quantize``: x, codebook to quantized [N, D], indices [N], loss, counts [M], sums [M, D]
 - ``goskill::straight_through``: the gradient of ``vector_quantize`` by x
-- ``goskill::focal_loss``: logits [N, C], target [N] to the loss and the logits' gradient (empty unless asked for)
+- ``goskill::focal_loss``: logits [N, C], target [N] to the loss and the logits' gradient (or empty)
 - ``goskill::scale_rows``: a saved gradient times the loss's, one factor for all rows or one per row
 - ``goskill::scale_rows_``: the same in place
 """
@@ -42,15 +42,15 @@ define("goskill::scale_rows", "(Tensor rows, Tensor factor) -> Tensor")
 define("goskill::scale_rows_", "(Tensor(a!) rows, Tensor factor) -> ()")
 
 
-@register_fake("goskill::nearest_code")
-def _(x: Tensor, codebook: Tensor, cosine: bool, with_distance: bool) -> tuple[Tensor, Tensor]:
+def _fake_nearest_code(
+    x: Tensor, codebook: Tensor, cosine: bool, with_distance: bool
+) -> tuple[Tensor, Tensor]:
     rows = x.shape[0]
     indices = x.new_empty(rows, dtype=torch.int64)
     return indices, x.new_empty(rows if with_distance else 0, dtype=torch.float32)
 
 
-@register_fake("goskill::vector_quantize")
-def _(
+def _fake_vector_quantize(
     x: Tensor, codebook: Tensor, mask: Tensor | None, commitment_weight: float, codebook_weight: float
 ) -> tuple[Tensor, ...]:
     return (
@@ -62,8 +62,7 @@ def _(
     )
 
 
-@register_fake("goskill::straight_through")
-def _(
+def _fake_straight_through(
     x: Tensor,
     quantized: Tensor,
     mask: Tensor | None,
@@ -75,8 +74,7 @@ def _(
     return x.new_empty(x.shape)
 
 
-@register_fake("goskill::focal_loss")
-def _(
+def _fake_focal_loss(
     logits: Tensor,
     target: Tensor,
     weight: Tensor | None,
@@ -91,14 +89,20 @@ def _(
     return loss, logits.new_empty(logits.shape if with_gradient else (0,))
 
 
-@register_fake("goskill::scale_rows")
-def _(rows: Tensor, factor: Tensor) -> Tensor:
+def _fake_scale_rows(rows: Tensor, factor: Tensor) -> Tensor:
     return rows.new_empty(rows.shape)
 
 
-@register_fake("goskill::scale_rows_")
-def _(rows: Tensor, factor: Tensor) -> None:
+def _fake_scale_rows_in_place(rows: Tensor, factor: Tensor) -> None:
     return None
+
+
+register_fake("goskill::nearest_code", _fake_nearest_code)
+register_fake("goskill::vector_quantize", _fake_vector_quantize)
+register_fake("goskill::straight_through", _fake_straight_through)
+register_fake("goskill::focal_loss", _fake_focal_loss)
+register_fake("goskill::scale_rows", _fake_scale_rows)
+register_fake("goskill::scale_rows_", _fake_scale_rows_in_place)
 
 
 def _save_quantization(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -146,10 +150,11 @@ def _focal_gradient(ctx: Any, factor: Tensor | None, _gradient: None) -> tuple[A
     (gradient,) = ctx.saved_tensors
     result = None
     if factor is not None:
-        if torch._C._autograd._get_current_graph_task_keep_graph():
+        # A second buffer is needed only if the graph is kept: this gradient may be asked for again. While a
+        # compiler traces, tensors are of other classes and what was saved must not change.
+        if type(gradient) is not Tensor or torch._C._autograd._get_current_graph_task_keep_graph():
             result = torch.ops.goskill.scale_rows(gradient, factor)
         else:
-            # Nobody can ask for this gradient again, so that it needs no second buffer.
             torch.ops.goskill.scale_rows_(gradient, factor)
             result = gradient
     return (result, *[None] * 8)
