@@ -61,6 +61,11 @@ class Checkpoint:
         """State of all optimisers, on the CPU, as ``Checkpoints.save`` was given it."""
         return self._tensors(OPTIMIZERS)
 
+    def networks(self) -> dict[str, dict[str, Tensor]]:
+        """Weights and buffers of every network by name, on the CPU."""
+        names = [Path(file).stem for file in self.state["files"]]
+        return {name: self._tensors(name) for name in names if name != OPTIMIZERS}
+
     def _tensors(self, name: str) -> dict[str, Tensor]:
         path = self.path / f"{name}.safetensors"
         try:
