@@ -32,10 +32,10 @@ from goskill.settings import from_mapping, to_mapping
 if TYPE_CHECKING:
     from goskill.data import EpisodeStore
     from goskill.evaluation import Prompts, Results
-    from goskill.methods.go_skill import GoSkillNetworks, GoSkillSettings
-    from goskill.training import RunFolder, TrainingSettings
+    from goskill.methods.go_skill import GoSkillNetworks
+    from goskill.training import RunFolder
 
-PathLike = str | os.PathLike[str]
+PathLike = str | Path
 console = Console()
 
 
@@ -60,7 +60,7 @@ def choose_tasks(suite: str | None, tasks: str | None) -> list[str]:
     """The tasks of a suite, or the comma-separated ones. Raises InputError unless exactly one is given."""
     from goskill.envs import task_names
 
-    if suite is not None and tasks is not None or not (suite or tasks):
+    if (suite is not None and tasks is not None) or not (suite or tasks):
         raise InputError("give either --suite or --tasks")
     return task_names(suite if suite else [name.strip() for name in str(tasks).split(",") if name.strip()])
 
