@@ -32,8 +32,8 @@ from goskill.settings import from_mapping, to_mapping
 if TYPE_CHECKING:
     from goskill.data import EpisodeStore
     from goskill.evaluation import Prompts, Results
-    from goskill.methods.go_skill import GoSkillNetworks
-    from goskill.training import RunFolder
+    from goskill.methods.go_skill import GoSkillNetworks, GoSkillSettings
+    from goskill.training import RunFolder, TrainingSettings
 
 PathLike = str | Path
 console = Console()
@@ -54,6 +54,30 @@ class EvaluationSettings:
     """How a preset's run is evaluated."""
 
     episodes: int = 50  # new episodes per task
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of a run, in the sections that presets and ``--set`` name."""
+
+    data: DataSettings
+    method: GoSkillSettings
+    training: TrainingSettings
+    evaluation: EvaluationSettings
+
+
+def read_settings(preset: str, overrides: Sequence[str] = ()) -> Settings:
+    """A preset with overrides such as ``method.horizon=5``. Raises InputError that names what is wrong."""
+    from goskill.methods.go_skill import GoSkillSettings
+    from goskill.training import TrainingSettings
+
+    sections = presets.load(preset, overrides)
+    return Settings(
+        from_mapping(DataSettings, sections["data"], "data"),
+        from_mapping(GoSkillSettings, sections["method"], "method"),
+        from_mapping(TrainingSettings, sections["training"], "training"),
+        from_mapping(EvaluationSettings, sections["evaluation"], "evaluation"),
+    )
 
 
 def choose_tasks(suite: str | None, tasks: str | None) -> list[str]:
@@ -130,15 +154,13 @@ def train(
     """
     from goskill.data import EpisodeStore
     from goskill.evaluation import DataSkills, data_returns
-    from goskill.methods.go_skill import GoSkill, GoSkillSettings, label_store
-    from goskill.training import RunFolder, Trainer, TrainingSettings
+    from goskill.methods.go_skill import GoSkill, label_store
+    from goskill.training import RunFolder, Trainer
 
-    sections = presets.load(preset, overrides)
+    settings = read_settings(preset, overrides)
     store = EpisodeStore.open(data)
-    settings = from_mapping(GoSkillSettings, sections["method"], "method")
-    training = from_mapping(TrainingSettings, sections["training"], "training")
     # Building the networks checks settings against data before anything is written.
-    method = GoSkill(settings, store, training)
+    method = GoSkill(settings.method, store, settings.training)
     record = {
         "data": {
             "path": str(Path(data).resolve()),
@@ -147,16 +169,16 @@ def train(
             "steps": store.num_steps,
             "returns": {task: to_mapping(returns) for task, returns in data_returns(store).items()},
         },
-        "method": {"name": method.name, **to_mapping(settings)},
-        "training": to_mapping(training),
-        "evaluation": to_mapping(from_mapping(EvaluationSettings, sections["evaluation"], "evaluation")),
+        "method": {"name": method.name, **to_mapping(settings.method)},
+        "training": to_mapping(settings.training),
+        "evaluation": to_mapping(settings.evaluation),
     }
     run = RunFolder.create(out, record, resume=resume)
-    _keep_prompts(store, run, settings.prompt_episodes)
-    Trainer(method, run, training).train(resume=resume)
-    if settings.discrete:
+    _keep_prompts(store, run, settings.method.prompt_episodes)
+    Trainer(method, run, settings.training).train(resume=resume)
+    if settings.method.discrete:
         column = label_store(method.networks, store)
-        DataSkills.of_store(store, column, settings.codebook_size).save(run.path / "data_skills.json")
+        DataSkills.of_store(store, column, settings.method.codebook_size).save(run.path / "data_skills.json")
     return run
 
 
@@ -252,17 +274,15 @@ def quickstart(
     if (folder / "results.json").exists():
         raise InputError(f"{folder} holds a finished run: give another folder with --out")
     overrides = [*overrides, f"training.seed={seed}"]
-    sections = presets.load("quickstart", overrides)
-    wanted = from_mapping(DataSettings, sections["data"], "data")
+    settings = read_settings("quickstart", overrides)
+    wanted = settings.data
     data = folder.parent / f"{folder.name}-data"
     collect(
         data, tasks=wanted.tasks, episodes=wanted.episodes, quality=wanted.quality, workers=workers, seed=seed
     )
     resume = RunFolder(folder).settings_file.exists()
     run = train(data, folder, preset="quickstart", overrides=overrides, resume=resume)
-    results = evaluate(
-        run.path, episodes=run.settings["evaluation"]["episodes"], workers=workers, seed=seed + 1
-    )
+    results = evaluate(run.path, episodes=settings.evaluation.episodes, workers=workers, seed=seed + 1)
     for file in draw_run(run.path):
         if file.suffix == ".png":
             console.print(f"drew {file}", highlight=False)

@@ -1,0 +1,70 @@
+"""The command line: help everywhere, and one clear line with exit status 2 for wrong input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMANDS = (
+    *("quickstart", "collect", "info", "verify", "train", "eval"),
+    *("label", "figures", "compare", "bench", "doctor"),
+)
+
+
+def goskill(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "goskill.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command: str) -> None:
+    result = goskill(command, "--help")
+    assert result.returncode == 0
+    assert "Example" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["trian"], "trian"),
+        (["collect", "--out", "data"], "--suite or --tasks"),
+        (["collect", "--out", "data", "--suite", "mt11"], "mt11"),
+        (["collect", "--out", "data", "--tasks", "reech"], "reach"),
+        (["collect", "--out", "data", "--tasks", "reach", "--quality", "best"], "best"),
+        (["collect", "--out", "data", "--tasks", "reach", "--episodes", "0"], "--episodes"),
+        (["info", "nowhere"], "nowhere"),
+        (["verify", "nowhere"], "nowhere"),
+        (["train", "--data", "nowhere", "--out", "run"], "nowhere"),
+        (["train", "--data", "nowhere", "--out", "run", "--preset", "mt60"], "mt60"),
+        (["train", "--data", "nowhere", "--out", "run", "--set", "horizon=5"], "horizon=5"),
+        (["quickstart", "--out", "run", "--set", "method.horizn=5"], "did you mean 'horizon'?"),
+        (["quickstart", "--out", "run", "--set", "method.horizon=0"], "horizon"),
+        (["eval", "nowhere"], "nowhere"),
+        (["figures", "nowhere"], "nowhere"),
+        (["compare", "nowhere"], "nowhere"),
+        (["bench", "nothing"], "nothing"),
+    ],
+)
+def test_wrong_input_is_one_line_that_names_it(arguments: list[str], named: str, tmp_path: Path) -> None:
+    result = goskill(*arguments, folder=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("error: ")
+    assert named in result.stderr
+    assert not any(tmp_path.iterdir()), "wrong input must leave nothing behind"
+
+
+def test_doctor_prints_json() -> None:
+    facts = json.loads(goskill("doctor", "--json").stdout)
+    assert facts["torch"]
+    assert facts["native core"].endswith(".so")
+
+
+def test_importing_goskill_loads_nothing_heavy() -> None:
+    code = "import sys, goskill; print([m for m in ('torch', 'triton', 'metaworld', 'mujoco') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
