@@ -1,0 +1,182 @@
+"""The whole way on a small scale: what a user gets from the commands, and what happens when they are misused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from goskill import pipeline
+from goskill.data import EpisodeStore, StoreWriter
+from goskill.errors import CheckpointError, InputError
+
+SMALL = (
+    *(
+        "method.encoder_width=16",
+        "method.decoder_width=16",
+        "method.decoder_layers=1",
+        "method.decoder_heads=2",
+    ),
+    *("method.policy_width=16", "method.policy_layers=1", "method.policy_heads=2", "method.codebook_size=4"),
+    *("method.extraction_iterations=6", "method.policy_iterations=6", "method.skill_batch_per_task=8"),
+    *("training.log_every=2", "training.checkpoint_every=4", "training.threads=1"),
+)
+
+
+def write_store(path: Path, tasks: list[str], episodes: int = 6, steps: int = 60) -> Path:
+    """Random walks with MetaWorld's sizes."""
+    random = np.random.default_rng(0)
+    with StoreWriter(path, observation_dim=39, action_dim=4, tasks=tasks) as writer:
+        for task in tasks:
+            for _ in range(episodes):
+                writer.append(
+                    task=task,
+                    observations=random.normal(size=(steps + 1, 39)).cumsum(0),
+                    actions=random.uniform(-1, 1, (steps, 4)),
+                    rewards=random.uniform(0, 10, steps),
+                )
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_store(tmp_path_factory.mktemp("data") / "store", ["reach", "door-close"])
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    return pipeline.train(data, out, preset="quickstart", overrides=SMALL).path
+
+
+def weights(run: Path) -> dict[str, bytes]:
+    checkpoint = next((run / "checkpoints").glob("*-finished"))
+    return {file.name: file.read_bytes() for file in sorted(checkpoint.glob("*.safetensors"))}
+
+
+def test_a_run_folder_holds_everything_about_the_run(trained: Path) -> None:
+    for name in (
+        "settings.json",
+        "metrics.jsonl",
+        "tensorboard",
+        "checkpoints",
+        "prompts",
+        "data_skills.json",
+    ):
+        assert (trained / name).exists(), name
+    settings = json.loads((trained / "settings.json").read_text())
+    assert settings["method"]["name"] == "go_skill"
+    assert settings["method"]["codebook_size"] == 4
+    assert settings["data"]["tasks"] == ["reach", "door-close"]
+
+
+def test_prompts_are_the_best_episodes(trained: Path, data: Path) -> None:
+    store, prompts = EpisodeStore.open(data), EpisodeStore.open(trained / "prompts")
+    for index, task in enumerate(store.tasks):
+        best = np.sort(store.episode_return[store.episode_task == index])[::-1][:4]
+        np.testing.assert_allclose(prompts.episode_return[prompts.episode_task == index], best, rtol=1e-6)
+
+
+def test_same_seed_same_weights(trained: Path, data: Path, tmp_path: Path) -> None:
+    again = pipeline.train(data, tmp_path / "again", preset="quickstart", overrides=SMALL).path
+    other = pipeline.train(
+        data, tmp_path / "other", preset="quickstart", overrides=(*SMALL, "training.seed=1")
+    ).path
+    assert weights(again) == weights(trained)
+    assert weights(other) != weights(trained)
+
+
+def test_evaluation_writes_results_for_each_task_and_overall(trained: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    pipeline.evaluate(run, episodes=1, workers=0, tasks="door-close")
+    results = json.loads((run / "results.json").read_text())
+    assert list(results["tasks"]) == ["door-close"]
+    for entry in (results["tasks"]["door-close"], results["overall"]):
+        low, high = entry["return_ci95"] or (entry["return_mean"], entry["return_mean"])
+        assert low <= entry["return_mean"] <= high
+        assert 0 <= entry["success"] <= 1
+        assert entry["episodes"] == 1
+
+
+def test_tasks_without_demonstrations_are_refused(trained: Path) -> None:
+    with pytest.raises(InputError, match="demonstrations of push"):
+        pipeline.evaluate(trained, tasks="push", episodes=1, workers=0)
+
+
+def test_demonstrations_may_come_from_elsewhere(trained: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    other = write_store(tmp_path / "other", ["push"], episodes=1)
+    results = pipeline.evaluate(run, data=other, episodes=1, workers=0)
+    assert results.tasks == ["push"]
+
+
+def test_labels_agree_with_what_training_counted(trained: Path, data: Path) -> None:
+    column = pipeline.label(trained, data)
+    counts = np.bincount(EpisodeStore.open(data).labels(column), minlength=4)
+    usage = json.loads((trained / "data_skills.json").read_text())["usage"]
+    np.testing.assert_array_equal(counts, np.sum(list(usage.values()), axis=0))
+
+
+def test_an_existing_output_folder_is_refused(trained: Path, data: Path) -> None:
+    before = sorted(str(path) for path in trained.rglob("*"))
+    with pytest.raises(InputError, match="exists already"):
+        pipeline.train(data, trained, preset="quickstart", overrides=SMALL)
+    assert sorted(str(path) for path in trained.rglob("*")) == before
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(trained: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    settings = json.loads((run / "settings.json").read_text())
+    settings["method"]["decoder_width"] = 32
+    (run / "settings.json").write_text(json.dumps(settings))
+    with pytest.raises(CheckpointError, match="decoder"):
+        pipeline.evaluate(run, episodes=1, workers=0)
+
+
+def test_resuming_with_other_settings_names_the_setting(trained: Path, data: Path) -> None:
+    with pytest.raises(InputError, match=r"method\.horizon"):
+        pipeline.train(
+            data, trained, preset="quickstart", overrides=(*SMALL, "method.horizon=5"), resume=True
+        )
+
+
+def test_ctrl_c_leaves_a_run_that_resumes_to_the_same_weights(
+    trained: Path, data: Path, tmp_path: Path
+) -> None:
+    arguments = ["train", "--preset", "quickstart", "--data", str(data), "--out", str(tmp_path / "run")]
+    for change in SMALL:
+        arguments += ["--set", change]
+    command = [sys.executable, "-m", "goskill.cli", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    while process.poll() is None and not (checkpoints.exists() and any(checkpoints.iterdir())):
+        time.sleep(0.01)  # a poll, not a guess: the process is stopped once its first checkpoint is there
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode in (0, 130), errors
+    if process.returncode == 130:
+        assert "interrupted" in errors
+        subprocess.run([*command, "--resume"], check=True, env=os.environ, stdout=subprocess.DEVNULL)
+    assert weights(tmp_path / "run") == weights(trained)
+
+
+def test_quickstart_goes_the_whole_way(tmp_path: Path) -> None:
+    few = ('data.tasks=["reach", "window-close"]', "data.episodes=2", "evaluation.episodes=1")
+    out = tmp_path / "quick"
+    pipeline.quickstart(out, workers=0, overrides=(*SMALL, *few))
+    assert {path.name for path in (out / "figures").glob("*.png")} >= {
+        "learning_curves.png",
+        "skill_usage.png",
+        "skill_strips.png",
+    }
+    assert set(json.loads((out / "results.json").read_text())["tasks"]) == {"reach", "window-close"}
+    with pytest.raises(InputError, match="finished run"):
+        pipeline.quickstart(out, workers=0, overrides=(*SMALL, *few))
