@@ -80,7 +80,7 @@ def test_a_run_folder_holds_everything_about_the_run(trained: Path) -> None:
 
 def test_prompts_are_the_best_episodes(trained: Path, data: Path) -> None:
     store, prompts = EpisodeStore.open(data), EpisodeStore.open(trained / "prompts")
-    for index, task in enumerate(store.tasks):
+    for index in range(len(store.tasks)):
         best = np.sort(store.episode_return[store.episode_task == index])[::-1][:4]
         np.testing.assert_allclose(prompts.episode_return[prompts.episode_task == index], best, rtol=1e-6)
 
