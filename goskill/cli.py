@@ -259,8 +259,9 @@ def _status(command: Callable[[], Any]) -> int:
             raise
         return _fail(f"{error.filename or 'output'}: {error.strerror}")
     except (KeyboardInterrupt, typer.Abort):
+        status = 130
+    if status == 130:  # some versions of typer catch Ctrl-C themselves
         typer.echo("interrupted", err=True)
-        return 130
     return status if isinstance(status, int) else 0
 
 

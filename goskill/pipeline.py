@@ -178,7 +178,7 @@ def train(
     Trainer(method, run, settings.training).train(resume=resume)
     if settings.method.discrete:
         column = label_store(method.networks, store)
-        DataSkills.of_store(store, column, settings.method.codebook_size).save(run.path / "data_skills.json")
+        DataSkills.of_store(store, column).save(run.path / "data_skills.json")
     return run
 
 
