@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
+from goskill.envs.fast_data import Models
 from goskill.envs.single import ACTION_DIM, OBSERVATION_DIM, make
 
 INFO_KEYS = (
@@ -87,8 +88,10 @@ class EnvironmentBatch:
         self._buffers = buffers
         self._tasks = tasks
         self._mode = autoreset_mode
+        models = Models()
         self._envs = {
-            index: make(task, 0, goal_visible=goal_visible, **render) for index, task in tasks.items()
+            index: make(task, 0, goal_visible=goal_visible, models=models, **render)
+            for index, task in tasks.items()
         }
         self._finished = dict.fromkeys(tasks, True)
 

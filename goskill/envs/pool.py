@@ -12,12 +12,13 @@ from typing import Any
 import gymnasium
 import numpy as np
 import numpy.typing as npt
+from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from goskill.envs.batch import INFO_KEYS, RENDER, RESET, STEP, Buffers, EnvironmentBatch
 from goskill.envs.process import WorkerDied, WorkerFailed, WorkerProcess
-from goskill.envs.single import ACTION_DIM, make
+from goskill.envs.single import ACTION_DIM, OBSERVATION_DIM, RENDER_MODES, check_render_mode
 from goskill.envs.suites import task_names
 from goskill.errors import InputError
 
@@ -115,6 +116,7 @@ class EnvironmentPool(
         except ValueError:
             modes = ", ".join(mode.value for mode in AutoresetMode)
             raise InputError(f"autoreset_mode: expected one of {modes}, got {autoreset_mode!r}") from None
+        check_render_mode(render_mode)
         workers = default_workers() if workers is None else int(workers)
         if workers < 0:
             raise InputError(f"workers: expected 0 or more, got {workers}")
@@ -126,13 +128,16 @@ class EnvironmentPool(
         self._seeded = False
         self._steps = 0
 
-        example = make(self.tasks[0], 0, goal_visible=goal_visible, render_mode=render_mode)
-        self.metadata = {**example.metadata, "autoreset_mode": self.autoreset_mode}
-        self.single_observation_space = example.observation_space
-        self.single_action_space = example.action_space
+        self.metadata = {
+            "render_modes": list(RENDER_MODES),
+            "render_fps": 80,
+            "autoreset_mode": self.autoreset_mode,
+        }
+        # Tasks have different bounds for their goals, and a reset leaves MetaWorld's observation unclipped.
+        self.single_observation_space = Box(-np.inf, np.inf, (OBSERVATION_DIM,), np.float64)
+        self.single_action_space = Box(-1.0, 1.0, (ACTION_DIM,), np.float32)
         self.observation_space = batch_space(self.single_observation_space, count)
         self.action_space = batch_space(self.single_action_space, count)
-        example.close()
 
         bounds = [count * group // groups for group in range(groups + 1)]
         self._groups = [range(bounds[group], bounds[group + 1]) for group in range(groups)]

@@ -59,3 +59,29 @@ def difference(ours: tuple[Any, ...], theirs: tuple[Any, ...]) -> str:
 def same_bits(ours: Any, theirs: Any) -> bool:
     """Whether two numbers are the same float64, NaN included."""
     return np.float64(ours).tobytes() == np.float64(theirs).tobytes()
+
+
+def first_difference(task: str, seed: int, episodes: list[str], steps: int) -> str:
+    """Where `goskill.envs.make` and the stock environment part, over several episodes; empty when they don't.
+
+    ``episodes`` names the actions of each: ``"scripted"``, ``"random"`` or ``"extreme"``.
+    """
+    from goskill.envs import make
+    from goskill.envs.scripted import ScriptedPolicy
+
+    ours, theirs, policy = make(task, seed, impl="fast"), stock(task, seed), ScriptedPolicy(task)
+    for episode, kind in enumerate(episodes):
+        observation = ours.reset()[0]
+        if not np.array_equal(observation, theirs.reset()[0]):
+            return f"{task}, reset {episode}"
+        chosen = None if kind == "scripted" else actions(kind, steps, seed + episode)
+        for step in range(steps):
+            action = policy(observation) if chosen is None else chosen[step]
+            mine, other = ours.step(action), theirs.step(action)
+            found = difference(mine, other)
+            if found:
+                return f"{task}, {kind} episode {episode}, step {step}: {found}"
+            observation = mine[0]
+        if ours.np_random.bit_generator.state != theirs.np_random.bit_generator.state:
+            return f"{task}, {kind} episode {episode}: the random stream"
+    return ""

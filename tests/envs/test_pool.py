@@ -100,7 +100,7 @@ def test_works_under_gymnasiums_vector_wrappers():
     pool = gymnasium.wrappers.vector.RecordEpisodeStatistics(make_vec(TASKS, workers=0))
     observations, _ = pool.reset(seed=0)
     assert pool.action_space.contains(pool.action_space.sample())
-    assert observations in pool.observation_space or np.isfinite(observations).all()
+    assert observations in pool.observation_space
     for _ in range(500):
         *_, infos = pool.step(np.zeros((3, 4), np.float32))
     assert list(infos["episode"]["l"]) == [500, 500, 500]
