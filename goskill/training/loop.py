@@ -4,38 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
+import math
 import platform
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import goskill
 from goskill.errors import CheckpointError, InputError
+from goskill.training import distributed
 from goskill.training.checkpoint import Checkpoint, Checkpoints
-from goskill.training.devices import choose_device
-from goskill.training.method import Batch, Method, Objective, Phase, TrainingSettings
-from goskill.training.metrics import DivergedError, MetricLog, MetricWindow, means
+from goskill.training.devices import choose_device, choose_execution
+from goskill.training.logs import Logs, SilentLogs
+from goskill.training.method import Method, Objective, Phase, TrainingSettings
+from goskill.training.metrics import DivergedError, Watch, first_not_finite, means
 from goskill.training.optimizer import ObjectiveOptimizer, learning_rate
+from goskill.training.profiling import PhaseProfile
 from goskill.training.progress import TrainingProgress
 from goskill.training.randomness import random_state, seed_everything, set_random_state
 from goskill.training.run import RunFolder
 from goskill.training.signals import StopRequest
-
-
-@dataclass
-class _Running:
-    """One objective of the phase that runs."""
-
-    objective: Objective
-    batches: Iterator[Batch]
-    optimizer: ObjectiveOptimizer
-    window: MetricWindow
+from goskill.training.step import ObjectiveStep
+from goskill.training.timing import StepTimer
 
 
 class Trainer:
@@ -43,25 +37,29 @@ class Trainer:
 
     Interrupted at any moment and resumed, a run on the CPU in float32 ends with the same bits as one that was
     not: weights, buffers, optimisers, schedule, samplers and random states all come from the checkpoint.
+    Under torchrun each rank has a trainer; rank 0 writes.
     """
 
     def __init__(
         self, method: Method, run: RunFolder, settings: TrainingSettings, *, progress: bool = True
     ) -> None:
-        """Raises InputError naming a setting that cannot be."""
-        _check(settings)
+        """Raises InputError for a device or precision that is not there."""
         self.method = method
         self.run = run
         self.settings = settings
-        self.device = choose_device(settings.device)
+        distributed.start(choose_device(settings.device))
+        self._writes = distributed.rank() == 0
+        self._execution = choose_execution(settings)
         self._phases = list(method.phases())
         self._checkpoints = Checkpoints(run.checkpoints)
         self._optimizers: dict[str, ObjectiveOptimizer] = {}
-        self._progress = TrainingProgress(progress)
+        self._progress = TrainingProgress(progress and self._writes)
+        self._timer = StepTimer(self._execution.device)
+        self._watch = Watch()
         self._phase = 0  # index of the phase to run or running
         self._iteration = 0  # iterations of it that are done; 0: it has not begun
         self._step = 0  # iterations of all phases that are done
-        self._running: list[_Running] = []
+        self._running: list[ObjectiveStep] = []
 
     def train(self, *, resume: bool = False) -> None:
         """Train to the end of the last phase.
@@ -72,8 +70,9 @@ class Trainer:
             CheckpointError: ``resume`` and the newest whole checkpoint does not fit the method.
             InputError: another process trains in the folder, or there is no space left in it.
         """
+        lock = self.run.lock() if self._writes else contextlib.nullcontext()
         try:
-            with self.run.lock(), StopRequest() as stop, self._progress:
+            with lock, StopRequest() as stop, self._progress, self._execution.matmul_precision():
                 self._train(resume, stop)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -86,16 +85,14 @@ class Trainer:
     def _train(self, resume: bool, stop: StopRequest) -> None:
         if self.settings.threads:
             torch.set_num_threads(self.settings.threads)
+        self._progress.say(f"training on {self._execution}")
         for module in self.method.modules.values():
-            module.to(self.device)
+            module.to(self._execution.device)
         checkpoint = self._checkpoints.newest() if resume else None
-        if checkpoint is None:
-            seed_everything(self.settings.seed)
-            self._log = MetricLog(self.run, {}, 0)
-        else:
-            self._log = MetricLog(self.run, checkpoint.state["log_sizes"], checkpoint.state["step"])
-        with contextlib.closing(self._log):
+        distributed.barrier()
+        with contextlib.closing(self._open_logs(checkpoint)) as self._logs:
             if checkpoint is None:
+                seed_everything(self.settings.seed + distributed.rank())
                 self._save()
             else:
                 self._restore(checkpoint)
@@ -104,8 +101,9 @@ class Trainer:
                 checkpoint = None
                 self._phase, self._iteration = self._phase + 1, 0
                 self._save()
-                if stop.signal is not None:
+                if distributed.any_rank(stop.signal is not None, self._execution.device):
                     stop.raise_now()
+        distributed.barrier()
 
     def _train_phase(self, phase: Phase, checkpoint: Checkpoint | None, stop: StopRequest) -> None:
         """Run a phase to its end, from its beginning or from within as ``checkpoint`` says."""
@@ -119,28 +117,44 @@ class Trainer:
             assert checkpoint is not None
             self._restore_within(checkpoint)
         self._read_at, self._read_time = self._iteration, time.perf_counter()
-        while self._iteration < phase.iterations:
-            for running in self._running:
-                self._minimize(running)
-            self._iteration += 1
-            self._step += 1
-            self._progress.advance()
-            last = self._iteration == phase.iterations
-            stopping = stop.signal is not None
-            save = stopping or self._step % self.settings.checkpoint_every == 0
-            if last or save or self._iteration % self.settings.log_every == 0:
-                self._read_metrics(phase)
-            if save and not last:
-                self._save()
-                if stopping:
-                    stop.raise_now()
+        with contextlib.ExitStack() as stack:
+            profile = None
+            if self.settings.profile and self._writes and phase.iterations:
+                file = self.run.profile / f"{phase.name}.json"
+                profile = stack.enter_context(contextlib.closing(PhaseProfile(file, self._execution.device)))
+            while self._iteration < phase.iterations:
+                for running in self._running:
+                    running.run()
+                self._timer.end_iteration()
+                self._iteration += 1
+                self._step += 1
+                self._progress.advance()
+                if profile is not None:
+                    profile.iteration()
+                self._after_iteration(phase, stop)
         self._running = []
+        if distributed.world_size() > 1:
+            gc.collect()  # DistributedDataParallel listens to its parameters until it is collected
 
-    def _start(self, objective: Objective) -> _Running:
+    def _after_iteration(self, phase: Phase, stop: StopRequest) -> None:
+        last = self._iteration == phase.iterations
+        read = last or self._iteration % self.settings.log_every == 0
+        stopping = stop.signal is not None
+        if distributed.world_size() > 1:
+            # The ranks stop together, where they read together anyway.
+            stopping = read and distributed.any_rank(stopping, self._execution.device)
+        save = stopping or self._step % self.settings.checkpoint_every == 0
+        if read or save:
+            self._read_metrics(phase)
+        if save and not last:
+            self._save()
+            if stopping:
+                stop.raise_now()
+
+    def _start(self, objective: Objective) -> ObjectiveStep:
         optimizer = self._optimizers.setdefault(objective.name, ObjectiveOptimizer(self.settings))
-        optimizer.begin(self._trained_parameters(objective))
-        window = MetricWindow(self.settings.log_every, self.device)
-        return _Running(objective, iter(objective.sampler), optimizer, window)
+        optimizer.begin(self._trained_parameters(objective), capturable=self._execution.graphs)
+        return ObjectiveStep(objective, optimizer, self._execution, self._timer, self.settings.log_every)
 
     def _trained_parameters(self, objective: Objective) -> dict[str, nn.Parameter]:
         names = {
@@ -152,29 +166,12 @@ class Trainer:
         unknown = sum(parameter not in names for parameter in parameters)
         if unknown:
             raise InputError(
-                f"objective {objective.name!r} trains {unknown} parameters that none of the "
-                "method's modules has"
+                f"objective {objective.name!r} trains {unknown} parameters that are in none of the modules"
             )
         trained = {names[parameter]: parameter for parameter in parameters if parameter.requires_grad}
         if not trained:
             raise InputError(f"objective {objective.name!r} has no parameter to train")
         return trained
-
-    def _minimize(self, running: _Running) -> None:
-        batch = {
-            name: tensor.to(self.device, non_blocking=True) for name, tensor in next(running.batches).items()
-        }
-        with self._autocast():
-            loss, scalars = running.objective.loss(batch)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = running.optimizer.step()
-        values: dict[str, Tensor] = {"loss": loss, "gradient_norm": norm, **scalars}
-        running.window.add(values)
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.settings.precision == "float32":
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     def _read_metrics(self, phase: Phase) -> None:
         """Wait for the device, look at every loss since the last read, and write one line."""
@@ -184,35 +181,47 @@ class Trainer:
         line: dict[str, Any] = {"step": self._step, "phase": phase.name, "iteration": self._iteration}
         for running in self._running:
             rows = running.window.read()
+            name, names = running.objective.name, running.window.names
             self._check_finite(phase, running, rows)
-            name = running.objective.name
-            line |= means(name, running.window.names, rows)
+            for event in self._watch.look(name, names, rows):
+                self._logs.event({"step": self._step, "phase": phase.name, **event})
+            line |= means(name, names, rows)
             line[f"{name}/learning_rate"] = learning_rate(self.settings, running.optimizer.steps - 1)
         now = time.perf_counter()
         rate = iterations / max(now - self._read_time, 1e-9)
-        line["steps_per_second"] = rate
-        self._log.write(line)
+        samples = sum(running.batch_size for running in self._running) * distributed.world_size()
+        line |= {"steps_per_second": rate, "samples_per_second": rate * samples}
+        line |= {f"time/{part}": share for part, share in self._timer.read().items()}
+        self._logs.metrics(line)
         losses = {running.objective.name: line[f"{running.objective.name}/loss"] for running in self._running}
         self._progress.update(self._iteration, losses, rate)
-        self._read_at, self._read_time = self._iteration, now
+        self._read_at, self._read_time = self._iteration, time.perf_counter()
 
-    def _check_finite(self, phase: Phase, running: _Running, rows: np.ndarray[Any, Any]) -> None:
-        found = running.window.first_not_finite(rows)
+    def _check_finite(self, phase: Phase, running: ObjectiveStep, rows: np.ndarray[Any, Any]) -> None:
+        found = first_not_finite(running.window.names, rows)
         if found is None:
             return
         row, what = found
-        objective = running.objective.name
+        value = "NaN" if math.isnan(rows[row, running.window.names.index(what)]) else "infinite"
         iteration = self._read_at + row + 1
-        value = rows[row, running.window.names.index(what)]
         message = (
-            f"{what.replace('_', ' ')} of objective {objective!r} became {value} at iteration {iteration} "
-            f"of phase {phase.name!r} (batch {running.optimizer.steps - len(rows) + row} of that objective)"
+            f"{what.replace('_', ' ')} of objective {running.objective.name!r} became {value} at iteration "
+            f"{iteration} of phase {phase.name!r} (batch {running.optimizer.steps - len(rows) + row} of it)"
         )
         step = self._step - self._iteration + iteration
-        self._log.event({"step": step, "phase": phase.name, "event": "diverged", "message": message})
+        self._logs.event({"step": step, "phase": phase.name, "event": "diverged", "message": message})
         raise DivergedError(f"{message}; the checkpoints in {self.run.checkpoints} are from before it")
 
+    def _open_logs(self, checkpoint: Checkpoint | None) -> Logs | SilentLogs:
+        if not self._writes:
+            return SilentLogs()
+        if checkpoint is None:
+            return Logs(self.run, {}, 0, self.settings.wandb)
+        return Logs(self.run, checkpoint.state["log_sizes"], checkpoint.state["step"], self.settings.wandb)
+
     def _save(self) -> None:
+        if not self._writes:
+            return
         state = {
             "phase": self._phase,
             "iteration": self._iteration,
@@ -222,7 +231,7 @@ class Trainer:
                 entry.objective.name: entry.objective.sampler.state_dict() for entry in self._running
             },
             "random": random_state(),
-            "log_sizes": self._log.sizes(),
+            "log_sizes": self._logs.sizes(),
             "versions": {
                 "goskill": goskill.__version__,
                 "torch": torch.__version__,
@@ -257,36 +266,22 @@ class Trainer:
                 key[len(name) + 1 :]: value for key, value in tensors.items() if key.startswith(f"{name}/")
             }
             self._optimizers[name].load(steps, own)
-        set_random_state(state["random"])
-        self._progress.say(f"resumed {self.run.path} from {checkpoint.path.name}")
+        self._set_random_state(checkpoint)
+        self._progress.say(f"resumed from {checkpoint.path}")
 
     def _restore_within(self, checkpoint: Checkpoint) -> None:
         """Undo what ``begin`` did a second time to weights and random states, and move the samplers on."""
         checkpoint.load_modules(self.method.modules)
         for running in self._running:
-            running.objective.sampler.load_state_dict(checkpoint.state["samplers"][running.objective.name])
-            running.batches = iter(running.objective.sampler)
-        set_random_state(checkpoint.state["random"])
+            running.move_sampler(checkpoint.state["samplers"][running.objective.name])
+        self._set_random_state(checkpoint)
+
+    def _set_random_state(self, checkpoint: Checkpoint) -> None:
+        # Only rank 0's states are in the checkpoint; the others get states of their own.
+        if self._writes:
+            set_random_state(checkpoint.state["random"])
+        else:
+            seed_everything(self.settings.seed + distributed.rank() + self._step)
 
     def _phase_list(self) -> list[list[Any]]:
         return [[phase.name, phase.iterations] for phase in self._phases]
-
-
-def _check(settings: TrainingSettings) -> None:
-    least: Sequence[tuple[str, float]] = (
-        ("warmup_iterations", 0),
-        ("weight_decay", 0),
-        ("threads", 0),
-        ("seed", 0),
-        ("log_every", 1),
-        ("checkpoint_every", 1),
-        ("keep_checkpoints", 1),
-    )
-    for name, bound in least:
-        if not getattr(settings, name) >= bound:
-            raise InputError(f"training.{name} must be at least {bound}, not {getattr(settings, name)}")
-    for name in ("learning_rate", "gradient_clip"):
-        if not getattr(settings, name) > 0:
-            raise InputError(f"training.{name} must be more than 0, not {getattr(settings, name)}")
-    if settings.precision not in ("float32", "bfloat16"):
-        raise InputError(f"training.precision must be float32 or bfloat16, not {settings.precision!r}")

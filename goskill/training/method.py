@@ -8,7 +8,10 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from goskill.errors import InputError
+
 Batch = dict[str, Tensor]
+PRECISIONS = ("auto", "float32", "tf32", "bfloat16")
 
 
 class Sampler(Protocol):
@@ -41,7 +44,9 @@ class Objective:
 class Phase:
     """A stretch of training. ``begin`` is called on entry, also when a run is resumed inside the phase.
 
-    A phase without iterations does its work in ``begin`` and returns no objectives (labelling).
+    On resuming, phases before it do not begin again: what they froze, opened or built has to be done by
+    ``begin`` of every phase that needs it. All networks are in training mode when it is called. A phase
+    without iterations does its work in ``begin`` and returns no objectives (labelling).
     """
 
     name: str
@@ -68,7 +73,7 @@ class Method(Protocol):
 
 @dataclass
 class TrainingSettings:
-    """Settings of the step loop that all methods share."""
+    """Settings of the step loop that all methods share. Raises InputError that names the setting."""
 
     learning_rate: float = 3e-4  # AdamW
     weight_decay: float = 1e-4  # AdamW, on all parameters, as released
@@ -76,8 +81,32 @@ class TrainingSettings:
     gradient_clip: float = 1.0  # global norm per objective
     seed: int = 0  # of initial weights, dropout, samplers
     device: str = "auto"  # auto | cpu | cuda | cuda:N
-    precision: str = "float32"  # float32 | bfloat16 (autocast)
+    precision: str = (
+        "auto"  # float32 | tf32 | bfloat16 (autocast) | auto: bfloat16 where the device is fast at it
+    )
+    compile: bool = False  # losses pass through torch.compile
+    cuda_graphs: str = "auto"  # on | off: a whole step is one CUDA graph | auto: on one GPU
     threads: int = 0  # threads of torch and the samplers; 0: all cores
     log_every: int = 100  # iterations between reads of the metrics (the only device synchronisation)
     checkpoint_every: int = 1_000  # iterations between checkpoints
     keep_checkpoints: int = 2  # newest checkpoints kept
+    profile: bool = False  # write a trace of a few iterations of each phase, for Perfetto
+    wandb: str = ""  # project on Weights & Biases that also gets the metrics; "": none
+
+    def __post_init__(self) -> None:
+        for name in ("warmup_iterations", "weight_decay", "threads", "seed"):
+            if not getattr(self, name) >= 0:
+                self._refuse(name, "a number that is not negative")
+        for name in ("learning_rate", "gradient_clip"):
+            if not getattr(self, name) > 0:
+                self._refuse(name, "a positive number")
+        for name in ("log_every", "checkpoint_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                self._refuse(name, "at least 1")
+        if self.precision not in PRECISIONS:
+            self._refuse("precision", f"one of {', '.join(PRECISIONS)}")
+        if self.cuda_graphs not in ("auto", "on", "off"):
+            self._refuse("cuda_graphs", "one of auto, on, off")
+
+    def _refuse(self, name: str, expected: str) -> None:
+        raise InputError(f"training.{name}: expected {expected}, got {getattr(self, name)!r}")

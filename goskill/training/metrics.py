@@ -1,11 +1,9 @@
-"""Metrics: kept on the device while training runs, then written as JSON lines and for TensorBoard."""
+"""Metrics: kept on the device while training runs, and looked at now and then."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,11 @@ import torch
 from torch import Tensor
 
 from goskill.errors import InputError
-from goskill.training.run import RunFolder
+from goskill.training import distributed
+
+Rows = npt.NDArray[np.float32]
+SPIKE = 10.0  # standard deviations above the mean of the read before
+SMALLEST_DEVIATION = 0.05  # of the mean: quieter losses are not watched more closely
 
 
 class DivergedError(InputError):
@@ -24,94 +26,80 @@ class DivergedError(InputError):
 class MetricWindow:
     """The scalars of one objective since the last read, on the device: float32 [capacity, names].
 
-    ``names`` come with the first row and stay; ``loss`` and ``gradient_norm`` are among them.
+    ``names`` are given before the first row and stay; ``loss`` and ``gradient_norm`` are among them.
     """
 
     def __init__(self, capacity: int, device: torch.device) -> None:
         self.names: tuple[str, ...] = ()
         self._capacity = capacity
         self._device = device
-        self._rows: Tensor | None = None
+        self._rows = torch.zeros(0)
         self._count = 0
 
-    def add(self, values: Mapping[str, Tensor]) -> None:
-        """Keep one iteration's scalars, without waiting for the device."""
-        if self._rows is None:
-            self.names = tuple(values)
+    def name(self, names: tuple[str, ...]) -> None:
+        """Say what the rows hold. Raises InputError if it is not what they held before."""
+        if self.names and names != self.names:
+            raise InputError(f"metrics must stay the same in a phase: were {self.names}, came {names}")
+        self.names = names
+
+    def add(self, row: Tensor) -> None:
+        """Keep one iteration's scalars, float32 [names], without waiting for the device."""
+        if not len(self._rows):
             self._rows = torch.zeros(self._capacity, len(self.names), device=self._device)
-        elif tuple(values) != self.names:
-            raise InputError(
-                f"metrics must stay the same in a phase: were {self.names}, came {tuple(values)}"
-            )
-        row = torch.stack([value.detach().to(self._device, torch.float32) for value in values.values()])
         self._rows[self._count].copy_(row)
         self._count += 1
 
-    def read(self) -> npt.NDArray[np.float32]:
-        """All rows since the last read, float32 [iterations, names]. Waits for the device."""
-        if self._rows is None:
-            return np.zeros((0, 0), dtype=np.float32)
-        rows: npt.NDArray[np.float32] = self._rows[: self._count].cpu().numpy().copy()
+    def read(self) -> Rows:
+        """All rows since the last read, float32 [iterations, names]: means over the ranks.
+
+        Waits for the device and the other ranks.
+        """
+        rows = distributed.average(self._rows[: self._count])
         self._count = 0
-        return rows
-
-    def first_not_finite(self, rows: npt.NDArray[np.float32]) -> tuple[int, str] | None:
-        """The first row in which the loss or the gradient norm is not finite, and which of them."""
-        for row, values in enumerate(rows):
-            for name in ("loss", "gradient_norm"):
-                if not math.isfinite(values[self.names.index(name)]):
-                    return row, name
-        return None
+        values: Rows = rows.cpu().numpy().copy()
+        return values
 
 
-class MetricLog:
-    """Appends lines to ``metrics.jsonl`` and ``events.jsonl`` and scalars to TensorBoard.
+class Watch:
+    """Notices loss spikes and dead codes from one read to the next."""
 
-    A line of metrics is one JSON object: ``step`` (iterations of the whole run), ``phase``, ``iteration`` (of
-    the phase), ``<objective>/<metric>`` (means since the line before), rates. An event has ``event`` and a
-    ``message`` instead of metrics.
-    """
+    def __init__(self) -> None:
+        self._usual: dict[str, tuple[float, float]] = {}
+        self._dead: dict[str, float] = {}
 
-    def __init__(self, run: RunFolder, sizes: Mapping[str, int], step: int) -> None:
-        """Continue files that were ``sizes`` bytes long after ``step`` iterations and drop what is beyond."""
-        self._files = {}
-        for name, path in (("metrics", run.metrics_file), ("events", run.events_file)):
-            file = open(path, "ab")  # noqa: SIM115 (closed by close)
-            if file.tell() > sizes.get(name, 0):
-                file.truncate(sizes.get(name, 0))
-            self._files[name] = file
-        from torch.utils.tensorboard import SummaryWriter
+    def look(self, objective: str, names: Sequence[str], rows: Rows) -> Iterator[dict[str, Any]]:
+        """Events in what was read, each with ``event`` and ``message``.
 
-        self._tensorboard: Any = SummaryWriter(str(run.tensorboard), purge_step=step + 1 if step else None)
-
-    def write(self, line: Mapping[str, Any]) -> None:
-        """One line of metrics."""
-        self._append("metrics", line)
-        for name, value in line.items():
-            if name not in ("step", "phase") and isinstance(value, (int, float)):
-                self._tensorboard.add_scalar(name, value, line["step"])
-
-    def event(self, line: Mapping[str, Any]) -> None:
-        """One thing that happened."""
-        self._append("events", line)
-
-    def sizes(self) -> dict[str, int]:
-        """Bytes in each file now, all of them safely on disk."""
-        for file in self._files.values():
-            os.fsync(file.fileno())
-        return {name: file.tell() for name, file in self._files.items()}
-
-    def close(self) -> None:
-        for file in self._files.values():
-            file.close()
-        self._tensorboard.close()
-
-    def _append(self, name: str, line: Mapping[str, Any]) -> None:
-        self._files[name].write((json.dumps(line) + "\n").encode())
-        self._files[name].flush()
+        A loss is a spike if it lies ``SPIKE`` standard deviations above the mean of the read before. A metric
+        called ``dead_codes`` tells how many codes nobody chose.
+        """
+        losses = rows[:, names.index("loss")].astype(np.float64)
+        if objective in self._usual:
+            mean, deviation = self._usual[objective]
+            worst = float(losses.max())
+            if worst > mean + SPIKE * max(deviation, SMALLEST_DEVIATION * abs(mean)):
+                yield {
+                    "event": "loss spike",
+                    "message": f"loss of objective {objective!r} rose to {worst:.4g} from {mean:.4g}",
+                }
+        self._usual[objective] = float(losses.mean()), float(losses.std())
+        if "dead_codes" in names:
+            dead = float(rows[-1, names.index("dead_codes")])
+            if dead != self._dead.get(objective, 0.0):
+                yield {"event": "dead codes", "message": f"{dead:g} codes of {objective!r} are not chosen"}
+            self._dead[objective] = dead
 
 
-def means(objective: str, names: Sequence[str], rows: npt.NDArray[np.float32]) -> dict[str, float]:
+def first_not_finite(names: Sequence[str], rows: Rows) -> tuple[int, str] | None:
+    """The first row in which the loss or the gradient norm is not finite, and which of them."""
+    for row, values in enumerate(rows):
+        for name in ("loss", "gradient_norm"):
+            if not math.isfinite(values[names.index(name)]):
+                return row, name
+    return None
+
+
+def means(objective: str, names: Sequence[str], rows: Rows) -> dict[str, float]:
     """Mean of every metric over the rows, named ``objective/metric``; computed in float64."""
     columns = rows.astype(np.float64).mean(axis=0)
     return {f"{objective}/{name}": float(value) for name, value in zip(names, columns, strict=True)}

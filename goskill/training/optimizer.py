@@ -31,30 +31,43 @@ class ObjectiveOptimizer:
         self._resting: dict[str, dict[str, Tensor]] = {}
         self._adamw: torch.optim.AdamW | None = None
 
-    def begin(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Train these parameters, by name, from now on."""
+    def begin(self, parameters: Mapping[str, nn.Parameter], *, capturable: bool = False) -> None:
+        """Train these parameters, by name, from now on; ``capturable`` in a CUDA graph."""
         self._resting = self._states()
         self._parameters = dict(parameters)
+        device = next(iter(self._parameters.values())).device
         self._adamw = torch.optim.AdamW(
             list(self._parameters.values()),
-            lr=learning_rate(self._settings, self.steps),
+            lr=torch.zeros((), device=device) if capturable else 0.0,
             weight_decay=self._settings.weight_decay,
             fused=True,
+            capturable=capturable,
         )
         for name, parameter in self._parameters.items():
             state = self._resting.pop(name, None)
             if state is not None:
                 self._adamw.state[parameter] = _place(name, state, parameter)
 
+    def set_learning_rate(self) -> None:
+        """Bring the rate of the next step to where the update finds it."""
+        assert self._adamw is not None
+        rate = learning_rate(self._settings, self.steps)
+        for group in self._adamw.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
     def step(self) -> Tensor:
-        """Clip the gradients, update the parameters, drop the gradients; returns the norm before clipping."""
+        """Clip the gradients, update the parameters, drop the gradients; returns the norm before clipping.
+
+        Whoever calls it sets the learning rate before and counts ``steps`` after: both stay on the host,
+        which a captured step does not pass again.
+        """
         assert self._adamw is not None
         norm = nn.utils.clip_grad_norm_(self._parameters.values(), self._settings.gradient_clip)
-        for group in self._adamw.param_groups:
-            group["lr"] = learning_rate(self._settings, self.steps)
         self._adamw.step()
         self._adamw.zero_grad(set_to_none=True)
-        self.steps += 1
         return norm
 
     def tensors(self) -> dict[str, Tensor]:

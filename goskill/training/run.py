@@ -13,25 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from goskill.errors import CheckpointError, InputError
+from goskill.training import distributed
 
 # Settings that cannot change what is learned (beyond rounding), so a run may be continued with other ones.
 FREE_ON_RESUME = frozenset(
     f"training.{name}"
-    for name in ("device", "threads", "log_every", "checkpoint_every", "keep_checkpoints", "profile")
+    for name in ("device", "threads", "log_every", "checkpoint_every", "keep_checkpoints", "profile", "wandb")
 )
-
-
-def to_plain(value: Any) -> Any:
-    """Dataclasses, tuples and paths as what JSON can hold; everything else unchanged."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): to_plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [to_plain(entry) for entry in value]
-    if isinstance(value, Path):
-        return str(value)
-    return value
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -80,6 +68,10 @@ class RunFolder:
         return self.path / "prompts"
 
     @property
+    def profile(self) -> Path:
+        return self.path / "profile"
+
+    @property
     def results_file(self) -> Path:
         return self.path / "results.json"
 
@@ -98,7 +90,9 @@ class RunFolder:
             CheckpointError: the run there was made with other settings; the message names the first one.
         """
         run = cls(Path(path))
-        wanted = json.loads(json.dumps(to_plain(settings)))
+        if distributed.rank() > 0:
+            return run  # rank 0 looks and writes
+        wanted = json.loads(json.dumps(settings, default=_plain))
         if resume:
             difference = _first_difference(cls.open(path).settings, wanted)
             if difference is not None:
@@ -154,6 +148,12 @@ class RunFolder:
             file.write(str(os.getpid()))
             file.flush()
             yield
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return str(value)
 
 
 def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from toy_method import TRAINING, ToyMethod, ToySettings, folder, make
 
 from goskill.errors import CheckpointError, InputError
 from goskill.training import Checkpoints, DivergedError, RunFolder, Trainer
+from goskill.training.step import ObjectiveStep
 
 
 class Killed(BaseException):
@@ -33,7 +35,10 @@ def final_bits(method: ToyMethod) -> dict[str, bytes]:
 
 def metric_lines(run: RunFolder) -> list[dict]:
     lines = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
-    return [{name: value for name, value in line.items() if "per_second" not in name} for line in lines]
+    return [
+        {name: value for name, value in line.items() if "per_second" not in name and "time/" not in name}
+        for line in lines
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +49,21 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory):
     return final_bits(method), metric_lines(run), Checkpoints(run.checkpoints).newest()
 
 
+@contextmanager
+def before_each_iteration(trainer: Trainer, act):
+    """Within, ``act`` is called before each iteration of the phase's first objective."""
+    run = ObjectiveStep.run
+
+    def acting(step):
+        if step is trainer._running[0]:
+            act()
+        run(step)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ObjectiveStep, "run", acting)
+        yield
+
+
 def train_killed_at(path: Path, iterations: set[int]) -> ToyMethod:
     """Train with a kill before each of these iterations (of the whole run), resuming every time."""
     remaining = sorted(iterations)
@@ -51,17 +71,15 @@ def train_killed_at(path: Path, iterations: set[int]) -> ToyMethod:
     while True:
         method = make()
         trainer = Trainer(method, folder(path, resume), TRAINING, progress=False)
-        minimize = trainer._minimize
 
-        def maybe_kill(running, trainer=trainer, minimize=minimize):
+        def maybe_kill(trainer=trainer):
             if remaining and trainer._step + 1 >= remaining[0]:
                 remaining.pop(0)
                 raise Killed
-            minimize(running)
 
-        trainer._minimize = maybe_kill
         try:
-            trainer.train(resume=resume)
+            with before_each_iteration(trainer, maybe_kill):
+                trainer.train(resume=resume)
         except Killed:
             resume = True
         else:
@@ -92,7 +110,10 @@ def start(path: Path, *arguments: str) -> subprocess.Popen:
 
 def wait_for_step(run: RunFolder, step: int, process: subprocess.Popen) -> None:
     """Return once a checkpoint of at least this step is there, or the process has ended."""
-    while process.poll() is None:
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.02)
+            return
         names = os.listdir(run.checkpoints) if run.checkpoints.is_dir() else []
         if any(name.startswith("step-") and int(name.split("-")[1]) >= step for name in names):
             return
@@ -118,15 +139,13 @@ def test_a_signal_writes_a_checkpoint_of_where_the_run_was(number, tmp_path, uni
     method = make()
     run = folder(tmp_path / "run")
     trainer = Trainer(method, run, TRAINING, progress=False)
-    minimize = trainer._minimize
 
-    def signalled(running):
-        if trainer._step == 33 and running is trainer._running[0]:
+    def send_signal():
+        if trainer._step == 33:
             os.kill(os.getpid(), number)
-        minimize(running)
 
-    trainer._minimize = signalled
-    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit) as raised:
+    ends = KeyboardInterrupt if number == signal.SIGINT else SystemExit
+    with before_each_iteration(trainer, send_signal), pytest.raises(ends) as raised:
         trainer.train()
     if number == signal.SIGTERM:
         assert raised.value.code == 143
@@ -151,7 +170,9 @@ def test_another_configuration_is_refused_naming_the_setting(tmp_path):
         folder(run.path, resume=True, training=replace(TRAINING, learning_rate=0.5))
     folder(run.path, resume=True, training=replace(TRAINING, threads=2, log_every=1, keep_checkpoints=5))
     with pytest.raises(CheckpointError, match=r"toy\.poison_at was -1 .* is absent now"):
-        RunFolder.create(run.path, {"toy": {"iterations": [23, 31]}, "training": TRAINING}, resume=True)
+        RunFolder.create(
+            run.path, {"toy": {"iterations": [23, 31], "dropout": 0.3}, "training": TRAINING}, resume=True
+        )
 
 
 def test_a_checkpoint_of_other_phases_or_shapes_is_refused(tmp_path):
@@ -184,7 +205,7 @@ def test_two_trainers_in_one_folder_are_refused(tmp_path):
 def test_a_loss_that_is_not_a_number_ends_the_run_naming_where(tmp_path):
     run = folder(tmp_path / "run")
     with pytest.raises(
-        DivergedError, match=r"loss of objective 'skill' became nan at iteration 18 .*'encode'.*batch 17"
+        DivergedError, match=r"loss of objective 'skill' became NaN at iteration 18 .*'encode'.*batch 17"
     ):
         Trainer(make(ToySettings(poison_at=17)), run, TRAINING, progress=False).train()
     newest = Checkpoints(run.checkpoints).newest()

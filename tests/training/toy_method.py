@@ -1,6 +1,6 @@
 """A method small enough to train in a second, with everything that resuming has to bring back.
 
-Run as a program it trains: ``python toy_method.py RUN [--resume] [--slow SECONDS]``.
+Run as a program it trains: ``python toy_method.py RUN [--resume] [--slow SECONDS] [--dropout P]``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from goskill.training import Batch, Objective, Phase, RunFolder, Trainer, TrainingSettings, seed_everything
+from goskill.training import (
+    Batch,
+    Objective,
+    Phase,
+    RunFolder,
+    Trainer,
+    TrainingSettings,
+    distributed,
+    seed_everything,
+)
 
 TRAINING = TrainingSettings(
     learning_rate=1e-2,
@@ -24,6 +33,7 @@ TRAINING = TrainingSettings(
     seed=3,
     threads=1,
     device="cpu",
+    precision="float32",
 )
 
 
@@ -38,7 +48,8 @@ class ToySampler:
             time.sleep(self.pause)
             random = np.random.default_rng([self.seed, self.step])
             self.step += 1
-            yield {"x": torch.from_numpy(random.standard_normal((8, 5)).astype(np.float32))}
+            rows = torch.from_numpy(random.standard_normal((8, 5)).astype(np.float32))
+            yield {"x": rows.chunk(distributed.world_size())[distributed.rank()]}
 
     def state_dict(self) -> dict[str, int]:
         return {"step": self.step, "seed": self.seed}
@@ -50,22 +61,23 @@ class ToySampler:
 class Encoder(nn.Module):
     """Has dropout and a buffer that moves with every batch."""
 
-    def __init__(self) -> None:
+    def __init__(self, dropout: float) -> None:
         super().__init__()
         self.linear = nn.Linear(5, 4)
-        self.dropout = nn.Dropout(0.3)
+        self.dropout = nn.Dropout(dropout)
         self.average: Tensor
         self.register_buffer("average", torch.zeros(5))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
-            self.average.mul_(0.9).add_(0.1 * x.mean(0))
+            self.average.mul_(0.9).add_(0.1 * distributed.average(x.mean(0)))
         return self.dropout(torch.tanh(self.linear(x - self.average)))
 
 
 @dataclass
 class ToySettings:
     iterations: tuple[int, int] = (23, 31)
+    dropout: float = 0.3
     poison_at: int = -1  # batch of the first objective whose loss is not a number
 
 
@@ -79,7 +91,11 @@ class ToyMethod:
     begun: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.encoder, self.decoder, self.other = Encoder(), nn.Linear(4, 5), nn.Linear(5, 1)
+        self.encoder, self.decoder, self.other = (
+            Encoder(self.settings.dropout),
+            nn.Linear(4, 5),
+            nn.Linear(5, 1),
+        )
         self.counter = nn.Module()
         self.counter.register_buffer("count", torch.zeros(()))
 
@@ -123,7 +139,9 @@ class ToyMethod:
 
     def _skill_loss(self, sampler: ToySampler):
         def loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-            error = (self.decoder(self.encoder(batch["x"])) - batch["x"]).square().mean()
+            counted = batch["x"][:, 0] > 0
+            error = (self.decoder(self.encoder(batch["x"])) - batch["x"]).square().mean(1)
+            error = distributed.global_mean((error * counted).sum(), counted.sum())
             if sampler.step - 1 == self.settings.poison_at:
                 error = error * float("nan")
             return error, {"largest": batch["x"].abs().max()}
@@ -132,7 +150,9 @@ class ToyMethod:
 
     def _other_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         target = batch["x"].sum(1, keepdim=True)
-        return (nn.functional.dropout(self.other(batch["x"]), 0.1) - target).square().mean(), {}
+        return (
+            self.other(nn.functional.dropout(batch["x"], self.settings.dropout)) - target
+        ).square().mean(), {}
 
 
 def make(settings: ToySettings | None = None, pause: float = 0.0) -> ToyMethod:
@@ -140,8 +160,10 @@ def make(settings: ToySettings | None = None, pause: float = 0.0) -> ToyMethod:
     return ToyMethod(settings or ToySettings(), pause=pause)
 
 
-def folder(path, resume: bool = False, training: TrainingSettings = TRAINING) -> RunFolder:
-    return RunFolder.create(path, {"toy": ToySettings(), "training": training}, resume=resume)
+def folder(
+    path, resume: bool = False, training: TrainingSettings = TRAINING, toy: ToySettings | None = None
+) -> RunFolder:
+    return RunFolder.create(path, {"toy": toy or ToySettings(), "training": training}, resume=resume)
 
 
 if __name__ == "__main__":
@@ -149,8 +171,8 @@ if __name__ == "__main__":
     parser.add_argument("run")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--slow", type=float, default=0.0)
+    parser.add_argument("--dropout", type=float, default=0.3)
     arguments = parser.parse_args()
-    method = make(pause=arguments.slow)
-    Trainer(method, folder(arguments.run, arguments.resume), TRAINING, progress=False).train(
-        resume=arguments.resume
-    )
+    toy = ToySettings(dropout=arguments.dropout)
+    run = folder(arguments.run, arguments.resume, toy=toy)
+    Trainer(make(toy, arguments.slow), run, TRAINING, progress=False).train(resume=arguments.resume)

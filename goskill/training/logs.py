@@ -1,0 +1,95 @@
+"""Where metrics and events of a run are written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from goskill.errors import InputError
+from goskill.training.run import RunFolder
+
+
+class Logs:
+    """Appends lines to ``metrics.jsonl`` and ``events.jsonl``, and scalars to TensorBoard and W&B.
+
+    A line of metrics is one JSON object: ``step`` (iterations of the whole run), ``phase``, ``iteration``
+    (of the phase), ``<objective>/<metric>`` (means since the line before), rates, ``time/<part>`` (shares). A
+    line of events has ``step``, ``phase``, ``event`` and ``message``.
+    """
+
+    def __init__(self, run: RunFolder, sizes: Mapping[str, int], step: int, wandb_project: str = "") -> None:
+        """Continue files that were ``sizes`` bytes long after ``step`` iterations and drop what is beyond.
+
+        Raises InputError if ``wandb_project`` is given and the package is missing.
+        """
+        self._files = {}
+        self._wandb = _open_wandb(run, wandb_project) if wandb_project else None
+        for name, path in (("metrics", run.metrics_file), ("events", run.events_file)):
+            file = open(path, "ab")  # noqa: SIM115 (closed by close)
+            if file.tell() > sizes.get(name, 0):
+                file.truncate(sizes.get(name, 0))
+            self._files[name] = file
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._tensorboard: Any = SummaryWriter(str(run.tensorboard), purge_step=step + 1 if step else None)
+
+    def metrics(self, line: Mapping[str, Any]) -> None:
+        """One line of metrics."""
+        self._append("metrics", line)
+        scalars = {name: value for name, value in line.items() if name not in ("step", "phase")}
+        for name, value in scalars.items():
+            self._tensorboard.add_scalar(name, value, line["step"])
+        if self._wandb is not None:
+            self._wandb.log(scalars, step=line["step"])
+
+    def event(self, line: Mapping[str, Any]) -> None:
+        """One thing that happened."""
+        self._append("events", line)
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes in each file now, all of them safely on disk."""
+        for file in self._files.values():
+            os.fsync(file.fileno())
+        return {name: file.tell() for name, file in self._files.items()}
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+        self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+    def _append(self, name: str, line: Mapping[str, Any]) -> None:
+        self._files[name].write((json.dumps(line) + "\n").encode())
+        self._files[name].flush()
+
+
+class SilentLogs:
+    """The logs of a rank that does not write."""
+
+    def metrics(self, line: Mapping[str, Any]) -> None: ...
+
+    def event(self, line: Mapping[str, Any]) -> None: ...
+
+    def sizes(self) -> dict[str, int]:
+        return {}
+
+    def close(self) -> None: ...
+
+
+def _open_wandb(run: RunFolder, project: str) -> Any:
+    try:
+        import wandb
+    except ImportError:
+        raise InputError("training.wandb needs the package wandb: pip install 'goskill[wandb]'") from None
+    # A run resumes its own history: the name of its folder is its identity.
+    return wandb.init(
+        project=project,
+        name=run.path.name,
+        id=run.path.name,
+        dir=run.path,
+        config=run.settings,
+        resume="allow",
+    )

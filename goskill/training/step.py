@@ -1,0 +1,96 @@
+"""One iteration of one objective: sample, forward, backward, clip, update."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from goskill.training import distributed
+from goskill.training.devices import Execution
+from goskill.training.graphs import GraphedStep, PinnedCopies
+from goskill.training.method import Batch, Objective
+from goskill.training.metrics import MetricWindow
+from goskill.training.optimizer import ObjectiveOptimizer
+from goskill.training.timing import StepTimer
+
+
+class _Loss(nn.Module):
+    """An objective's loss as a module, so that it can be wrapped as a whole."""
+
+    def __init__(self, objective: Objective) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(objective.modules)
+        self.loss = objective.loss
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, scalars = self.loss(batch)
+        return loss, {name: value.detach() for name, value in scalars.items()}
+
+
+class ObjectiveStep:
+    """Minimises an objective, one iteration per ``run``, and keeps its metrics in ``window``."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        optimizer: ObjectiveOptimizer,
+        execution: Execution,
+        timer: StepTimer,
+        capacity: int,
+    ) -> None:
+        self.objective = objective
+        self.optimizer = optimizer
+        self.window = MetricWindow(capacity, execution.device)
+        self.batch_size = 0
+        self._execution = execution
+        self._timer = timer
+        self._batches: Iterator[Batch] = iter(objective.sampler)
+        self._loss: Any = _Loss(objective)
+        if execution.compile:
+            self._loss = torch.compile(self._loss)
+        if distributed.world_size() > 1:
+            with warnings.catch_warnings():
+                # Newer releases of torch want another name, which older ones do not know.
+                warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")
+                self._loss = DistributedDataParallel(self._loss, broadcast_buffers=False, static_graph=True)
+        self._copies = PinnedCopies(execution.device) if execution.device.type == "cuda" else None
+        self._graph = GraphedStep(self._minimize) if execution.graphs else None
+
+    def run(self) -> None:
+        """One iteration, queued on the device."""
+        self._timer.mark("sampling")
+        batch = next(self._batches)
+        self.batch_size = len(next(iter(batch.values())))
+        if self._copies is not None:
+            batch = self._copies.to_device(batch)
+        self.optimizer.set_learning_rate()
+        if self._graph is not None:
+            self._timer.mark("step")
+            row = self._graph(batch)
+        else:
+            row = self._minimize(batch)
+        self.optimizer.steps += 1
+        self.window.add(row)
+
+    def move_sampler(self, state: dict[str, int]) -> None:
+        """Go on with the batch that the sampler was at."""
+        self.objective.sampler.load_state_dict(state)
+        self._batches = iter(self.objective.sampler)
+
+    def _minimize(self, batch: Batch) -> Tensor:
+        """Returns the metrics float32 [names], named by ``window.names``."""
+        self._timer.mark("forward")
+        with self._execution.autocast():
+            loss, scalars = self._loss(batch)
+        self._timer.mark("backward")
+        loss.backward()
+        self._timer.mark("optimizer")
+        norm = self.optimizer.step()
+        self.window.name(("loss", "gradient_norm", *scalars))
+        values = (loss, norm, *scalars.values())
+        return torch.stack([value.detach().to(self._execution.device, torch.float32) for value in values])
