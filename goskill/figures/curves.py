@@ -112,9 +112,10 @@ def _draw_curve(axis: Axes, curve: Curve, phases: Sequence[tuple[str, float, flo
     positive = curve.values[curve.values > 0]
     if len(positive) == len(curve.values) and positive.max() > 30 * positive.min():
         axis.set_yscale("log")
-    axis.margins(x=0.02, y=0.16)
-    if axis.get_yscale() == "linear" and curve.values.min() >= 0:
-        axis.set_ylim(bottom=0)
+    axis.margins(x=0.02, y=0.2)
+    if axis.get_yscale() == "linear" and curve.values.min() >= 0 < curve.values.max():
+        # Room above the curve for the names of the phases.
+        axis.set_ylim(0, 1.2 * curve.values.max())
     axis.set_title(f"{curve.objective}: {curve.metric.replace('_', ' ')}", loc="left")
     axis.set_xlabel("training step")
 
