@@ -122,7 +122,10 @@ def stock() -> Iterator[AsyncVectorEnv]:
 def networks(stock: AsyncVectorEnv) -> GoSkillNetworks:
     torch.manual_seed(SEED)
     normalize = Normalize(torch.zeros(OBSERVATION_DIM), torch.full((OBSERVATION_DIM,), 0.3))
-    return GoSkillNetworks(GoSkillSettings(), normalize, ACTION_DIM).eval()
+    networks = GoSkillNetworks(GoSkillSettings(), normalize, ACTION_DIM).eval()
+    assert networks.codebook is not None
+    networks.codebook.codebook = 0.2 * torch.randn_like(networks.codebook.codebook)
+    return networks
 
 
 @pytest.fixture(scope="module")
