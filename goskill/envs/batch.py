@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
-from goskill.envs.fast_data import Models
+from goskill.envs.models import Models
 from goskill.envs.single import ACTION_DIM, OBSERVATION_DIM, make
 
 INFO_KEYS = (

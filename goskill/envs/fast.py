@@ -12,15 +12,16 @@ from __future__ import annotations
 import importlib
 import types
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import mujoco
 import numpy as np
 import numpy.typing as npt
 from metaworld.sawyer_xyz_env import SawyerXYZEnv
 
-from goskill.envs.fast_data import FastData, Models, Snapshot
+from goskill.envs.fast_data import FastData, Snapshot
 from goskill.envs.fast_numbers import FastRotation, fast_numpy, fast_reward_utils
+from goskill.envs.models import Models
 
 # `numpy.clip` without its wrapping.
 _umath: Any = importlib.import_module("numpy._core.umath" if hasattr(np, "_core") else "numpy.core.umath")
@@ -35,12 +36,13 @@ class FastSawyer:
     """What all tasks share. Mixed in before a stock class, which supplies everything that is not here."""
 
     _models: Models
+    _textures: bool
     data: FastData
     model: Any
     curr_path_length: int
 
     def _initialize_simulation(self: Any) -> tuple[Any, FastData]:
-        shared = self._models[self.fullpath]
+        shared = self._models.get(self.fullpath, textures=self._textures)
         self._shared = shared
         self._token = shared.user = object()
         shared.body_pos[:], shared.site_pos[:] = shared.compiled
@@ -277,7 +279,7 @@ def fast_class(stock: type[Any]) -> type[Any]:
         if isinstance(value, types.FunctionType) and name not in _KEPT:
             namespace[name] = rebind(value)
         elif isinstance(value, staticmethod):
-            namespace[name] = staticmethod(rebind(value.__func__))
+            namespace[name] = staticmethod(rebind(cast("types.FunctionType", value.__func__)))
     made = type(stock.__name__, (FastSawyer, stock), namespace)
     rebind.finish(made)
     return made

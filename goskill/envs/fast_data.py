@@ -1,4 +1,4 @@
-"""MuJoCo's model and data for many environments: names looked up once, models shared, states kept."""
+"""MuJoCo's data with names looked up once, and snapshots of it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import Any
 
 import mujoco
 import numpy as np
-import numpy.typing as npt
 
 
 class _View:
@@ -78,31 +77,3 @@ class Snapshot:
         mujoco.mj_setState(model, data, self._state, self._STATE)
         for name, value in zip(self._POSES, self._poses, strict=True):
             getattr(data, name)[:] = value
-
-
-class SharedModel:
-    """A compiled model for all environments of one task in one thread, and the state after a hand reset.
-
-    MetaWorld moves bodies and sites in the model at a reset, so each environment keeps its own positions
-    and puts them in when its turn comes.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.model = mujoco.MjModel.from_xml_path(path)
-        self.body_pos: npt.NDArray[np.float64] = self.model.body_pos
-        self.site_pos: npt.NDArray[np.float64] = self.model.site_pos
-        self.compiled = (self.body_pos.copy(), self.site_pos.copy())
-        self.user: object = None
-        self.hand_reset: tuple[Any, Snapshot] | None = None
-
-
-class Models:
-    """The compiled models of a set of environments that are used from one thread."""
-
-    def __init__(self) -> None:
-        self._models: dict[str, SharedModel] = {}
-
-    def __getitem__(self, path: str) -> SharedModel:
-        if path not in self._models:
-            self._models[path] = SharedModel(path)
-        return self._models[path]

@@ -16,6 +16,7 @@ from scipy.spatial.transform import Rotation
 
 _FLOAT64 = np.dtype(np.float64)
 _LONG_TAIL_SCALE = float(np.sqrt(1 / 0.1 - 1))
+_GAUSSIAN_SCALE = float(np.sqrt(-2 * np.log(0.1)))
 _NORM_SQUARED_SLACK = 1e-9
 
 
@@ -35,9 +36,13 @@ def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> A
 
 
 def hstack(arrays: Any) -> Any:
-    """`numpy.hstack`, without its overhead for vectors."""
-    if type(arrays) is tuple and all(type(array) is np.ndarray and array.ndim == 1 for array in arrays):
-        return np.concatenate(arrays)
+    """`numpy.hstack`, without its overhead for vectors or for float64 numbers."""
+    if type(arrays) is tuple:
+        kinds = {type(array) for array in arrays}
+        if kinds == {np.float64}:
+            return np.array(arrays)
+        if kinds == {np.ndarray} and all(array.ndim == 1 for array in arrays):
+            return np.concatenate(arrays)
     return np.hstack(arrays)
 
 
@@ -48,11 +53,15 @@ def tolerance(
     sigmoid: Any = "gaussian",
     value_at_margin: float = 0.1,
 ) -> Any:
-    """`metaworld.utils.reward_utils.tolerance`, in plain floats for the sigmoid that nearly all tasks use."""
-    if not isinstance(x, float) or sigmoid != "long_tail" or value_at_margin != 0.1:
-        return reward_utils.tolerance(x, bounds, margin, sigmoid, value_at_margin)
+    """`metaworld.utils.reward_utils.tolerance`, in plain floats for the two sigmoids that the tasks use."""
     lower, upper = bounds
-    if lower > upper or margin < 0:
+    if (
+        not isinstance(x, float)
+        or (sigmoid != "long_tail" and sigmoid != "gaussian")
+        or value_at_margin != 0.1
+        or lower > upper
+        or margin < 0
+    ):
         return reward_utils.tolerance(x, bounds, margin, sigmoid, value_at_margin)
     value = float(x)
     if lower <= value <= upper:
@@ -62,7 +71,10 @@ def tolerance(
         return 0.0
     distance = (float(lower) - value if value < lower else value - float(upper)) / margin
     try:
-        return 1 / ((distance * _LONG_TAIL_SCALE) ** 2 + 1)
+        if sigmoid == "long_tail":
+            return 1 / ((distance * _LONG_TAIL_SCALE) ** 2 + 1)
+        # NumPy's exponential and the C library's differ in the last bit.
+        return float(np.exp(-0.5 * (distance * _GAUSSIAN_SCALE) ** 2))
     except OverflowError:
         return reward_utils.tolerance(x, bounds, margin, sigmoid, value_at_margin)
 

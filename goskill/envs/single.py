@@ -15,7 +15,7 @@ from goskill.envs.suites import task_name
 from goskill.errors import InputError
 
 if TYPE_CHECKING:
-    from goskill.envs.fast_data import Models
+    from goskill.envs.models import Models
 
 OBSERVATION_DIM = 39
 ACTION_DIM = 4
@@ -82,12 +82,13 @@ def _new(name: str, impl: str, models: Models | None, **render: Any) -> Any:
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
     from goskill.envs.fast import fast_class
-    from goskill.envs.fast_data import Models
+    from goskill.envs.models import Models
 
     stock: Any = ALL_V3_ENVIRONMENTS[f"{name}-v3"]
     made: Any = fast_class(stock)
     env = made.__new__(made)
     env._models = Models() if models is None else models
+    env._textures = render["render_mode"] is not None
     env.__init__(**render)
     return env
 
@@ -114,7 +115,7 @@ def make(
 
     ``impl="fast"`` computes those numbers faster, ``"stock"`` is the package's own code, and ``"auto"`` is
     the fast one where it was verified for the installed versions, with a warning elsewhere. Environments
-    that are only used from one thread can share compiled models (`goskill.envs.fast_data.Models`).
+    that are only used from one thread can share compiled models (`goskill.envs.models.Models`).
 
     Raises `InputError` for an unknown task, render mode or implementation.
     """

@@ -17,7 +17,7 @@ from metaworld.utils import reward_utils
 from scipy.spatial.transform import Rotation
 
 from goskill.envs import fast_numbers, make, single, tasks_of
-from goskill.envs.fast_data import Models
+from goskill.envs.models import Models
 from goskill.errors import InputError
 
 finite = st.floats(-1e6, 1e6)
@@ -105,10 +105,17 @@ def test_unknown_implementations_are_refused_by_name():
 
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 @settings(max_examples=300, deadline=None)
-@given(x=finite, lower=finite, width=st.floats(0, 1e3), margin=margins, scalar=st.booleans())
-def test_tolerance_equals_the_packages(x, lower, width, margin, scalar):
+@given(
+    x=finite,
+    lower=finite,
+    width=st.floats(0, 1e3),
+    margin=margins,
+    scalar=st.booleans(),
+    sigmoid=st.sampled_from(["long_tail", "gaussian", "hyperbolic"]),
+)
+def test_tolerance_equals_the_packages(x, lower, width, margin, scalar, sigmoid):
     x = np.float64(x) if scalar else x
-    arguments = (x, (lower, lower + width), margin, "long_tail")
+    arguments = (x, (lower, lower + width), margin, sigmoid)
     with np.errstate(all="ignore"):
         expected = reward_utils.tolerance(*arguments)
     assert np.float64(fast_numbers.tolerance(*arguments)).tobytes() == np.float64(expected).tobytes()
@@ -150,3 +157,12 @@ def test_norm_equals_numpys(x):
     ours, theirs = fast_numbers.norm(x), np.linalg.norm(x)
     assert ours.tobytes() == theirs.tobytes()
     assert type(ours) is type(theirs)
+
+
+@pytest.mark.parametrize(
+    "arrays", [(np.float64(1), np.float64(2)), (np.ones(2), np.zeros(1)), (np.ones(2), 3.0), [np.ones(1)]]
+)
+def test_hstack_equals_numpys(arrays):
+    ours, theirs = fast_numbers.hstack(arrays), np.hstack(arrays)
+    assert np.array_equal(ours, theirs)
+    assert ours.dtype == theirs.dtype
