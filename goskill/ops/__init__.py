@@ -8,6 +8,7 @@ falls back. :func:`implementation_for` says what ``"auto"`` picks.
 from __future__ import annotations
 
 from goskill.ops import cpu as cpu
+from goskill.ops import cuda as cuda
 from goskill.ops.dispatch import Implementation, implementation_for
 from goskill.ops.focal import focal_loss
 from goskill.ops.lookup import nearest_code

@@ -48,8 +48,8 @@ def focal_loss(
         logits. NaN logits give a NaN loss for their row.
 
     Raises:
-        InputError: a wrong argument. A target out of range is named on the CPU; on a CUDA device it stops
-            the kernel with an assertion.
+        InputError: a wrong argument. A target out of range is named on the CPU; on a CUDA device its row's
+            loss is NaN, and with TRITON_DEBUG=1 in the environment an assertion stops the device.
     """
     check_floating("logits", logits)
     check_choice("reduction", reduction, ("none", "mean", "sum"))

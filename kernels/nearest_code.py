@@ -1,0 +1,189 @@
+"""Nearest code on a GPU: scores |e|^2 - 2 x.e on chip, no N x M matrix in memory.
+
+Up to ``SMALL_CODEBOOK`` codes the products are exact float32; more codes use the tensor cores with each
+float32 split in TF32 terms, whose error is that of float32 sums.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from goskill.kernels.launch import on_device_of, power_of_two
+from torch import Tensor
+
+SMALL_CODEBOOK = 32
+WIDEST_CHUNK = 64  # dimensions of x on chip at a time
+
+
+@triton.jit
+def code_norms_kernel(
+    codebook, norms, codes, dim: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr
+):
+    code = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)  # [BM]
+    total = tl.zeros([BLOCK_M], tl.float32)
+    for start in range(0, dim, BLOCK_D):
+        d = start + tl.arange(0, BLOCK_D)  # [BD]
+        inside = (code < codes)[:, None] & (d < dim)[None, :]
+        e = tl.load(codebook + code.to(tl.int64)[:, None] * dim + d[None, :], inside, 0.0)  # [BM, BD]
+        total += tl.sum(e * e, 1)
+    tl.store(norms + code, total, code < codes)
+
+
+@triton.jit
+def assign(
+    x,
+    codebook,
+    norms,
+    row,
+    rows,
+    row_stride,
+    column_stride,
+    codes,
+    dim: tl.constexpr,
+    COSINE: tl.constexpr,
+    NORMS: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Index of the nearest code for rows ``row`` [BN] (int64)."""
+    best = tl.full([BLOCK_N], float("inf"), tl.float32)
+    best_code = tl.zeros([BLOCK_N], tl.int32)
+    present = row < rows
+    for first in range(0, codes, BLOCK_M):
+        code = first + tl.arange(0, BLOCK_M)  # [BM]
+        dots = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+        norm = tl.zeros([BLOCK_M], tl.float32)
+        for start in range(0, dim, BLOCK_D):
+            d = start + tl.arange(0, BLOCK_D)  # [BD]
+            x_at = row[:, None] * row_stride + d.to(tl.int64)[None, :] * column_stride
+            tile = tl.load(x + x_at, present[:, None] & (d < dim)[None, :], 0.0).to(tl.float32)  # [BN, BD]
+            inside = (d < dim)[:, None] & (code < codes)[None, :]
+            e = tl.load(codebook + code.to(tl.int64)[None, :] * dim + d[:, None], inside, 0.0)  # [BD, BM]
+            dots = tl.dot(tile, e, dots, input_precision=PRECISION)
+            if not NORMS and not COSINE:
+                norm += tl.sum(e * e, 0)
+        if NORMS:
+            norm = tl.load(norms + code, code < codes, 0.0)
+        score = norm[None, :] - 2 * dots
+        # NaN is never equal to itself and never the least.
+        score = tl.where((score == score) & (code < codes)[None, :], score, float("inf"))
+        least = tl.min(score, 1)  # [BN]
+        lowest = tl.min(tl.where(score == least[:, None], code[None, :], 2147483647), 1)
+        # Strictly less: the first of equal codes stays.
+        best_code = tl.where(least < best, lowest, best_code)
+        best = tl.minimum(best, least)
+    return best_code
+
+
+@triton.jit(do_not_specialize=["rows"])
+def nearest_code_kernel(
+    x,
+    codebook,
+    norms,
+    indices,
+    distance,
+    rows,
+    row_stride,
+    column_stride,
+    codes,
+    dim: tl.constexpr,
+    COSINE: tl.constexpr,
+    NORMS: tl.constexpr,
+    DISTANCE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)  # [BN]
+    nearest = assign(
+        x,
+        codebook,
+        norms,
+        row,
+        rows,
+        row_stride,
+        column_stride,
+        codes,
+        dim,
+        COSINE,
+        NORMS,
+        PRECISION,
+        BLOCK_N,
+        BLOCK_M,
+        BLOCK_D,
+    )
+    tl.store(indices + row, nearest.to(tl.int64), row < rows)
+    if DISTANCE:
+        squares = tl.zeros([BLOCK_N], tl.float32)
+        dots = tl.zeros([BLOCK_N], tl.float32)
+        for start in range(0, dim, BLOCK_D):
+            d = start + tl.arange(0, BLOCK_D)  # [BD]
+            inside = (row < rows)[:, None] & (d < dim)[None, :]
+            x_at = row[:, None] * row_stride + d.to(tl.int64)[None, :] * column_stride
+            tile = tl.load(x + x_at, inside, 0.0).to(tl.float32)  # [BN, BD]
+            e = tl.load(codebook + nearest.to(tl.int64)[:, None] * dim + d[None, :], inside, 0.0)  # [BN, BD]
+            if COSINE:
+                dots += tl.sum(tile * e, 1)
+                squares += tl.sum(tile * tile, 1)
+            else:
+                squares += tl.sum((tile - e) * (tile - e), 1)
+        result = squares
+        if COSINE:
+            result = 1 - dots / tl.where(squares == 0, 1.0, tl.sqrt(squares))
+        tl.store(distance + row, result, row < rows)
+
+
+def block_sizes(codes: int, dim: int) -> dict[str, object]:
+    """Tile sizes and precision for a codebook; nothing depends on the number of rows."""
+    small = codes <= SMALL_CODEBOOK
+    return {
+        "PRECISION": "ieee" if small else "tf32x3",
+        "NORMS": not small,
+        "BLOCK_N": 64 if small else 128,
+        "BLOCK_M": power_of_two(codes, 16) if small else 64,
+        "BLOCK_D": min(power_of_two(dim, 16), WIDEST_CHUNK if small else WIDEST_CHUNK // 2),
+        "num_warps": 4 if small else 8,
+        "num_stages": 2,
+    }
+
+
+def code_norms(codebook: Tensor) -> Tensor:
+    """Squared norms [M] of the codes [M, D], contiguous float32."""
+    codes, dim = codebook.shape
+    norms = codebook.new_empty(codes)
+    block_d = min(power_of_two(dim), 128)
+    with on_device_of(codebook):
+        code_norms_kernel[(triton.cdiv(codes, 32),)](codebook, norms, codes, dim, BLOCK_M=32, BLOCK_D=block_d)
+    return norms
+
+
+def nearest_code(x: Tensor, codebook: Tensor, cosine: bool, indices: Tensor, distance: Tensor | None) -> None:
+    """Fills ``indices`` int64 [N] and ``distance`` float32 [N] for x [N, D] and a codebook [M, D].
+
+    The codebook is contiguous float32, its codes of unit length if ``cosine``.
+    """
+    rows, dim = x.shape
+    if rows == 0:
+        return
+    sizes = block_sizes(codebook.shape[0], dim)
+    sizes["NORMS"] = sizes["NORMS"] and not cosine
+    norms = code_norms(codebook) if sizes["NORMS"] else codebook
+    with on_device_of(x):
+        nearest_code_kernel[(triton.cdiv(rows, sizes["BLOCK_N"]),)](
+            x,
+            codebook,
+            norms,
+            indices,
+            distance,
+            rows,
+            x.stride(0),
+            x.stride(1),
+            codebook.shape[0],
+            dim,
+            COSINE=cosine,
+            DISTANCE=distance is not None,
+            **sizes,
+        )

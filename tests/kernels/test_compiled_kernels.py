@@ -1,0 +1,180 @@
+"""The kernels compiled to machine code for sm_80 and sm_90: no spills, bounded registers and memory."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+triton = pytest.importorskip("triton")
+
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
+from triton.runtime.jit import JITFunction  # noqa: E402
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter replaces the compiler"
+)
+
+POINTERS = {
+    torch.float32: "*fp32",
+    torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
+    torch.int64: "*i64",
+    torch.int32: "*i32",
+    torch.bool: "*i1",
+}
+Launch = tuple[JITFunction, dict[str, Any]]
+
+
+def record(monkeypatch: pytest.MonkeyPatch, call: Callable[[], None]) -> list[Launch]:
+    """The kernels that ``call`` launches, with their arguments, without running them."""
+    launches: list[Launch] = []
+
+    def run(self: JITFunction, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+        names = [parameter.name for parameter in self.params]
+        launches.append((self, {**dict(zip(names, args, strict=False)), **kwargs}))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JITFunction, "run", run)
+        call()
+    return launches
+
+
+def source_of(kernel: JITFunction, arguments: dict[str, Any]) -> tuple[ASTSource, dict[str, Any]]:
+    """What the compiler is given for these arguments, specialised as at a real launch."""
+    signature, constants, attributes = {}, {}, {}
+    options = dict(arguments)
+    for index, parameter in enumerate(kernel.params):
+        value = options.pop(parameter.name)
+        specialised = not parameter.do_not_specialize
+        if parameter.is_constexpr or value is None or (specialised and isinstance(value, int) and value == 1):
+            signature[parameter.name] = "constexpr"
+            constants[(index,)] = value
+            continue
+        if isinstance(value, Tensor):
+            signature[parameter.name] = POINTERS[value.dtype]
+        else:
+            signature[parameter.name] = "fp32" if isinstance(value, float) else "i32"
+        if isinstance(value, Tensor) or (specialised and isinstance(value, int) and value % 16 == 0):
+            attributes[(index,)] = [["tt.divisibility", 16]]
+    return ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes), options
+
+
+def resources(cubin: bytes, folder: Path) -> dict[str, int]:
+    """Registers, stack and shared memory as the machine code declares them."""
+    path = folder / "kernel.cubin"
+    path.write_bytes(cubin)
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    text = subprocess.run([tool, "-res-usage", path], capture_output=True, text=True, check=True).stdout
+    return {name: int(number) for name, number in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text)}
+
+
+def call_nearest(codes: int, dim: int, dtype: torch.dtype) -> Callable[[], None]:
+    from goskill.kernels import nearest_code
+
+    x, codebook = torch.zeros(256, dim, dtype=dtype), torch.zeros(codes, dim)
+    indices, distance = torch.zeros(256, dtype=torch.int64), torch.zeros(256)
+    return lambda: nearest_code.nearest_code(x, codebook, False, indices, distance)
+
+
+def call_quantize(codes: int, dim: int, dtype: torch.dtype) -> Callable[[], None]:
+    from goskill.kernels import vector_quantize
+
+    x, codebook = torch.zeros(800, dim, dtype=dtype), torch.zeros(codes, dim)
+    mask, indices = torch.ones(800, dtype=torch.bool), torch.zeros(800, dtype=torch.int64)
+    loss, counts = torch.zeros(()), torch.zeros(codes)
+
+    def call() -> None:
+        vector_quantize.vector_quantize(
+            x, codebook, mask, 1.0, torch.empty_like(x), indices, loss, counts, torch.empty_like(codebook)
+        )
+        vector_quantize.straight_through(x, x, mask, x, loss, loss, 1.0, torch.empty_like(x))
+
+    return call
+
+
+def call_focal(rows: int, classes: int, dtype: torch.dtype, smoothing: float = 0.0) -> Callable[[], None]:
+    from goskill.kernels import focal_loss
+
+    logits, target = torch.zeros(rows, classes, dtype=dtype), torch.zeros(rows, dtype=torch.int64)
+    mask = torch.ones(rows, dtype=torch.bool)
+
+    def call() -> None:
+        gradient = torch.empty_like(logits)
+        focal_loss.focal_loss(
+            logits, target, None, mask, 2.0, -100, smoothing, focal_loss.MEAN, torch.zeros(()), gradient
+        )
+        focal_loss.scale_rows(gradient, torch.ones(()), gradient)
+
+    return call
+
+
+# Registers per thread and bytes of shared memory that a kernel may use.
+CASES: dict[str, tuple[Callable[[], None], int, int]] = {
+    "nearest-16x64-float32": (call_nearest(16, 64, torch.float32), 128, 32768),
+    "nearest-16x64-bfloat16": (call_nearest(16, 64, torch.bfloat16), 128, 32768),
+    "nearest-1024x64-float32": (call_nearest(1024, 64, torch.float32), 255, 49152),
+    "nearest-1024x512-float16": (call_nearest(1024, 512, torch.float16), 255, 49152),
+    "quantize-16x64-float32": (call_quantize(16, 64, torch.float32), 192, 32768),
+    "quantize-1024x64-bfloat16": (call_quantize(1024, 64, torch.bfloat16), 255, 49152),
+    "focal-8000x16-float32": (call_focal(8000, 16, torch.float32), 128, 16384),
+    "focal-8000x16-smoothed": (call_focal(8000, 16, torch.float32, 0.1), 128, 16384),
+    "focal-64x131072-bfloat16": (call_focal(64, 131072, torch.bfloat16), 64, 1024),
+    "focal-64x32768-smoothed": (call_focal(64, 32768, torch.float32, 0.1), 64, 1024),
+}
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("name", CASES)
+def test_machine_code_has_no_spills_and_stays_within_bounds(
+    name: str, capability: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    call, most_registers, most_shared = CASES[name]
+    launches = record(monkeypatch, call)
+    assert launches
+    for kernel, arguments in launches:
+        source, options = source_of(kernel, arguments)
+        compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+        used = resources(compiled.asm["cubin"], tmp_path)
+        detail = f"{kernel.__name__}: {used}, shared {compiled.metadata.shared}"
+        assert used["STACK"] == 0, detail
+        assert used["LOCAL"] == 0, detail
+        assert used["REG"] <= most_registers, detail
+        assert compiled.metadata.shared <= most_shared, detail
+        assert "st.local" not in compiled.asm["ptx"], detail
+
+
+def test_training_size_calls_are_one_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nearest code for 16 codes, focal loss and its gradient: one kernel each."""
+    assert len(record(monkeypatch, call_nearest(16, 64, torch.float32))) == 1
+    forward, backward = record(monkeypatch, call_focal(8000, 16, torch.float32))
+    assert forward[0].__name__ == "few_classes_kernel"
+    assert backward[0].__name__ == "scale_rows_kernel"
+
+
+def test_the_number_of_rows_compiles_nothing_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    from goskill.kernels import focal_loss, nearest_code
+
+    signatures = []
+    for rows in (1, 800, 12_345):
+        x, indices = torch.zeros(rows, 64), torch.zeros(rows, dtype=torch.int64)
+        launches = record(
+            monkeypatch,
+            lambda x=x, i=indices: nearest_code.nearest_code(x, torch.zeros(16, 64), False, i, None),
+        )
+        launches += record(
+            monkeypatch,
+            lambda x=x, i=indices: focal_loss.focal_loss(
+                x, i, None, None, 2.0, -100, 0.0, focal_loss.SUM, torch.zeros(()), None
+            ),
+        )
+        signatures.append([str(vars(source_of(*launch)[0])) for launch in launches])
+    assert signatures[0] == signatures[1] == signatures[2]
