@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from goskill.models.transformer import CausalTransformer, KeyValueCache
+from goskill.models.transformer import LAST_POSITION, CausalTransformer, KeyValueCache
 
 
 class SkillDecoder(nn.Module):
@@ -115,8 +115,8 @@ class SkillDecoder(nn.Module):
         now = self.embed_step.weight[step]
         parts = self._reached_tokens(reached, now)
         tokens = torch.stack([*before, *parts, self.embed_state(observation) + now], dim=1)
-        hidden = self.transformer.extend(self.embedding_norm(tokens), cache)
-        return self._actions(hidden[:, -1:], skill_index)[:, 0]
+        hidden = self.transformer.extend(self.embedding_norm(tokens), cache, LAST_POSITION)
+        return self._actions(hidden, skill_index)[:, 0]
 
     def _reached_tokens(self, reached: Tensor | None, step: Tensor) -> list[Tensor]:
         if not self.reached_goal:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from goskill.models.padding import padding_last, take_rows
-from goskill.models.transformer import CausalTransformer, KeyValueCache
+from goskill.models.transformer import LAST_POSITION, CausalTransformer, KeyValueCache
 
 TOKENS_PER_DECISION = 3  # return to go, state, skill
 AT_STATES = slice(1, None, TOKENS_PER_DECISION)
@@ -131,7 +131,7 @@ class SkillPolicy(nn.Module):
                 (0, TOKENS_PER_DECISION * capacity - tokens.shape[1]),
                 value=True,
             )
-        self.transformer.extend(tokens, cache)
+        self.transformer.extend(tokens, cache, LAST_POSITION)
         return cache
 
     def new_cache(self, batch: int, capacity: int) -> KeyValueCache:
@@ -140,7 +140,7 @@ class SkillPolicy(nn.Module):
 
     def extend(self, tokens: Tensor, cache: KeyValueCache) -> Tensor:
         """Scores at the last of ``tokens`` [B, n, width], which follow the cached ones: [B, output_size]."""
-        hidden = self.transformer.extend(self.embedding_norm(tokens), cache)
+        hidden = self.transformer.extend(self.embedding_norm(tokens), cache, LAST_POSITION)
         scores: Tensor = self.skill_head(hidden[:, -1])
         return scores
 

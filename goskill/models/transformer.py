@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from goskill.errors import InputError
 
 ALL_POSITIONS = slice(None)
+LAST_POSITION = slice(-1, None)
 
 
 @dataclass
@@ -80,16 +81,21 @@ class Block(nn.Module):
         attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
         return self._finish(tokens[:, read], attended[:, :, read])
 
-    def extend(self, tokens: Tensor, cache: KeyValueCache, layer: int, mask: Tensor | None) -> Tensor:
+    def extend(
+        self, tokens: Tensor, cache: KeyValueCache, layer: int, mask: Tensor | None, read: slice
+    ) -> Tensor:
         """As ``forward`` for tokens that follow the cached ones; their keys and values are added to it."""
         query, key, value = self._project(tokens)
         keys, values = cache.keys[layer], cache.values[layer]
         keys[:, :, cache.length - tokens.shape[1] : cache.length] = key
         values[:, :, cache.length - tokens.shape[1] : cache.length] = value
         attended = F.scaled_dot_product_attention(
-            query, keys[:, :, : cache.length], values[:, :, : cache.length], attn_mask=mask
+            query[:, :, read],
+            keys[:, :, : cache.length],
+            values[:, :, : cache.length],
+            attn_mask=None if mask is None else mask[:, :, read],
         )
-        return self._finish(tokens, attended)
+        return self._finish(tokens[:, read], attended)
 
     def _project(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         B, L, _ = tokens.shape
@@ -138,10 +144,11 @@ class CausalTransformer(nn.Module):
         hidden: Tensor = self.final_norm(tokens)
         return hidden
 
-    def extend(self, tokens: Tensor, cache: KeyValueCache) -> Tensor:
-        """tokens [B, n, width] that follow the cached ones -> hidden states [B, n, width]; no dropout.
+    def extend(self, tokens: Tensor, cache: KeyValueCache, read: slice = ALL_POSITIONS) -> Tensor:
+        """tokens [B, n, width] that follow the cached ones -> hidden states [B, n', width]; no dropout.
 
-        Equal to the last n positions of ``forward`` over the whole sequence. Raises InputError when the
+        Equal to the last n positions of ``forward`` over the whole sequence, of which those that ``read``
+        chooses are returned. Raises InputError when the
         cache is full.
         """
         new = tokens.shape[1]
@@ -150,9 +157,10 @@ class CausalTransformer(nn.Module):
             raise InputError(f"cache: {cache.length} + {new} tokens do not fit its capacity of {capacity}")
         cache.length += new
         mask = cache.attention_mask(new)
+        last = len(self.blocks) - 1
         for layer, block in enumerate(self.blocks):
             assert isinstance(block, Block)
-            tokens = block.extend(tokens, cache, layer, mask)
+            tokens = block.extend(tokens, cache, layer, mask, read if layer == last else ALL_POSITIONS)
         hidden: Tensor = self.final_norm(tokens)
         return hidden
 
