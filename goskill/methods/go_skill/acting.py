@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from goskill.errors import InputError
 from goskill.evaluation.policy import Demonstration, FloatArray, Prompts
@@ -33,7 +34,7 @@ class GoSkillPolicy:
     Args:
         networks: put into evaluation mode and used on the device where they are.
         chunk: environments per forward pass, which bounds the memory of activations.
-        precision: "float32", or "bfloat16" for autocast.
+        precision: "float32", or "bfloat16" for autocast on a copy of the networks.
     """
 
     name = "GO-Skill"
@@ -45,7 +46,7 @@ class GoSkillPolicy:
         if precision not in ("float32", "bfloat16"):
             raise InputError(f"precision: expected 'float32' or 'bfloat16', got {precision!r}")
         settings = networks.settings
-        self.networks = networks
+        self.networks = _with_low_precision_weights(networks) if precision == "bfloat16" else networks
         self.horizon = settings.horizon
         self.skill_count = settings.codebook_size if settings.discrete else None
         self._chunk = chunk
@@ -124,6 +125,16 @@ class GoSkillPolicy:
                 f"at step {self._groups[0].step + 1}"
             )
         return observations
+
+
+def _with_low_precision_weights(networks: GoSkillNetworks) -> GoSkillNetworks:
+    """A copy whose transformers hold bfloat16 weights, which autocast would otherwise make at every step."""
+    networks = copy.deepcopy(networks)
+    for part in (networks.decoder, networks.policy):
+        for module in part.modules():
+            if isinstance(module, nn.Linear):
+                module.to(torch.bfloat16)
+    return networks
 
 
 class _Group:
