@@ -1,6 +1,7 @@
 #include "data/context_sampler.hpp"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "data/philox.hpp"
@@ -63,26 +64,37 @@ void ContextSampler::prefetch_window(const Episode& episode, std::int64_t start,
 
 void ContextSampler::gather(const Episode& episode, std::int64_t start, std::int64_t points, std::int64_t i,
                             const Window& window) const {
+    const std::int64_t horizon = settings_.horizon;
     const std::int64_t width = store_->observation_dim();
     const std::int64_t action_width = store_->action_dim();
-    std::int64_t t = start;
-    for (std::int64_t row = i * points; row < (i + 1) * points; ++row, t += settings_.horizon) {
-        const bool real = t >= 0;
-        window.mask[row] = real;
-        window.timesteps[row] = real ? t / settings_.horizon : 0;
-        window.returns_to_go[row] = real ? episode.returns_to_go[t] / settings_.return_scale : 0.0F;
-        if (window.skills != nullptr)
-            window.skills[row] = real ? labels_->labels()[episode.first_step + t] : 0;
-        float* observation = window.observations + row * width;
-        float* action = window.actions == nullptr ? nullptr : window.actions + row * action_width;
-        if (real) {
-            copy_observations(episode.observations + t * width, 1, width, settings_.normalization,
-                              observation);
-            if (action != nullptr) copy_rows(episode.actions + t * action_width, 1, action_width, action);
-        } else {
-            zero_rows(observation, 1, width);
-            if (action != nullptr) zero_rows(action, 1, action_width);
+    const std::int64_t padding = start < 0 ? (-start + horizon - 1) / horizon : 0;
+    const std::int64_t real = points - padding;
+    const std::int64_t first = start + padding * horizon;
+    const std::int64_t row = i * points;
+
+    std::fill_n(window.mask + row, padding, false);
+    std::fill_n(window.mask + row + padding, real, true);
+    zero_rows(window.observations + row * width, padding, width);
+    copy_observations(episode.observations + first * width, horizon * width, real, width,
+                      settings_.normalization, window.observations + (row + padding) * width);
+    std::fill_n(window.timesteps + row, padding, 0);
+    std::iota(window.timesteps + row + padding, window.timesteps + row + points, first / horizon);
+    std::fill_n(window.returns_to_go + row, padding, 0.0F);
+    const float* returns_to_go = episode.returns_to_go + first;
+    for (std::int64_t k = 0; k < real; ++k) {
+        window.returns_to_go[row + padding + k] = returns_to_go[k * horizon] / settings_.return_scale;
+    }
+    if (window.skills != nullptr) {
+        std::fill_n(window.skills + row, padding, 0);
+        const std::int64_t step = episode.first_step + first;
+        for (std::int64_t k = 0; k < real; ++k) {
+            window.skills[row + padding + k] = labels_->labels()[step + k * horizon];
         }
+    }
+    if (window.actions != nullptr) {
+        zero_rows(window.actions + row * action_width, padding, action_width);
+        copy_observations(episode.actions + first * action_width, horizon * action_width, real, action_width,
+                          std::nullopt, window.actions + (row + padding) * action_width);
     }
 }
 

@@ -28,18 +28,9 @@ inline void zero_rows(float* target, std::int64_t rows, std::int64_t width) {
     if (rows > 0) std::memset(target, 0, static_cast<std::size_t>(rows * width) * sizeof(float));
 }
 
-// Observations, normalised on the way if a normalisation is given: (x - mean) / std in float32.
-inline void copy_observations(const float* source, std::int64_t rows, std::int64_t width,
-                              const std::optional<Normalization>& normalization, float* target) {
-    if (!normalization) {
-        copy_rows(source, rows, width, target);
-        return;
-    }
-    const float* mean = normalization->mean.data();
-    const float* std = normalization->std.data();
-    for (std::int64_t row = 0; row < rows; ++row, source += width, target += width) {
-        for (std::int64_t i = 0; i < width; ++i) target[i] = (source[i] - mean[i]) / std[i];
-    }
-}
+// Copies `rows` rows of `width` that lie `stride` apart, normalised on the way if a normalisation is given:
+// (x - mean) / std in float32.
+void copy_observations(const float* source, std::int64_t stride, std::int64_t rows, std::int64_t width,
+                       const std::optional<Normalization>& normalization, float* target);
 
 }  // namespace goskill

@@ -100,9 +100,14 @@ void SegmentSampler::gather(const SegmentBatch& batch, std::int64_t i) const {
     const std::int64_t rows = std::min(horizon, episode.length - start);
     const float* source = episode.observations + start * width;
     float* target = batch.observations + i * (horizon + 1) * width;
-    copy_observations(source, rows, width, settings_.normalization, target);
-    zero_rows(target + rows * width, horizon - rows, width);
-    copy_observations(source + rows * width, 1, width, settings_.normalization, target + horizon * width);
+    if (rows == horizon) {
+        copy_observations(source, width, horizon + 1, width, settings_.normalization, target);
+    } else {
+        copy_observations(source, width, rows, width, settings_.normalization, target);
+        zero_rows(target + rows * width, horizon - rows, width);
+        copy_observations(source + rows * width, width, 1, width, settings_.normalization,
+                          target + horizon * width);
+    }
     float* actions = batch.actions + i * horizon * action_width;
     copy_rows(episode.actions + start * action_width, rows, action_width, actions);
     zero_rows(actions + rows * action_width, horizon - rows, action_width);

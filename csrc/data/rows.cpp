@@ -1,0 +1,45 @@
+#include "data/rows.hpp"
+
+// The same loops for each width of vector registers, chosen when the library is loaded. Sanitizers cannot run
+// that early.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && \
+    !defined(__SANITIZE_THREAD__)
+#define GOSKILL_VECTOR_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define GOSKILL_VECTOR_CLONES
+#endif
+
+namespace goskill {
+namespace {
+
+GOSKILL_VECTOR_CLONES
+void copy_strided(const float* source, std::int64_t stride, std::int64_t rows, std::int64_t width,
+                  float* __restrict target) {
+    for (std::int64_t row = 0; row < rows; ++row, source += stride, target += width) {
+        for (std::int64_t i = 0; i < width; ++i) target[i] = source[i];
+    }
+}
+
+GOSKILL_VECTOR_CLONES
+void normalize_strided(const float* source, std::int64_t stride, std::int64_t rows, std::int64_t width,
+                       const float* mean, const float* std, float* __restrict target) {
+    for (std::int64_t row = 0; row < rows; ++row, source += stride, target += width) {
+        for (std::int64_t i = 0; i < width; ++i) target[i] = (source[i] - mean[i]) / std[i];
+    }
+}
+
+}  // namespace
+
+void copy_observations(const float* source, std::int64_t stride, std::int64_t rows, std::int64_t width,
+                       const std::optional<Normalization>& normalization, float* target) {
+    if (normalization) {
+        normalize_strided(source, stride, rows, width, normalization->mean.data(), normalization->std.data(),
+                          target);
+    } else if (stride == width) {
+        copy_rows(source, rows, width, target);
+    } else {
+        copy_strided(source, stride, rows, width, target);
+    }
+}
+
+}  // namespace goskill

@@ -1,0 +1,340 @@
+"""Damaged, hostile and half-written stores: always a StoreError that names the file, never a crash."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import write_store
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from goskill.data import ContextSampler, EpisodeStore, SegmentSampler, StoreWriter
+from goskill.errors import StoreError
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> EpisodeStore:
+    store = write_store(tmp_path / "store", [5, 40, 3, 30, 8], [0, 1, 0, 1, 0])
+    store.write_labels("skills", np.arange(store.num_steps) % 3, 3)
+    return store
+
+
+def rewrite(path: Path, change: Callable[[dict], None]) -> None:
+    """Change a manifest and give it a checksum that holds, as a hostile author would."""
+    content = json.loads(path.read_text())
+    change(content)
+    blank = json.dumps({**content, "checksum": "0" * 64}, indent=2)
+    path.write_text(blank.replace("0" * 64, hashlib.sha256(blank.encode()).hexdigest(), 1))
+
+
+def read_everything(path: Path) -> None:
+    """Open, verify and sample: what a reader does with a store."""
+    store = EpisodeStore.open(path)
+    store.verify()
+    next(SegmentSampler(store, 4, 16, "skill", "skills"))
+    next(ContextSampler(store, 4, 3, 2, 16, "skills"))
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory) -> Path:
+    store = write_store(tmp_path_factory.mktemp("pristine") / "store", [5, 40, 3], [0, 1, 0])
+    store.write_labels("skills", np.arange(store.num_steps) % 3, 3)
+    return store.path
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_every_flipped_bit_is_found(pristine: Path, data: st.DataObject) -> None:
+    files = sorted(file for file in pristine.rglob("*") if file.is_file() and file.name != ".lock")
+    file = data.draw(st.sampled_from(files))
+    original = file.read_bytes()
+    position = data.draw(st.integers(0, len(original) - 1))
+    damaged = bytearray(original)
+    damaged[position] ^= 1 << data.draw(st.integers(0, 7))
+    try:
+        file.write_bytes(damaged)
+        with pytest.raises(StoreError):
+            read_everything(pristine)
+    finally:
+        file.write_bytes(original)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_every_truncated_or_longer_file_is_found_at_open(pristine: Path, data: st.DataObject) -> None:
+    files = sorted(file for file in pristine.rglob("*.npy"))
+    file = data.draw(st.sampled_from(files))
+    original = file.read_bytes()
+    size = data.draw(st.integers(0, len(original) + 300).filter(lambda size: size != len(original)))
+    try:
+        file.write_bytes((original + bytes(300))[:size])
+        with pytest.raises(StoreError, match=file.name):
+            EpisodeStore.open(pristine).labels("skills")
+    finally:
+        file.write_bytes(original)
+
+
+@pytest.mark.parametrize(
+    "column", ["observations", "actions", "rewards", "returns_to_go", "success", "episode_task"]
+)
+def test_missing_columns_are_named_at_open(store: EpisodeStore, column: str) -> None:
+    (store.path / "shard-000001" / f"{column}.npy").unlink()
+    with pytest.raises(StoreError, match=f"shard-000001/{column}"):
+        EpisodeStore.open(store.path)
+
+
+@pytest.mark.parametrize("shard", ["shard-000000", "shard-000001"])
+def test_missing_shards_are_named_at_open(store: EpisodeStore, shard: str) -> None:
+    shutil.rmtree(store.path / shard)
+    with pytest.raises(StoreError, match=f"{shard} is missing"):
+        EpisodeStore.open(store.path)
+
+
+def test_foreign_columns_are_found_by_verify(store: EpisodeStore) -> None:
+    np.save(store.path / "shard-000000" / "extra.npy", np.zeros(3))
+    with pytest.raises(StoreError, match=r"extra\.npy: is not listed"):
+        EpisodeStore.open(store.path).verify()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.zeros((47, 5), np.float64),
+        np.zeros((47, 5), ">f4"),
+        np.zeros((5, 47), np.float32).T,
+        np.zeros((47, 6), np.float32),
+        np.zeros((47, 5, 1), np.float32),
+        np.array([{"a": 1}] * 47, dtype=object),
+    ],
+    ids=["float64", "big-endian", "fortran", "wide", "rank", "pickled"],
+)
+def test_columns_of_another_type_or_shape_are_refused_at_open(
+    store: EpisodeStore, values: np.ndarray
+) -> None:
+    np.save(store.path / "shard-000000" / "observations.npy", values, allow_pickle=True)
+    with pytest.raises(StoreError, match=r"observations\.npy: expected the \.npy header"):
+        EpisodeStore.open(store.path)
+
+
+def test_columns_rewritten_by_numpy_are_read(store: EpisodeStore) -> None:
+    file = store.path / "shard-000000" / "rewards.npy"
+    np.save(file, np.load(file))
+    EpisodeStore.open(store.path).verify()
+
+
+def test_a_named_pipe_in_place_of_a_column_does_not_hang(store: EpisodeStore) -> None:
+    file = store.path / "shard-000000" / "rewards.npy"
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(StoreError, match="not a regular file"):
+        EpisodeStore.open(store.path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("version", 2),
+        ("version", "1"),
+        ("format", "other"),
+        ("observation_dim", -5),
+        ("observation_dim", 2**62),
+        ("observation_dim", 6),
+        ("action_dim", True),
+        ("action_dim", None),
+        ("tasks", []),
+        ("tasks", ["a", "a"]),
+        ("tasks", [1, 2]),
+        ("tasks", {}),
+        ("shards", 3),
+        ("shards", -1),
+        ("provenance", 3),
+    ],
+)
+def test_hostile_store_manifests_are_refused_at_open(store: EpisodeStore, name: str, value: object) -> None:
+    rewrite(store.path / "manifest.json", lambda content: content.update({name: value}))
+    with pytest.raises(StoreError):
+        EpisodeStore.open(store.path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("steps", 2**62),
+        ("steps", 2**47),
+        ("steps", 0),
+        ("episodes", 10**30),
+        ("episodes", 1),
+        ("episodes", "2"),
+        ("columns", []),
+        ("columns", {"rewards": 3}),
+        ("statistics", {}),
+        ("statistics", {"count": 45, "mean": [10**400], "squares": [], "minimum": [], "maximum": []}),
+        ("version", 0),
+    ],
+)
+def test_hostile_shard_manifests_are_refused_at_open(store: EpisodeStore, name: str, value: object) -> None:
+    rewrite(store.path / "shard-000000" / "manifest.json", lambda content: content.update({name: value}))
+    with pytest.raises(StoreError):
+        EpisodeStore.open(store.path)
+
+
+@pytest.mark.parametrize("column", ["episode_start", "episode_length", "episode_task"])
+@pytest.mark.parametrize("value", [-1, 2, 10**12, -(2**63), 2**63 - 1])
+def test_hostile_episode_tables_are_refused_at_open(store: EpisodeStore, column: str, value: int) -> None:
+    file = store.path / "shard-000000" / f"{column}.npy"
+    values = np.load(file)
+    values[-1] = value
+    np.save(file, values)
+    with pytest.raises(StoreError, match="shard-000000"):
+        EpisodeStore.open(store.path)
+
+
+def test_a_class_index_that_points_outside_is_refused_when_sampled(store: EpisodeStore) -> None:
+    file = store.path / "labels" / "skills" / "order.npy"
+    np.save(file, np.full_like(np.load(file), 2**32 - 1))
+    sampler = SegmentSampler(EpisodeStore.open(store.path), 4, 8, "skill", "skills")
+    with pytest.raises(StoreError, match="outside the store"):
+        next(sampler)
+
+
+def test_manifests_that_are_no_json_are_refused(store: EpisodeStore) -> None:
+    for content in (b"", b"{}", b"\xff" * 100, b'{"checksum": "' + b"0" * 64 + b'"}', b"[" * 100_000):
+        (store.path / "manifest.json").write_bytes(content)
+        with pytest.raises(StoreError, match=r"manifest\.json"):
+            EpisodeStore.open(store.path)
+
+
+def test_no_space_left_is_a_clean_error_and_leaves_the_old_data(store: EpisodeStore) -> None:
+    """A limit on the size of files stands in for a full disk: writes fail half-way in the same manner."""
+    code = f"""
+import resource, sys, numpy as np
+from goskill.data import StoreWriter
+from goskill.errors import StoreError
+resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+writer = StoreWriter({str(store.path)!r}, 5, 2, [], append=True)
+try:
+    ones = np.ones((101, 5))
+    for _ in range(1000):
+        writer.append(task="task-0", observations=ones, actions=ones[:100, :2], rewards=ones[:100, 0])
+except StoreError as error:
+    print(error)
+    sys.exit(2)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert os.strerror(errno.EFBIG) in done.stdout
+    assert not list(store.path.glob(".writing-*"))
+    assert EpisodeStore.open(store.path).num_episodes == 5
+    EpisodeStore.open(store.path).verify()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_read_only_folders_are_a_clean_error(store: EpisodeStore) -> None:
+    store.path.chmod(0o500)
+    try:
+        with pytest.raises(StoreError, match="Permission denied"):
+            StoreWriter(store.path, 5, 2, [], append=True)
+    finally:
+        store.path.chmod(0o700)
+
+
+def write_forever(path: Path) -> None:
+    """Append shards of three episodes; every value of an episode is the same."""
+    with StoreWriter(path, 5, 2, ["a"], append=True, shard_steps=30) as writer:
+        for i in range(1_000_000):
+            values = np.full((11, 5), i)
+            writer.append(task="a", observations=values, actions=values[:-1, :2], rewards=values[:-1, 0])
+
+
+def test_a_writer_killed_at_50_random_moments_loses_at_most_its_unfinished_shard(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    StoreWriter(path, 5, 2, ["a"]).close()
+    generator = random.Random(0)
+    complete = 0
+    for _ in range(50):
+        writer = os.fork()
+        if writer == 0:
+            try:
+                write_forever(path)
+            finally:
+                os._exit(1)
+        wanted = complete // 3 + generator.randint(0, 3)
+        while len(list(path.glob("shard-*"))) < wanted:
+            pass
+        for _ in range(generator.randint(0, 20_000)):
+            pass
+        os.kill(writer, signal.SIGKILL)
+        os.waitpid(writer, 0)
+        store = EpisodeStore.open(path)
+        assert store.num_episodes >= max(complete, 3 * wanted)
+        assert store.num_episodes % 3 == 0
+        complete = store.num_episodes
+    store.verify()
+    for index in range(complete):
+        observations = store.episode(index).observations
+        assert (observations == observations[0, 0]).all()
+    StoreWriter(path, 5, 2, ["a"], append=True).close()
+    assert not list(path.glob(".writing-*"))
+
+
+def test_a_writer_cut_short_at_each_system_call_leaves_a_readable_store(tmp_path: Path, monkeypatch) -> None:
+    """Every call that makes something durable or visible fails once, as if the machine stopped there."""
+    calls = {"fsync": os.fsync, "rename": os.rename, "replace": os.replace}
+    for stop in range(40):
+        path = tmp_path / str(stop)
+        write_store(path, [5, 40], [0, 1])
+        count = 0
+
+        def step(name: str, *arguments: object, stop: int = stop) -> None:
+            nonlocal count
+            if count == stop:
+                raise OSError(errno.EIO, "stopped")
+            count += 1
+            calls[name](*arguments)
+
+        for name in calls:
+            monkeypatch.setattr(os, name, lambda *arguments, name=name: step(name, *arguments))
+        stopped = False
+        try:
+            with StoreWriter(path, 5, 2, [], append=True) as writer:
+                for _ in range(2):
+                    writer.append(
+                        task="task-0", observations=np.ones((3, 5)), actions=np.ones((2, 2)), rewards=[1, 2]
+                    )
+        except StoreError:
+            stopped = True
+        monkeypatch.undo()
+        store = EpisodeStore.open(path)
+        store.verify()
+        assert store.num_episodes in ((2, 4) if stopped else (4,))
+        with StoreWriter(path, 5, 2, [], append=True) as writer:
+            writer.append(
+                task="task-1", observations=np.ones((3, 5)), actions=np.ones((2, 2)), rewards=[1, 2]
+            )
+        assert EpisodeStore.open(path).num_episodes == store.num_episodes + 1
+        if not stopped:
+            return
+    raise AssertionError("the writer never finished")
+
+
+def test_memory_does_not_grow_with_what_is_written(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path / "store", 64, 8, ["a"]) as writer:
+        observations, actions = np.ones((1001, 64), np.float32), np.ones((1000, 8), np.float32)
+        writer.append(task="a", observations=observations, actions=actions, rewards=np.ones(1000))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for _ in range(200):
+            writer.append(task="a", observations=observations, actions=actions, rewards=np.ones(1000))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000
