@@ -14,6 +14,27 @@
 namespace goskill {
 namespace {
 
+// Waking a sleeping thread takes about as long as filling a batch, so both sides look out for a while before
+// they sleep: a few tens of microseconds.
+constexpr int spins = 1000;
+
+inline void pause() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#else
+    std::this_thread::yield();
+#endif
+}
+
+template <typename Condition>
+bool spin_until(const Condition& condition) {
+    for (int i = 0; i < spins; ++i) {
+        if (condition()) return true;
+        pause();
+    }
+    return false;
+}
+
 struct Job {
     const std::function<void(std::int64_t, std::int64_t)>* body;
     std::int64_t count;
@@ -54,6 +75,7 @@ class Pool {
         {
             const std::lock_guard<std::mutex> lock(mutex_);
             for (std::size_t i = 0; i < helpers; ++i) queue_.push_back(job);
+            waiting_.store(queue_.size());
             while (workers_ < helpers) {
                 std::thread([this] { serve(); }).detach();
                 ++workers_;
@@ -61,8 +83,11 @@ class Pool {
         }
         wake_.notify_all();
         job->work();
-        std::unique_lock<std::mutex> lock(job->mutex);
-        job->done.wait(lock, [&] { return job->finished.load() == job->chunks; });
+        const auto finished = [&] { return job->finished.load() == job->chunks; };
+        if (!spin_until(finished)) {
+            std::unique_lock<std::mutex> lock(job->mutex);
+            job->done.wait(lock, finished);
+        }
         if (job->error) std::rethrow_exception(job->error);
     }
 
@@ -70,11 +95,13 @@ class Pool {
     void serve() {
         for (;;) {
             std::shared_ptr<Job> job;
+            spin_until([&] { return waiting_.load() > 0; });
             {
                 std::unique_lock<std::mutex> lock(mutex_);
                 wake_.wait(lock, [&] { return !queue_.empty(); });
                 job = std::move(queue_.back());
                 queue_.pop_back();
+                waiting_.store(queue_.size());
             }
             job->work();
         }
@@ -83,6 +110,7 @@ class Pool {
     std::mutex mutex_;
     std::condition_variable wake_;
     std::vector<std::shared_ptr<Job>> queue_;
+    std::atomic<std::size_t> waiting_{0};  // jobs in the queue, for a look without the lock
     std::size_t workers_ = 0;
 };
 

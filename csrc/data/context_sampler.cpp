@@ -33,8 +33,8 @@ std::int64_t ContextSampler::prompt_start(const Episode& episode) const {
     return first - (settings_.prompt - points) * settings_.horizon;
 }
 
-void ContextSampler::locate(std::uint64_t step, std::int64_t global_batch, std::int64_t sample,
-                            std::int64_t i, const ContextBatch& batch) const {
+void ContextSampler::place(std::uint64_t step, std::int64_t global_batch, std::int64_t sample, std::int64_t i,
+                           const ContextBatch& batch) const {
     const Words words = draw(settings_.seed, context_stream, step, static_cast<std::uint64_t>(sample));
     const std::uint64_t turn =
         step * static_cast<std::uint64_t>(global_batch) + static_cast<std::uint64_t>(sample);
@@ -98,6 +98,11 @@ void ContextSampler::gather(const Episode& episode, std::int64_t start, std::int
     }
 }
 
+void ContextSampler::locate(std::uint64_t step, std::int64_t global_batch, std::int64_t first,
+                            std::int64_t count, const ContextBatch& batch) const {
+    for (std::int64_t i = 0; i < count; ++i) place(step, global_batch, first + i, i, batch);
+}
+
 void ContextSampler::fill(std::uint64_t step, std::int64_t global_batch, std::int64_t first,
                           std::int64_t count, const ContextBatch& batch) const {
     const auto prefetch_sample = [&](std::int64_t i) {
@@ -107,7 +112,7 @@ void ContextSampler::fill(std::uint64_t step, std::int64_t global_batch, std::in
         prefetch_window(prompt, prompt_start(prompt), settings_.prompt);
     };
     parallel_for(count, settings_.threads, [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t i = begin; i < end; ++i) locate(step, global_batch, first + i, i, batch);
+        for (std::int64_t i = begin; i < end; ++i) place(step, global_batch, first + i, i, batch);
         for (std::int64_t i = begin; i < std::min(begin + prefetch_distance, end); ++i) prefetch_sample(i);
         for (std::int64_t i = begin; i < end; ++i) {
             if (i + prefetch_distance < end) prefetch_sample(i + prefetch_distance);

@@ -54,13 +54,17 @@ class ContextSampler {
     const ContextSettings& settings() const { return settings_; }
     bool has_labels() const { return labels_ != nullptr; }
 
+    // Episode, start, task and prompt episode alone of what `fill` fills.
+    void locate(std::uint64_t step, std::int64_t global_batch, std::int64_t first, std::int64_t count,
+                const ContextBatch& batch) const;
+
     // Samples [first, first + count) of a step's global batch, of which there are `global_batch`.
     void fill(std::uint64_t step, std::int64_t global_batch, std::int64_t first, std::int64_t count,
               const ContextBatch& batch) const;
 
   private:
-    void locate(std::uint64_t step, std::int64_t global_batch, std::int64_t sample, std::int64_t i,
-                const ContextBatch& batch) const;
+    void place(std::uint64_t step, std::int64_t global_batch, std::int64_t sample, std::int64_t i,
+               const ContextBatch& batch) const;
     void prefetch_window(const Episode& episode, std::int64_t start, std::int64_t points) const;
     void gather(const Episode& episode, std::int64_t start, std::int64_t points, std::int64_t i,
                 const Window& window) const;

@@ -98,6 +98,17 @@ void fill_segments(const SegmentSampler& sampler, std::uint64_t step, std::int64
     sampler.fill(step, global_batch, first, count, target);
 }
 
+void locate_segments(const SegmentSampler& sampler, std::uint64_t step, std::int64_t global_batch,
+                     std::int64_t first, const py::dict& batch) {
+    const std::int64_t count = py::cast<py::array>(batch["start"]).size();
+    SegmentBatch target{};
+    target.start = output<std::int64_t>(batch, "start", {count});
+    target.episode = output<std::int64_t>(batch, "episode", {count});
+    target.task = output<std::int64_t>(batch, "task", {count});
+    const py::gil_scoped_release released;
+    sampler.locate(step, global_batch, first, count, target);
+}
+
 Window window(const ContextSampler& sampler, const py::dict& batch, const std::string& prefix,
               std::int64_t count, std::int64_t points) {
     const Store& store = sampler.store();
@@ -111,16 +122,32 @@ Window window(const ContextSampler& sampler, const py::dict& batch, const std::s
             output<bool>(batch, prefix + "mask", {count, points})};
 }
 
+ContextBatch places(const ContextSampler& sampler, const py::dict& batch, std::int64_t count) {
+    ContextBatch target{};
+    target.start = output<std::int64_t>(batch, "start", {count});
+    target.episode = output<std::int64_t>(batch, "episode", {count});
+    target.task = output<std::int64_t>(batch, "task", {count});
+    if (sampler.settings().prompt > 0) {
+        target.prompt_episode = output<std::int64_t>(batch, "prompt_episode", {count});
+    }
+    return target;
+}
+
+void locate_contexts(const ContextSampler& sampler, std::uint64_t step, std::int64_t global_batch,
+                     std::int64_t first, const py::dict& batch) {
+    const std::int64_t count = py::cast<py::array>(batch["start"]).size();
+    const ContextBatch target = places(sampler, batch, count);
+    const py::gil_scoped_release released;
+    sampler.locate(step, global_batch, first, count, target);
+}
+
 void fill_contexts(const ContextSampler& sampler, std::uint64_t step, std::int64_t global_batch,
                    std::int64_t first, const py::dict& batch) {
     const std::int64_t count = py::cast<py::array>(batch["start"]).size();
+    ContextBatch target = places(sampler, batch, count);
     const std::int64_t prompt = sampler.settings().prompt;
-    const ContextBatch target{window(sampler, batch, "", count, sampler.settings().context),
-                              prompt > 0 ? window(sampler, batch, "prompt_", count, prompt) : Window{},
-                              output<std::int64_t>(batch, "start", {count}),
-                              output<std::int64_t>(batch, "episode", {count}),
-                              output<std::int64_t>(batch, "task", {count}),
-                              prompt > 0 ? output<std::int64_t>(batch, "prompt_episode", {count}) : nullptr};
+    target.context = window(sampler, batch, "", count, sampler.settings().context);
+    if (prompt > 0) target.prompt = window(sampler, batch, "prompt_", count, prompt);
     const py::gil_scoped_release released;
     sampler.fill(step, global_batch, first, count, target);
 }
@@ -223,7 +250,9 @@ void register_samplers(py::module_& module) {
              py::arg("episodes"), py::arg("task_weights"), py::arg("mean"), py::arg("std"), py::arg("seed"),
              py::arg("threads"))
         .def("fill", &fill_segments, py::arg("step"), py::arg("global_batch"), py::arg("first"),
-             py::arg("batch"));
+             py::arg("batch"), "Fills the arrays of a batch with samples first, first + 1, ... of a step.")
+        .def("locate", &locate_segments, py::arg("step"), py::arg("global_batch"), py::arg("first"),
+             py::arg("batch"), "Fills only the arrays that say where the samples come from.");
     py::class_<ContextSampler>(module, "ContextSampler", "Fills batches of decision points.")
         .def(py::init([](std::shared_ptr<Store> store, std::shared_ptr<LabelColumn> labels,
                          std::int64_t horizon, std::int64_t context, std::int64_t prompt, float return_scale,
@@ -248,7 +277,9 @@ void register_samplers(py::module_& module) {
              py::arg("prompt"), py::arg("return_scale"), py::arg("episodes"), py::arg("prompt_episodes"),
              py::arg("task_weights"), py::arg("mean"), py::arg("std"), py::arg("seed"), py::arg("threads"))
         .def("fill", &fill_contexts, py::arg("step"), py::arg("global_batch"), py::arg("first"),
-             py::arg("batch"));
+             py::arg("batch"), "Fills the arrays of a batch with samples first, first + 1, ... of a step.")
+        .def("locate", &locate_contexts, py::arg("step"), py::arg("global_batch"), py::arg("first"),
+             py::arg("batch"), "Fills only the arrays that say where the samples come from.");
 }
 
 }  // namespace

@@ -60,7 +60,7 @@ void SegmentSampler::index_classes() {
     }
 }
 
-Place SegmentSampler::locate(std::uint64_t step, std::int64_t global_batch, std::int64_t sample) const {
+Place SegmentSampler::place(std::uint64_t step, std::int64_t global_batch, std::int64_t sample) const {
     const Words words = draw(settings_.seed, segment_stream, step, static_cast<std::uint64_t>(sample));
     const std::uint64_t turn =
         step * static_cast<std::uint64_t>(global_batch) + static_cast<std::uint64_t>(sample);
@@ -113,18 +113,27 @@ void SegmentSampler::gather(const SegmentBatch& batch, std::int64_t i) const {
     zero_rows(actions + rows * action_width, horizon - rows, action_width);
     std::fill_n(batch.mask + i * horizon, rows, true);
     std::fill_n(batch.mask + i * horizon + rows, horizon - rows, false);
-    batch.task[i] = episode.task;
     if (batch.skill != nullptr) batch.skill[i] = labels_->labels()[episode.first_step + start];
+}
+
+void SegmentSampler::locate(std::uint64_t step, std::int64_t global_batch, std::int64_t first,
+                            std::int64_t count, const SegmentBatch& batch) const {
+    for (std::int64_t i = 0; i < count; ++i) {
+        const Place found = place(step, global_batch, first + i);
+        batch.episode[i] = found.episode;
+        batch.start[i] = found.step;
+        batch.task[i] = store_->episode(found.episode).task;
+    }
 }
 
 void SegmentSampler::fill(std::uint64_t step, std::int64_t global_batch, std::int64_t first,
                           std::int64_t count, const SegmentBatch& batch) const {
     parallel_for(count, settings_.threads, [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t i = begin; i < end; ++i) {
-            const Place place = locate(step, global_batch, first + i);
-            batch.episode[i] = place.episode;
-            batch.start[i] = place.step;
-        }
+        SegmentBatch places = batch;
+        places.episode += begin;
+        places.start += begin;
+        places.task += begin;
+        locate(step, global_batch, first + begin, end - begin, places);
         for (std::int64_t i = begin; i < std::min(begin + prefetch_distance, end); ++i)
             prefetch_sample(batch, i);
         for (std::int64_t i = begin; i < end; ++i) {

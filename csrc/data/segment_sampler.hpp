@@ -44,12 +44,16 @@ class SegmentSampler {
     std::int64_t horizon() const { return settings_.horizon; }
     bool has_labels() const { return labels_ != nullptr; }
 
+    // Episode, start and task alone of what `fill` fills.
+    void locate(std::uint64_t step, std::int64_t global_batch, std::int64_t first, std::int64_t count,
+                const SegmentBatch& batch) const;
+
     // Samples [first, first + count) of a step's global batch, of which there are `global_batch`.
     void fill(std::uint64_t step, std::int64_t global_batch, std::int64_t first, std::int64_t count,
               const SegmentBatch& batch) const;
 
   private:
-    Place locate(std::uint64_t step, std::int64_t global_batch, std::int64_t sample) const;
+    Place place(std::uint64_t step, std::int64_t global_batch, std::int64_t sample) const;
     void prefetch_sample(const SegmentBatch& batch, std::int64_t i) const;
     void gather(const SegmentBatch& batch, std::int64_t i) const;
     void index_classes();

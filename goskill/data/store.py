@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from goskill import _core
 from goskill.data.episode import Episode
@@ -41,6 +42,8 @@ class EpisodeStore:
         shards = [(str(shard.folder), shard.steps, shard.episodes) for shard in layout.shards]
         self.native = _core.Store(layout.observation_dim, layout.action_dim, len(layout.tasks), shards)
         self._labels: dict[str, _core.LabelColumn] = {}
+        # Columns on devices by (device, name), shared by all samplers of this store.
+        self.resident_columns: dict[tuple[str, str], Tensor] = {}
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> EpisodeStore:
@@ -68,6 +71,11 @@ class EpisodeStore:
     def path(self) -> Path:
         """The folder."""
         return self._layout.path
+
+    @property
+    def shard_folders(self) -> list[Path]:
+        """The folders that hold the columns, in the order of the episodes."""
+        return [shard.folder for shard in self._layout.shards]
 
     @property
     def tasks(self) -> list[str]:

@@ -80,6 +80,41 @@ def test_segments_without_labels_have_no_skill(uneven: EpisodeStore) -> None:
     assert "skill" not in next(SegmentSampler(uneven, 4, 8))
 
 
+needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+DEVICES = ["cpu", pytest.param("cuda", marks=needs_gpu)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("normalize", [False, True])
+def test_batches_gathered_on_the_device_are_the_same(
+    uneven: EpisodeStore, device: str, normalize: bool
+) -> None:
+    common = {"labels": "skills", "normalize": normalize, "seed": 8}
+    for build in (
+        lambda **place: SegmentSampler(uneven, 4, 50, "skill", **common, **place),
+        lambda **place: ContextSampler(
+            uneven, 4, 5, 3, 50, actions=True, return_scale=7.0, **common, **place
+        ),
+        lambda **place: ContextSampler(uneven, 10, 3, 0, 50, **common, **place),
+    ):
+        resident, filled = build(device=device, resident=True), build()
+        for _ in range(3):
+            batch = {name: value.cpu() for name, value in next(resident).items()}
+            assert_same(batch, {name: value.numpy() for name, value in next(filled).items()})
+
+
+@pytest.mark.parametrize(
+    "place", [pytest.param(p, marks=needs_gpu) for p in ({"device": "cuda"}, {"pin_memory": True})]
+)
+def test_batches_through_pinned_memory_are_the_same_and_may_be_kept(
+    uneven: EpisodeStore, place: dict
+) -> None:
+    kept = [batch for batch, _ in zip(SegmentSampler(uneven, 4, 50, **place), range(20), strict=False)]
+    for batch, expected in zip(kept, SegmentSampler(uneven, 4, 50), strict=False):
+        copied = {name: value.cpu() for name, value in batch.items()}
+        assert_same(copied, {name: value.numpy() for name, value in expected.items()})
+
+
 def test_weighted_tasks_follow_their_weights(uneven: EpisodeStore) -> None:
     sampler = SegmentSampler(uneven, 2, 6000, task_weights={"task-0": 1, "task-2": 3})
     counts = np.bincount(next(sampler)["task"].numpy(), minlength=3)
@@ -219,6 +254,7 @@ def test_a_data_loader_without_workers_and_a_bare_loop_agree(uneven: EpisodeStor
         ({"episodes": [0, 0]}, "episodes"),
         ({"episodes": [0.5]}, "episodes"),
         ({"rank": 2, "world_size": 2}, "rank"),
+        ({"device": "gpu"}, "device"),
         ({"task_weights": {"task-7": 1.0}}, "task-7"),
         ({"task_weights": {"task-0": -1.0}}, "task_weights"),
         ({"task_weights": {"task-0": 0.0}}, "task_weights"),

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from store_builders import write_store
 
 from goskill.data import ContextSampler, EpisodeStore, SegmentSampler, StoreWriter
 from goskill.errors import StoreError

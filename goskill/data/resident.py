@@ -1,0 +1,136 @@
+"""Columns that live on a device, and batches gathered there from the native samplers' choices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from goskill.data.statistics import Normalization
+from goskill.data.store import EpisodeStore
+
+Batch = dict[str, Tensor]
+
+_BLOCK_ROWS = 1 << 20
+
+
+class ResidentColumns:
+    """The columns of a store on a device; ``names`` says which besides the observations.
+
+    Gathered batches hold the same numbers, bit for bit, as those that the native samplers fill.
+    """
+
+    def __init__(
+        self,
+        store: EpisodeStore,
+        device: torch.device,
+        names: Sequence[str],
+        labels: str | None,
+        normalization: Normalization | None,
+    ) -> None:
+        self._device = device
+        self._columns = {name: self._load(store, name) for name in ("observations", *names)}
+        self._labels = None if labels is None else self._copy(store.labels(labels))
+        self._length = self._copy(store.episode_length)
+        self._first_step = self._copy(store.episode_start)
+        # Every episode before has one observation more than steps.
+        self._first_state = self._first_step + torch.arange(store.num_episodes, device=device)
+        self._mean = None if normalization is None else self._copy(normalization.mean)
+        self._std = None if normalization is None else self._copy(normalization.std)
+
+    def _copy(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.array(array)).to(self._device)
+
+    def _load(self, store: EpisodeStore, name: str) -> Tensor:
+        key = (str(self._device), name)
+        if key not in store.resident_columns:
+            store.resident_columns[key] = self._read(store, name)
+        return store.resident_columns[key]
+
+    def _read(self, store: EpisodeStore, name: str) -> Tensor:
+        parts = [np.load(shard / f"{name}.npy", mmap_mode="r") for shard in store.shard_folders]
+        rows = sum(len(part) for part in parts)
+        column = torch.empty((rows, math.prod(parts[0].shape[1:])), dtype=torch.float32, device=self._device)
+        done = 0
+        for part in parts:
+            for begin in range(0, len(part), _BLOCK_ROWS):
+                block = np.array(part[begin : begin + _BLOCK_ROWS])
+                column[done : done + len(block)] = (
+                    torch.from_numpy(block).view(len(block), -1).to(self._device)
+                )
+                done += len(block)
+        return column
+
+    def _observations(self, rows: Tensor, real: Tensor) -> Tensor:
+        values = self._columns["observations"][rows]
+        if self._mean is not None and self._std is not None:
+            values = (values - self._mean) / self._std
+        return torch.where(real[..., None], values, 0.0)
+
+    def segments(self, places: Batch, horizon: int) -> Batch:
+        """Windows of a :class:`SegmentSampler` for ``episode``, ``start`` and ``task`` int64 [B]."""
+        episode, start = places["episode"], places["start"]
+        length = self._length[episode][:, None]
+        steps = start[:, None] + torch.arange(horizon + 1, device=self._device)
+        real = steps < length
+        mask = real[:, :-1]
+        real[:, -1] = True
+        rows = self._first_state[episode][:, None] + torch.minimum(steps, length)
+        first_step = self._first_step[episode][:, None]
+        actions = self._columns["actions"][first_step + torch.minimum(steps[:, :-1], length - 1)]
+        batch = {
+            "observations": self._observations(rows, real),
+            "actions": torch.where(mask[..., None], actions, 0.0),
+            "mask": mask,
+            **places,
+        }
+        if self._labels is not None:
+            batch["skill"] = self._labels[first_step[:, 0] + start].long()
+        return batch
+
+    def contexts(
+        self, places: Batch, horizon: int, context: int, prompt: int, return_scale: float, actions: bool
+    ) -> Batch:
+        """Windows of a :class:`ContextSampler` for its places int64 [B]."""
+        batch = {
+            **places,
+            **self._window("", places["episode"], places["start"], horizon, context, return_scale, actions),
+        }
+        if prompt > 0:
+            episode = places["prompt_episode"]
+            points = (self._length[episode] // horizon).clamp(1, prompt)
+            first = (self._length[episode] - points * horizon).clamp(min=0)
+            start = first - (prompt - points) * horizon
+            batch |= self._window("prompt_", episode, start, horizon, prompt, return_scale, actions)
+        return batch
+
+    def _window(
+        self,
+        prefix: str,
+        episode: Tensor,
+        start: Tensor,
+        horizon: int,
+        points: int,
+        return_scale: float,
+        actions: bool,
+    ) -> Batch:
+        steps = start[:, None] + torch.arange(points, device=self._device) * horizon
+        mask = steps >= 0
+        steps = steps.clamp(min=0)
+        rows = self._first_step[episode][:, None] + steps
+        scale = torch.full((), return_scale, dtype=torch.float32, device=self._device)
+        returns_to_go = self._columns["returns_to_go"][rows] / scale
+        batch = {
+            "observations": self._observations(self._first_state[episode][:, None] + steps, mask),
+            "returns_to_go": torch.where(mask[..., None], returns_to_go, 0.0),
+            "timesteps": steps // horizon,
+            "mask": mask,
+        }
+        if self._labels is not None:
+            batch["skills"] = torch.where(mask, self._labels[rows].long(), 0)
+        if actions:
+            batch["actions"] = torch.where(mask[..., None], self._columns["actions"][rows], 0.0)
+        return {prefix + name: value for name, value in batch.items()}
