@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from goskill.errors import InputError
+from goskill.models.dropout import causal_attention, dropout
 
 ALL_POSITIONS = slice(None)
 LAST_POSITION = slice(-1, None)
@@ -77,9 +78,9 @@ class Block(nn.Module):
     def forward(self, tokens: Tensor, read: slice) -> Tensor:
         """tokens [B, L, width] -> [B, L', width], the positions ``read`` only."""
         query, key, value = self._project(tokens)
-        dropout = self.dropout if self.training else 0.0
-        attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
-        return self._finish(tokens[:, read], attended[:, :, read])
+        probability = self.dropout if self.training else 0.0
+        attended = causal_attention(query, key, value, probability)
+        return self._finish(tokens[:, read], attended[:, :, read], probability)
 
     def extend(
         self, tokens: Tensor, cache: KeyValueCache, layer: int, mask: Tensor | None, read: slice
@@ -95,7 +96,7 @@ class Block(nn.Module):
             values[:, :, : cache.length],
             attn_mask=None if mask is None else mask[:, :, read],
         )
-        return self._finish(tokens[:, read], attended)
+        return self._finish(tokens[:, read], attended, 0.0)
 
     def _project(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         B, L, _ = tokens.shape
@@ -103,11 +104,11 @@ class Block(nn.Module):
         query, key, value = projected.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, heads, L, head width]
         return query, key, value
 
-    def _finish(self, tokens: Tensor, attended: Tensor) -> Tensor:
+    def _finish(self, tokens: Tensor, attended: Tensor, probability: float) -> Tensor:
         output = self.attention_output(attended.transpose(1, 2).flatten(2))
-        tokens = tokens + F.dropout(output, self.dropout, self.training)
+        tokens = tokens + dropout(output, probability)
         hidden = F.relu(self.feedforward_input(self.feedforward_norm(tokens)))
-        return tokens + F.dropout(self.feedforward_output(hidden), self.dropout, self.training)
+        return tokens + dropout(self.feedforward_output(hidden), probability)
 
 
 class CausalTransformer(nn.Module):
@@ -137,7 +138,7 @@ class CausalTransformer(nn.Module):
 
         Positions that are not read still serve as keys and values, and skip the rest of the last block.
         """
-        tokens = F.dropout(tokens, self.dropout, self.training)
+        tokens = dropout(tokens, self.dropout if self.training else 0.0)
         last = len(self.blocks) - 1
         for index, block in enumerate(self.blocks):
             tokens = block(tokens, read if index == last else ALL_POSITIONS)
@@ -148,8 +149,7 @@ class CausalTransformer(nn.Module):
         """tokens [B, n, width] that follow the cached ones -> hidden states [B, n', width]; no dropout.
 
         Equal to the last n positions of ``forward`` over the whole sequence, of which those that ``read``
-        chooses are returned. Raises InputError when the
-        cache is full.
+        chooses are returned. Raises InputError when the cache is full.
         """
         new = tokens.shape[1]
         capacity = cache.keys[0].shape[2]
