@@ -142,6 +142,7 @@ def evaluate(
     workers: Workers = None,
     seed: Seed = 0,
     device: Device = None,
+    precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     video: Annotated[bool, typer.Option("--video", help="Also write a short film of each task.")] = False,
 ) -> None:
     """Evaluate a run in MetaWorld: mean return and success, per task and overall.
@@ -151,7 +152,15 @@ def evaluate(
     from goskill import pipeline
 
     pipeline.evaluate(
-        run, episodes=episodes, tasks=tasks, data=data, workers=workers, seed=seed, device=device, video=video
+        run,
+        episodes=episodes,
+        tasks=tasks,
+        data=data,
+        workers=workers,
+        seed=seed,
+        device=device,
+        precision=precision,
+        video=video,
     )
 
 

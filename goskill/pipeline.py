@@ -191,20 +191,24 @@ def evaluate(
     workers: int | None = None,
     seed: int = 0,
     device: str | None = None,
+    precision: str = "float32",
     video: bool = False,
 ) -> Results:
     """Evaluate a run in MetaWorld, print the table, and keep the results in the run folder.
 
-    ``data`` is a store with demonstrations of tasks that the run never saw. Raises InputError for a folder without
-    a finished run, and for tasks without demonstrations.
+    ``data`` is a store with demonstrations of tasks that the run never saw. ``video`` also films the first
+    episode of each task into the folder's ``videos``. Raises InputError for a folder without a finished run, for
+    tasks without demonstrations, and for films where rendering is not possible.
     """
     from goskill.data import EpisodeStore
-    from goskill.evaluation import DataReturns, results_table
+    from goskill.evaluation import DataReturns, film, require_rendering, results_table
     from goskill.evaluation import evaluate as roll_out
     from goskill.methods.go_skill import GoSkillPolicy
     from goskill.training import RunFolder, choose_device
 
     run = RunFolder.open(path)
+    if video:
+        require_rendering()
     networks = load_networks(run).to(choose_device(device or "auto"))
     prompts = _prompts(
         EpisodeStore.open(run.prompts if data is None else data), networks.settings.prompt_episodes
@@ -216,7 +220,7 @@ def evaluate(
             f"{run.path} has no demonstrations of {', '.join(missing)}, which it never saw: "
             "give an episode store that has some with --data"
         )
-    policy = GoSkillPolicy(networks)
+    policy = GoSkillPolicy(networks, precision=precision)
     with _progress("evaluating") as report:
         results = roll_out(
             policy, chosen, episodes, prompts=prompts, seed=seed, workers=workers, progress=report
@@ -226,6 +230,12 @@ def evaluate(
     results.save(run.results_file)
     results.save_csv(run.path / "results.csv")
     console.print(results_table(results, title=str(run.path)))
+    if video:
+        with _progress("filming") as report:
+            films = film(policy, chosen, run.path / "videos", prompts=prompts, seed=seed, progress=report)
+        console.print(
+            f"filmed {', '.join(path.name for path in films)} in {run.path / 'videos'}", highlight=False
+        )
     return results
 
 

@@ -14,6 +14,7 @@ from goskill.evaluation.skills import DataSkills
 from goskill.evaluation.tables import comparison_table, results_table
 
 if TYPE_CHECKING:
+    from goskill.evaluation.rendering import require_rendering
     from goskill.evaluation.video import film
 
 __all__ = [
@@ -33,11 +34,16 @@ __all__ = [
     "data_returns",
     "evaluate",
     "film",
+    "require_rendering",
     "results_table",
 ]
 
 
+# Pictures need packages that nothing else does.
+_LAZY = {"film": "video", "require_rendering": "rendering"}
+
+
 def __getattr__(name: str) -> Any:
-    if name == "film":
-        return importlib.import_module("goskill.evaluation.video").film
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"goskill.evaluation.{_LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
