@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+from rich import box
+from rich.console import Group
 from rich.table import Table
 
-from goskill.evaluation.compare import Comparison, Contender, Difference
+from goskill.evaluation.compare import Comparison, Contender
 from goskill.evaluation.results import Results, Summary
 from goskill.evaluation.statistics import Estimate
 
 
 def results_table(results: Results, title: str | None = None) -> Table:
-    """Task, return, success at any and at the last step, and the data's returns if known."""
+    """Task, return, success at any step and at the end, and the data's returns if known."""
     protocol = results.protocol
     caption = f"{protocol.episodes} episodes per task, {protocol.max_steps} steps; brackets hold 95 %"
-    table = Table(title=title, caption=caption)
-    table.add_column("task")
-    for column in ("return", "success", "at last step"):
-        table.add_column(column, justify="right")
+    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD)
+    table.add_column("task", no_wrap=True)
+    for column in ("return", "success", "at end"):
+        table.add_column(column, justify="right", no_wrap=True)
     if results.data:
         table.add_column("data mean", justify="right")
         table.add_column("data best", justify="right")
@@ -31,55 +35,64 @@ def results_table(results: Results, title: str | None = None) -> Table:
     return table
 
 
-def comparison_table(comparison: Comparison, title: str | None = None) -> Table:
-    """Each contender's return and success per task, and its difference from the first one."""
-    table = Table(title=title, caption=_comparison_caption(comparison))
-    table.add_column("task")
-    for index, contender in enumerate(comparison.contenders):
-        table.add_column(f"{contender.name}\nreturn", justify="right")
-        table.add_column("\nsuccess", justify="right")
-        if index:
-            table.add_column("difference\nreturn", justify="right")
-            table.add_column("\nsuccess", justify="right")
-    for task in comparison.tasks:
-        cells = [task]
-        for contender in comparison.contenders:
-            cells += [f"{contender.returns[task].value:.0f}", f"{contender.success[task].value:.0%}"]
-            if contender.differences is not None:
-                cells += _difference_cells(contender.differences[task])
-        table.add_row(*cells)
-    table.add_section()
-    overall = ["all tasks"]
+def comparison_table(comparison: Comparison, title: str | None = None) -> Group:
+    """All contenders overall, then return and success by task with differences from the first contender."""
+    overall = Table(title=title, caption=_comparison_caption(comparison), box=box.SIMPLE_HEAD)
+    overall.add_column("", overflow="fold")
+    for column in ("return", "difference", "success", "difference"):
+        overall.add_column(column, justify="right", no_wrap=True)
     for contender in comparison.contenders:
-        overall += _overall_cells(contender)
-    table.add_row(*overall, style="bold")
+        overall.add_row(contender.name, *_overall_cells(contender))
+    return Group(overall, _task_table(comparison, "return", ".0f"), _task_table(comparison, "success", ".0%"))
+
+
+def _task_table(comparison: Comparison, value: Literal["return", "success"], form: str) -> Table:
+    """Contenders in columns, tasks in rows; a difference whose interval excludes zero has a star."""
+    table = Table(title=f"{value} by task", box=box.SIMPLE_HEAD)
+    table.add_column("task", no_wrap=True)
+    for contender in comparison.contenders:
+        table.add_column(contender.name, justify="right", overflow="fold")
+    for task in comparison.tasks:
+        table.add_row(
+            task, *(_task_cell(contender, task, value, form) for contender in comparison.contenders)
+        )
     return table
+
+
+def _task_cell(contender: Contender, task: str, value: Literal["return", "success"], form: str) -> str:
+    level = contender.returns[task] if value == "return" else contender.success[task]
+    if contender.differences is None:
+        return f"{level.value:{form}}"
+    both = contender.differences[task]
+    difference = both.returns if value == "return" else both.success
+    return f"{level.value:{form}} ({difference.value:+{form}}){_star(difference)}"
 
 
 def _summary_cells(summary: Summary) -> list[str]:
     return [
         _with_interval(summary.returns, ".0f"),
-        _with_interval(summary.success, ".0%"),
+        f"{summary.success.value:.0%}",
         f"{summary.success_last.value:.0%}",
     ]
 
 
 def _overall_cells(contender: Contender) -> list[str]:
-    cells = [_with_interval(contender.overall_return, ".0f"), f"{contender.overall_success.value:.0%}"]
-    if contender.overall_difference is not None:
-        cells += _difference_cells(contender.overall_difference)
-    return cells
-
-
-def _difference_cells(difference: Difference) -> list[str]:
-    return [_with_interval(difference.returns, "+.0f"), _with_interval(difference.success, "+.0%")]
+    difference = contender.overall_difference
+    return [
+        _with_interval(contender.overall_return, ".0f"),
+        "" if difference is None else _with_interval(difference.returns, "+.0f"),
+        f"{contender.overall_success.value:.0%}",
+        "" if difference is None else f"{difference.success.value:+.0%}{_star(difference.success)}",
+    ]
 
 
 def _comparison_caption(comparison: Comparison) -> str:
-    lines = ["brackets hold 95 %"]
+    lines = [
+        f"differences are from {comparison.contenders[0].name}; brackets hold 95 %, a star excludes zero"
+    ]
     for contender in comparison.contenders[1:]:
         pairing = f"paired by {contender.paired_by}" if contender.paired_by else "independent samples"
-        lines.append(f"{contender.name} - {comparison.contenders[0].name}: {pairing}")
+        lines.append(f"{contender.name}: {pairing}")
     for contender in comparison.contenders:
         if contender.interquartile_return is not None:
             iqm = _with_interval(contender.interquartile_return, ".0f")
@@ -87,6 +100,11 @@ def _comparison_caption(comparison: Comparison) -> str:
     if comparison.left_out:
         lines.append(f"left out (not in every run): {', '.join(comparison.left_out)}")
     return "\n".join(lines)
+
+
+def _star(difference: Estimate) -> str:
+    interval = difference.interval
+    return "*" if interval is not None and not interval.low <= 0 <= interval.high else " "
 
 
 def _with_interval(estimate: Estimate, form: str) -> str:

@@ -94,4 +94,7 @@ def test_the_comparison_is_json_and_a_table() -> None:
         console.print(comparison_table(comparison))
     text = console.export_text()
     assert "paired by episode" in text
-    assert any("all tasks" in line and "+1" in line for line in text.splitlines())
+    lines = text.splitlines()
+    assert any(line.split()[:2] == ["b", "14"] and " +1 [" in line for line in lines)
+    assert any(line.split() == ["push", "23", "25", "(+1)"] for line in lines)
+    assert any(line.split() == ["reach", "33%", "67%", "(+33%)"] for line in lines)
