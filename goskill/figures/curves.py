@@ -102,7 +102,7 @@ def _draw_curve(axis: Axes, curve: Curve, phases: Sequence[tuple[str, float, flo
         part = (curve.steps > low) & (curve.steps <= high)
         steps, values = curve.steps[part], curve.values[part]
         axis.plot(steps, values, color=colour, alpha=0.3, linewidth=1)
-        smooth = moving_average(values, max(1, len(values) // 25))
+        smooth = moving_average(values, max(3, len(values) // 25))
         axis.plot(steps, smooth, color=colour, linewidth=2)
         middle = (max(low, curve.steps[0]) + high) / 2
         axis.annotate(
