@@ -1,0 +1,1 @@
+"""What the benchmarks run goskill beside, where no package offers it."""

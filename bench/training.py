@@ -1,0 +1,185 @@
+"""Training steps at MT50 shapes: 800 windows of 31 tokens, 400 contexts of 90; networks of the paper's size.
+
+The peer is ``goskill.bench.peers.training`` in float32, and on a GPU also the same networks with bfloat16 and
+``torch.compile``. ``GOSKILL_BENCH_TASKS`` makes the shapes smaller for a try.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from goskill.bench.peers.training import PlainBatches, PlainStep, policy_loss, skill_loss, stock_codebook
+
+from goskill.data import EpisodeStore, StoreWriter
+from goskill.methods.go_skill import GoSkill, GoSkillSettings, label_store
+from goskill.training import Objective, TrainingSettings
+from goskill.training.devices import choose_execution, fast_at_bfloat16
+from goskill.training.optimizer import ObjectiveOptimizer
+from goskill.training.step import ObjectiveStep
+from goskill.training.timing import StepTimer
+
+TASKS = int(os.environ.get("GOSKILL_BENCH_TASKS", "50"))
+OBJECTIVES = ("extraction", "enhancement", "policy")
+
+
+class Subject:
+    """GO-Skill on a store of random episodes, and the same weights for the peer."""
+
+    def __init__(self, folder: Path) -> None:
+        random = np.random.default_rng(0)
+        names = [f"task-{index}" for index in range(TASKS)]
+        with StoreWriter(folder, observation_dim=39, action_dim=4, tasks=names) as writer:
+            for task in names:
+                for _ in range(2):
+                    walk = random.normal(size=(501, 39)).cumsum(0).astype(np.float32) / 10
+                    actions = np.tanh(random.normal(size=(500, 4))).astype(np.float32)
+                    rewards = random.uniform(0, 10, 500).astype(np.float32)
+                    writer.append(task=task, observations=walk, actions=actions, rewards=rewards)
+        self.store = EpisodeStore.open(folder)
+        self.labels = ""
+
+    def objective(self, name: str, device: torch.device, dropout: float = 0.1) -> tuple[GoSkill, Objective]:
+        torch.manual_seed(0)  # k-means begins the same whenever this is called
+        method = GoSkill(GoSkillSettings(dropout=dropout), self.store, TrainingSettings(threads=1))
+        for module in method.modules.values():
+            module.to(device)
+        phases = {phase.name: phase for phase in method.phases()}
+        objectives = phases["extraction"].begin()
+        if name != "extraction":
+            self.labels = label_store(method.networks, self.store)
+            objectives = phases["policy"].begin()
+        wanted = "policy" if name == "policy" else "skill"
+        return method, next(objective for objective in objectives if objective.name == wanted)
+
+    def peer(
+        self, name: str, device: torch.device, dropout: float = 0.1
+    ) -> tuple[Callable[..., Any], Any, Any]:
+        """The plain loss, its modules, and a function that builds a batch from rows of a sampler's."""
+        method, _ = self.objective(name, device, dropout)
+        networks = copy.deepcopy(method.networks)
+        labels = self.labels or label_store(method.networks, self.store)
+        batches = PlainBatches(self.store, networks, labels)
+        if name == "policy":
+            build = partial(_build, batches.contexts, ("episode", "start", "prompt_episode"))
+            return partial(policy_loss, networks), [networks.policy], build
+        codebook = stock_codebook(networks).to(device)
+        loss = partial(skill_loss, networks, codebook, name == "enhancement")
+        return (
+            loss,
+            [networks.encoder, networks.decoder],
+            partial(_build, batches.segments, ("episode", "start")),
+        )
+
+
+def _build(build: Callable[..., Any], names: tuple[str, ...], batch: dict[str, torch.Tensor]) -> Any:
+    return build(*(batch[name].numpy() for name in names))
+
+
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    return Subject(tmp_path_factory.mktemp("bench") / "store")
+
+
+def assert_same_loss(subject: Subject, name: str, device: torch.device) -> None:
+    """Without dropout, both sides build the same batch and find the same loss in it."""
+    _, objective = subject.objective(name, device, dropout=0.0)
+    loss, _, build = subject.peer(name, device, dropout=0.0)
+    batch = next(iter(objective.sampler))
+    plain = build(batch)
+    for key, rows in plain.items():
+        torch.testing.assert_close(batch[key], rows, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        ours, _ = objective.loss({key: rows.to(device) for key, rows in batch.items()})
+        theirs = loss({key: rows.to(device) for key, rows in plain.items()})
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def step_of(subject: Subject, name: str, device: torch.device, **settings: Any) -> ObjectiveStep:
+    training = TrainingSettings(device=str(device), log_every=1000, **settings)
+    execution = choose_execution(training)
+    _, objective = subject.objective(name, device)
+    optimizer = ObjectiveOptimizer(training)
+    parameters = {
+        f"{index}.{key}": parameter
+        for index, module in enumerate(objective.modules)
+        for key, parameter in module.named_parameters()
+        if parameter.requires_grad
+    }
+    optimizer.begin(parameters, capturable=execution.graphs)
+    return ObjectiveStep(objective, optimizer, execution, StepTimer(device), capacity=1000)
+
+
+def measure(benchmark: Any, group: str, step: Callable[[], Any], device: torch.device, **facts: Any) -> None:
+    benchmark.group = f"{group} step, {TASKS} tasks"
+    benchmark.extra_info.update(facts)
+    if device.type == "cpu":
+        benchmark.pedantic(step, rounds=3, warmup_rounds=1)
+        return
+
+    def hundred() -> None:
+        for _ in range(100):
+            step()
+        torch.cuda.synchronize()
+
+    benchmark.extra_info["steps_per_round"] = 100
+    benchmark.pedantic(hundred, rounds=5, warmup_rounds=1)
+
+
+def peer_step(subject: Subject, name: str, device: torch.device) -> Callable[[], Any]:
+    loss, modules, build = subject.peer(name, device)
+    _, objective = subject.objective(name, device)
+    step, rows = PlainStep(loss, modules, device), iter(objective.sampler)
+    indices = next(rows)
+    return lambda: step.run(build(indices))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_plain_float32(benchmark: Any, subject: Subject, name: str) -> None:
+    device = torch.device("cpu")
+    assert_same_loss(subject, name, device)
+    measure(benchmark, name, peer_step(subject, name, device), device, peer=True, label="plain float32")
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_goskill(benchmark: Any, subject: Subject, name: str, precision: str) -> None:
+    device = torch.device("cpu")
+    if precision == "bfloat16" and not fast_at_bfloat16(device):
+        pytest.skip("this processor has no bfloat16 instructions")
+    step = step_of(subject, name, device, precision=precision)
+    measure(benchmark, name, step.run, device, label=f"goskill {precision}")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_gpu_plain_float32(benchmark: Any, subject: Subject, name: str) -> None:
+    device = torch.device("cuda", 0)
+    assert_same_loss(subject, name, device)
+    measure(benchmark, name, peer_step(subject, name, device), device, peer=True, label="plain float32")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_gpu_compiled_bfloat16(benchmark: Any, subject: Subject, name: str) -> None:
+    """The strong peer: our networks and samplers, SDPA, bfloat16 and torch.compile, without graphs."""
+    device = torch.device("cuda", 0)
+    step = step_of(subject, name, device, precision="bfloat16", compile=True, cuda_graphs="off")
+    measure(benchmark, name, step.run, device, peer=True, label="SDPA, bfloat16, torch.compile")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True], ids=["graphs", "graphs-compiled"])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_gpu_goskill(benchmark: Any, subject: Subject, name: str, compiled: bool) -> None:
+    device = torch.device("cuda", 0)
+    step = step_of(subject, name, device, precision="bfloat16", compile=compiled, cuda_graphs="on")
+    how = "compiled, whole-step graphs" if compiled else "whole-step graphs"
+    measure(benchmark, name, step.run, device, label=f"goskill bfloat16, {how}")
