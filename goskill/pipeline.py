@@ -155,7 +155,7 @@ def train(
     from goskill.data import EpisodeStore
     from goskill.evaluation import DataSkills, data_returns
     from goskill.methods.go_skill import GoSkill, label_store
-    from goskill.training import RunFolder, Trainer
+    from goskill.training import RunFolder, Trainer, distributed
 
     settings = read_settings(preset, overrides)
     store = EpisodeStore.open(data)
@@ -174,9 +174,10 @@ def train(
         "evaluation": to_mapping(settings.evaluation),
     }
     run = RunFolder.create(out, record, resume=resume)
-    _keep_prompts(store, run, settings.method.prompt_episodes)
+    if distributed.rank() == 0:
+        _keep_prompts(store, run, settings.method.prompt_episodes)
     Trainer(method, run, settings.training).train(resume=resume)
-    if settings.method.discrete:
+    if settings.method.discrete and distributed.rank() == 0:
         column = label_store(method.networks, store)
         DataSkills.of_store(store, column).save(run.path / "data_skills.json")
     return run

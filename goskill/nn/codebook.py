@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, overload
 
 import torch
 import torch.distributed
@@ -82,7 +82,9 @@ class Codebook(nn.Module):
             return
         rows = x.detach().reshape(-1, x.shape[-1]).float()
         row_mask = None if mask is None else mask.reshape(-1)
-        means = self._same_on_all_ranks(rows[_sample_rows(rows, row_mask, self.embed.shape[1])])
+        everyone, everyone_mask = self._from_all_ranks(rows), self._from_all_ranks(row_mask)
+        means = everyone[_sample_rows(everyone, everyone_mask, self.embed.shape[1])]
+        means = self._same_on_all_ranks(means)
         counts = torch.zeros(means.shape[0], device=rows.device)
         for _ in range(self.kmeans_iters):
             indices = ops.nearest_code(rows, means, impl=self.impl)
@@ -142,6 +144,18 @@ class Codebook(nn.Module):
         packed = torch.cat([counts.unsqueeze(-1), sums], dim=-1)
         torch.distributed.all_reduce(packed)
         return packed[:, 0], packed[:, 1:]
+
+    @overload
+    def _from_all_ranks(self, rows: Tensor) -> Tensor: ...
+    @overload
+    def _from_all_ranks(self, rows: Tensor | None) -> Tensor | None: ...
+    def _from_all_ranks(self, rows: Tensor | None) -> Tensor | None:
+        """The rows of all ranks, of which each has as many, in the order of the ranks."""
+        if rows is None or not self._distributed():
+            return rows
+        parts = [torch.empty_like(rows) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
 
     def _same_on_all_ranks(self, rows: Tensor) -> Tensor:
         if self._distributed():

@@ -1,5 +1,6 @@
 """What all methods share: the step loop, precision, checkpoints, logging."""
 
+from goskill.training import distributed
 from goskill.training.checkpoint import Checkpoint, Checkpoints, read_checkpoint
 from goskill.training.devices import choose_device
 from goskill.training.loop import Trainer
@@ -21,6 +22,7 @@ __all__ = [
     "Trainer",
     "TrainingSettings",
     "choose_device",
+    "distributed",
     "read_checkpoint",
     "seed_everything",
 ]

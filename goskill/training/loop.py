@@ -98,6 +98,8 @@ class Trainer:
                 self._restore(checkpoint)
             while self._phase < len(self._phases):
                 self._train_phase(self._phases[self._phase], checkpoint, stop)
+                if distributed.world_size() > 1:
+                    gc.collect()  # DistributedDataParallel listens to its parameters until it is collected
                 checkpoint = None
                 self._phase, self._iteration = self._phase + 1, 0
                 self._save()
@@ -133,8 +135,6 @@ class Trainer:
                     profile.iteration()
                 self._after_iteration(phase, stop)
         self._running = []
-        if distributed.world_size() > 1:
-            gc.collect()  # DistributedDataParallel listens to its parameters until it is collected
 
     def _after_iteration(self, phase: Phase, stop: StopRequest) -> None:
         last = self._iteration == phase.iterations

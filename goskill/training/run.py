@@ -16,7 +16,7 @@ from goskill.errors import CheckpointError, InputError
 from goskill.training import distributed
 
 # Settings that cannot change what is learned (beyond rounding), so a run may be continued with other ones.
-FREE_ON_RESUME = frozenset(
+FREE_ON_RESUME = {"data.path"} | frozenset(
     f"training.{name}"
     for name in ("device", "threads", "log_every", "checkpoint_every", "keep_checkpoints", "profile", "wandb")
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -25,7 +26,8 @@ class _Loss(nn.Module):
     def __init__(self, objective: Objective) -> None:
         super().__init__()
         self.networks = nn.ModuleList(objective.modules)
-        self.loss = objective.loss
+        # Not as a submodule: a loss that is one may hold networks that this objective does not train.
+        self.loss = functools.partial(objective.loss)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         loss, scalars = self.loss(batch)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from goskill.methods.go_skill.networks import GoSkillNetworks
 from goskill.models import Decisions
 from goskill.ops import focal_loss
-from goskill.training import Batch
+from goskill.training import Batch, distributed
 
 LossAndMetrics = tuple[Tensor, dict[str, Tensor]]
 
@@ -60,7 +60,8 @@ class PolicyLoss(nn.Module):
             error = masked_mean((scores.float() - skills).square().mean(-1), mask)
             return error, {"embedding_error": error.detach()}
         gamma = settings.focal_gamma if settings.policy_loss == "focal" else 0.0
-        loss = focal_loss(scores.transpose(1, 2), skills, gamma=gamma, mask=mask)
+        total = focal_loss(scores.transpose(1, 2), skills, gamma=gamma, mask=mask, reduction="sum")
+        loss = distributed.global_mean(total, mask.sum())
         right = (scores.detach().argmax(-1) == skills).float()
         return loss, {"accuracy": masked_mean(right, mask)}
 
@@ -77,13 +78,16 @@ def decisions(networks: GoSkillNetworks, batch: Batch, prefix: str = "") -> Deci
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of ``values`` where ``mask`` of the same shape is True; 0 where it is so nowhere."""
+    """Mean of ``values`` where ``mask`` of the same shape is True; 0 where it is so nowhere.
+
+    Under torchrun it is this rank's share in the mean over all ranks (``distributed.global_mean``).
+    """
     weight = mask.to(values.dtype)
-    return (values * weight).sum() / weight.sum().clamp(min=1)
+    return distributed.global_mean((values * weight).sum(), weight.sum())
 
 
 def perplexity(index: Tensor, count: int) -> Tensor:
     """exp of the entropy of how often each of ``count`` classes occurs in ``index``: from 1 to count."""
     classes = torch.arange(count, device=index.device)
-    share = (index.flatten()[:, None] == classes).float().mean(0)
+    share = distributed.average((index.flatten()[:, None] == classes).float().mean(0))
     return torch.exp(-torch.special.xlogy(share, share).sum())

@@ -17,7 +17,7 @@ from goskill.methods.go_skill.losses import PolicyLoss, SkillLoss
 from goskill.methods.go_skill.networks import GoalFeatures, GoSkillNetworks
 from goskill.methods.go_skill.settings import GoSkillSettings
 from goskill.models import Normalize
-from goskill.training import Objective, Phase, Sampler, TrainingSettings
+from goskill.training import Objective, Phase, Sampler, TrainingSettings, distributed
 
 # Each sampler draws from a stream of its own.
 EXTRACTION_STREAM, ENHANCEMENT_STREAM, POLICY_STREAM, STREAMS = 0, 1, 2, 3
@@ -101,13 +101,13 @@ class GoSkill:
 
     def _begin_labelling(self) -> Sequence[Objective]:
         if self.settings.discrete:
-            label_store(self.networks, self.store)
+            self._label_store()
         return []
 
     def _begin_policy(self) -> Sequence[Objective]:
         self._freeze_abstraction(True)
         # The labelling phase wrote them; a run that is resumed on a copy of the store writes them again.
-        labels = label_store(self.networks, self.store) if self.settings.discrete else None
+        labels = self._label_store() if self.settings.discrete else None
         balance = "skill" if self.settings.resampling and labels else "task"
         segments = self._segments(balance, labels if balance == "skill" else None, ENHANCEMENT_STREAM)
         contexts: Sampler = self._contexts(labels)
@@ -115,6 +115,10 @@ class GoSkill:
             contexts = ContinuousContexts(contexts, self.store, self.networks)
         policy = Objective("policy", contexts, PolicyLoss(self.networks), [self.networks.policy])
         return [policy, self._skill_objective(segments, frozen=True)]
+
+    def _label_store(self) -> str:
+        with distributed.first_rank_first():
+            return label_store(self.networks, self.store)
 
     def _skill_objective(self, sampler: Sampler, *, frozen: bool) -> Objective:
         modules = [*self.networks.abstraction, self.networks.decoder]
@@ -138,11 +142,13 @@ class GoSkill:
         return SegmentSampler(
             self.store,
             horizon=self.settings.horizon,
-            batch_size=self.settings.skill_batch_per_task * self._tasks_with_episodes,
+            batch_size=distributed.share(self.settings.skill_batch_per_task * self._tasks_with_episodes),
             balance=balance,
             labels=labels,
             seed=self.training.seed * STREAMS + stream,
             threads=self.training.threads or 1,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
         )
 
     def _contexts(self, labels: str | None) -> ContextSampler:
@@ -152,12 +158,14 @@ class GoSkill:
             horizon=self.settings.horizon,
             context=self.settings.context,
             prompt=self.settings.prompt_length,
-            batch_size=self.settings.policy_batch_per_task * self._tasks_with_episodes,
+            batch_size=distributed.share(self.settings.policy_batch_per_task * self._tasks_with_episodes),
             labels=labels,
             prompt_episodes={task: self.store.best_episodes(task, count) for task in self.store.tasks},
             return_scale=self.settings.return_scale,
             seed=self.training.seed * STREAMS + POLICY_STREAM,
             threads=self.training.threads or 1,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
         )
 
     @staticmethod
