@@ -180,15 +180,17 @@ def label(
 
 @app.command()
 def figures(runs: Annotated[list[Path], typer.Argument(help="Run folders.", metavar="RUN...")]) -> None:
-    """Draw a run's figures from the files in its folder.
+    """Draw a run's figures from the files in its folder; several runs also beside each other.
 
-    Example: `goskill figures runs/mt10`
+    Examples: `goskill figures runs/mt10`, `goskill figures runs/mt10 runs/no-focal-loss`
     """
-    from goskill.figures import draw_run
+    from goskill.figures import draw_comparison, draw_run
 
-    for run in runs:
-        for file in draw_run(run):
-            typer.echo(file)
+    written = [file for run in runs for file in draw_run(run)]
+    if len(runs) > 1:
+        written += draw_comparison(runs, runs[0] / "figures")
+    for file in written:
+        typer.echo(file)
 
 
 @app.command()

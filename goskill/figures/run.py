@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 from goskill.errors import InputError
@@ -42,12 +42,16 @@ def draw_run(run: str | Path) -> list[Path]:
     return written
 
 
-def draw_comparison(runs: Mapping[str, Results], folder: str | Path) -> list[Path]:
-    """Returns and success of several runs side by side, by name."""
+def draw_comparison(runs: Sequence[str | Path], folder: str | Path) -> list[Path]:
+    """Draw returns and success of several evaluated runs side by side into ``folder``."""
     if not runs:
         raise InputError("runs: expected at least one, got none")
+    names = [Path(run).name for run in runs]
+    if len(set(names)) < len(names):
+        names = [str(run) for run in runs]
+    results = {name: Results.load(Path(run) / "results.json") for name, run in zip(names, runs, strict=True)}
     with style():
-        return save(draw_returns(runs), Path(folder), "comparison")
+        return save(draw_returns(results), Path(folder), "comparison")
 
 
 def _draw_skills(folder: Path, results: Results) -> list[Path]:

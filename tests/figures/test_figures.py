@@ -175,10 +175,16 @@ def test_a_damaged_file_is_refused_by_name(run) -> None:
 
 
 def test_runs_are_compared_in_one_picture(tmp_path) -> None:
-    written = draw_comparison({"a": some_results(), "b": some_results()}, tmp_path)
-    assert [path.name for path in written] == ["comparison.png", "comparison.svg"]
+    runs = [tmp_path / "x" / "run", tmp_path / "y" / "run", tmp_path / "y" / "other"]
+    for run in runs:
+        some_results().save(run / "results.json")
+    for chosen, names in ((runs[1:], ["run", "other"]), (runs, [str(run) for run in runs])):
+        written = draw_comparison(chosen, tmp_path)
+        assert [path.name for path in written] == ["comparison.png", "comparison.svg"]
+        for name in names:
+            assert f">{name}<" in written[1].read_text()
     with pytest.raises(InputError, match="runs"):
-        draw_comparison({}, tmp_path)
+        draw_comparison([], tmp_path)
 
 
 def test_the_users_own_matplotlib_settings_stay(run) -> None:
