@@ -122,6 +122,19 @@ def vector_quantize(
 def straight_through(
     *, x: int, quantized: int, gradient: int, scale: float, out: int, count: int, threads: int
 ) -> None: ...
+def move_codebook(
+    *,
+    cluster_size: int,
+    average: int,
+    codes: int,
+    count: int,
+    dim: int,
+    counts: int,
+    sums: int,
+    decay: float,
+    eps: float,
+    threads: int,
+) -> None: ...
 def focal_loss(
     *,
     logits: int,

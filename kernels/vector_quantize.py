@@ -164,6 +164,35 @@ def segment_sums_kernel(
 
 
 @triton.jit
+def move_sizes_kernel(cluster_size, counts, total, decay, codes, BLOCK: tl.constexpr):
+    """One program, since every code needs the sum of all sizes."""
+    summed = tl.zeros([BLOCK], tl.float32)
+    for first in range(0, codes, BLOCK):
+        code = first + tl.arange(0, BLOCK)  # [B]
+        size = tl.load(cluster_size + code, code < codes, 0.0)
+        size += (1 - decay) * (tl.load(counts + code, code < codes, 0.0) - size)
+        tl.store(cluster_size + code, size, code < codes)
+        summed += size
+    tl.store(total, tl.sum(summed, 0))
+
+
+@triton.jit
+def move_codes_kernel(
+    cluster_size, average, out, sums, total, decay, eps, codes, dim: tl.constexpr, BLOCK: tl.constexpr
+):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)  # [B]
+    inside = at // dim < codes
+    whole = tl.load(total)
+    size = tl.load(cluster_size + at // dim, inside, 1.0)
+    # Laplace smoothing keeps codes that no row chose finite.
+    smoothed = (size + eps) / (whole + codes * eps) * whole
+    value = tl.load(average + at, inside, 0.0)
+    value += (1 - decay) * (tl.load(sums + at, inside, 0.0) - value)
+    tl.store(average + at, value, inside)
+    tl.store(out + at, value / smoothed, inside)
+
+
+@triton.jit
 def straight_through_kernel(
     x,
     quantized,
@@ -326,4 +355,23 @@ def straight_through(
             MASK=mask is not None,
             BLOCK_N=32,
             BLOCK_D=block_d,
+        )
+
+
+def move_codebook(
+    cluster_size: Tensor,
+    average: Tensor,
+    codes: Tensor,
+    counts: Tensor,
+    sums: Tensor,
+    decay: float,
+    eps: float,
+) -> None:
+    """Moves the contiguous float32 averages [M], [M, D] and codes [M, D] by counts [M] and sums [M, D]."""
+    count, dim = codes.shape
+    total = codes.new_empty(())
+    with on_device_of(codes):
+        move_sizes_kernel[(1,)](cluster_size, counts, total, decay, count, BLOCK=1024)
+        move_codes_kernel[(triton.cdiv(count * dim, 1024),)](
+            cluster_size, average, codes, sums, total, decay, eps, count, dim, BLOCK=1024
         )

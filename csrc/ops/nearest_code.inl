@@ -38,13 +38,11 @@ inline void score_tile(const float* rows, std::int64_t stride, std::int64_t dim,
 
 // The lowest index among the lanes that hold the greatest score.
 inline std::int64_t first_best(Float score, Int tile) {
-    const float top = greatest(score);
-    std::int64_t index = INT64_MAX;
-    for (int lane = 0; lane < LANES; ++lane) {
-        const std::int64_t candidate = static_cast<std::int64_t>(tile[lane]) * LANES + lane;
-        if (score[lane] == top && candidate < index) index = candidate;
-    }
-    return index;
+    Int lane;
+    for (int i = 0; i < LANES; ++i) lane[i] = i;
+    const Float top = across(score, greater);
+    const Int index = score == top ? tile * LANES + lane : Int{} + INT32_MAX;
+    return across(index, [](Int a, Int b) { return a < b ? a : b; })[0];
 }
 
 inline float squared_distance(const float* a, const float* b, std::int64_t dim) {

@@ -171,6 +171,32 @@ void straight_through(const float* x, const float* quantized, const float* gradi
     });
 }
 
+void move_codebook(const MovingCodebook& codebook, const float* counts, const float* sums, float decay,
+                   float eps, int threads) {
+    const float step = 1.0f - decay;
+    double total = 0;
+    for (std::int64_t code = 0; code < codebook.count; ++code) {
+        codebook.cluster_size[code] += step * (counts[code] - codebook.cluster_size[code]);
+        total += static_cast<double>(codebook.cluster_size[code]);
+    }
+    const double shrink = total / (total + static_cast<double>(codebook.count) * static_cast<double>(eps));
+    const int useful = useful_threads(codebook.count * codebook.dim, threads);
+    parallel_for(codebook.count, useful, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t code = begin; code < end; ++code) {
+            const double size =
+                (static_cast<double>(codebook.cluster_size[code]) + static_cast<double>(eps)) * shrink;
+            const float smoothed = static_cast<float>(size);
+            float* average = codebook.average + code * codebook.dim;
+            float* out = codebook.codes + code * codebook.dim;
+            const float* sum = sums + code * codebook.dim;
+            for (std::int64_t d = 0; d < codebook.dim; ++d) {
+                average[d] += step * (sum[d] - average[d]);
+                out[d] = average[d] / smoothed;
+            }
+        }
+    });
+}
+
 std::int64_t focal_loss(Focal focal, std::int64_t rows, Reduction reduction, float* reduced, int threads) {
     const std::int64_t bad = first_bad_target(focal, rows);
     if (bad >= 0) return bad;

@@ -22,6 +22,20 @@ void quantize(const Lookup& lookup, float* counts, float* sums, float* mean_squa
 void straight_through(const float* x, const float* quantized, const float* gradient, float scale, float* out,
                       std::int64_t count, int threads);
 
+// The moving averages of a codebook and the codes that follow them, all in place.
+struct MovingCodebook {
+    float* cluster_size;  // [codes]
+    float* average;       // [codes, dim]
+    float* codes;         // [codes, dim]
+    std::int64_t count;
+    std::int64_t dim;
+};
+
+// Moves the averages by (1 - decay) towards counts and sums; a code is its average over its Laplace-smoothed
+// size.
+void move_codebook(const MovingCodebook& codebook, const float* counts, const float* sums, float decay,
+                   float eps, int threads);
+
 enum class Reduction : int { none = 0, mean = 1, sum = 2 };
 
 // Losses per row, and their reduction into `reduced` unless it is none. Returns the first row whose target is

@@ -88,6 +88,19 @@ void register_ops(pybind11::module_& module) {
         py::arg("count"), py::arg("threads"));
 
     module.def(
+        "move_codebook",
+        [](Address cluster_size, Address average, Address codes, std::int64_t count, std::int64_t dim,
+           Address counts, Address sums, float decay, float eps, int threads) {
+            const ops::MovingCodebook codebook{pointer<float>(cluster_size), pointer<float>(average),
+                                               pointer<float>(codes), count, dim};
+            const py::gil_scoped_release release;
+            ops::move_codebook(codebook, pointer<const float>(counts), pointer<const float>(sums), decay, eps,
+                               threads);
+        },
+        py::arg("cluster_size"), py::arg("average"), py::arg("codes"), py::arg("count"), py::arg("dim"),
+        py::arg("counts"), py::arg("sums"), py::arg("decay"), py::arg("eps"), py::arg("threads"));
+
+    module.def(
         "focal_loss",
         [](Address logits, int dtype, std::int64_t rows, std::int64_t classes, std::int64_t row_stride,
            Address target, Optional weight, Optional mask, float gamma, std::int64_t ignore_index,

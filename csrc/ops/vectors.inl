@@ -15,12 +15,14 @@ inline void store(float* to, Float value) { __builtin_memcpy(to, &value, sizeof(
 
 // The first `count` floats; the other lanes are `fill`.
 inline Float load_first(const float* from, std::int64_t count, float fill) {
+    if (count >= LANES) return load(from);
     float lanes[LANES];
     for (int i = 0; i < LANES; ++i) lanes[i] = i < count ? from[i] : fill;
     return load(lanes);
 }
 
 inline void store_first(float* to, Float value, std::int64_t count) {
+    if (count >= LANES) return store(to, value);
     for (int i = 0; i < LANES; ++i) {
         if (i < count) to[i] = value[i];
     }
@@ -28,23 +30,34 @@ inline void store_first(float* to, Float value, std::int64_t count) {
 
 inline Float greater(Float a, Float b) { return a > b ? a : b; }
 
-inline float sum(Float value) {
-    float lanes[LANES];
-    store(lanes, value);
-    for (int width = LANES / 2; width > 0; width /= 2) {
-        for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
-    }
-    return lanes[0];
+// Lane i of the result is lane i ^ WIDTH.
+template <int WIDTH, typename Vector>
+inline Vector exchanged(Vector value) {
+#if defined(__clang__)
+    Vector result;
+    for (int lane = 0; lane < LANES; ++lane) result[lane] = value[lane ^ WIDTH];
+    return result;
+#else
+    Int order;
+    for (int lane = 0; lane < LANES; ++lane) order[lane] = lane ^ WIDTH;
+    return __builtin_shuffle(value, order);
+#endif
 }
 
-inline float greatest(Float value) {
-    float lanes[LANES];
-    store(lanes, value);
-    for (int width = LANES / 2; width > 0; width /= 2) {
-        for (int i = 0; i < width; ++i) lanes[i] = lanes[i] > lanes[i + width] ? lanes[i] : lanes[i + width];
-    }
-    return lanes[0];
+// Combines all lanes by a commutative operation.
+template <typename Vector, typename Operation>
+inline Vector across(Vector value, Operation operation) {
+    if constexpr (LANES > 8) value = operation(value, exchanged<8>(value));
+    if constexpr (LANES > 4) value = operation(value, exchanged<4>(value));
+    value = operation(value, exchanged<2>(value));
+    return operation(value, exchanged<1>(value));
 }
+
+inline float sum(Float value) {
+    return across(value, [](Float a, Float b) { return a + b; })[0];
+}
+
+inline float greatest(Float value) { return across(value, greater)[0]; }
 
 inline Float as_float(Int bits) { return reinterpret_cast<Float>(bits); }
 inline Int as_int(Float value) { return reinterpret_cast<Int>(value); }

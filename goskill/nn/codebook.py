@@ -90,9 +90,9 @@ class Codebook(nn.Module):
             indices = ops.nearest_code(rows, means, impl=self.impl)
             counts, sums = self._sum_over_ranks(*code_statistics(rows, indices, row_mask, means.shape[0]))
             means = torch.where(counts.unsqueeze(-1) > 0, sums / counts.clamp(min=1).unsqueeze(-1), means)
-        self.cluster_size.copy_(counts.unsqueeze(0))
-        self.embed_avg.copy_((means * counts.unsqueeze(-1)).unsqueeze(0))
-        self._follow_averages()
+        # With no share of the old value the averages become these statistics.
+        statistics = ops.CodeStatistics(counts, means * counts.unsqueeze(-1))
+        self._follow(statistics, self.embed[0].detach(), decay=0.0)
         self._mark_initialized()
 
     @torch.no_grad()
@@ -100,19 +100,22 @@ class Codebook(nn.Module):
         """Moves averages and codes by a batch: its statistics, and its rows for replacing dead codes."""
         if not self.ema_update and self.threshold_ema_dead_code <= 0:
             return
-        counts, sums = self._sum_over_ranks(*statistics)
-        self.cluster_size.lerp_(counts.to(self.cluster_size.dtype).unsqueeze(0), 1 - self.decay)
-        self.embed_avg.lerp_(sums.to(self.embed_avg.dtype).unsqueeze(0), 1 - self.decay)
-        if self.ema_update:
-            self._follow_averages()
+        # A codebook that learns by gradient keeps its averages only to know its dead codes.
+        codes = self.embed[0] if self.ema_update else torch.empty_like(self.embed[0])
+        self._follow(ops.CodeStatistics(*self._sum_over_ranks(*statistics)), codes, self.decay)
         if self.threshold_ema_dead_code > 0:
             self._replace_dead_codes(x.detach().reshape(-1, x.shape[-1]), mask)
 
-    def _follow_averages(self) -> None:
-        # Laplace smoothing keeps codes that no row chose finite.
-        total = self.cluster_size.sum(-1, keepdim=True)
-        smoothed = (self.cluster_size + self.eps) / (total + self.cluster_size.shape[-1] * self.eps) * total
-        self.embed.copy_(self.embed_avg / smoothed.unsqueeze(-1))
+    def _follow(self, statistics: ops.CodeStatistics, codes: Tensor, decay: float) -> None:
+        ops.move_codebook(
+            self.cluster_size[0],
+            self.embed_avg[0],
+            codes,
+            statistics,
+            decay=decay,
+            eps=self.eps,
+            impl=self.impl,
+        )
 
     def _replace_dead_codes(self, rows: Tensor, mask: Tensor | None) -> None:
         if rows.shape[0] == 0:

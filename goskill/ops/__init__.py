@@ -12,13 +12,14 @@ from goskill.ops import cuda as cuda
 from goskill.ops.dispatch import Implementation, implementation_for
 from goskill.ops.focal import focal_loss
 from goskill.ops.lookup import nearest_code
-from goskill.ops.quantization import CodeStatistics, vector_quantize
+from goskill.ops.quantization import CodeStatistics, move_codebook, vector_quantize
 
 __all__ = [
     "CodeStatistics",
     "Implementation",
     "focal_loss",
     "implementation_for",
+    "move_codebook",
     "nearest_code",
     "vector_quantize",
 ]

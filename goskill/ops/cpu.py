@@ -105,6 +105,31 @@ def straight_through(
     return out if mask is None else out.masked_fill_(~mask.unsqueeze(-1), 0)
 
 
+@impl("goskill::move_codebook_", "CPU")
+def move_codebook_(
+    cluster_size: Tensor,
+    average: Tensor,
+    codes: Tensor,
+    counts: Tensor,
+    sums: Tensor,
+    decay: float,
+    eps: float,
+) -> None:
+    counts, sums = counts.contiguous(), sums.contiguous()
+    _core.move_codebook(
+        cluster_size=cluster_size.data_ptr(),
+        average=average.data_ptr(),
+        codes=codes.data_ptr(),
+        count=codes.shape[0],
+        dim=codes.shape[1],
+        counts=counts.data_ptr(),
+        sums=sums.data_ptr(),
+        decay=decay,
+        eps=eps,
+        threads=torch.get_num_threads(),
+    )
+
+
 @impl("goskill::focal_loss", "CPU")
 def focal_loss(
     logits: Tensor,

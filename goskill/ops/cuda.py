@@ -59,6 +59,20 @@ def straight_through(
     return out
 
 
+def move_codebook_(
+    cluster_size: Tensor,
+    average: Tensor,
+    codes: Tensor,
+    counts: Tensor,
+    sums: Tensor,
+    decay: float,
+    eps: float,
+) -> None:
+    from goskill.kernels.vector_quantize import move_codebook as launch
+
+    launch(cluster_size, average, codes, counts.contiguous(), sums.contiguous(), decay, eps)
+
+
 def focal_loss(
     logits: Tensor,
     target: Tensor,
@@ -105,5 +119,13 @@ def scale_rows_(rows: Tensor, factor: Tensor) -> None:
     launch(rows, factor, rows)
 
 
-for operation in (nearest_code, vector_quantize, straight_through, focal_loss, scale_rows, scale_rows_):
+for operation in (
+    nearest_code,
+    vector_quantize,
+    straight_through,
+    move_codebook_,
+    focal_loss,
+    scale_rows,
+    scale_rows_,
+):
     impl(f"goskill::{operation.__name__}", "CUDA")(operation)

@@ -3,6 +3,7 @@
 - ``goskill::nearest_code``: x [N, D], codebook [M, D] to indices [N], distance [N] (or empty)
 - ``goskill::vector_quantize``: x, codebook to quantized [N, D], indices [N], loss, counts [M], sums [M, D]
 - ``goskill::straight_through``: the gradient of ``vector_quantize`` by x
+- ``goskill::move_codebook_``: moves averages [M], [M, D] and codes [M, D] by counts [M] and sums [M, D]
 - ``goskill::focal_loss``: logits [N, C], target [N] to the loss and the logits' gradient (or empty)
 - ``goskill::scale_rows``: a saved gradient times the loss's, one factor for all rows or one per row
 - ``goskill::scale_rows_``: the same in place
@@ -32,6 +33,11 @@ define(
     "goskill::straight_through",
     "(Tensor x, Tensor quantized, Tensor? mask, Tensor gradient, Tensor loss_gradient, Tensor counts, "
     "float commitment_weight) -> Tensor",
+)
+define(
+    "goskill::move_codebook_",
+    "(Tensor(a!) cluster_size, Tensor(b!) average, Tensor(c!) codes, Tensor counts, Tensor sums, "
+    "float decay, float eps) -> ()",
 )
 define(
     "goskill::focal_loss",
@@ -74,6 +80,18 @@ def _fake_straight_through(
     return x.new_empty(x.shape)
 
 
+def _fake_move_codebook_in_place(
+    cluster_size: Tensor,
+    average: Tensor,
+    codes: Tensor,
+    counts: Tensor,
+    sums: Tensor,
+    decay: float,
+    eps: float,
+) -> None:
+    return None
+
+
 def _fake_focal_loss(
     logits: Tensor,
     target: Tensor,
@@ -100,6 +118,7 @@ def _fake_scale_rows_in_place(rows: Tensor, factor: Tensor) -> None:
 register_fake("goskill::nearest_code", _fake_nearest_code)
 register_fake("goskill::vector_quantize", _fake_vector_quantize)
 register_fake("goskill::straight_through", _fake_straight_through)
+register_fake("goskill::move_codebook_", _fake_move_codebook_in_place)
 register_fake("goskill::focal_loss", _fake_focal_loss)
 register_fake("goskill::scale_rows", _fake_scale_rows)
 register_fake("goskill::scale_rows_", _fake_scale_rows_in_place)

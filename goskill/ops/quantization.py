@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple, overload
 import torch
 from torch import Tensor
 
+from goskill.errors import InputError
 from goskill.ops import reference
 from goskill.ops.checks import check_choice, check_codebook, check_mask
 from goskill.ops.dispatch import Implementation, choose
@@ -96,6 +97,51 @@ def vector_quantize(
     if return_statistics:
         return quantized, indices, loss, CodeStatistics(counts, sums)
     return quantized, indices, loss
+
+
+@torch.no_grad()
+def move_codebook(
+    cluster_size: Tensor,
+    average: Tensor,
+    codes: Tensor,
+    statistics: CodeStatistics,
+    *,
+    decay: float = 0.8,
+    eps: float = 1e-5,
+    impl: Implementation = "auto",
+) -> None:
+    """Moves a codebook by exponential moving averages of its statistics, in place.
+
+    ``cluster_size`` and ``average`` move by ``1 - decay`` towards the counts and sums; a code becomes its
+    average over its cluster size, Laplace-smoothed by ``eps`` (van den Oord et al. 2017, appendix A.1).
+
+    Args:
+        cluster_size: averaged counts [M]. average: averaged sums [M, D]. codes: [M, D]. All contiguous.
+        statistics: of a batch, as :func:`vector_quantize` returns them.
+        decay: share of the old value. eps: smoothing.
+        impl: ``"auto"``, ``"reference"``, ``"cpp"`` or ``"triton"``.
+
+    Raises:
+        InputError: shapes that do not fit each other, memory that is not contiguous, or an ``impl`` that does
+            not fit.
+    """
+    for name, tensor, shape in (
+        ("cluster_size", cluster_size, codes.shape[:1]),
+        ("average", average, codes.shape),
+        ("statistics.counts", statistics.counts, codes.shape[:1]),
+        ("statistics.sums", statistics.sums, codes.shape),
+    ):
+        if tensor.shape != shape:
+            raise InputError(f"{name} must have shape {list(shape)}, got {list(tensor.shape)}")
+    for name, tensor in (("cluster_size", cluster_size), ("average", average), ("codes", codes)):
+        if not tensor.is_contiguous():
+            raise InputError(f"{name} must be contiguous, got strides {tensor.stride()}")
+    kernel = choose(impl, codes) != "reference"
+    float32 = all(
+        t.dtype == torch.float32 for t in (cluster_size, average, codes, statistics.counts, statistics.sums)
+    )
+    move = torch.ops.goskill.move_codebook_ if kernel and float32 else reference.move_codebook
+    move(cluster_size, average, codes, statistics.counts, statistics.sums, decay, eps)
 
 
 def _vector_quantize(

@@ -67,6 +67,24 @@ def vector_quantize(
     return quantized, torch.where(selected, indices, -1), loss, counts, sums
 
 
+def move_codebook(
+    cluster_size: Tensor,
+    average: Tensor,
+    codes: Tensor,
+    counts: Tensor,
+    sums: Tensor,
+    decay: float,
+    eps: float,
+) -> None:
+    """Moves averages and codes in place; see :func:`goskill.ops.move_codebook`."""
+    cluster_size.lerp_(counts.to(cluster_size.dtype), 1 - decay)
+    average.lerp_(sums.to(average.dtype), 1 - decay)
+    total = cluster_size.sum()
+    # Laplace smoothing keeps codes that no row chose finite.
+    smoothed = (cluster_size + eps) / (total + cluster_size.shape[0] * eps) * total
+    codes.copy_(average / smoothed.unsqueeze(-1))
+
+
 def focal_loss(
     logits: Tensor,
     target: Tensor,

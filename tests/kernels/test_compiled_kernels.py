@@ -97,6 +97,8 @@ def call_quantize(codes: int, dim: int, dtype: torch.dtype) -> Callable[[], None
             x, codebook, mask, 1.0, torch.empty_like(x), indices, loss, counts, torch.empty_like(codebook)
         )
         vector_quantize.straight_through(x, x, mask, x, loss, loss, 1.0, torch.empty_like(x))
+        sums = torch.empty_like(codebook)
+        vector_quantize.move_codebook(counts, sums, sums, counts, sums, 0.8, 1e-5)
 
     return call
 

@@ -113,6 +113,20 @@ def test_vector_quantize_of_no_rows() -> None:
         assert (sums == 0).all()
 
 
+def test_move_codebook() -> None:
+    from goskill.kernels.vector_quantize import move_codebook
+
+    torch.manual_seed(0)
+    for codes, dim in ((1, 1), (5, 7), (1500, 3)):
+        ours = [torch.rand(codes) * 9, torch.randn(codes, dim), poisoned(codes, dim)]
+        exact = [tensor.double() for tensor in ours]
+        counts, sums = torch.randint(0, 5, (codes,)).float(), torch.randn(codes, dim)
+        move_codebook(*ours, counts, sums, 0.8, 1e-5)
+        reference.move_codebook(*exact, counts.double(), sums.double(), 0.8, 1e-5)
+        for mine, truth in zip(ours, exact, strict=True):
+            torch.testing.assert_close(mine.double(), truth, rtol=1e-5, atol=1e-6)
+
+
 def check_focal(
     logits: Tensor, target: Tensor, weight: Tensor | None, mask: Tensor | None, *options: Any
 ) -> None:

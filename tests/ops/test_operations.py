@@ -179,6 +179,20 @@ def test_statistics_do_not_depend_on_the_number_of_threads() -> None:
         assert torch.equal(other[3].sums, results[0][3].sums)
 
 
+def test_move_codebook_equals_float64_and_keeps_unused_codes_finite() -> None:
+    torch.manual_seed(0)
+    ours = [torch.rand(30) * 5, torch.randn(30, 7), torch.full((30, 7), torch.nan)]
+    exact = [tensor.double() for tensor in ours]
+    statistics = ops.CodeStatistics(torch.randint(0, 4, (30,)).float(), torch.randn(30, 7))
+    ours[0][:5] = exact[0][:5] = 0
+    statistics.counts[:5] = 0
+    ops.move_codebook(*ours, statistics, decay=0.8, eps=1e-5)  # type: ignore[call-arg]
+    ops.move_codebook(*exact, ops.CodeStatistics(*(t.double() for t in statistics)), decay=0.8, eps=1e-5)  # type: ignore[call-arg]
+    for mine, truth in zip(ours, exact, strict=True):
+        assert mine.isfinite().all()
+        torch.testing.assert_close(mine.double(), truth, rtol=1e-5, atol=1e-6)
+
+
 def focal_results(rows: Tensor, target: Tensor, factor: float, **arguments: Any) -> tuple[Tensor, Tensor]:
     leaf = rows.detach().clone().requires_grad_()
     loss = ops.focal_loss(leaf, target, **arguments)

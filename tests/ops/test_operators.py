@@ -28,6 +28,9 @@ def operator_arguments() -> dict[str, list[tuple[Any, ...]]]:
             (x.clone().requires_grad_(), codebook.clone().requires_grad_(), mask, 0.25, 1.0),
         ],
         "straight_through": [(x, x + 1, mask, x, torch.tensor(2.0), torch.ones(5), 1.0)],
+        "move_codebook_": [
+            (torch.ones(5), codebook.clone(), codebook.clone(), torch.ones(5), codebook + 1, 0.8, 1e-5)
+        ],
         "focal_loss": [
             (logits, target, None, None, *focal, 1, False),
             (logits.clone().requires_grad_(), target, torch.rand(5), mask[:6], *focal, 0, True),
