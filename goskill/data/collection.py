@@ -14,7 +14,7 @@ from typing import Any, cast
 import goskill
 from goskill.data.store import EpisodeStore
 from goskill.data.writer import StoreWriter
-from goskill.envs.pool import default_workers
+from goskill.envs.pool import check_workers
 from goskill.envs.process import WorkerProcess
 from goskill.envs.scripted import ScriptedCollector, ScriptedEpisode
 from goskill.envs.single import ACTION_DIM, OBSERVATION_DIM
@@ -53,7 +53,8 @@ def collect(
     names = task_names(tasks)
     if len(set(names)) != len(names):
         raise InputError("tasks: expected distinct tasks, got one more than once")
-    _check(episodes, quality, policy, workers)
+    _check(episodes, quality, policy)
+    workers = check_workers(workers)
     provenance = _provenance(episodes, quality, policy, seed)
     kept = episodes if quality == "near-optimal" else max(episodes // 2, 1)
     jobs = [(task, episode) for task in names for episode in range(kept)]
@@ -83,15 +84,13 @@ def collect(
     return EpisodeStore.open(path)
 
 
-def _check(episodes: int, quality: str, policy: str, workers: int | None) -> None:
+def _check(episodes: int, quality: str, policy: str) -> None:
     if episodes < 1:
         raise InputError(f"episodes: expected at least 1, got {episodes}")
     if quality not in QUALITIES:
         raise InputError(f"quality: expected one of {', '.join(QUALITIES)}, got {quality!r}")
     if policy not in POLICIES:
         raise InputError(f"policy: expected one of {', '.join(POLICIES)}, got {policy!r}")
-    if workers is not None and workers < 0:
-        raise InputError(f"workers: expected 0 or more, got {workers}")
 
 
 def _provenance(episodes: int, quality: str, policy: str, seed: int) -> dict[str, Any]:
@@ -124,11 +123,9 @@ def _collected(path: Path, tasks: Sequence[str], provenance: dict[str, Any]) -> 
     return store.num_episodes
 
 
-def _roll_out(
-    jobs: Sequence[_Job], episodes: int, seed: int, workers: int | None
-) -> Iterator[ScriptedEpisode]:
+def _roll_out(jobs: Sequence[_Job], episodes: int, seed: int, workers: int) -> Iterator[ScriptedEpisode]:
     """The episodes of the jobs, in their order."""
-    count = min(default_workers() if workers is None else workers, len(jobs))
+    count = min(workers, len(jobs))
     if count == 0:
         collector = ScriptedCollector()
         yield from (collector(task, episode, episodes, seed) for task, episode in jobs)

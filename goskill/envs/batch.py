@@ -112,8 +112,6 @@ class EnvironmentBatch:
             with _named(index, self._tasks[index]):
                 env = self._envs[index]
                 if self._finished[index]:
-                    if self._mode is not AutoresetMode.NEXT_STEP:
-                        raise RuntimeError("its episode is over: reset it first")
                     buffers.observations[index], _ = env.reset()
                     buffers.rewards[index] = 0.0
                     buffers.truncated[index] = buffers.stepped[index] = self._finished[index] = False
@@ -130,7 +128,7 @@ class EnvironmentBatch:
                     observation, _ = env.reset()
                 else:
                     buffers.infos[index] = values
-                    self._finished[index] = truncated
+                    self._finished[index] = truncated and self._mode is AutoresetMode.NEXT_STEP
                 buffers.observations[index] = observation
 
     def render(self, indices: Iterable[int]) -> list[npt.NDArray[np.uint8]]:

@@ -65,9 +65,14 @@ def make_vec(
     )
 
 
-def default_workers() -> int:
-    """How many processes this machine runs at once for this process."""
-    return len(os.sched_getaffinity(0))
+def check_workers(workers: int | None) -> int:
+    """``workers``, or as many as there are cores for this process; more than those are refused."""
+    cores = len(os.sched_getaffinity(0))
+    if workers is None:
+        return cores
+    if not 0 <= workers <= cores:
+        raise InputError(f"workers: expected from 0 to {cores}, the cores of this machine, got {workers}")
+    return int(workers)
 
 
 class EnvironmentPool(
@@ -117,15 +122,14 @@ class EnvironmentPool(
             modes = ", ".join(mode.value for mode in AutoresetMode)
             raise InputError(f"autoreset_mode: expected one of {modes}, got {autoreset_mode!r}") from None
         check_render_mode(render_mode)
-        workers = default_workers() if workers is None else int(workers)
-        if workers < 0:
-            raise InputError(f"workers: expected 0 or more, got {workers}")
+        workers = check_workers(workers)
         self.tasks = [names[index % len(names)] for index in range(count)]
         self.num_envs = count
         self.num_workers = min(workers, count)
         self.render_mode = render_mode
         self._next_seed = seed
         self._seeded = False
+        self._finished = np.ones(count, np.bool_)
         self._steps = 0
 
         self.metadata = {
@@ -161,7 +165,13 @@ class EnvironmentPool(
         """Environments [worker][group]: every worker has its share of every group, and few tasks."""
         shares: list[list[list[int]]] = [[] for _ in range(workers)]
         for group in self._groups:
-            by_task = sorted(group, key=lambda index: (self.tasks[index], index))
+            # Tasks differ in cost: dealing them out evens the workers' loads.
+            rank = {
+                task: number for number, task in enumerate(sorted({self.tasks[index] for index in group}))
+            }
+            by_task = sorted(
+                group, key=lambda index: (rank[self.tasks[index]] % workers, self.tasks[index], index)
+            )
             for worker in range(workers):
                 shares[worker].append(
                     by_task[len(group) * worker // workers : len(group) * (worker + 1) // workers]
@@ -215,6 +225,7 @@ class EnvironmentPool(
             self._begin(RESET, group)
         for group in range(len(self._groups)):
             self._finish(group)
+        self._finished &= ~self._buffers.reset_mask
         return self._buffers.observations.copy(), {}
 
     def step(self, actions: npt.ArrayLike) -> Step:
@@ -325,6 +336,8 @@ class EnvironmentPool(
         rows = slice(indices.start, indices.stop)
         buffers = self._buffers
         truncated = buffers.truncated[rows].copy()
+        if self.autoreset_mode is AutoresetMode.DISABLED:
+            self._finished[rows] = truncated
         stepped = buffers.stepped[rows].copy()
         infos: dict[str, Any] = {}
         if stepped.any():
@@ -375,6 +388,12 @@ class EnvironmentPool(
             raise InputError(
                 f"actions: expected numbers in [-1, 1], got {array[row].tolist()} "
                 f"for environment {index} ({self.tasks[index]}) at step {self._steps}"
+            )
+        over = self._finished[indices.start : indices.stop]
+        if over.any():
+            index = indices[int(np.flatnonzero(over)[0])]
+            raise RuntimeError(
+                f"environment {index} ({self.tasks[index]}) has no episode to step: reset it first"
             )
         if indices.stop == self.num_envs:
             self._steps += 1

@@ -77,6 +77,19 @@ def test_without_autoreset_only_the_masked_environments_are_reset():
             pool.step(np.zeros((3, 4), np.float32))
 
 
+def test_stepping_before_the_first_reset_is_refused():
+    with make_vec(TASKS, workers=0) as pool, pytest.raises(RuntimeError, match="reset it first"):
+        pool.step(np.zeros((3, 4), np.float32))
+
+
+def test_workers_share_the_environments_evenly_and_keep_tasks_together():
+    with make_vec(["reach", "push", "door-close", "window-open"], 12, workers=2, groups=3) as pool:
+        for group in range(3):
+            assert [len(share[group]) for share in pool._shares] == [2, 2]
+        tasks = [{pool.tasks[index] for group in share for index in group} for share in pool._shares]
+        assert tasks[0].isdisjoint(tasks[1])
+
+
 def test_groups_step_on_their_own():
     action = actions("random", 6, 1)
     with make_vec(TASKS, 6, workers=1, groups=2) as pool, make_vec(TASKS, 6, workers=0) as whole:
@@ -130,6 +143,7 @@ def test_wrong_actions_are_refused_by_environment_and_step():
         ({"num_envs": 0}, "num_envs"),
         ({"groups": 4}, "groups"),
         ({"workers": -1}, "workers"),
+        ({"workers": 10_000}, "workers: expected from 0 to .* the cores of this machine, got 10000"),
         ({"autoreset_mode": "Sometimes"}, "Sometimes"),
         ({"render_mode": "human"}, "human"),
     ],
