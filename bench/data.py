@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from goskill import _core
 from goskill.data import ContextSampler, EpisodeStore, SegmentSampler, StoreWriter
+from goskill.data.files import MANIFEST, write_manifest
+from goskill.data.layout import FORMAT, SHARD_FORMAT, VERSION
 
 HORIZON, CONTEXT, PROMPT = 10, 20, 10
 SEGMENTS, CONTEXTS = 800, 400
@@ -167,6 +170,7 @@ def test_segments_goskill(benchmark, store: EpisodeStore, columns: Arrays, threa
 
 @pytest.mark.benchmark(group="segment batch 800x(11x39+10x4)")
 def test_segments_numpy(benchmark, store: EpisodeStore, columns: Arrays) -> None:
+    benchmark.extra_info["peer"] = True
     run(benchmark, NumpySegments(store, columns))
 
 
@@ -222,4 +226,133 @@ def test_contexts_goskill(benchmark, store: EpisodeStore, columns: Arrays, threa
 
 @pytest.mark.benchmark(group="context batch 400x(20+10)")
 def test_contexts_numpy(benchmark, store: EpisodeStore, columns: Arrays) -> None:
+    benchmark.extra_info["peer"] = True
     run(benchmark, NumpyContexts(store, columns))
+
+
+@pytest.mark.benchmark(group="normalised segment batch 800x(11x39+10x4)")
+def test_normalized_segments_goskill(benchmark, store: EpisodeStore, columns: Arrays) -> None:
+    sampler = SegmentSampler(store, HORIZON, SEGMENTS, normalize=True)
+    batch = next(sampler)
+    peer = normalized_numpy(store, columns)
+    assert_gathered(batch, peer(batch["episode"].numpy(), batch["start"].numpy()))
+    run(benchmark, lambda: next(sampler))
+
+
+@pytest.mark.benchmark(group="normalised segment batch 800x(11x39+10x4)")
+def test_normalized_segments_numpy(benchmark, store: EpisodeStore, columns: Arrays) -> None:
+    benchmark.extra_info["peer"] = True
+    peer, places = normalized_numpy(store, columns), NumpySegments(store, columns)
+
+    def batch() -> Arrays:
+        choice = places.generator.integers(0, places.by_task.shape[1], SEGMENTS)
+        start = places.generator.integers(0, STEPS, SEGMENTS)
+        return peer(places.by_task[places.tasks, choice], start)
+
+    run(benchmark, batch)
+
+
+def normalized_numpy(store: EpisodeStore, columns: Arrays) -> Callable[[np.ndarray, np.ndarray], Arrays]:
+    gather = NumpySegments(store, columns).gather
+    normalization = store.normalization()
+
+    def normalized(episode: np.ndarray, start: np.ndarray) -> Arrays:
+        batch = gather(episode, start)
+        batch["observations"] -= normalization.mean
+        batch["observations"] /= normalization.std
+        batch["observations"][:, :-1][~batch["mask"]] = 0
+        return batch
+
+    return normalized
+
+
+def sparse_store(path: Path, episodes: int) -> EpisodeStore:
+    """A store whose large columns are holes in files: any size, no disk."""
+    shard = path / "shard-000000"
+    shard.mkdir(parents=True)
+    steps = episodes * STEPS
+    shapes = {
+        "observations": ("<f4", (steps + episodes, 39)),
+        "actions": ("<f4", (steps, 4)),
+        "rewards": ("<f4", (steps,)),
+        "returns_to_go": ("<f4", (steps,)),
+        "success": ("|i1", (steps,)),
+    }
+    for name, (dtype, shape) in shapes.items():
+        np.lib.format.open_memmap(shard / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+    np.save(shard / "episode_start.npy", np.arange(episodes) * STEPS)
+    np.save(shard / "episode_length.npy", np.full(episodes, STEPS))
+    np.save(shard / "episode_task.npy", np.arange(episodes) % len(TASKS))
+    np.save(shard / "episode_return.npy", np.zeros(episodes))
+    moments = {name: [0.0] * 39 for name in ("mean", "squares", "minimum", "maximum")}
+    description = {
+        "steps": steps,
+        "episodes": episodes,
+        "columns": {},
+        "statistics": {"count": steps, **moments},
+    }
+    write_manifest(
+        shard / MANIFEST, {"format": SHARD_FORMAT, "version": VERSION, **description, "provenance": {}}
+    )
+    dimensions = {"observation_dim": 39, "action_dim": 4, "tasks": TASKS, "shards": 1, "provenance": []}
+    write_manifest(path / MANIFEST, {"format": FORMAT, "version": VERSION, **dimensions})
+    return EpisodeStore.open(path)
+
+
+@pytest.mark.benchmark(group="segment batch by size of the store, all in the page cache")
+@pytest.mark.parametrize("millions", [1, 20])
+def test_segments_by_size(benchmark, tmp_path: Path, millions: int) -> None:
+    store = sparse_store(tmp_path / "store", millions * 1_000_000 // STEPS)
+    for name in ("observations", "actions"):
+        with open(store.path / "shard-000000" / f"{name}.npy", "rb", buffering=0) as file:
+            while file.read(1 << 24):
+                pass
+    sampler = SegmentSampler(store, HORIZON, SEGMENTS)
+    benchmark.extra_info["transitions"] = store.num_steps
+    benchmark.pedantic(lambda: next(sampler), rounds=2000, iterations=1, warmup_rounds=500)
+
+
+def anonymous_bytes() -> int:
+    """This process's memory beyond files that are mapped."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+
+@pytest.mark.benchmark(group="memory of sampling 100M transitions")
+def test_memory_at_100_million_transitions(benchmark, tmp_path: Path) -> None:
+    before = anonymous_bytes()
+    store = sparse_store(tmp_path / "store", 200_000)
+    segments = SegmentSampler(store, HORIZON, SEGMENTS)
+    contexts = ContextSampler(store, HORIZON, CONTEXT, PROMPT, CONTEXTS)
+
+    def step() -> None:
+        next(segments)
+        next(contexts)
+
+    benchmark.pedantic(step, rounds=200, iterations=1)
+    used = anonymous_bytes() - before
+    benchmark.extra_info["process_memory_mib"] = round(used / 2**20)
+    assert used < 2**30
+
+
+@pytest.fixture(scope="module")
+def labels() -> np.ndarray:
+    """100M labels of 16 classes that last a few steps each, as skills do."""
+    return np.repeat(np.random.default_rng(0).integers(0, 16, 20_000_000, dtype=np.uint8), 5)
+
+
+@pytest.mark.benchmark(group="class index of 100M labels")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_class_index_goskill(benchmark, labels: np.ndarray, threads: int) -> None:
+    order, offsets = _core.class_index(labels[:1_000_000], 16, threads)
+    np.testing.assert_array_equal(order, np.argsort(labels[:1_000_000], kind="stable"))
+    np.testing.assert_array_equal(np.diff(offsets), np.bincount(labels[:1_000_000], minlength=16))
+    benchmark.extra_info["threads"] = threads
+    benchmark.pedantic(_core.class_index, (labels, 16, threads), rounds=3, iterations=1)
+
+
+@pytest.mark.benchmark(group="class index of 100M labels")
+def test_class_index_numpy(benchmark, labels: np.ndarray) -> None:
+    """A stable argsort, which is a radix sort for small integers."""
+    benchmark.extra_info["peer"] = True
+    benchmark.pedantic(lambda: np.argsort(labels, kind="stable"), rounds=2, iterations=1)

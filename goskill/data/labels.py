@@ -31,6 +31,7 @@ LABELS = "labels"
 LABEL_FORMAT = "goskill-labels"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _CLASS_LIMIT = 1 << 24
+_BLOCK = 1 << 20
 
 
 def label_folder(store: Path, name: str) -> Path:
@@ -62,7 +63,7 @@ def _blocks(labels: npt.ArrayLike | Iterable[npt.ArrayLike], num_steps: int) -> 
         total += len(array)
         if total > num_steps:
             break
-        yield array
+        yield from (array[begin : begin + _BLOCK] for begin in range(0, len(array), _BLOCK))
     if total != num_steps:
         got = "more" if total > num_steps else total
         raise InputError(f"labels: expected one for each of {num_steps} steps, got {got}")
