@@ -13,6 +13,7 @@ namespace {
 
 constexpr std::uint64_t segment_stream = 1;
 constexpr std::int64_t prefetch_distance = 4;
+constexpr std::int64_t touch_distance = 24;
 
 }  // namespace
 
@@ -78,6 +79,13 @@ Place SegmentSampler::place(std::uint64_t step, std::int64_t global_batch, std::
     return steps.find(below(words[0], steps.size()));
 }
 
+// The first line alone, well ahead: finding the page takes longer than fetching the rest of the window.
+void SegmentSampler::touch_sample(const SegmentBatch& batch, std::int64_t i) const {
+    const Episode& episode = store_->episode(batch.episode[i]);
+    __builtin_prefetch(episode.observations + batch.start[i] * store_->observation_dim());
+    __builtin_prefetch(episode.actions + batch.start[i] * store_->action_dim());
+}
+
 void SegmentSampler::prefetch_sample(const SegmentBatch& batch, std::int64_t i) const {
     const Episode& episode = store_->episode(batch.episode[i]);
     const std::int64_t start = batch.start[i];
@@ -137,6 +145,7 @@ void SegmentSampler::fill(std::uint64_t step, std::int64_t global_batch, std::in
         for (std::int64_t i = begin; i < std::min(begin + prefetch_distance, end); ++i)
             prefetch_sample(batch, i);
         for (std::int64_t i = begin; i < end; ++i) {
+            if (i + touch_distance < end) touch_sample(batch, i + touch_distance);
             if (i + prefetch_distance < end) prefetch_sample(batch, i + prefetch_distance);
             gather(batch, i);
         }

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# The native reader and samplers under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer, and fuzzed:
+# by libFuzzer where clang has it, by the driver's own coverage-guided mutations otherwise.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+CXX=${CXX:-g++}
+RUNS=${RUNS:-5000}
+build=${BUILD:-build/sanitize}
+mkdir -p "$build"
+sources=(csrc/parallel.cpp $(find csrc/data -name '*.cpp' ! -name 'register_*'))
+flags=(-std=c++17 -O1 -g -fno-omit-frame-pointer -ffp-contract=off -Wall -Wextra -Wno-maybe-uninitialized -Icsrc -Itests/csrc -pthread)
+
+compile() {  # compile OUTPUT DRIVER FLAG...
+    local output=$1 driver=$2 coverage=${coverage:-} objects=()
+    shift 2
+    for source in "${sources[@]}"; do
+        objects+=("$output.$(basename "$source").o")
+        $CXX "${flags[@]}" "$@" $coverage -c "$source" -o "${objects[-1]}"
+    done
+    $CXX "${flags[@]}" "$@" "tests/csrc/$driver.cpp" "${objects[@]}" -o "$output"
+}
+
+address=(-fsanitize=address,undefined -fno-sanitize-recover=all)
+compile "$build/stress-address" stress_threads "${address[@]}"
+"$build/stress-address"
+compile "$build/stress-thread" stress_threads -fsanitize=thread
+TSAN_OPTIONS=halt_on_error=1 "$build/stress-thread" without-fork
+coverage=-fsanitize-coverage=trace-pc compile "$build/fuzz" fuzz_reader "${address[@]}"
+"$build/fuzz" "$RUNS"
+if command -v clang++ > /dev/null && CXX=clang++ compile "$build/libfuzzer" fuzz_reader -DGOSKILL_LIBFUZZER \
+    -fsanitize=fuzzer,address,undefined 2> "$build/libfuzzer.log"; then
+    "$build/libfuzzer" -runs="$RUNS" -max_len=2048 -seed=1 -verbosity=0
+fi
