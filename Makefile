@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := $(shell find csrc goskill kernels bench -type f -not -path '*/__pycache__/*' -not -path 'bench/results/*') \
            CMakeLists.txt pyproject.toml constraints.txt
 
-.PHONY: demo install test lint format packaging clean
+.PHONY: demo install test lint sanitize format packaging clean
 
 demo: $(VENV)/wheel  ## everything a newcomer needs: install, then watch GO-Skill learn five tasks
 	$(BIN)/goskill quickstart
@@ -49,6 +49,9 @@ format: $(VENV)/test
 
 packaging: $(VENV)/test  ## the sdist, a wheel built from it, an editable install
 	PYTHON=$(BIN)/python bash tests/packaging.sh
+
+sanitize:  ## the native reader and samplers under address, undefined-behaviour and thread sanitizers, and fuzzed
+	bash tests/csrc/sanitize.sh
 
 clean:
 	rm -rf build $(VENV) runs
