@@ -199,18 +199,21 @@ def evaluate(
 
     ``data`` is a store with demonstrations of tasks that the run never saw. ``video`` also films the first
     episode of each task into the folder's ``videos``. Raises InputError for a folder without a finished run, for
-    tasks without demonstrations, and for films where rendering is not possible.
+    tasks without demonstrations, and for films where rendering is not possible. Under torchrun the ranks share
+    the tasks.
     """
     from goskill.data import EpisodeStore
-    from goskill.evaluation import DataReturns, film, require_rendering, results_table
+    from goskill.evaluation import DataReturns, film, merge, require_rendering, results_table
     from goskill.evaluation import evaluate as roll_out
     from goskill.methods.go_skill import GoSkillPolicy
-    from goskill.training import RunFolder, choose_device
+    from goskill.training import RunFolder, choose_device, distributed
 
     run = RunFolder.open(path)
     if video:
         require_rendering()
-    networks = load_networks(run).to(choose_device(device or "auto"))
+    chosen_device = choose_device(device or "auto")
+    distributed.start(chosen_device)
+    networks = load_networks(run).to(chosen_device)
     prompts = _prompts(
         EpisodeStore.open(run.prompts if data is None else data), networks.settings.prompt_episodes
     )
@@ -222,12 +225,18 @@ def evaluate(
             "give an episode store that has some with --data"
         )
     policy = GoSkillPolicy(networks, precision=precision)
-    with _progress("evaluating") as report:
-        results = roll_out(
-            policy, chosen, episodes, prompts=prompts, seed=seed, workers=workers, progress=report
-        )
+    share = chosen[distributed.rank() :: distributed.world_size()]
+    part = None
+    if share:
+        with _progress("evaluating") as report:
+            part = roll_out(
+                policy, share, episodes, prompts=prompts, seed=seed, workers=workers, progress=report
+            )
+    results = merge([one for one in distributed.gather(part) if one is not None], chosen)
     returns = run.settings["data"]["returns"]
     results = results.with_data({task: DataReturns(**returns[task]) for task in chosen if task in returns})
+    if distributed.rank() > 0:
+        return results
     results.save(run.results_file)
     results.save_csv(run.path / "results.csv")
     console.print(results_table(results, title=str(run.path)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from goskill.evaluation.compare import Comparison, compare
 from goskill.evaluation.policies import RandomPolicy, ScriptedPolicy
 from goskill.evaluation.policy import Demonstration, Policy, Prompts, SkillPolicy
-from goskill.evaluation.results import DataReturns, Results, data_returns
+from goskill.evaluation.results import DataReturns, Results, data_returns, merge
 from goskill.evaluation.rollout import Moment, evaluate
 from goskill.evaluation.skills import DataSkills
 from goskill.evaluation.tables import comparison_table, results_table
@@ -34,6 +34,7 @@ __all__ = [
     "data_returns",
     "evaluate",
     "film",
+    "merge",
     "require_rendering",
     "results_table",
 ]

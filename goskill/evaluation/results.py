@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from goskill.errors import InputError
 from goskill.evaluation import statistics
 from goskill.evaluation.statistics import Estimate
 
@@ -142,6 +143,42 @@ class Results:
         from goskill.evaluation import files
 
         return files.load_results(path)
+
+
+def merge(parts: Sequence[Results], tasks: Sequence[str]) -> Results:
+    """One evaluation from several of different tasks with the same policy and protocol, in the order
+    ``tasks``.
+
+    Raises InputError for parts that do not belong together or do not make up ``tasks``.
+    """
+    first = parts[0]
+    found = [task for part in parts for task in part.tasks]
+    if sorted(found) != sorted(tasks):
+        raise InputError(f"parts: expected each of {', '.join(tasks)} once, got {', '.join(found)}")
+    for part in parts[1:]:
+        if (part.policy, part.protocol) != (first.policy, first.protocol):
+            raise InputError(
+                f"parts: expected {first.policy} with {first.protocol}, got {part.policy} with {part.protocol}"
+            )
+    episodes = {task: rows for part in parts for task, rows in part.episodes.items()}
+    return replace(
+        first,
+        episodes={task: episodes[task] for task in tasks},
+        skills=_merge_skills([part.skills for part in parts if part.skills is not None], tasks),
+        data={task: returns for part in parts for task, returns in part.data.items()},
+    )
+
+
+def _merge_skills(parts: Sequence[Skills], tasks: Sequence[str]) -> Skills | None:
+    if not parts:
+        return None
+    usage = {task: counts for part in parts for task, counts in part.usage.items()}
+    first_episode = {task: skills for part in parts for task, skills in part.first_episode.items()}
+    return replace(
+        parts[0],
+        usage={task: usage[task] for task in tasks},
+        first_episode={task: first_episode[task] for task in tasks},
+    )
 
 
 def data_returns(store: Any) -> dict[str, DataReturns]:

@@ -9,12 +9,15 @@ import atexit
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed
 from torch import Tensor
 
 from goskill.errors import InputError
+
+T = TypeVar("T")
 
 
 def rank() -> int:
@@ -85,6 +88,15 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     value = torch.tensor(float(flag), device=device)
     torch.distributed.all_reduce(value, op=torch.distributed.ReduceOp.MAX)
     return bool(value.item() > 0)
+
+
+def gather(value: T) -> list[T]:
+    """Every rank's ``value``, in the order of the ranks."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def barrier() -> None:

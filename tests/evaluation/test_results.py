@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from goskill.errors import InputError
-from goskill.evaluation import DataReturns, Results, data_returns, results_table
+from goskill.evaluation import DataReturns, Results, data_returns, merge, results_table
 from goskill.evaluation.results import Protocol, Skills, TaskEpisodes
 
 
@@ -152,6 +152,30 @@ def test_bytes_that_are_no_results_are_refused(tmp_path, content: bytes) -> None
 def test_a_missing_file_is_refused(tmp_path) -> None:
     with pytest.raises(InputError, match="found nothing"):
         Results.load(tmp_path / "nowhere.json")
+
+
+def test_parts_of_an_evaluation_make_up_the_whole() -> None:
+    whole = some_results()
+    parts = [
+        some_results(
+            episodes={task: whole.episodes[task]},
+            skills=Skills(4, 10, {task: whole.skills.usage[task]}, {task: whole.skills.first_episode[task]}),
+            data={name: returns for name, returns in whole.data.items() if name == task},
+        )
+        for task in ("push", "reach")
+    ]
+    merged = merge(parts, ["reach", "push"])
+    assert merged.tasks == whole.tasks
+    assert (merged.overall, merged.skills, merged.data) == (whole.overall, whole.skills, whole.data)
+
+
+def test_parts_that_do_not_belong_together_are_refused() -> None:
+    push = some_results(episodes={"push": episodes_of([1.0])}, skills=None, data={})
+    reach = some_results(episodes={"reach": episodes_of([1.0])}, skills=None, data={}, policy="other")
+    with pytest.raises(InputError, match="other"):
+        merge([push, reach], ["push", "reach"])
+    with pytest.raises(InputError, match="each of push, reach once"):
+        merge([push, push], ["push", "reach"])
 
 
 def test_data_returns_are_the_stores(tmp_path) -> None:
