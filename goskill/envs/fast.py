@@ -9,6 +9,7 @@ for bit.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import types
 from functools import cache
@@ -22,17 +23,26 @@ from metaworld.sawyer_xyz_env import SawyerXYZEnv
 from goskill.envs.fast_data import FastData, Snapshot
 from goskill.envs.fast_numbers import FastRotation, fast_numpy, fast_reward_utils
 from goskill.envs.models import Models
+from goskill.envs.pictures import Pictures
 
-# `numpy.clip` without its wrapping.
-_umath: Any = importlib.import_module("numpy._core.umath" if hasattr(np, "_core") else "numpy.core.umath")
-_clip = _umath.clip
 
+def _plain_clip() -> Any:
+    """The ufunc inside `numpy.clip`, wherever this NumPy keeps it; `numpy.clip` itself if nowhere."""
+    for name in ("numpy._core.umath", "numpy.core.umath"):
+        with contextlib.suppress(ImportError):
+            found = getattr(importlib.import_module(name), "clip", None)
+            if found is not None:
+                return found
+    return np.clip
+
+
+_clip = _plain_clip()
 _MOCAP_QUATERNION = np.array([1.0, 0.0, 1.0, 0.0])
 _OBSERVATION_DIM = 39
 _FRAME_DIM = 18
 
 
-class FastSawyer:
+class FastSawyer(Pictures):
     """What all tasks share. Mixed in before a stock class, which supplies everything that is not here."""
 
     _models: Models
@@ -202,7 +212,7 @@ class FastSawyer:
 
     def render(self) -> Any:
         self._take_turn()
-        return super().render()  # type: ignore[misc]
+        return super().render()
 
 
 def _unless_frozen(function: Any) -> Any:

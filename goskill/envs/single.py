@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 import numpy.typing as npt
 
+from goskill.envs.pictures import Pictures
 from goskill.envs.suites import task_name
 from goskill.errors import InputError
 
@@ -33,7 +34,7 @@ def check_render_mode(render_mode: str | None) -> None:
         raise InputError(f"render_mode: expected None or 'rgb_array', got {render_mode!r}")
 
 
-class _Reseedable:
+class _Reseedable(Pictures):
     """``reset(seed=…)`` as Gymnasium means it, which stock environments ignore; ``render`` beside others."""
 
     def reset(
@@ -41,14 +42,7 @@ class _Reseedable:
     ) -> tuple[npt.NDArray[np.float64], dict[str, Any]]:
         if seed is not None:
             self.seed(int(seed))  # type: ignore[attr-defined]
-        return super().reset(options=options)  # type: ignore[misc, no-any-return]
-
-    def render(self) -> npt.NDArray[np.uint8] | None:
-        # Another environment of this process may have left its OpenGL context as the current one.
-        viewer = self.mujoco_renderer.viewer  # type: ignore[attr-defined]
-        if viewer is not None:
-            viewer.make_context_current()
-        return super().render()  # type: ignore[misc, no-any-return]
+        return super().reset(options=options)  # type: ignore[misc,no-any-return]
 
 
 @cache

@@ -120,6 +120,17 @@ def test_works_under_gymnasiums_vector_wrappers():
     pool.close()
 
 
+def test_infos_can_be_read_by_environment_through_gymnasiums_wrapper():
+    pool = gymnasium.wrappers.vector.DictInfoToList(make_vec(TASKS, workers=0, autoreset_mode="SameStep"))
+    pool.reset(seed=0)
+    for _ in range(500):
+        *_, infos = pool.step(np.zeros((3, 4), np.float32))
+    assert len(infos) == 3
+    assert all(info["final_info"]["obj_to_target"] > 0 for info in infos)
+    assert all(info["final_obs"].shape == (39,) for info in infos)
+    pool.close()
+
+
 def test_wrong_actions_are_refused_by_environment_and_step():
     with make_vec(TASKS, workers=0) as pool:
         pool.reset(seed=0)

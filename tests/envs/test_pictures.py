@@ -1,0 +1,80 @@
+"""Rendering: pictures where the machine can draw, a clear message where it cannot."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from goskill.envs import make, make_vec
+from goskill.envs.pictures import Pictures
+from goskill.errors import InputError
+
+_PROBE = "import mujoco.egl; mujoco.egl.GLContext(32, 32).make_current()"
+
+
+@pytest.fixture(scope="module")
+def egl():
+    """A broken driver may end its process, so it is tried in another one."""
+    if subprocess.run([sys.executable, "-c", _PROBE], capture_output=True).returncode != 0:
+        pytest.skip("EGL does not work here")
+
+
+@pytest.fixture
+def no_screen(monkeypatch):
+    for name in ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    # Restored afterwards, whatever rendering chooses.
+    monkeypatch.setenv("MUJOCO_GL", "")
+
+
+@pytest.mark.parametrize("impl", ["fast", "stock"])
+def test_a_picture_shows_something_and_follows_the_environment(egl, no_screen, impl):
+    env = make("door-close", 0, render_mode="rgb_array", width=80, height=60, impl=impl)
+    env.reset()
+    before = env.render()
+    assert before.shape == (60, 80, 3)
+    assert before.dtype == np.uint8
+    assert before.std() > 0
+    for _ in range(20):
+        env.step(np.ones(4, np.float32))
+    assert not np.array_equal(env.render(), before)
+    env.close()
+
+
+def test_environments_of_one_process_draw_themselves_and_not_each_other(egl, no_screen):
+    envs = [make(task, 0, render_mode="rgb_array", width=64, height=48) for task in ("reach", "drawer-open")]
+    for env in envs:
+        env.reset()
+    pictures = [env.render() for env in envs]
+    assert not np.array_equal(*pictures)
+    for env, picture in zip(envs, pictures, strict=True):
+        assert np.array_equal(env.render(), picture)
+        env.close()
+
+
+def test_a_pool_renders_every_environment_in_its_worker(egl, no_screen):
+    with make_vec(["reach", "push"], workers=1, render_mode="rgb_array", width=64, height=48) as pool:
+        pool.reset(seed=0)
+        pictures = pool.render()
+    assert [picture.shape for picture in pictures] == [(48, 64, 3)] * 2
+    assert not np.array_equal(*pictures)
+
+
+def test_nothing_is_rendered_without_a_render_mode():
+    assert make("reach", 0).render() is None
+
+
+def test_a_machine_that_cannot_draw_is_told_what_it_needs(no_screen, monkeypatch):
+    class Broken:
+        mujoco_renderer = SimpleNamespace(viewer=None)
+
+        def render(self):
+            raise RuntimeError("no driver")
+
+    class Environment(Pictures, Broken):
+        render_mode = "rgb_array"
+
+    with pytest.raises(InputError, match=r"MUJOCO_GL='egl'.*libegl1.*OSMesa.*no driver"):
+        Environment().render()
