@@ -37,7 +37,7 @@ case ${1:-} in
     within_ten_minutes figures "$run" || exit $?
     # Checkpoints and prompts stay: what is brought home is text and pictures, at most 16 MB.
     tar -czf "$out/mt50.tar.gz" -C "$run" --exclude=checkpoints --exclude=prompts --exclude=tensorboard \
-      --exclude=profile --exclude=.lock .
+      --exclude=profile --exclude=.lock . || exit 1
     size=$(stat -c %s "$out/mt50.tar.gz")
     echo "$out/mt50.tar.gz: $((size / 1024)) KiB"
     [ "$size" -le 16000000 ]

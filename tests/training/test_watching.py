@@ -18,7 +18,6 @@ from goskill.training import Trainer, devices
 from goskill.training.metrics import Watch
 from goskill.training.timing import PARTS, StepTimer
 
-
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
