@@ -236,7 +236,7 @@ def test_focal_loss_and_cross_entropy_are_those_of_the_formula(store: EpisodeSto
 def test_labels_are_the_nearest_codes_of_every_step(
     store: EpisodeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("goskill.methods.go_skill.labelling.ROWS_PER_CHUNK", 40)  # several chunks
+    monkeypatch.setattr("goskill.methods.go_skill.labelling.CPU_CHUNK", 40)  # several chunks
     for changes in ({}, {"goal_dimensions": (0, 4)}, ABLATIONS["action-encoder"]):
         method = GoSkill(small_settings(**changes), store, TrainingSettings(seed=7))
         begin(method, "extraction")

@@ -15,7 +15,8 @@ from goskill.data import EpisodeStore
 from goskill.errors import StoreError
 from goskill.methods.go_skill.networks import GoSkillNetworks
 
-ROWS_PER_CHUNK = 65_536  # bounds memory; large enough that the arithmetic dominates
+# Steps per forward pass: on a CPU what its caches hold, on a GPU enough to fill it.
+CPU_CHUNK, GPU_CHUNK = 4_096, 65_536
 
 
 class EpisodeArrays(Protocol):
@@ -99,11 +100,12 @@ def label_episodes(networks: GoSkillNetworks, episodes: list[EpisodeArrays]) -> 
 def _skills_by_chunk(networks: GoSkillNetworks, store: EpisodeStore) -> Iterator[Tensor]:
     episodes: list[EpisodeArrays] = []
     steps = 0
+    chunk = CPU_CHUNK if networks.normalize.mean.device.type == "cpu" else GPU_CHUNK
     for index in range(store.num_episodes):
         episode = store.episode(index)
         episodes.append(episode)
         steps += len(episode.actions)
-        if steps >= ROWS_PER_CHUNK or index == store.num_episodes - 1:
+        if steps >= chunk or index == store.num_episodes - 1:
             yield label_episodes(networks, episodes)
             episodes, steps = [], 0
 
