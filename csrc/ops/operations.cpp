@@ -92,22 +92,44 @@ std::int64_t statistics_parts(const Lookup& lookup) {
     return std::min({affordable, useful, std::int64_t{16}});
 }
 
-std::int64_t first_bad_target(const Focal& focal, std::int64_t rows) {
+bool is_selected(const Focal& focal, std::int64_t row) {
+    return focal.target[row] != focal.ignore_index && (focal.mask == nullptr || focal.mask[row]);
+}
+
+// Whether all targets of selected rows are classes; a loop without branches.
+bool targets_are_classes(const Focal& focal, std::int64_t rows) {
+    bool fine = true;
     for (std::int64_t row = 0; row < rows; ++row) {
-        const std::int64_t target = focal.target[row];
-        const bool selected = target != focal.ignore_index && (focal.mask == nullptr || focal.mask[row]);
-        if (selected && (target < 0 || target >= focal.classes)) return row;
+        const bool valid =
+            static_cast<std::uint64_t>(focal.target[row]) < static_cast<std::uint64_t>(focal.classes);
+        fine &= valid | !is_selected(focal, row);
     }
-    return -1;
+    return fine;
 }
 
 double total_weight(const Focal& focal, std::int64_t rows) {
+    std::int64_t count = 0;
     double total = 0;
     for (std::int64_t row = 0; row < rows; ++row) {
-        const std::int64_t target = focal.target[row];
-        if (target == focal.ignore_index || (focal.mask != nullptr && !focal.mask[row])) continue;
-        total += focal.weight == nullptr ? 1.0 : static_cast<double>(focal.weight[target]);
+        const bool selected = is_selected(focal, row);
+        count += selected;
+        if (focal.weight != nullptr && selected)
+            total += static_cast<double>(focal.weight[focal.target[row]]);
     }
+    return focal.weight == nullptr ? static_cast<double>(count) : total;
+}
+
+double total_loss(const float* losses, std::int64_t rows) {
+    constexpr std::int64_t lanes = 8;  // independent sums, so that one addition need not wait for the last
+    double sums[lanes] = {};
+    std::int64_t row = 0;
+    for (; row + lanes <= rows; row += lanes) {
+        for (std::int64_t lane = 0; lane < lanes; ++lane)
+            sums[lane] += static_cast<double>(losses[row + lane]);
+    }
+    for (; row < rows; ++row) sums[0] += static_cast<double>(losses[row]);
+    double total = 0;
+    for (const double sum : sums) total += sum;
     return total;
 }
 
@@ -198,8 +220,12 @@ void move_codebook(const MovingCodebook& codebook, const float* counts, const fl
 }
 
 std::int64_t focal_loss(Focal focal, std::int64_t rows, Reduction reduction, float* reduced, int threads) {
-    const std::int64_t bad = first_bad_target(focal, rows);
-    if (bad >= 0) return bad;
+    if (!targets_are_classes(focal, rows)) {
+        std::int64_t bad = 0;
+        while (!is_selected(focal, bad) || (focal.target[bad] >= 0 && focal.target[bad] < focal.classes))
+            ++bad;
+        return bad;
+    }
     double divisor = 1;
     if (reduction == Reduction::mean) {
         divisor = total_weight(focal, rows);
@@ -209,9 +235,7 @@ std::int64_t focal_loss(Focal focal, std::int64_t rows, Reduction reduction, flo
     parallel_for(rows, useful_threads(rows * focal.classes * 16, threads),
                  [&](std::int64_t begin, std::int64_t end) { kernels().focal_rows(focal, begin, end); });
     if (reduction != Reduction::none) {
-        double total = 0;
-        for (std::int64_t row = 0; row < rows; ++row) total += static_cast<double>(focal.losses[row]);
-        *reduced = static_cast<float>(total / divisor);
+        *reduced = static_cast<float>(total_loss(focal.losses, rows) / divisor);
     }
     return -1;
 }

@@ -21,7 +21,6 @@ def _as_float(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.detach().to(torch.float32).contiguous()
 
 
-@impl("goskill::nearest_code", "CPU")
 def nearest_code(x: Tensor, codebook: Tensor, cosine: bool, with_distance: bool) -> tuple[Tensor, Tensor]:
     codes = codebook.to(torch.float32)
     codes = torch.nn.functional.normalize(codes, dim=-1) if cosine else codes.contiguous()
@@ -44,7 +43,6 @@ def nearest_code(x: Tensor, codebook: Tensor, cosine: bool, with_distance: bool)
     return indices, distance
 
 
-@impl("goskill::vector_quantize", "CPU")
 def vector_quantize(
     x: Tensor, codebook: Tensor, mask: Tensor | None, commitment_weight: float, codebook_weight: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -77,7 +75,6 @@ def vector_quantize(
     return quantized, indices, error.mul_(commitment_weight + codebook_weight), counts, sums
 
 
-@impl("goskill::straight_through", "CPU")
 def straight_through(
     x: Tensor,
     quantized: Tensor,
@@ -105,7 +102,6 @@ def straight_through(
     return out if mask is None else out.masked_fill_(~mask.unsqueeze(-1), 0)
 
 
-@impl("goskill::move_codebook_", "CPU")
 def move_codebook_(
     cluster_size: Tensor,
     average: Tensor,
@@ -130,7 +126,6 @@ def move_codebook_(
     )
 
 
-@impl("goskill::focal_loss", "CPU")
 def focal_loss(
     logits: Tensor,
     target: Tensor,
@@ -174,14 +169,24 @@ def focal_loss(
     return losses if reduced is None else reduced, gradient
 
 
-@impl("goskill::scale_rows", "CPU")
 def scale_rows(rows: Tensor, factor: Tensor) -> Tensor:
     return rows.clone().mul_(factor.unsqueeze(-1) if factor.ndim else factor)
 
 
-@impl("goskill::scale_rows_", "CPU")
 def scale_rows_(rows: Tensor, factor: Tensor) -> None:
     if factor.ndim:
         rows.mul_(factor.unsqueeze(-1))
     elif float(factor) != 1.0:
         rows.mul_(factor)
+
+
+for operation in (
+    nearest_code,
+    vector_quantize,
+    straight_through,
+    move_codebook_,
+    focal_loss,
+    scale_rows,
+    scale_rows_,
+):
+    impl(f"goskill::{operation.__name__}", "CPU")(operation)

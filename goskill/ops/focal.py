@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -80,16 +81,40 @@ def focal_loss(
             rows, row_target, weight, row_mask, gamma, ignore_index, label_smoothing, reduction
         )
     else:
-        with_gradient = torch.is_grad_enabled() and logits.requires_grad
-        losses, _ = torch.ops.goskill.focal_loss(
-            rows,
-            row_target,
-            weight,
-            row_mask,
-            gamma,
-            ignore_index,
-            label_smoothing,
-            operators.REDUCTIONS[reduction],
-            with_gradient,
-        )
+        options = (gamma, ignore_index, label_smoothing, operators.REDUCTIONS[reduction])
+        if torch.is_grad_enabled() and logits.requires_grad:
+            differentiable: Callable[..., Tensor] = _FocalLoss.apply
+            losses = differentiable(rows, row_target, weight, row_mask, *options)
+        else:
+            losses, _ = torch.ops.goskill.focal_loss(rows, row_target, weight, row_mask, *options, False)
     return losses.reshape(expected) if reduction == "none" else losses
+
+
+class _FocalLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        mask: Tensor | None,
+        gamma: float,
+        ignore_index: int,
+        label_smoothing: float,
+        reduction: int,
+    ) -> Tensor:
+        loss, gradient = torch.ops.goskill.focal_loss(
+            logits, target, weight, mask, gamma, ignore_index, label_smoothing, reduction, True
+        )
+        ctx.save_for_backward(gradient)
+        return cast(Tensor, loss)
+
+    @staticmethod
+    def backward(ctx: Any, factor: Tensor) -> Any:
+        (gradient,) = ctx.saved_tensors
+        # A second buffer is needed only if the graph is kept: this gradient may be asked for again. What a
+        # compiled step saved must not change.
+        if torch.compiler.is_compiling() or torch._C._autograd._get_current_graph_task_keep_graph():
+            return torch.ops.goskill.scale_rows(gradient, factor), *[None] * 7
+        torch.ops.goskill.scale_rows_(gradient, factor)
+        return gradient, *[None] * 7

@@ -1,4 +1,6 @@
-"""The operations as torch operators: schemas, fakes and gradients. Implementations are registered by device.
+"""The operations as torch operators: schemas and fakes. Implementations are registered by device.
+
+Gradients are autograd functions beside the public operations, which cost a third of registered ones.
 
 - ``goskill::nearest_code``: x [N, D], codebook [M, D] to indices [N], distance [N] (or empty)
 - ``goskill::vector_quantize``: x, codebook to quantized [N, D], indices [N], loss, counts [M], sums [M, D]
@@ -11,11 +13,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.library import define, register_autograd, register_fake
+from torch.library import define, register_fake
 
 NONE, MEAN, SUM = 0, 1, 2
 REDUCTIONS = {"none": NONE, "mean": MEAN, "sum": SUM}
@@ -122,61 +122,3 @@ register_fake("goskill::move_codebook_", _fake_move_codebook_in_place)
 register_fake("goskill::focal_loss", _fake_focal_loss)
 register_fake("goskill::scale_rows", _fake_scale_rows)
 register_fake("goskill::scale_rows_", _fake_scale_rows_in_place)
-
-
-def _save_quantization(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, codebook, mask, ctx.commitment_weight, ctx.codebook_weight = inputs
-    quantized, indices, _, counts, sums = output
-    # The codebook's gradient, up to a factor; the codebook itself may have moved when it is needed.
-    pull = counts.unsqueeze(-1) * codebook.detach() - sums if ctx.needs_input_grad[1] else None
-    ctx.save_for_backward(x, quantized, mask, counts, pull)
-    ctx.codebook_dtype = codebook.dtype
-    ctx.mark_non_differentiable(indices, counts, sums)
-    ctx.set_materialize_grads(False)
-
-
-def _quantization_gradient(
-    ctx: Any, gradient: Tensor | None, _indices: None, loss_gradient: Tensor | None, *_statistics: None
-) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-    x, quantized, mask, counts, pull = ctx.saved_tensors
-    if loss_gradient is None:
-        loss_gradient = counts.new_zeros(())
-    to_x = to_codebook = None
-    if ctx.needs_input_grad[0]:
-        if gradient is None:
-            gradient = torch.zeros_like(quantized)
-        to_x = torch.ops.goskill.straight_through(
-            x, quantized, mask, gradient, loss_gradient, counts, ctx.commitment_weight
-        )
-    if pull is not None:
-        elements = (counts.sum() * x.shape[-1]).clamp(min=1)
-        factor = 2 * ctx.codebook_weight * loss_gradient / elements
-        to_codebook = (pull * factor).to(ctx.codebook_dtype)
-    return to_x, to_codebook, None, None, None
-
-
-register_autograd("goskill::vector_quantize", _quantization_gradient, setup_context=_save_quantization)
-
-
-def _save_focal(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    _, gradient = output
-    ctx.mark_non_differentiable(gradient)
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(gradient)
-
-
-def _focal_gradient(ctx: Any, factor: Tensor | None, _gradient: None) -> tuple[Any, ...]:
-    (gradient,) = ctx.saved_tensors
-    result = None
-    if factor is not None:
-        # A second buffer is needed only if the graph is kept: this gradient may be asked for again. While a
-        # compiler traces, tensors are of other classes and what was saved must not change.
-        if type(gradient) is not Tensor or torch._C._autograd._get_current_graph_task_keep_graph():
-            result = torch.ops.goskill.scale_rows(gradient, factor)
-        else:
-            torch.ops.goskill.scale_rows_(gradient, factor)
-            result = gradient
-    return (result, *[None] * 8)
-
-
-register_autograd("goskill::focal_loss", _focal_gradient, setup_context=_save_focal)

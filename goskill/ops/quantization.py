@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, overload
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -144,12 +145,52 @@ def move_codebook(
     move(cluster_size, average, codes, statistics.counts, statistics.sums, decay, eps)
 
 
+class _Quantize(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        codebook: Tensor,
+        mask: Tensor | None,
+        commitment_weight: float,
+        codebook_weight: float,
+    ) -> tuple[Tensor, ...]:
+        outputs: tuple[Tensor, ...] = torch.ops.goskill.vector_quantize(
+            x, codebook, mask, commitment_weight, codebook_weight
+        )
+        quantized, indices, _, counts, sums = outputs
+        # The codebook's gradient, up to a factor; the codebook itself may have moved when it is needed.
+        pull = counts.unsqueeze(-1) * codebook - sums if ctx.needs_input_grad[1] else None
+        ctx.save_for_backward(x, quantized, mask, counts, pull)
+        ctx.commitment_weight, ctx.codebook_weight = commitment_weight, codebook_weight
+        ctx.codebook_dtype = codebook.dtype
+        ctx.mark_non_differentiable(indices, counts, sums)
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _indices: Any, loss_gradient: Tensor, *_statistics: Any) -> Any:
+        x, quantized, mask, counts, pull = ctx.saved_tensors
+        to_x = to_codebook = None
+        if ctx.needs_input_grad[0]:
+            to_x = torch.ops.goskill.straight_through(
+                x, quantized, mask, gradient, loss_gradient, counts, ctx.commitment_weight
+            )
+        if pull is not None:
+            elements = (counts.sum() * x.shape[-1]).clamp(min=1)
+            factor = 2 * ctx.codebook_weight * loss_gradient / elements
+            to_codebook = (pull * factor).to(ctx.codebook_dtype)
+        return to_x, to_codebook, None, None, None
+
+
 def _vector_quantize(
     x: Tensor, codebook: Tensor, mask: Tensor | None, commitment_weight: float, codebook_weight: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     rows = x.reshape(-1, x.shape[-1])
     row_mask = None if mask is None else mask.reshape(-1)
-    quantized, indices, loss, counts, sums = torch.ops.goskill.vector_quantize(
+    quantize: Callable[..., tuple[Tensor, ...]] = torch.ops.goskill.vector_quantize
+    if torch.is_grad_enabled() and (x.requires_grad or codebook.requires_grad):
+        quantize = _Quantize.apply
+    quantized, indices, loss, counts, sums = quantize(
         rows, codebook, row_mask, commitment_weight, codebook_weight
     )
     return quantized.reshape(x.shape), indices.reshape(x.shape[:-1]), loss, counts, sums

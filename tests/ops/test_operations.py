@@ -41,7 +41,7 @@ def assert_nearest(x: Tensor, codebook: Tensor, indices: Tensor) -> None:
     assert (chosen - distances.min(1).values <= budget).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     rows=st.integers(0, 70),
     dim=st.integers(1, 40),
@@ -141,7 +141,7 @@ def test_vector_quantize_equals_the_float64_reference(mode: Any, dtype: torch.dt
             continue
         scale = max(1.0, float(exact.detach().abs().max()))
         limit = tolerance if name in ("quantized", "dx") else 1e-6
-        assert float((ours.double() - exact).abs().max()) <= limit * scale, name
+        assert float((ours.detach().double() - exact).abs().max()) <= limit * scale, name
 
 
 def test_frozen_codebook_gets_no_gradient_and_x_still_does() -> None:
@@ -200,7 +200,7 @@ def focal_results(rows: Tensor, target: Tensor, factor: float, **arguments: Any)
     return loss.detach().double(), gradient.double()
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     rows=st.integers(0, 40),
     classes=st.integers(1, 70),
