@@ -48,13 +48,14 @@ def _statistics(path: Path, content: dict[str, Any], dim: int) -> Statistics:
 
 @dataclass(frozen=True)
 class ShardLayout:
-    """One shard: its folder, counts, statistics, and the manifest's entry of each column."""
+    """One shard: its folder, counts, statistics, the manifest's entry of each column, and the writer's note."""
 
     folder: Path
     steps: int
     episodes: int
     statistics: Statistics
     columns: dict[str, dict[str, Any]]
+    note: dict[str, Any]
     checksum: str
 
     @classmethod
@@ -72,7 +73,8 @@ class ShardLayout:
             if not isinstance(column, dict) or not isinstance(column.get("sha256"), str):
                 raise StoreError(f"{path}: expected a checksum for column {name!r:.80}")
         episodes = count_field(path, content, "episodes", 1)
-        return cls(folder, steps, episodes, statistics, columns, str(content["checksum"]))
+        note = field(path, content, "note", dict) if "note" in content else {}
+        return cls(folder, steps, episodes, statistics, columns, note, str(content["checksum"]))
 
 
 @dataclass(frozen=True)

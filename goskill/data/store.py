@@ -78,6 +78,11 @@ class EpisodeStore:
         return [shard.folder for shard in self._layout.shards]
 
     @property
+    def shard_notes(self) -> list[dict[str, Any]]:
+        """What the writers noted with each shard."""
+        return [dict(shard.note) for shard in self._layout.shards]
+
+    @property
     def tasks(self) -> list[str]:
         """Task names; a task index points into them."""
         return list(self._layout.tasks)

@@ -123,7 +123,7 @@ class _Shard:
         self.steps += len(rewards)
         self.episodes += 1
 
-    def publish(self, target: Path, provenance: Mapping[str, Any]) -> None:
+    def publish(self, target: Path, provenance: Mapping[str, Any], note: Mapping[str, Any]) -> None:
         columns = {name: column.finish() for name, column in self.columns.items()}
         content = {
             "format": SHARD_FORMAT,
@@ -133,6 +133,7 @@ class _Shard:
             "columns": columns,
             "statistics": self.statistics.to_json(),
             "provenance": dict(provenance),
+            "note": dict(note),
         }
         write_manifest(self.folder / MANIFEST, content)
         publish_folder(self.folder, target)
@@ -324,25 +325,29 @@ class StoreWriter:
                 complete = True
         finally:
             if not complete:
-                self._discard()
+                self._fail()
         if self._shard.steps >= self._shard_steps:
             self.flush()
 
-    def flush(self) -> None:
-        """Close the current shard, if it holds an episode: it is on disk and visible afterwards."""
+    def flush(self, note: Mapping[str, Any] | None = None) -> None:
+        """Close the current shard, if it holds an episode: it is on disk and visible afterwards.
+
+        ``note``, JSON-able, is kept with the shard (:attr:`EpisodeStore.shard_notes`): what a program
+        needs to go on where the shard ends.
+        """
         shard = self._shard
         if shard is None:
             return
         try:
             with storage_errors(self.path):
-                shard.publish(self.path / shard_name(self._shards), self._provenance)
+                shard.publish(self.path / shard_name(self._shards), self._provenance, note or {})
                 self._shard = None
                 self._shards += 1
                 if self._provenance not in self._all_provenance:
                     self._all_provenance = [*self._all_provenance, self._provenance]
                 self._write_store_manifest()
         except BaseException:
-            self._discard()
+            self._fail()
             raise
 
     def close(self) -> None:
@@ -354,10 +359,14 @@ class StoreWriter:
         finally:
             self._release_lock()
 
-    def _discard(self) -> None:
+    def discard(self) -> None:
+        """Drop the episodes that are not flushed yet."""
         if self._shard is not None:
             self._shard.discard()
             self._shard = None
+
+    def _fail(self) -> None:
+        self.discard()
         self._release_lock()
 
     def __enter__(self) -> StoreWriter:

@@ -1,0 +1,17 @@
+"""Conversion of other datasets into episode stores, and of stores into other formats."""
+
+from goskill.data.convert.hdf5 import from_hdf5, to_hdf5
+from goskill.data.convert.minari import from_minari, to_minari
+from goskill.data.convert.npz import from_npz
+from goskill.data.convert.report import ConversionReport
+from goskill.data.convert.restricted_pickle import load_prompts
+
+__all__ = [
+    "ConversionReport",
+    "from_hdf5",
+    "from_minari",
+    "from_npz",
+    "load_prompts",
+    "to_hdf5",
+    "to_minari",
+]

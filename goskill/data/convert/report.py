@@ -1,0 +1,43 @@
+"""What a conversion found."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_LISTED = 100
+
+
+@dataclass
+class ConversionReport:
+    """Counts, and what was odd. Kept beside the store as ``conversion.json``."""
+
+    source: str
+    episodes: int = 0  # in the store
+    steps: int = 0
+    split: list[str] = field(default_factory=list)  # files cut where the next observation is not the next row
+    duplicates: list[str] = field(default_factory=list)  # episodes equal to an earlier one
+    shortened: list[str] = field(default_factory=list)  # episodes whose last step has no next observation
+    constant_dimensions: list[int] = field(default_factory=list)  # of the observations
+    missing_prompts: list[str] = field(default_factory=list)  # tasks without a file of prompts
+    prompt_episodes: dict[str, list[int]] = field(default_factory=dict)  # prompts found among the episodes
+    fewer_episodes: dict[str, int] = field(
+        default_factory=dict
+    )  # tasks with fewer than the layout should have
+
+    def add(self, kind: str, what: str) -> None:
+        """Note an oddity; of each kind the first hundred are listed."""
+        listed: list[str] = getattr(self, kind)
+        if len(listed) < _LISTED:
+            listed.append(what)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON-able values."""
+        return dataclasses.asdict(self)
+
+    def write(self, store: Path) -> None:
+        """Keep it beside the store."""
+        (store / "conversion.json").write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,312 @@
+"""Conversion of the field's datasets: exact transitions, hostile files refused, interrupted runs continued."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from store_builders import random_episode
+
+from goskill.data import EpisodeStore
+from goskill.data.convert import from_hdf5, from_minari, from_npz, load_prompts, to_hdf5, to_minari
+from goskill.errors import InputError, StoreError
+
+
+def transitions(
+    generator: np.random.Generator, length: int, dtype: type = np.float32
+) -> dict[str, np.ndarray]:
+    """One episode as the datasets hold it: flat transitions with their next observations."""
+    episode = random_episode(generator, length)
+    return {
+        "observations": episode["observations"][:-1].astype(dtype),
+        "next_observations": episode["observations"][1:].astype(dtype),
+        "actions": episode["actions"].astype(dtype),
+        "rewards": episode["rewards"].astype(dtype)[:, None],
+        "terminals": np.zeros((length, 1), dtype=dtype),
+    }
+
+
+def save_prompts(path: Path, episodes: list[dict[str, np.ndarray]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    array = np.empty(len(episodes), dtype=object)
+    array[:] = episodes
+    np.save(path, array, allow_pickle=True)
+
+
+def build(root: Path, layout: str, tasks: list[str], count: int, length: int = 6) -> dict[str, list[dict]]:
+    """A small dataset in one of the layouts, and what it holds."""
+    generator = np.random.default_rng(0)
+    data: dict[str, list[dict]] = {}
+    for task in tasks:
+        data[task] = [
+            transitions(generator, length, np.float64 if i % 2 else np.float32) for i in range(count)
+        ]
+        if layout == "mtdiff":
+            folder = root / task / "sac" / "dataset"
+            folder.mkdir(parents=True)
+            for i in range(0, count, 2):
+                pair = data[task][i : i + 2]
+                joined = {name: np.concatenate([part[name] for part in pair]) for name in pair[0]}
+                joined["terminals"][[j * length + length - 1 for j in range(len(pair))]] = 1
+                np.savez_compressed(folder / f"{i}.npz", **joined, task=np.array(task))
+            save_prompts(root / "metaworld_prompts" / f"{task}_prompt.npy", data[task][-2:])
+            continue
+        folder = root / "metaworld" / task if layout == "goskill" else root / task
+        folder.mkdir(parents=True)
+        for i, episode in enumerate(data[task]):
+            np.savez(folder / f"{i}.npz", **episode)
+        if layout == "goskill":
+            for quality in ("expert", "medium"):
+                save_prompts(root / "metaworld" / "prompt" / f"{task}-prompt-{quality}.npy", data[task][-2:])
+    return data
+
+
+def assert_holds(store: EpisodeStore, data: dict[str, list[dict]]) -> None:
+    for task, episodes in data.items():
+        chosen = np.flatnonzero(store.episode_task == store.task_index(task.removesuffix("-v2")))
+        assert len(chosen) == len(episodes)
+        for index, expected in zip(chosen, episodes, strict=True):
+            episode = store.episode(int(index))
+            np.testing.assert_array_equal(
+                episode.observations[:-1], expected["observations"].astype(np.float32)
+            )
+            np.testing.assert_array_equal(
+                episode.observations[1:], expected["next_observations"].astype(np.float32)
+            )
+            np.testing.assert_array_equal(episode.actions, expected["actions"].astype(np.float32))
+            np.testing.assert_array_equal(episode.rewards, expected["rewards"].reshape(-1).astype(np.float32))
+
+
+@pytest.mark.parametrize("layout", ["goskill", "mtdiff", "harmodt"])
+def test_every_layout_is_converted_exactly(tmp_path: Path, layout: str) -> None:
+    data = build(tmp_path / "source", layout, ["reach-v2", "push-v2"], 12)
+    seen = []
+    report = from_npz(
+        layout, tmp_path / "source", tmp_path / "store", progress=lambda *done: seen.append(done)
+    )
+    store = EpisodeStore.open(tmp_path / "store")
+    store.verify()
+    assert_holds(store, data)
+    assert store.tasks == ["push", "reach"]
+    assert report.episodes == 24
+    assert report.fewer_episodes == {"reach": 12, "push": 12}
+    assert seen[-1][0] == seen[-1][1]
+    if layout != "harmodt":
+        assert report.prompt_episodes == {"push": [10, 11], "reach": [22, 23]}
+        assert EpisodeStore.open(tmp_path / "store" / "prompts").num_episodes == 4
+
+
+def test_several_processes_write_the_same_store(tmp_path: Path) -> None:
+    data = build(tmp_path / "source", "goskill", ["reach"], 20)
+    from_npz("goskill", tmp_path / "source", tmp_path / "store", workers=2)
+    assert_holds(EpisodeStore.open(tmp_path / "store"), data)
+
+
+def test_only_the_first_episodes_of_a_quality_are_taken(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("goskill.data.convert.npz._limit", lambda layout, quality: 5)
+    data = build(tmp_path / "source", "mtdiff", ["reach"], 8)
+    from_npz("mtdiff", tmp_path / "source", tmp_path / "store", quality="sub-optimal")
+    assert_holds(EpisodeStore.open(tmp_path / "store"), {"reach": data["reach"][:5]})
+
+
+@pytest.mark.parametrize("stop", [1, 5, 11])
+def test_an_interrupted_conversion_goes_on_without_loss_or_repetition(
+    tmp_path: Path, monkeypatch, stop: int
+) -> None:
+    monkeypatch.setattr("goskill.data.convert.npz._SHARD_STEPS", 15)
+    data = build(tmp_path / "source", "goskill", ["reach"], 12)
+
+    def interrupt(done: int, _: int) -> None:
+        if done == stop:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        from_npz("goskill", tmp_path / "source", tmp_path / "store", progress=interrupt)
+    from_npz("goskill", tmp_path / "source", tmp_path / "store")
+    from_npz("goskill", tmp_path / "source", tmp_path / "store")
+    assert_holds(EpisodeStore.open(tmp_path / "store"), data)
+
+
+def test_other_data_is_not_mixed_in(tmp_path: Path) -> None:
+    build(tmp_path / "source", "goskill", ["reach"], 2)
+    from_npz("goskill", tmp_path / "source", tmp_path / "store")
+    with pytest.raises(StoreError, match="other data"):
+        from_npz("goskill", tmp_path / "source", tmp_path / "store", quality="sub-optimal")
+
+
+def test_an_episode_whose_next_observations_jump_is_cut_and_reported(tmp_path: Path) -> None:
+    folder = tmp_path / "source" / "reach"
+    folder.mkdir(parents=True)
+    episode = transitions(np.random.default_rng(0), 9)
+    episode["next_observations"][3] += 1
+    np.savez(folder / "0.npz", **episode)
+    report = from_npz("harmodt", tmp_path / "source", tmp_path / "store")
+    store = EpisodeStore.open(tmp_path / "store")
+    assert store.episode_length.tolist() == [4, 5]
+    observed = np.concatenate([store.episode(i).observations[1:] for i in range(2)])
+    np.testing.assert_array_equal(observed, episode["next_observations"])
+    assert len(report.split) == 1
+
+
+def test_oddities_are_reported(tmp_path: Path) -> None:
+    folder = tmp_path / "source" / "metaworld" / "reach"
+    folder.mkdir(parents=True)
+    episode = transitions(np.random.default_rng(0), 4)
+    for name in ("observations", "next_observations"):
+        episode[name][:, 2] = 0.25
+    for i in range(2):
+        np.savez(folder / f"{i}.npz", **episode)
+    report = from_npz("goskill", tmp_path / "source", tmp_path / "store")
+    assert report.constant_dimensions == [2]
+    assert report.missing_prompts == ["reach"]
+    assert [Path(name).name for name in report.duplicates] == ["1.npz"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"actions": None},
+        {"actions": np.zeros((3, 2))},
+        {"observations": np.zeros(4)},
+        {"rewards": np.array(["a"] * 4)},
+        {"rewards": np.array([{}] * 4, dtype=object)},
+        {"rewards": np.full(4, np.nan)},
+        {"actions": np.full((4, 2), 1e300)},
+        {"next_observations": np.zeros((4, 6))},
+    ],
+)
+def test_wrong_files_are_refused_by_name(tmp_path: Path, change: dict) -> None:
+    folder = tmp_path / "source" / "reach"
+    folder.mkdir(parents=True)
+    np.savez(folder / "0.npz", **transitions(np.random.default_rng(0), 4))
+    wrong = {**transitions(np.random.default_rng(0), 4), **change}
+    np.savez(folder / "1.npz", **{name: value for name, value in wrong.items() if value is not None})
+    with pytest.raises(StoreError, match=r"1\.npz"):
+        from_npz("harmodt", tmp_path / "source", tmp_path / "store")
+
+
+def test_damaged_archives_are_refused_by_name(tmp_path: Path) -> None:
+    folder = tmp_path / "source" / "reach"
+    folder.mkdir(parents=True)
+    np.savez_compressed(folder / "0.npz", **transitions(np.random.default_rng(0), 40))
+    content = (folder / "0.npz").read_bytes()
+    for damaged in (b"", b"PK", content[: len(content) // 2], content[:300] + b"\xff" * 40 + content[340:]):
+        (folder / "0.npz").write_bytes(damaged)
+        with pytest.raises(StoreError, match=r"0\.npz"):
+            from_npz("harmodt", tmp_path / "source", tmp_path / "store")
+
+
+def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="layout"):
+        from_npz("other", tmp_path, tmp_path / "store")
+    with pytest.raises(InputError, match="quality"):
+        from_npz("goskill", tmp_path, tmp_path / "store", quality="best")
+    with pytest.raises(StoreError, match="no task folders"):
+        from_npz("goskill", tmp_path, tmp_path / "store")
+
+
+class Hostile:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/goskill-was-here",)
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+@pytest.mark.parametrize(
+    "content", [Hostile(), [{"a": Hostile()}], np.array([{"a": Hostile()}], dtype=object), print]
+)
+def test_hostile_pickles_are_refused_without_running(tmp_path: Path, protocol: int, content: object) -> None:
+    path = tmp_path / "prompt.npy"
+    path.write_bytes(pickle.dumps(content, protocol=protocol))
+    with pytest.raises(StoreError, match="cannot be read safely"):
+        load_prompts(path)
+    assert not Path("/tmp/goskill-was-here").exists()
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 3, 4, 5])
+def test_honest_pickles_are_read(tmp_path: Path, protocol: int) -> None:
+    episode = {
+        **transitions(np.random.default_rng(0), 5),
+        "task": "reach",
+        "length": np.int64(5),
+        "nothing": None,
+    }
+    path = tmp_path / "prompt.pkl"
+    path.write_bytes(pickle.dumps([episode], protocol=protocol))
+    (read,) = load_prompts(path)
+    assert read.keys() == episode.keys()
+    np.testing.assert_array_equal(read["observations"], episode["observations"])
+
+
+def test_prompts_that_are_no_episodes_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "numbers.npy", np.zeros(3))
+    (tmp_path / "list.npy").write_bytes(pickle.dumps([1, 2]))
+    (tmp_path / "empty.npy").write_bytes(b"")
+    for name in ("numbers", "list", "empty", "missing"):
+        with pytest.raises(StoreError, match=name):
+            load_prompts(tmp_path / f"{name}.npy")
+
+
+def test_d4rl_files_go_both_ways(uneven: EpisodeStore, tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    files = to_hdf5(uneven, tmp_path / "d4rl")
+    assert [file.stem for file in files] == uneven.tasks
+    with h5py.File(files[0]) as file:
+        assert file["timeouts"][:].sum() == (uneven.episode_task == 0).sum()
+    report = from_hdf5(tmp_path / "d4rl", tmp_path / "store")
+    back = EpisodeStore.open(tmp_path / "store")
+    assert report.episodes == uneven.num_episodes
+    order = np.argsort(uneven.episode_task, kind="stable")
+    for number, index in enumerate(order):
+        np.testing.assert_array_equal(
+            back.episode(number).observations, uneven.episode(int(index)).observations
+        )
+        np.testing.assert_array_equal(back.episode(number).rewards, uneven.episode(int(index)).rewards)
+
+
+def test_d4rl_files_without_next_observations_lose_the_last_step(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    episode = transitions(np.random.default_rng(0), 10)
+    with h5py.File(tmp_path / "reach.hdf5", "w") as file:
+        for name in ("observations", "actions", "rewards"):
+            file[name] = episode[name]
+        file["timeouts"] = np.arange(10) == 3
+    report = from_hdf5(tmp_path / "reach.hdf5", tmp_path / "store")
+    assert EpisodeStore.open(tmp_path / "store").episode_length.tolist() == [3, 5]
+    assert len(report.shortened) == 2
+    (tmp_path / "broken.hdf5").write_bytes(b"no")
+    with pytest.raises(StoreError, match="D4RL"):
+        from_hdf5(tmp_path / "broken.hdf5", tmp_path / "other")
+
+
+def test_minari_datasets_go_both_ways(uneven: EpisodeStore, tmp_path: Path, monkeypatch) -> None:
+    pytest.importorskip("minari")
+    pytest.importorskip("h5py")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    to_minari(
+        uneven,
+        "goskill/test-v0",
+        "task-1",
+        author="a test",
+        author_email="a@b.c",
+        code_permalink="https://a.b",
+    )
+    from_minari("goskill/test-v0", tmp_path / "store", task="task-1")
+    back = EpisodeStore.open(tmp_path / "store")
+    chosen = np.flatnonzero(uneven.episode_task == 1)
+    assert back.num_episodes == len(chosen)
+    for number, index in enumerate(chosen):
+        np.testing.assert_array_equal(
+            back.episode(number).observations, uneven.episode(int(index)).observations
+        )
+        np.testing.assert_array_equal(back.episode(number).actions, uneven.episode(int(index)).actions)
+
+
+def test_missing_packages_are_named() -> None:
+    code = "import sys; sys.modules['h5py'] = None; from goskill.data.convert import from_hdf5; from_hdf5('a', 'b')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "pip install h5py" in done.stderr
