@@ -18,8 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from goskill.errors import InputError
-from goskill.settings import closest
+from goskill.errors import InputError, closest
 
 FOLDER = Path(__file__).parent
 NOT_SUITES = {"__init__", "runner", "report", "conftest"}

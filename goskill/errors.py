@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """Something that the caller gave is wrong: the message names it, what was expected and what came."""
@@ -13,3 +16,10 @@ class StoreError(InputError):
 
 class CheckpointError(InputError):
     """A checkpoint on disk is missing, damaged, or belongs to another configuration."""
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """For messages about an unknown name: ``did you mean 'push'?``, or a list of what is known."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"

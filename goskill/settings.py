@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from goskill.errors import InputError
+from goskill.errors import InputError, closest
 
 Dataclass = TypeVar("Dataclass")
-
-
-def closest(name: str, known: Sequence[str]) -> str:
-    """A hint such as ``did you mean 'push'?`` or a list of what is known."""
-    matches = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {matches[0]!r}?" if matches else f"known: {', '.join(known)}"
 
 
 def from_mapping(cls: type[Dataclass], values: Mapping[str, Any], where: str) -> Dataclass:

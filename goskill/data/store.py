@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import operator
 import os
@@ -21,7 +20,7 @@ from goskill.data.files import column_digest, storage_errors
 from goskill.data.labels import label_folder, label_names, read_label_manifest, write_labels
 from goskill.data.layout import StoreLayout
 from goskill.data.statistics import Normalization, Statistics
-from goskill.errors import InputError, StoreError
+from goskill.errors import InputError, StoreError, closest
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -153,10 +152,9 @@ class EpisodeStore:
         """The index of a task name. InputError names the nearest one if there is no such task."""
         if task in self._layout.tasks:
             return self._layout.tasks.index(task)
-        near = difflib.get_close_matches(str(task), self._layout.tasks, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
         raise InputError(
-            f"task: expected one of the {len(self.tasks)} tasks of {self.path}, got {task!r:.80}{hint}"
+            f"task: expected one of the {len(self.tasks)} tasks of {self.path}, got {task!r:.80}; "
+            f"{closest(str(task), self._layout.tasks)}"
         )
 
     def episode(self, index: int) -> Episode:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import fcntl
 import json
 import os
@@ -28,7 +27,7 @@ from goskill.data.files import (
 )
 from goskill.data.layout import FORMAT, SHARD_FORMAT, VERSION, StoreLayout, shard_name
 from goskill.data.statistics import Statistics
-from goskill.errors import InputError, StoreError
+from goskill.errors import InputError, StoreError, closest
 
 _LOCK = ".lock"
 _TASK_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
@@ -302,10 +301,9 @@ class StoreWriter:
         if self._lock is None:
             raise InputError("append: the writer is closed")
         if task not in self._tasks:
-            near = difflib.get_close_matches(str(task), self._tasks, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
             raise InputError(
-                f"task: expected one of the store's {len(self._tasks)} tasks, got {task!r:.80}{hint}"
+                f"task: expected one of the store's {len(self._tasks)} tasks, got {task!r:.80}; "
+                f"{closest(str(task), self._tasks)}"
             )
         reward_values = _values("rewards", rewards, (None,))
         length = len(reward_values)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import re
 from collections.abc import Iterable
 
-from goskill.errors import InputError
+from goskill.errors import InputError, closest
 
 _MT10 = [
     "reach",
@@ -96,11 +95,6 @@ _ALL_TASKS = frozenset(_MT50)
 _VERSION_SUFFIX = re.compile(r"-v[23]$")
 
 
-def _hint(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
 def tasks_of(suite: str) -> list[str]:
     """The task names of a suite: ``"mt10"``, ``"mt30"``, ``"mt50"``, ``"ml45-train"`` or ``"ml45-test"``.
 
@@ -109,7 +103,7 @@ def tasks_of(suite: str) -> list[str]:
     tasks = SUITES.get(str(suite).lower())
     if tasks is None:
         raise InputError(
-            f"suite: expected one of {', '.join(SUITES)}, got {suite!r}{_hint(str(suite), SUITES)}"
+            f"suite: expected one of {', '.join(SUITES)}, got {suite!r}; {closest(str(suite), SUITES)}"
         )
     return list(tasks)
 
@@ -121,7 +115,9 @@ def task_name(task: str) -> str:
     """
     name = _VERSION_SUFFIX.sub("", str(task))
     if name not in _ALL_TASKS:
-        raise InputError(f"task: expected a MetaWorld task, got {task!r}{_hint(name, sorted(_ALL_TASKS))}")
+        raise InputError(
+            f"task: expected a MetaWorld task, got {task!r}; {closest(name, sorted(_ALL_TASKS))}"
+        )
     return name
 
 

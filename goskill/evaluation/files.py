@@ -6,8 +6,6 @@ import csv
 import io
 import json
 import math
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +15,7 @@ import numpy as np
 
 from goskill.errors import InputError
 from goskill.evaluation.results import DataReturns, Protocol, Results, Skills, TaskEpisodes
+from goskill.files import write_atomically
 
 FORMAT = "goskill-results"
 VERSION = 1
@@ -25,25 +24,6 @@ INTERVALS = {
     "success_ci95": "Wilson score",
     "success_last_ci95": "Wilson score",
 }
-
-
-def write_atomically(path: str | Path, text: str) -> Path:
-    """Write ``text`` beside ``path`` and rename it into place, so that a reader never sees half of it."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes private files; results are for everyone who may read the folder.
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return target
 
 
 def to_json(results: Results) -> dict[str, Any]:

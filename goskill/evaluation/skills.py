@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from goskill.errors import InputError
-from goskill.evaluation.files import FileReader, read_json, write_atomically
+from goskill.evaluation.files import FileReader, read_json
+from goskill.files import write_atomically
 
 FILE_NAME = "data_skills.json"
 _FORMAT = "goskill-data-skills"

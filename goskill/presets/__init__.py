@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
-from goskill.errors import InputError
-from goskill.settings import closest, parse_override
+from goskill.errors import InputError, closest
+from goskill.settings import parse_override
 
 if sys.version_info >= (3, 11):
     import tomllib

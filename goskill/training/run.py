@@ -6,13 +6,13 @@ import dataclasses
 import fcntl
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from goskill.errors import CheckpointError, InputError
+from goskill.files import write_atomically
 from goskill.training import distributed
 
 # Settings that cannot change what is learned (beyond rounding), so a run may be continued with other ones.
@@ -20,21 +20,6 @@ FREE_ON_RESUME = {"data.path"} | frozenset(
     f"training.{name}"
     for name in ("device", "threads", "log_every", "checkpoint_every", "keep_checkpoints", "profile", "wandb")
 )
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace ``path`` by a file with this text; a reader sees the old one or the new one, never a part."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 @dataclasses.dataclass(frozen=True)
