@@ -41,6 +41,10 @@ def class_index(
     labels: npt.NDArray[np.unsignedinteger[Any]], num_classes: int, threads: int = 1
 ) -> tuple[npt.NDArray[np.unsignedinteger[Any]] | npt.NDArray[np.int64], npt.NDArray[np.int64]]: ...
 
+class RowGather:
+    def __init__(self, arrays: list[npt.NDArray[np.float32]]) -> None: ...
+    def gather(self, place: npt.NDArray[np.int64], row: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]: ...
+
 class SegmentSampler:
     def __init__(
         self,

@@ -8,6 +8,7 @@
 #include "data/class_index.hpp"
 #include "data/context_sampler.hpp"
 #include "data/fault.hpp"
+#include "data/row_gather.hpp"
 #include "data/segment_sampler.hpp"
 #include "data/store.hpp"
 #include "registration.hpp"
@@ -282,6 +283,39 @@ void register_samplers(py::module_& module) {
              py::arg("batch"), "Fills only the arrays that say where the samples come from.");
 }
 
+// Holds on to the arrays it picks rows from.
+struct RowGather {
+    explicit RowGather(std::vector<Array<float>> given) : arrays(std::move(given)) {
+        for (const Array<float>& array : arrays) {
+            if (array.ndim() != 2 || array.shape(1) != arrays.front().shape(1)) {
+                throw py::value_error("arrays: expected two dimensions, the second the same in all");
+            }
+            sources.push_back({array.data(), array.shape(0)});
+        }
+        width = arrays.empty() ? 0 : arrays.front().shape(1);
+    }
+
+    Array<float> gather(const Array<std::int64_t>& place, const Array<std::int64_t>& row) const {
+        if (place.size() != row.size()) throw py::value_error("place and row: expected as many of each");
+        Array<float> out({row.size(), static_cast<py::ssize_t>(width)});
+        float* target = out.mutable_data();
+        const py::gil_scoped_release released;
+        gather_rows(sources, width, place.data(), row.data(), row.size(), target);
+        return out;
+    }
+
+    std::vector<Array<float>> arrays;
+    std::vector<RowSource> sources;
+    std::int64_t width = 0;
+};
+
+void register_row_gather(py::module_& module) {
+    py::class_<RowGather>(module, "RowGather", "Picks rows from many arrays of one width.")
+        .def(py::init<std::vector<Array<float>>>(), py::arg("arrays"))
+        .def("gather", &RowGather::gather, py::arg("place"), py::arg("row"),
+             "Rows [n, width]: row[i] of array place[i], or zeros where row[i] is -1.");
+}
+
 }  // namespace
 
 void register_data(py::module_& module) {
@@ -297,6 +331,7 @@ void register_data(py::module_& module) {
     register_store(module);
     register_labels(module);
     register_samplers(module);
+    register_row_gather(module);
 }
 
 }  // namespace goskill

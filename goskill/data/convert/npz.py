@@ -180,11 +180,10 @@ def from_npz(
         store = EpisodeStore.open(target)
         if any(known != provenance for known in store.provenance):
             raise StoreError(f"{target}: holds other data than this conversion would write")
-        state = (
-            store.shard_notes[-1]
-            if store.shard_notes
-            else {"files": 0, "taken": {}, "report": report.to_json()}
-        )
+        notes = store.shard_notes
+        state: dict[str, Any] = {"files": 0, "taken": {}, "report": report.to_json()}
+        if notes:
+            state = notes[-1]
         report = ConversionReport(**state["report"])
         try:
             _copy(writer, store, files, at_terminals, limit, state, report, workers, progress)
