@@ -71,7 +71,7 @@ class Watch:
         """Events in what was read, each with ``event`` and ``message``.
 
         A loss is a spike if it lies ``SPIKE`` standard deviations above the mean of the read before. A metric
-        called ``dead_codes`` tells how many codes nobody chose.
+        called ``dead_codes`` tells how many codes no row of a batch chose; the fewest in any batch count.
         """
         losses = rows[:, names.index("loss")].astype(np.float64)
         if objective in self._usual:
@@ -84,7 +84,7 @@ class Watch:
                 }
         self._usual[objective] = float(losses.mean()), float(losses.std())
         if "dead_codes" in names:
-            dead = float(rows[-1, names.index("dead_codes")])
+            dead = float(rows[:, names.index("dead_codes")].min())
             if dead != self._dead.get(objective, 0.0):
                 yield {"event": "dead codes", "message": f"{dead:g} codes of {objective!r} are not chosen"}
             self._dead[objective] = dead

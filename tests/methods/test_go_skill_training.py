@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from goskill.data import EpisodeStore
 from goskill.errors import CheckpointError, InputError
 from goskill.methods.go_skill import ABLATIONS, GoSkill, label_name, networks_from_state
-from goskill.methods.go_skill.losses import PolicyLoss, SkillLoss, masked_mean, perplexity
+from goskill.methods.go_skill.losses import PolicyLoss, SkillLoss, masked_mean, perplexity, usage
 from goskill.training import Objective, TrainingSettings
 
 
@@ -400,5 +400,5 @@ def test_masked_mean_and_perplexity() -> None:
     values, mask = torch.tensor([[1.0, 100.0], [3.0, 5.0]]), torch.tensor([[True, False], [True, True]])
     assert masked_mean(values, mask) == 3.0
     assert masked_mean(values, torch.zeros(2, 2, dtype=torch.bool)) == 0.0
-    assert perplexity(torch.arange(4), 16).item() == pytest.approx(4.0)
-    assert perplexity(torch.zeros(9, dtype=torch.int64), 16).item() == pytest.approx(1.0)
+    assert perplexity(usage(torch.arange(4), 16)).item() == pytest.approx(4.0)
+    assert perplexity(usage(torch.zeros(9, dtype=torch.int64), 16)).item() == pytest.approx(1.0)

@@ -64,7 +64,7 @@ def test_a_profile_is_a_trace_per_phase(tmp_path):
 def test_spikes_and_dead_codes_are_events():
     watch, names = Watch(), ("loss", "gradient_norm", "dead_codes")
     usual = np.array([[1.0, 1.0, 0.0], [1.1, 1.0, 0.0]], dtype=np.float32)
-    spiked = np.array([[1.0, 1.0, 0.0], [1.7, 1.0, 3.0]], dtype=np.float32)
+    spiked = np.array([[1.0, 1.0, 3.0], [1.7, 1.0, 4.0]], dtype=np.float32)
     assert list(watch.look("skill", names, usual)) == []
     events = list(watch.look("skill", names, spiked))
     assert [event["event"] for event in events] == ["loss spike", "dead codes"]

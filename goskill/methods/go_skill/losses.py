@@ -33,7 +33,9 @@ class SkillLoss(nn.Module):
         loss = error * actions.shape[-1] if networks.settings.action_loss == "sum" else error
         metrics = {"action_error": error.detach()}
         if index is not None:
-            metrics["perplexity"] = perplexity(index, networks.settings.codebook_size)
+            share = usage(index, networks.settings.codebook_size)
+            metrics["perplexity"] = perplexity(share)
+            metrics["dead_codes"] = (share == 0).sum()
         if not self.frozen and networks.settings.discrete:
             loss = loss + vq_loss
             metrics["vq_loss"] = vq_loss.detach()
@@ -86,8 +88,12 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return distributed.global_mean((values * weight).sum(), weight.sum())
 
 
-def perplexity(index: Tensor, count: int) -> Tensor:
-    """exp of the entropy of how often each of ``count`` classes occurs in ``index``: from 1 to count."""
+def usage(index: Tensor, count: int) -> Tensor:
+    """The share [count] of each of ``count`` classes in ``index``, over the batches of all ranks."""
     classes = torch.arange(count, device=index.device)
-    share = distributed.average((index.flatten()[:, None] == classes).float().mean(0))
+    return distributed.average((index.flatten()[:, None] == classes).float().mean(0))
+
+
+def perplexity(share: Tensor) -> Tensor:
+    """exp of the entropy of shares [count] that sum to 1: from 1 to count."""
     return torch.exp(-torch.special.xlogy(share, share).sum())
