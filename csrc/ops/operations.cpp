@@ -49,9 +49,9 @@ const Kernels& kernels() {
     return baseline_kernels;
 }
 
-// A thread has to be worth waking: about 30 microseconds of work.
+// A thread has to be worth waking, also on a busy machine: about 100 microseconds of work.
 int useful_threads(std::int64_t multiply_adds, int threads) {
-    const std::int64_t worth = std::max<std::int64_t>(1, multiply_adds / 500'000);
+    const std::int64_t worth = std::max<std::int64_t>(1, multiply_adds / 2'000'000);
     return static_cast<int>(std::min<std::int64_t>(threads, worth));
 }
 
