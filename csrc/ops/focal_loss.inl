@@ -68,25 +68,26 @@ inline void scale_row(float* row, std::int64_t classes, float factor) {
     for (; k < classes; ++k) row[k] *= factor;
 }
 
+// The smoothed target's weights of classes [k, k + count).
+inline Float target_shares(const Focal& focal, std::int64_t target, std::int64_t k, std::int64_t count) {
+    Float share = load_first(focal.weight == nullptr ? ones : focal.weight + k, count, 0.0f);
+    const bool here = target >= k && target < k + count;
+    const float own = here ? share[target - k] : 0.0f;
+    share *= splat(focal.label_smoothing / static_cast<float>(focal.classes));
+    if (here) share[target - k] += (1.0f - focal.label_smoothing) * own;
+    return share;
+}
+
 // With label smoothing every class has a share of the target: its loss, and the gradient into `out` unless
 // null.
 inline float smoothed_row(const Focal& focal, const float* row, std::int64_t target, float top,
                           float log_total, float* out) {
-    const float spread = focal.label_smoothing / static_cast<float>(focal.classes);
     Float loss{}, slopes{};
-    const auto shares = [&](std::int64_t k, std::int64_t count) {
-        Float share = focal.weight == nullptr ? load_first(ones, count, 0.0f)
-                                              : load_first(focal.weight + k, count, 0.0f);
-        const float own = target >= k && target < k + count ? share[target - k] : 0.0f;
-        share *= splat(spread);
-        if (target >= k && target < k + count) share[target - k] += (1.0f - focal.label_smoothing) * own;
-        return share;
-    };
     for (std::int64_t k = 0; k < focal.classes; k += LANES) {
         const std::int64_t count = focal.classes - k < LANES ? focal.classes - k : LANES;
         const Float log_p = load_first(row + k, count, top) - splat(top) - splat(log_total);
         const ClassLoss of_class = class_loss(log_p, focal.gamma);
-        const Float share = shares(k, count);
+        const Float share = target_shares(focal, target, k, count);
         loss = multiply_add(share, of_class.loss, loss);
         slopes = multiply_add(share, of_class.slope, slopes);
     }
@@ -95,7 +96,7 @@ inline float smoothed_row(const Focal& focal, const float* row, std::int64_t tar
         for (std::int64_t k = 0; k < focal.classes; k += LANES) {
             const std::int64_t count = focal.classes - k < LANES ? focal.classes - k : LANES;
             const Float log_p = load_first(row + k, count, top) - splat(top) - splat(log_total);
-            const Float own = shares(k, count) * class_loss(log_p, focal.gamma).slope;
+            const Float own = target_shares(focal, target, k, count) * class_loss(log_p, focal.gamma).slope;
             const Float gradient = own - exp_nonpositive(log_p) * all_slopes;
             store_first(out + k, gradient * splat(focal.gradient_scale), count);
         }

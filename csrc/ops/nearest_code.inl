@@ -42,7 +42,7 @@ inline std::int64_t first_best(Float score, Int tile) {
     for (int i = 0; i < LANES; ++i) lane[i] = i;
     const Float top = across(score, greater);
     const Int index = score == top ? tile * LANES + lane : Int{} + INT32_MAX;
-    return across(index, [](Int a, Int b) { return a < b ? a : b; })[0];
+    return across(index, lesser)[0];
 }
 
 inline float squared_distance(const float* a, const float* b, std::int64_t dim) {

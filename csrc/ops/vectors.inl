@@ -53,9 +53,12 @@ inline Vector across(Vector value, Operation operation) {
     return operation(value, exchanged<1>(value));
 }
 
-inline float sum(Float value) {
-    return across(value, [](Float a, Float b) { return a + b; })[0];
-}
+// No lambdas here: GCC does not give them the instruction set of the functions around them.
+inline Float plus(Float a, Float b) { return a + b; }
+
+inline Int lesser(Int a, Int b) { return a < b ? a : b; }
+
+inline float sum(Float value) { return across(value, plus)[0]; }
 
 inline float greatest(Float value) { return across(value, greater)[0]; }
 
