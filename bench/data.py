@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from goskill import _core
+from goskill.compat.prompt_dt import get_prompt_batch
 from goskill.data import ContextSampler, EpisodeStore, SegmentSampler, StoreWriter
+from goskill.data.convert import from_npz
 from goskill.data.files import MANIFEST, write_manifest
 from goskill.data.layout import FORMAT, SHARD_FORMAT, VERSION
 
@@ -356,3 +358,123 @@ def test_class_index_numpy(benchmark, labels: np.ndarray) -> None:
     """A stable argsort, which is a radix sort for small integers."""
     benchmark.extra_info["peer"] = True
     benchmark.pedantic(lambda: np.argsort(labels, kind="stable"), rounds=2, iterations=1)
+
+
+@pytest.fixture(scope="module")
+def trajectories() -> tuple[list, dict]:
+    """What training code of the Prompt-DT family holds: lists of dicts, and ``info``."""
+    generator = np.random.default_rng(0)
+    lists, info = [], {}
+    for index, task in enumerate(TASKS):
+        lists.append(
+            [
+                {
+                    "observations": generator.standard_normal((STEPS, 39), dtype=np.float32),
+                    "actions": generator.standard_normal((STEPS, 4), dtype=np.float32),
+                    "rewards": generator.random((STEPS, 1), dtype=np.float32),
+                    "rtgs": generator.random(STEPS, dtype=np.float32),
+                }
+                for _ in range(20)
+            ]
+        )
+        moments = {"state_mean": np.zeros(39, np.float32), "state_std": np.ones(39, np.float32)}
+        shares = {"p_sample": np.full(20, 0.05), "sorted_inds": np.arange(20)}
+        info[task] = {**moments, **shares, "scale": RETURN_SCALE, "device": "cpu", "task_idx": index}
+    return lists, info
+
+
+PROMPT_DT_KEYS = ["observations", "actions", "return_to_gos", "timesteps"]
+
+
+def prompt_dt_loop(lists: list, info: dict, size: int) -> list[np.ndarray]:
+    """One window at a time, as that family of code works."""
+    batch = [np.zeros((len(TASKS) * size, CONTEXT, width), np.float32) for width in (39, 4, 1)]
+    timesteps = np.zeros((len(TASKS) * size, CONTEXT), np.int64)
+    mask = np.zeros((len(TASKS) * size, CONTEXT), np.float32)
+    for task, name in enumerate(TASKS):
+        task_info = info[name]
+        for i, number in enumerate(np.random.choice(20, size=size, p=task_info["p_sample"])):
+            data, row = lists[task][number], task * size + i
+            start = np.random.randint(-(CONTEXT - 1), STEPS - CONTEXT + 1)
+            steps = np.arange(max(start, 0), start + CONTEXT)
+            first = CONTEXT - len(steps)
+            states = (data["observations"][steps] - task_info["state_mean"]) / task_info["state_std"]
+            batch[0][row, first:] = states
+            batch[1][row, first:] = data["actions"][steps]
+            batch[2][row, first:, 0] = data["rtgs"][steps] / RETURN_SCALE
+            timesteps[row, first:] = steps
+            mask[row, first:] = 1
+    return [*batch, timesteps, mask]
+
+
+@pytest.mark.benchmark(group="prompt_dt batch 400x20, without prompts")
+def test_prompt_dt_goskill(benchmark, trajectories: tuple[list, dict]) -> None:
+    lists, info = trajectories
+    draw = get_prompt_batch(lists, None, info, TASKS, True, False, PROMPT_DT_KEYS)
+    one = get_prompt_batch(
+        [of_task[:1] for of_task in lists], None, single(info), TASKS, True, False, PROMPT_DT_KEYS
+    )
+    _, batch = one(1, CONTEXT, None, None, no_prompt=True, l_blank=CONTEXT - 1)
+    steps, mask = batch[3].numpy(), batch[4].numpy() > 0
+    for task in range(len(TASKS)):
+        states = lists[task][0]["observations"][steps[task]] * mask[task][:, None]
+        np.testing.assert_array_equal(batch[0][task].numpy(), states)
+    run(benchmark, lambda: draw(8, CONTEXT, None, None, no_prompt=True, l_blank=CONTEXT - 1))
+
+
+def single(info: dict) -> dict:
+    return {task: {**task_info, "p_sample": [1.0]} for task, task_info in info.items()}
+
+
+@pytest.mark.benchmark(group="prompt_dt batch 400x20, without prompts")
+def test_prompt_dt_python_loop(benchmark, trajectories: tuple[list, dict]) -> None:
+    benchmark.extra_info["peer"] = True
+    lists, info = trajectories
+    benchmark.pedantic(lambda: prompt_dt_loop(lists, info, 8), rounds=20, iterations=1, warmup_rounds=2)
+
+
+@pytest.fixture(scope="module")
+def npz_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """400 episodes of MetaWorld's shapes in float64, compressed."""
+    root = tmp_path_factory.mktemp("npz")
+    generator = np.random.default_rng(0)
+    for task in range(4):
+        folder = root / f"task-{task}"
+        folder.mkdir()
+        for episode in range(100):
+            states = generator.standard_normal((STEPS + 1, 39)).round(3)
+            np.savez_compressed(
+                folder / f"{episode}.npz",
+                observations=states[:-1],
+                next_observations=states[1:],
+                actions=generator.standard_normal((STEPS, 4)),
+                rewards=generator.random(STEPS),
+                terminals=np.zeros(STEPS),
+            )
+    return root
+
+
+@pytest.mark.benchmark(group="conversion of 400 npz episodes")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_conversion_goskill(benchmark, npz_source: Path, tmp_path: Path, workers: int) -> None:
+    def convert() -> None:
+        convert.count += 1
+        from_npz("harmodt", npz_source, tmp_path / str(convert.count), workers=workers)
+
+    convert.count = 0
+    benchmark.pedantic(convert, rounds=2, iterations=1)
+    benchmark.extra_info["source_bytes"] = sum(file.stat().st_size for file in npz_source.rglob("*.npz"))
+
+
+@pytest.mark.benchmark(group="conversion of 400 npz episodes")
+def test_conversion_decompression_alone(benchmark, npz_source: Path) -> None:
+    """The limit: reading the source and doing nothing with it."""
+    benchmark.extra_info["peer"] = True
+
+    def read() -> None:
+        for file in npz_source.rglob("*.npz"):
+            with np.load(file) as content:
+                for name in content.files:
+                    content[name]
+
+    benchmark.pedantic(read, rounds=2, iterations=1)
