@@ -14,7 +14,7 @@ from typing import Any, cast
 import goskill
 from goskill.data.store import EpisodeStore
 from goskill.data.writer import StoreWriter
-from goskill.envs.pool import check_workers
+from goskill.envs.pool_input import check_workers
 from goskill.envs.process import WorkerProcess
 from goskill.envs.scripted import ScriptedCollector, ScriptedEpisode
 from goskill.envs.single import ACTION_DIM, OBSERVATION_DIM

@@ -17,6 +17,14 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from goskill.envs.batch import INFO_KEYS, RENDER, RESET, STEP, Buffers, EnvironmentBatch
+from goskill.envs.pool_input import (
+    check_sizes,
+    check_workers,
+    checked_actions,
+    checked_autoreset_mode,
+    checked_reset_mask,
+    checked_seeds,
+)
 from goskill.envs.process import WorkerDied, WorkerFailed, WorkerProcess
 from goskill.envs.single import ACTION_DIM, OBSERVATION_DIM, RENDER_MODES, check_render_mode
 from goskill.envs.suites import task_names
@@ -65,16 +73,6 @@ def make_vec(
     )
 
 
-def check_workers(workers: int | None) -> int:
-    """``workers``, or as many as there are cores for this process; more than those are refused."""
-    cores = len(os.sched_getaffinity(0))
-    if workers is None:
-        return cores
-    if not 0 <= workers <= cores:
-        raise InputError(f"workers: expected from 0 to {cores}, the cores of this machine, got {workers}")
-    return int(workers)
-
-
 class EnvironmentPool(
     gymnasium.vector.VectorEnv[npt.NDArray[np.float64], npt.NDArray[np.float32], npt.NDArray[Any]]
 ):
@@ -110,17 +108,8 @@ class EnvironmentPool(
         self.closed = True
         names = task_names(tasks)
         count = len(names) if num_envs is None else int(num_envs)
-        if count < 1:
-            raise InputError(f"num_envs: expected at least 1, got {num_envs}")
-        if not 1 <= groups <= min(count, 255):
-            raise InputError(
-                f"groups: expected from 1 to {min(count, 255)} (one environment each), got {groups}"
-            )
-        try:
-            self.autoreset_mode = AutoresetMode(autoreset_mode)
-        except ValueError:
-            modes = ", ".join(mode.value for mode in AutoresetMode)
-            raise InputError(f"autoreset_mode: expected one of {modes}, got {autoreset_mode!r}") from None
+        check_sizes(count, groups)
+        self.autoreset_mode = checked_autoreset_mode(autoreset_mode)
         check_render_mode(render_mode)
         workers = check_workers(workers)
         self.tasks = [names[index % len(names)] for index in range(count)]
@@ -220,7 +209,7 @@ class EnvironmentPool(
         """Reset all environments, or those of ``options["reset_mask"]``; see the class for seeds."""
         self._check_idle("reset()")
         self._buffers.seeds[:] = self._seeds(seed)
-        self._buffers.reset_mask[:] = self._reset_mask(options)
+        self._buffers.reset_mask[:] = checked_reset_mask(options, self.num_envs)
         for group in range(len(self._groups)):
             self._begin(RESET, group)
         for group in range(len(self._groups)):
@@ -370,62 +359,25 @@ class EnvironmentPool(
 
     def _checked(self, actions: npt.ArrayLike, indices: range) -> npt.NDArray[np.float32]:
         self._check_open()
-        try:
-            array = np.asarray(actions, np.float32)
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                f"actions: expected float32 [{len(indices)}, {ACTION_DIM}], got {error}"
-            ) from None
-        if array.shape != (len(indices), ACTION_DIM):
-            raise InputError(
-                f"actions: expected shape [{len(indices)}, {ACTION_DIM}], one row per environment, "
-                f"got {list(array.shape)} at step {self._steps}"
-            )
-        inside = np.abs(array) <= 1.0
-        if not inside.all():
-            row = int(np.flatnonzero(~inside.all(1))[0])
-            index = indices[row]
-            raise InputError(
-                f"actions: expected numbers in [-1, 1], got {array[row].tolist()} "
-                f"for environment {index} ({self.tasks[index]}) at step {self._steps}"
-            )
-        over = self._finished[indices.start : indices.stop]
-        if over.any():
-            index = indices[int(np.flatnonzero(over)[0])]
+        checked = checked_actions(actions, self.tasks, indices, self._steps)
+        over = np.flatnonzero(self._finished[indices.start : indices.stop])
+        if len(over):
+            index = indices[int(over[0])]
             raise RuntimeError(
                 f"environment {index} ({self.tasks[index]}) has no episode to step: reset it first"
             )
         if indices.stop == self.num_envs:
             self._steps += 1
-        return array
+        return checked
 
     def _seeds(self, seed: int | Sequence[int | None] | None) -> npt.NDArray[np.int64]:
         if seed is None:
             seed, self._next_seed = self._next_seed, None
             if seed is None and not self._seeded:
                 seed = int(np.random.SeedSequence().generate_state(1)[0])
+        seeds = checked_seeds(seed, self.num_envs)
         self._seeded = True
-        if seed is None:
-            return np.full(self.num_envs, -1)
-        if isinstance(seed, (int, np.integer)):
-            seeds: list[int | None] = [int(seed) + index for index in range(self.num_envs)]
-        else:
-            seeds = [None if one is None else int(one) for one in seed]
-        if len(seeds) != self.num_envs:
-            raise InputError(f"seed: expected one for each of {self.num_envs} environments, got {len(seeds)}")
-        for one in seeds:
-            if one is not None and not 0 <= one < 2**63:
-                raise InputError(f"seed: expected from 0 to 2**63 - 1, got {one}")
-        return np.array([-1 if one is None else one for one in seeds], np.int64)
-
-    def _reset_mask(self, options: dict[str, Any] | None) -> npt.NDArray[np.bool_]:
-        mask = np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, np.bool_)))
-        if mask.dtype != np.bool_ or mask.shape != (self.num_envs,) or not mask.any():
-            raise InputError(
-                f"reset_mask: expected bool [{self.num_envs}] with at least one true, got {mask.dtype} "
-                f"{list(mask.shape)} with {int(np.count_nonzero(mask))} true"
-            )
-        return mask
+        return seeds
 
     def _check_idle(self, call: str) -> None:
         self._check_open()

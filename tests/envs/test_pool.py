@@ -107,6 +107,8 @@ def test_groups_step_on_their_own():
             assert np.array_equal(infos["success"], expected[4]["success"][pool.group_slices[group]])
         with pytest.raises(RuntimeError, match="no step in flight"):
             pool.recv(0)
+        with pytest.raises(InputError, match="group: expected from 0 to 1, got 2"):
+            pool.send(action, 2)
 
 
 def test_works_under_gymnasiums_vector_wrappers():
@@ -162,6 +164,20 @@ def test_wrong_actions_are_refused_by_environment_and_step():
 def test_wrong_arguments_are_refused_by_name(arguments, named):
     with pytest.raises(InputError, match=named):
         make_vec(**{"tasks": TASKS, "workers": 0, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"seed": [1, 2]}, "seed: expected one for each of 3 environments, got 2"),
+        ({"seed": -1}, "seed: expected from 0 .* got -1"),
+        ({"options": {"reset_mask": np.zeros(3, bool)}}, "reset_mask.* with 0 true"),
+        ({"options": {"reset_mask": np.ones(2, bool)}}, r"reset_mask.*\[3\].*got bool \[2\]"),
+    ],
+)
+def test_wrong_resets_are_refused_by_name(arguments, named):
+    with make_vec(TASKS, workers=0) as pool, pytest.raises(InputError, match=named):
+        pool.reset(**arguments)
 
 
 def test_a_worker_that_dies_is_named_and_the_pool_is_closed():

@@ -1,0 +1,95 @@
+"""What a pool accepts: everything a caller gives is checked here and refused by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium.vector import AutoresetMode
+
+from goskill.envs.single import ACTION_DIM
+from goskill.errors import InputError
+
+_MOST_GROUPS = 255
+
+
+def check_workers(workers: int | None) -> int:
+    """``workers``, or as many as there are cores for this process; more than those are refused."""
+    cores = len(os.sched_getaffinity(0))
+    if workers is None:
+        return cores
+    if not 0 <= workers <= cores:
+        raise InputError(f"workers: expected from 0 to {cores}, the cores of this machine, got {workers}")
+    return int(workers)
+
+
+def check_sizes(num_envs: int, groups: int) -> None:
+    """At least one environment, and at least one in each group."""
+    if num_envs < 1:
+        raise InputError(f"num_envs: expected at least 1, got {num_envs}")
+    most = min(num_envs, _MOST_GROUPS)
+    if not 1 <= groups <= most:
+        raise InputError(f"groups: expected from 1 to {most} (one environment each), got {groups}")
+
+
+def checked_autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
+    """The mode, also by its name in Gymnasium."""
+    try:
+        return AutoresetMode(mode)
+    except ValueError:
+        modes = ", ".join(known.value for known in AutoresetMode)
+        raise InputError(f"autoreset_mode: expected one of {modes}, got {mode!r}") from None
+
+
+def checked_actions(
+    actions: npt.ArrayLike, tasks: Sequence[str], indices: range, step: int
+) -> npt.NDArray[np.float32]:
+    """Actions float32 [environments, 4] in [-1, 1] for the environments ``indices``."""
+    expected = f"[{len(indices)}, {ACTION_DIM}]"
+    try:
+        array = np.asarray(actions, np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"actions: expected float32 {expected}, got {error} at step {step}") from None
+    if array.shape != (len(indices), ACTION_DIM):
+        raise InputError(
+            f"actions: expected shape {expected}, one row per environment, got {list(array.shape)} at step {step}"
+        )
+    inside = np.abs(array) <= 1.0
+    if not inside.all():
+        row = int(np.flatnonzero(~inside.all(1))[0])
+        index = indices[row]
+        raise InputError(
+            f"actions: expected numbers in [-1, 1], got {array[row].tolist()} "
+            f"for environment {index} ({tasks[index]}) at step {step}"
+        )
+    return array
+
+
+def checked_seeds(seed: int | Sequence[int | None] | None, num_envs: int) -> npt.NDArray[np.int64]:
+    """A seed for each environment, int64 [N]; -1 where it goes on with its own random stream."""
+    if seed is None:
+        seeds: list[int | None] = [None] * num_envs
+    elif isinstance(seed, (int, np.integer)):
+        seeds = [int(seed) + index for index in range(num_envs)]
+    else:
+        seeds = [None if one is None else int(one) for one in seed]
+    if len(seeds) != num_envs:
+        raise InputError(f"seed: expected one for each of {num_envs} environments, got {len(seeds)}")
+    for one in seeds:
+        if one is not None and not 0 <= one < 2**63:
+            raise InputError(f"seed: expected from 0 to 2**63 - 1, got {one}")
+    return np.array([-1 if one is None else one for one in seeds], np.int64)
+
+
+def checked_reset_mask(options: dict[str, Any] | None, num_envs: int) -> npt.NDArray[np.bool_]:
+    """``options["reset_mask"]``, bool [N]; all true without one."""
+    mask = np.asarray((options or {}).get("reset_mask", np.ones(num_envs, np.bool_)))
+    if mask.dtype != np.bool_ or mask.shape != (num_envs,) or not mask.any():
+        raise InputError(
+            f"reset_mask: expected bool [{num_envs}] with at least one true, got {mask.dtype} "
+            f"{list(mask.shape)} with {int(np.count_nonzero(mask))} true"
+        )
+    return mask
