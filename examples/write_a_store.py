@@ -1,4 +1,7 @@
-"""Write your own episodes into a store: anything that yields whole episodes will do. Run: python write_a_store.py OUT"""
+"""Write your own episodes into a store: anything that yields whole episodes will do.
+
+Run: python write_a_store.py OUT
+"""
 
 from __future__ import annotations
 
