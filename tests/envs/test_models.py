@@ -40,7 +40,9 @@ def test_a_cached_model_equals_the_compiled_one_in_everything_but_textures(cache
     assert compared > 200
 
 
-def test_a_damaged_cache_file_is_replaced(cache, path):
+def test_a_damaged_cache_file_is_replaced(cache, path, tmp_path, monkeypatch):
+    # MuJoCo writes a log where it stands.
+    monkeypatch.chdir(tmp_path)
     models.load_without_textures(path)
     (name,) = files(cache)
     whole = (cache / name).read_bytes()
