@@ -1,0 +1,222 @@
+"""What samplers over an episode store share: endless streams, decided by (seed, step, sample) alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from goskill import _core
+from goskill.data.buffers import ArraySpec, BatchBuffers
+from goskill.data.resident import ResidentColumns
+from goskill.data.statistics import Normalization
+from goskill.data.store import EpisodeStore
+from goskill.errors import InputError
+
+Batch = dict[str, Tensor]
+
+
+def checked_integer(name: str, value: int, least: int) -> int:
+    """The value as an int of at least ``least``. InputError names the argument otherwise."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise InputError(f"{name}: expected an integer of at least {least}, got {value!r}")
+    return int(value)
+
+
+def checked_indices(name: str, value: npt.ArrayLike, store: EpisodeStore) -> list[int]:
+    """Indices of episodes of the store. InputError names the argument otherwise."""
+    array = np.asarray(value)
+    if array.size == 0:
+        return []
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise InputError(
+            f"{name}: expected integers [n], got dtype {array.dtype} and shape {list(array.shape)}"
+        )
+    for index in (array.min(), array.max()):
+        if not 0 <= index < store.num_episodes:
+            raise InputError(f"{name}: expected indices in [0, {store.num_episodes}), got {index}")
+    return [int(i) for i in array]
+
+
+class StoreSampler(IterableDataset[Batch]):
+    """What both samplers share: position in the stream, shards of ranks and workers, buffers."""
+
+    _native: _core.SegmentSampler | _core.ContextSampler
+
+    def __init__(
+        self,
+        store: EpisodeStore,
+        batch_size: int,
+        labels: str | None,
+        normalize: bool | Normalization,
+        seed: int,
+        threads: int,
+        episodes: npt.ArrayLike | None,
+        task_weights: Mapping[str, float] | None,
+        rank: int,
+        world_size: int,
+        device: str | torch.device,
+        pin_memory: bool,
+        resident: bool,
+    ) -> None:
+        super().__init__()
+        if store.num_episodes == 0:
+            raise InputError(f"store: {store.path} has no episodes to sample from")
+        self._store = store
+        self._batch_size = checked_integer("batch_size", batch_size, 1)
+        self._labels = labels
+        self._seed = checked_integer("seed", seed, 0)
+        if self._seed >= 1 << 63:
+            raise InputError(f"seed: expected less than 2**63, got {seed}")
+        self._threads = checked_integer("threads", threads, 0) or len(os.sched_getaffinity(0))
+        self._world_size = checked_integer("world_size", world_size, 1)
+        self._rank = checked_integer("rank", rank, 0)
+        if self._rank >= self._world_size:
+            raise InputError(f"rank: expected less than world_size {world_size}, got {rank}")
+        if isinstance(normalize, Normalization):
+            self._normalization: Normalization | None = normalize
+        else:
+            self._normalization = store.normalization() if normalize else None
+        if self._normalization is not None and len(self._normalization.mean) != store.observation_dim:
+            raise InputError(
+                f"normalize: expected {store.observation_dim} dimensions, got {len(self._normalization.mean)}"
+            )
+        self._episodes = None if episodes is None else checked_indices("episodes", episodes, store)
+        self._task_weights = [] if task_weights is None else self._checked_weights(task_weights)
+        self._device = self._checked_device(device)
+        self._pin_memory = bool(pin_memory)
+        if self._pin_memory and not torch.cuda.is_available():
+            raise InputError("pin_memory: expected a CUDA device to pin memory for, got none")
+        self._resident = bool(resident)
+        self._step = 0
+        self._create()
+
+    def _create(self) -> None:
+        """Build the native sampler, the buffers, and the columns on the device if they are to live there."""
+        self._native = self._build()
+        specs = self._place_specs() if self._resident else self._place_specs() + self._gathered_specs()
+        self._buffers = BatchBuffers(specs, self._device, self._pin_memory)
+        self._columns = self._load_columns() if self._resident else None
+
+    def _load_columns(self) -> ResidentColumns:
+        return ResidentColumns(
+            self._store, self._device, self._column_names(), self._labels, self._normalization
+        )
+
+    def _build(self) -> _core.SegmentSampler | _core.ContextSampler:
+        raise NotImplementedError
+
+    def _place_specs(self) -> list[ArraySpec]:
+        """Arrays that say where samples come from."""
+        raise NotImplementedError
+
+    def _gathered_specs(self) -> list[ArraySpec]:
+        """All other arrays of a batch."""
+        raise NotImplementedError
+
+    def _column_names(self) -> list[str]:
+        """Columns besides the observations that batches are made of."""
+        raise NotImplementedError
+
+    def _gather(self, columns: ResidentColumns, places: Batch) -> Batch:
+        raise NotImplementedError
+
+    @staticmethod
+    def _checked_device(device: str | torch.device) -> torch.device:
+        try:
+            result = torch.device(device)
+        except (RuntimeError, TypeError) as error:
+            raise InputError(f"device: expected a torch device, got {device!r}") from error
+        if result.type == "cuda" and not torch.cuda.is_available():
+            raise InputError(f"device: expected a device of this machine, got {device!r} without CUDA")
+        return result
+
+    def _checked_weights(self, weights: Mapping[str, float]) -> list[float]:
+        result = [0.0] * len(self._store.tasks)
+        for task, weight in weights.items():
+            if not 0 <= weight < float("inf"):
+                raise InputError(
+                    f"task_weights: expected finite weights of at least 0, got {weight!r} for {task!r}"
+                )
+            result[self._store.task_index(task)] = float(weight)
+        return result
+
+    def _shared(self) -> dict[str, Any]:
+        """The native sampler's arguments that both kinds have."""
+        normalization = self._normalization
+        return {
+            "store": self._store.native,
+            "labels": None if self._labels is None else self._store.label_column(self._labels),
+            "episodes": self._episodes,
+            "task_weights": self._task_weights,
+            "mean": None if normalization is None else normalization.mean.tolist(),
+            "std": None if normalization is None else normalization.std.tolist(),
+            "seed": self._seed,
+            "threads": self._threads,
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            name: value
+            for name, value in self.__dict__.items()
+            if name not in ("_native", "_buffers", "_columns")
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._create()
+
+    @property
+    def store(self) -> EpisodeStore:
+        """The store that is sampled."""
+        return self._store
+
+    @property
+    def batch_size(self) -> int:
+        """Samples in a batch of this rank."""
+        return self._batch_size
+
+    def batch(self, step: int) -> Batch:
+        """The batch of one step, whatever the position of the stream."""
+        arrays, packed = self._buffers.take()
+        first = self._rank * self._batch_size
+        if self._columns is None:
+            self._native.fill(step, self._world_size * self._batch_size, first, arrays)
+            return self._buffers.tensors(arrays, packed)
+        self._native.locate(step, self._world_size * self._batch_size, first, arrays)
+        return self._gather(self._columns, self._buffers.tensors(arrays, packed))
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The stream from here on. Workers of a DataLoader take turns, so that it sees the same stream."""
+        worker = get_worker_info()
+        if worker is not None:
+            self._step += worker.id
+        stride = 1 if worker is None else worker.num_workers
+        while True:
+            batch = self.batch(self._step)
+            self._step += stride
+            yield batch
+
+    def __next__(self) -> Batch:
+        """The next batch."""
+        batch = self.batch(self._step)
+        self._step += 1
+        return batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the stream stands: ``step`` (of the next batch) and ``seed``."""
+        return {"step": self._step, "seed": self._seed}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on from a state of :meth:`state_dict`, at any distance, at once."""
+        step, seed = checked_integer("step", state["step"], 0), checked_integer("seed", state["seed"], 0)
+        if seed != self._seed:
+            self._seed = seed
+            self._create()
+        self._step = step
