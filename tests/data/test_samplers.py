@@ -284,8 +284,8 @@ def test_wrong_context_settings_are_refused_by_name(
 
 
 def test_missing_labels_are_named(uneven: EpisodeStore) -> None:
-    with pytest.raises(StoreError, match=r"'other'.*'skills'"):
-        SegmentSampler(uneven, 4, 8, labels="other")
+    with pytest.raises(StoreError, match=r"'unknown'.*'skills'"):
+        SegmentSampler(uneven, 4, 8, labels="unknown")
 
 
 def test_an_empty_store_is_refused(make_store, tmp_path: Path) -> None:
