@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from goskill.errors import InputError
+from goskill.errors import InputError, WorkerDied
 
 app = typer.Typer(
     name="goskill",
@@ -269,6 +269,8 @@ def _status(command: Callable[[], Any]) -> int:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
             raise
         return _fail(f"{error.filename or 'output'}: {error.strerror}")
+    except WorkerDied as error:
+        return _fail(f"{error}; run the command again to go on", status=1)
     except (KeyboardInterrupt, typer.Abort):
         status = 130
     if status == 130:  # some versions of typer catch Ctrl-C themselves
@@ -276,9 +278,9 @@ def _status(command: Callable[[], Any]) -> int:
     return status if isinstance(status, int) else 0
 
 
-def _fail(message: str) -> int:
+def _fail(message: str, status: int = 2) -> int:
     typer.echo("error: " + " ".join(message.split()), err=True)
-    return 2
+    return status
 
 
 if __name__ == "__main__":

@@ -18,6 +18,14 @@ class CheckpointError(InputError):
     """A checkpoint on disk is missing, damaged, or belongs to another configuration."""
 
 
+class WorkerDied(RuntimeError):  # noqa: N818 (reads as what happened)
+    """A worker process ended without being asked to. The message names it and what it was doing."""
+
+
+class WorkerFailed(RuntimeError):  # noqa: N818
+    """Work in a worker process raised. The message holds the worker's own traceback."""
+
+
 def closest(name: str, known: Iterable[str]) -> str:
     """For messages about an unknown name: ``did you mean 'push'?``, or a list of what is known."""
     names = list(known)

@@ -6,10 +6,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from goskill.envs.suites import SUITES, episode_seed, task_name, task_names, tasks_of
+from goskill.errors import WorkerDied, WorkerFailed
 
 if TYPE_CHECKING:
     from goskill.envs.pool import EnvironmentPool, make_vec
-    from goskill.envs.process import WorkerDied, WorkerFailed
     from goskill.envs.single import make
 
 __all__ = [
@@ -28,8 +28,6 @@ _LAZY = {
     "EnvironmentPool": "pool",
     "make_vec": "pool",
     "make": "single",
-    "WorkerDied": "process",
-    "WorkerFailed": "process",
 }
 
 

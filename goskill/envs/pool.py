@@ -25,10 +25,10 @@ from goskill.envs.pool_input import (
     checked_reset_mask,
     checked_seeds,
 )
-from goskill.envs.process import WorkerDied, WorkerFailed, WorkerProcess
+from goskill.envs.process import WorkerProcess
 from goskill.envs.single import ACTION_DIM, OBSERVATION_DIM, RENDER_MODES, check_render_mode
 from goskill.envs.suites import task_names
-from goskill.errors import InputError
+from goskill.errors import InputError, WorkerDied, WorkerFailed
 
 Step = tuple[
     npt.NDArray[np.float64],

@@ -15,19 +15,13 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
+from goskill.errors import WorkerDied, WorkerFailed
+
 _BOOT = (
     "import pickle, sys; fd, path, target = pickle.loads(bytes.fromhex(sys.argv[1])); sys.path[:] = path; "
     "from goskill.envs.process import _serve; _serve(fd, target)"
 )
 _DONE, _FAILED = b"\0", b"\1"
-
-
-class WorkerDied(RuntimeError):  # noqa: N818 (reads as what happened)
-    """A worker process ended without being asked to. The message names it and what it was doing."""
-
-
-class WorkerFailed(RuntimeError):  # noqa: N818
-    """Work in a worker process raised. The message holds the worker's own traceback."""
 
 
 class WorkerProcess:
