@@ -80,6 +80,25 @@ def collect(
 
 
 @app.command()
+def convert(
+    layout: Annotated[str, typer.Argument(help="mtdiff, goskill, harmodt, minari or hdf5.")],
+    source: Annotated[str, typer.Argument(help="A folder, a file, or a Minari dataset's id.", metavar="SRC")],
+    data: Annotated[Path, typer.Argument(help="The episode store to write.", metavar="DATA")],
+    quality: Annotated[
+        str, typer.Option(help="npz layouts: near-optimal, or sub-optimal (the first half).")
+    ] = "near-optimal",
+    workers: Workers = None,
+) -> None:
+    """Convert another dataset into an episode store. What was odd about it is printed.
+
+    Examples: `goskill convert goskill downloads/metaworld data/mt50`, `goskill convert hdf5 episodes.hdf5 data/mine`
+    """
+    from goskill import pipeline
+
+    pipeline.convert(layout, source, data, quality=quality, workers=workers)
+
+
+@app.command()
 def info(
     data: Annotated[Path, typer.Argument(help="An episode store.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -117,6 +117,25 @@ def collect(
     return store
 
 
+def convert(
+    layout: str, source: str, out: PathLike, *, quality: str = "near-optimal", workers: int | None = None
+) -> None:
+    """Convert npz files, D4RL's HDF5 or a Minari dataset into a store; see :mod:`goskill.data.convert`."""
+    from goskill.data.convert import from_hdf5, from_minari, from_npz
+
+    layouts = ("mtdiff", "goskill", "harmodt", "minari", "hdf5")
+    if layout not in layouts:
+        raise InputError(f"layout: expected one of {', '.join(layouts)}, got {layout!r}")
+    with _progress("converting") as report:
+        if layout == "hdf5":
+            found = from_hdf5(source, out, progress=report)
+        elif layout == "minari":
+            found = from_minari(source, out)
+        else:
+            found = from_npz(layout, source, out, quality, workers=workers or 0, progress=report)
+    console.print_json(json.dumps(found.to_json()))
+
+
 def show_store(data: PathLike, *, as_json: bool = False) -> None:
     """Print what an episode store holds."""
     from goskill.data import EpisodeStore

@@ -11,7 +11,7 @@ import pytest
 
 COMMANDS = (
     *("quickstart", "collect", "info", "verify", "train", "eval"),
-    *("label", "figures", "compare", "bench", "doctor"),
+    *("label", "figures", "compare", "bench", "doctor", "convert"),
 )
 
 
@@ -36,6 +36,8 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
         (["collect", "--out", "data", "--tasks", "reech"], "reach"),
         (["collect", "--out", "data", "--tasks", "reach", "--quality", "best"], "best"),
         (["collect", "--out", "data", "--tasks", "reach", "--episodes", "0"], "--episodes"),
+        (["convert", "zip", "nowhere", "data"], "mtdiff"),
+        (["convert", "hdf5", "nowhere", "data"], "nowhere"),
         (["info", "nowhere"], "nowhere"),
         (["verify", "nowhere"], "nowhere"),
         (["train", "--data", "nowhere", "--out", "run"], "nowhere"),
