@@ -102,7 +102,7 @@ class ScriptedCollector:
         """Episode ``episode`` of a task's ``episodes``: a pure function of the arguments."""
         if task != self._task:
             self._env, self._task = make(task, 0), task
-        episode_number = episode_seed(seed, task, episode)
+        episode_number = episode_seed(seed, task, episode, "collection")
         explore = _Exploration(exploration(episode, episodes), np.random.default_rng([episode_number, 1]))
         policy = ScriptedPolicy(task)
         observations = np.empty((EPISODE_STEPS + 1, OBSERVATION_DIM), np.float32)

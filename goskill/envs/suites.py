@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
+from typing import Literal
 
 from goskill.errors import InputError, closest
 
@@ -133,10 +134,15 @@ def task_names(tasks: str | Iterable[str]) -> list[str]:
     return names
 
 
-def episode_seed(seed: int, task: str, episode: int) -> int:
-    """The seed of one evaluation or collection episode: a pure function of its arguments, in ``[0, 2**63)``.
+def episode_seed(
+    seed: int, task: str, episode: int, purpose: Literal["evaluation", "collection"] = "evaluation"
+) -> int:
+    """The seed of one episode: a pure function of its arguments, in ``[0, 2**63)``.
 
-    It does not depend on which other tasks or episodes are run, nor on their order.
+    It does not depend on which other tasks or episodes are run, nor on their order. ``purpose`` keeps the
+    object and goal positions of evaluation apart from those of the training data, whose ``seed`` is often
+    the same.
     """
-    digest = hashlib.blake2b(f"{int(seed)}/{task_name(task)}/{int(episode)}".encode(), digest_size=8).digest()
+    name = f"{purpose}/{int(seed)}/{task_name(task)}/{int(episode)}"
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1

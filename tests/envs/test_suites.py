@@ -57,3 +57,17 @@ def test_episode_seed_is_a_pure_function_that_depends_on_each_argument():
     assert len(seeds) == 30
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert episode_seed(0, "reach", 1) == episode_seed(0, "reach-v2", 1)
+
+
+def test_evaluation_never_repeats_an_episode_of_the_data_of_the_same_seed():
+    evaluated, collected = (
+        {
+            episode_seed(seed, task, episode, purpose)
+            for seed in range(2)
+            for task in ("reach", "push")
+            for episode in range(100)
+        }
+        for purpose in ("evaluation", "collection")
+    )
+    assert len(evaluated) == len(collected) == 400
+    assert evaluated.isdisjoint(collected)
