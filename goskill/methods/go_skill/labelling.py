@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from goskill.data import EpisodeStore
 from goskill.errors import StoreError
-from goskill.methods.go_skill.networks import GoSkillNetworks
+from goskill.methods.go_skill.networks import GoSkillNetworks, check_dimensions
 
 # Steps per forward pass: on a CPU what its caches hold, on a GPU enough to fill it.
 CPU_CHUNK, GPU_CHUNK = 4_096, 65_536
@@ -46,16 +46,23 @@ def label_name(networks: GoSkillNetworks) -> str:
     return f"skills-{digest.hexdigest()[:16]}"
 
 
-def label_store(networks: GoSkillNetworks, store: EpisodeStore) -> str:
+def label_store(
+    networks: GoSkillNetworks, store: EpisodeStore, *, progress: Callable[[int, int], None] | None = None
+) -> str:
     """Write a label for every step of ``store`` unless they are there and whole; returns the column's name.
 
-    The label of step t is the skill of s(t) -> s(t + H), with the final state standing in past the end.
+    The label of step t is the skill of s(t) -> s(t + H), with the final state standing in past the end. It is
+    found on the networks' device. ``progress(done, total)`` hears of steps.
+
+    Raises InputError for a store of other observations or actions than the networks', and StoreError if the
+    labels cannot be written.
     """
+    check_dimensions(networks, store)
     name = label_name(networks)
     try:
         store.labels(name)
     except StoreError:
-        chunks = (skills.cpu().numpy() for skills in _skills_by_chunk(networks, store))
+        chunks = _reported(_skills_by_chunk(networks, store), store.num_steps, progress)
         store.write_labels(name, chunks, num_classes=networks.settings.codebook_size)
     return name
 
@@ -108,6 +115,17 @@ def _skills_by_chunk(networks: GoSkillNetworks, store: EpisodeStore) -> Iterator
         if steps >= chunk or index == store.num_episodes - 1:
             yield label_episodes(networks, episodes)
             episodes, steps = [], 0
+
+
+def _reported(
+    chunks: Iterator[Tensor], total: int, progress: Callable[[int, int], None] | None
+) -> Iterator[npt.NDArray[np.int64]]:
+    done = 0
+    for skills in chunks:
+        yield skills.cpu().numpy()
+        done += len(skills)
+        if progress is not None:
+            progress(done, total)
 
 
 def _action_windows(actions: npt.NDArray[np.float32], horizon: int) -> npt.NDArray[np.float32]:

@@ -14,7 +14,7 @@ from goskill.errors import InputError
 from goskill.methods.go_skill.continuous import ContinuousContexts
 from goskill.methods.go_skill.labelling import label_store
 from goskill.methods.go_skill.losses import PolicyLoss, SkillLoss
-from goskill.methods.go_skill.networks import GoalFeatures, GoSkillNetworks
+from goskill.methods.go_skill.networks import GoalFeatures, GoSkillNetworks, check_dimensions
 from goskill.methods.go_skill.settings import GoSkillSettings
 from goskill.models import Normalize
 from goskill.training import Objective, Phase, Sampler, TrainingSettings, distributed
@@ -184,12 +184,7 @@ def _check(settings: GoSkillSettings, store: EpisodeStore, networks: GoSkillNetw
         own, trained = getattr(settings, field.name), getattr(networks.settings, field.name)
         if field.name not in SCHEDULE and own != trained:
             raise InputError(f"{field.name}: expected {trained!r} as the trained networks have, got {own!r}")
-    for name in ("observation_dim", "action_dim"):
-        if getattr(networks, name) != getattr(store, name):
-            raise InputError(
-                f"store: expected {name} {getattr(networks, name)} as the networks have, "
-                f"got {getattr(store, name)}"
-            )
+    check_dimensions(networks, store)
     longest = int(store.episode_length.max())
     if (longest - 1) // settings.horizon >= settings.max_decisions:
         raise InputError(

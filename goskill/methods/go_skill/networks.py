@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from goskill.data import EpisodeStore
 from goskill.errors import CheckpointError, InputError
 from goskill.methods.go_skill.settings import GoSkillSettings
 from goskill.models import GoalEncoder, Normalize, SkillDecoder, SkillPolicy
@@ -184,7 +185,7 @@ def networks_from_state(
     """The networks of a checkpoint: ``state`` maps the names of ``GoSkillNetworks.parts`` to state dicts.
 
     Sizes of observations and actions come from the tensors. Raises CheckpointError that names the network
-    and the key that is missing, unexpected or misshapen.
+    that is missing or unexpected, or the network's key that is missing, unexpected or misshapen.
     """
     try:
         mean, std = state["normalize"]["mean"], state["normalize"]["std"]
@@ -192,11 +193,23 @@ def networks_from_state(
     except KeyError as error:
         raise CheckpointError(f"checkpoint: {error.args[0]!r} is missing") from None
     networks = GoSkillNetworks(settings, Normalize(mean, std), action_dim, goal_features)
-    for name, part in networks.parts.items():
+    parts = networks.parts
+    for name in state:
+        if name not in parts:
+            raise CheckpointError(_unexpected(name))
+    for name, part in parts.items():
         if name not in state:
             raise CheckpointError(f"checkpoint: network {name!r} is missing")
         load_part(part, state[name], name)
     return networks
+
+
+def check_dimensions(networks: GoSkillNetworks, store: EpisodeStore) -> None:
+    """Raises InputError for a store whose observations or actions are not as large as the networks'."""
+    for name in ("observation_dim", "action_dim"):
+        expected, got = getattr(networks, name), getattr(store, name)
+        if expected != got:
+            raise InputError(f"store: expected {name} {expected} as the networks have, got {got}")
 
 
 def load_part(part: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
@@ -208,6 +221,15 @@ def load_part(part: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
         if there != wanted:
             raise CheckpointError(f"checkpoint: {name}.{key}: expected {wanted}, got {there}")
     part.load_state_dict(dict(state))
+
+
+def _unexpected(name: str) -> str:
+    if name == "goal_features":
+        return (
+            "checkpoint: network 'goal_features' is there: the run was trained with a goal hook, "
+            "which must be passed as goal_features="
+        )
+    return f"checkpoint: network {name!r} is not one of the method with these settings"
 
 
 def _codebook(settings: GoSkillSettings) -> VectorQuantize | None:
