@@ -24,7 +24,7 @@ app = typer.Typer(
 
 Tasks = Annotated[str | None, typer.Option(help="Task names, separated by commas.", metavar="A,B")]
 Workers = Annotated[int | None, typer.Option(help="Worker processes. Default: one per core.", min=0)]
-Seed = Annotated[int, typer.Option(help="Decides every random choice.", min=0)]
+Seed = Annotated[int, typer.Option(help="Decides every random choice.", min=0, max=2**60 - 1)]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change a setting: section.key=value.", metavar="KEY=VALUE"),
@@ -118,27 +118,30 @@ def verify(data: Annotated[Path, typer.Argument(help="An episode store.")]) -> N
 
     Example: `goskill verify data/mt10`
     """
-    from goskill.data import EpisodeStore
+    from goskill import pipeline
 
-    EpisodeStore.open(data).verify()
-    typer.echo(f"{data}: every column is as it was written")
+    pipeline.verify(data)
 
 
 @app.command()
 def train(
-    data: Annotated[Path, typer.Option(help="The episode store to learn from.")],
     out: Annotated[Path, typer.Option(help="The run folder to write.", metavar="RUN")],
-    preset: Annotated[str, typer.Option(help="quickstart, mt10, mt30, mt50 or ml45.")] = "mt10",
+    data: Annotated[Path | None, typer.Option(help="The episode store to learn from.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="quickstart, mt10 (the default), mt30, mt50 or ml45.")
+    ] = None,
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     device: Device = None,
     precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or auto.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Decides every random choice.", min=0)] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Decides every random choice.", min=0, max=2**60 - 1)
+    ] = None,
 ) -> None:
     """Train on an episode store.
 
-    Examples: `goskill train --preset mt10 --data data/mt10 --out runs/mt10`; with `--resume` after an
-    interruption; `goskill train --data data/mt10 --out runs/short --set method.horizon=5`
+    Examples: `goskill train --preset mt10 --data data/mt10 --out runs/mt10`; after an interruption
+    `goskill train --resume --out runs/mt10`; `goskill train --data data/mt10 --out runs/short --set method.horizon=5`
     """
     from goskill import pipeline
 
@@ -152,7 +155,9 @@ def train(
 @app.command("eval")
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")],
-    episodes: Annotated[int, typer.Option(help="New episodes per task.", min=1)] = 50,
+    episodes: Annotated[
+        int | None, typer.Option(help="New episodes per task. Default: as the run's settings say.", min=1)
+    ] = None,
     tasks: Tasks = None,
     data: Annotated[
         Path | None,
@@ -163,10 +168,13 @@ def evaluate(
     device: Device = None,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     video: Annotated[bool, typer.Option("--video", help="Also write a short film of each task.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the results go, instead of RUN/results.json.", metavar="FILE")
+    ] = None,
 ) -> None:
     """Evaluate a run in MetaWorld: mean return and success, per task and overall.
 
-    Examples: `goskill eval runs/mt10`, `goskill eval runs/mt10 --tasks reach,push --episodes 10 --video`
+    Examples: `goskill eval runs/mt10`, `goskill eval runs/mt10 --tasks reach,push --episodes 10 --out two.json`
     """
     from goskill import pipeline
 
@@ -180,6 +188,7 @@ def evaluate(
         device=device,
         precision=precision,
         video=video,
+        out=out,
     )
 
 
@@ -187,6 +196,7 @@ def evaluate(
 def label(
     run: Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")],
     data: Annotated[Path, typer.Argument(help="An episode store.", metavar="DATA")],
+    device: Device = None,
 ) -> None:
     """Label every step of an episode store with a run's skills; prints the name of the column.
 
@@ -194,7 +204,7 @@ def label(
     """
     from goskill import pipeline
 
-    typer.echo(pipeline.label(run, data))
+    typer.echo(pipeline.label(run, data, device=device))
 
 
 @app.command()
@@ -283,11 +293,12 @@ def _status(command: Callable[[], Any]) -> int:
     except InputError as error:
         return _fail(str(error))
     except usage_error as error:
-        return _fail(error.format_message())  # type: ignore[attr-defined]
+        message = error.format_message()  # type: ignore[attr-defined]
+        return _fail(message) if message else 0  # without arguments the help was printed
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        return _fail(f"{error.filename or 'output'}: {error.strerror}")
+        return _fail(f"{error.filename or 'writing'}: {error.strerror}")
     except WorkerDied as error:
         return _fail(f"{error}; run the command again to go on", status=1)
     except (KeyboardInterrupt, typer.Abort):

@@ -6,13 +6,11 @@ These are what the command line calls, and a script can call them as well. They 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -25,59 +23,27 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from goskill import presets
 from goskill.errors import InputError
-from goskill.settings import from_mapping, to_mapping
+from goskill.runs import (
+    Settings,
+    data_path,
+    keep_prompts,
+    load_networks,
+    prompts_of,
+    read_settings,
+    record_of,
+    returns_of,
+    settings_of,
+)
 
 if TYPE_CHECKING:
     from goskill.data import EpisodeStore
-    from goskill.evaluation import Prompts, Results
-    from goskill.methods.go_skill import GoSkillNetworks, GoSkillSettings
-    from goskill.training import RunFolder, TrainingSettings
+    from goskill.evaluation import Results
+    from goskill.methods.go_skill.networks import GoalFeatures
+    from goskill.training import RunFolder
 
 PathLike = str | Path
 console = Console()
-
-
-@dataclass(frozen=True)
-class DataSettings:
-    """What a preset would collect."""
-
-    suite: str | None = None  # a suite's name, or
-    tasks: tuple[str, ...] = ()  # task names
-    episodes: int = 40  # per task, from random to expert
-    quality: Literal["near-optimal", "sub-optimal"] = "near-optimal"  # all episodes, or the first half
-
-
-@dataclass(frozen=True)
-class EvaluationSettings:
-    """How a preset's run is evaluated."""
-
-    episodes: int = 50  # new episodes per task
-
-
-@dataclass(frozen=True)
-class Settings:
-    """All settings of a run, in the sections that presets and ``--set`` name."""
-
-    data: DataSettings
-    method: GoSkillSettings
-    training: TrainingSettings
-    evaluation: EvaluationSettings
-
-
-def read_settings(preset: str, overrides: Sequence[str] = ()) -> Settings:
-    """A preset with overrides such as ``method.horizon=5``. Raises InputError that names what is wrong."""
-    from goskill.methods.go_skill import GoSkillSettings
-    from goskill.training import TrainingSettings
-
-    sections = presets.load(preset, overrides)
-    return Settings(
-        from_mapping(DataSettings, sections["data"], "data"),
-        from_mapping(GoSkillSettings, sections["method"], "method"),
-        from_mapping(TrainingSettings, sections["training"], "training"),
-        from_mapping(EvaluationSettings, sections["evaluation"], "evaluation"),
-    )
 
 
 def choose_tasks(suite: str | None, tasks: str | None) -> list[str]:
@@ -158,43 +124,50 @@ def show_store(data: PathLike, *, as_json: bool = False) -> None:
         )
 
 
+def verify(data: PathLike) -> None:
+    """Hold every byte of a store to its checksums. Raises StoreError that names what is damaged."""
+    from goskill.data import EpisodeStore
+
+    store = EpisodeStore.open(data)
+    with _progress("verifying") as report:
+        checked = store.verify(report)
+    console.print(f"{data}: {checked['files']} columns, {checked['bytes']:,} bytes, all as they were written")
+
+
 def train(
-    data: PathLike,
+    data: PathLike | None,
     out: PathLike,
     *,
-    preset: str = "mt10",
+    preset: str | None = None,
     overrides: Sequence[str] = (),
     resume: bool = False,
+    goal_features: GoalFeatures | None = None,
 ) -> RunFolder:
-    """Train a preset's method on a store into a run folder, or go on with an interrupted run.
+    """Train a method on a store into a run folder, or go on with an interrupted run.
 
-    ``overrides`` are texts such as ``method.horizon=5``. Raises InputError for wrong settings, a store that does
-    not fit them, and a folder that exists already (or none to resume).
+    ``preset`` (by default mt10) and ``overrides`` (texts such as ``method.horizon=5``) say how. With ``resume`` the
+    run's own settings and data are taken where neither is given. ``goal_features`` is a goal hook, see
+    :class:`goskill.methods.go_skill.GoSkillNetworks`. Raises InputError for wrong settings, a store that does not
+    fit them, and a folder that exists already (or none to resume); nothing is written then.
     """
     from goskill.data import EpisodeStore
-    from goskill.evaluation import DataSkills, data_returns
+    from goskill.evaluation import DataSkills
     from goskill.methods.go_skill import GoSkill, label_store
     from goskill.training import RunFolder, Trainer, distributed
+    from goskill.training.devices import choose_execution
 
-    settings = read_settings(preset, overrides)
+    settings = _settings_to_train(out, preset, overrides, resume)
+    if data is None:
+        if not resume:
+            raise InputError("data: expected an episode store to learn from, got none")
+        data = data_path(RunFolder.open(out))
     store = EpisodeStore.open(data)
-    # Building the networks checks settings against data before anything is written.
-    method = GoSkill(settings.method, store, settings.training)
-    record = {
-        "data": {
-            "path": str(Path(data).resolve()),
-            "tasks": store.tasks,
-            "episodes": store.num_episodes,
-            "steps": store.num_steps,
-            "returns": {task: to_mapping(returns) for task, returns in data_returns(store).items()},
-        },
-        "method": {"name": method.name, **to_mapping(settings.method)},
-        "training": to_mapping(settings.training),
-        "evaluation": to_mapping(settings.evaluation),
-    }
-    run = RunFolder.create(out, record, resume=resume)
+    # These check settings against machine and data before anything is written.
+    choose_execution(settings.training)
+    method = GoSkill(settings.method, store, settings.training, goal_features=goal_features)
+    run = RunFolder.create(out, record_of(settings, method.name, store), resume=resume)
     if distributed.rank() == 0:
-        _keep_prompts(store, run, settings.method.prompt_episodes)
+        keep_prompts(store, run, settings.method.prompt_episodes)
     Trainer(method, run, settings.training).train(resume=resume)
     if settings.method.discrete and distributed.rank() == 0:
         column = label_store(method.networks, store)
@@ -202,10 +175,21 @@ def train(
     return run
 
 
+def _settings_to_train(out: PathLike, preset: str | None, overrides: Sequence[str], resume: bool) -> Settings:
+    from goskill.training import RunFolder
+
+    for override in overrides:
+        if override.startswith("data.") and preset != "quickstart":
+            raise InputError(f"--set {override}: only quickstart collects data, train takes what is there")
+    if resume and preset is None:
+        return settings_of(RunFolder.open(out), overrides)
+    return read_settings(preset or "mt10", overrides)
+
+
 def evaluate(
     path: PathLike,
     *,
-    episodes: int = 50,
+    episodes: int | None = None,
     tasks: str | None = None,
     data: PathLike | None = None,
     workers: int | None = None,
@@ -213,17 +197,20 @@ def evaluate(
     device: str | None = None,
     precision: str = "float32",
     video: bool = False,
+    out: PathLike | None = None,
+    goal_features: GoalFeatures | None = None,
 ) -> Results:
     """Evaluate a run in MetaWorld, print the table, and keep the results in the run folder.
 
-    ``data`` is a store with demonstrations of tasks that the run never saw. ``video`` also films the first
-    episode of each task into the folder's ``videos``. Raises InputError for a folder without a finished run, for
-    tasks without demonstrations, and for films where rendering is not possible. Under torchrun the ranks share
-    the tasks.
+    ``episodes`` are per task, by default as many as the run's settings say. ``data`` is a store with demonstrations
+    of tasks that the run never saw. ``video`` also films the first episode of each task into the folder's
+    ``videos``. ``out`` is a file for the results (and a CSV file beside it) instead of the run's ``results.json``.
+    Raises InputError for a folder without a finished run, for tasks without demonstrations, and for films where
+    rendering is not possible. Under torchrun the ranks share the tasks.
     """
     from goskill.data import EpisodeStore
-    from goskill.evaluation import DataReturns, film, merge, require_rendering, results_table
     from goskill.evaluation import evaluate as roll_out
+    from goskill.evaluation import film, merge, require_rendering, results_table
     from goskill.methods.go_skill import GoSkillPolicy
     from goskill.training import RunFolder, choose_device, distributed
 
@@ -232,10 +219,9 @@ def evaluate(
         require_rendering()
     chosen_device = choose_device(device or "auto")
     distributed.start(chosen_device)
-    networks = load_networks(run).to(chosen_device)
-    prompts = _prompts(
-        EpisodeStore.open(run.prompts if data is None else data), networks.settings.prompt_episodes
-    )
+    networks = load_networks(run, goal_features).to(chosen_device)
+    store = EpisodeStore.open(run.prompts if data is None else data)
+    prompts = prompts_of(store, networks.settings.prompt_episodes)
     chosen = choose_tasks(None, tasks) if tasks else list(prompts)
     missing = [task for task in chosen if task not in prompts]
     if missing:
@@ -243,6 +229,8 @@ def evaluate(
             f"{run.path} has no demonstrations of {', '.join(missing)}, which it never saw: "
             "give an episode store that has some with --data"
         )
+    if episodes is None:
+        episodes = settings_of(run).evaluation.episodes
     policy = GoSkillPolicy(networks, precision=precision)
     share = chosen[distributed.rank() :: distributed.world_size()]
     part = None
@@ -252,12 +240,12 @@ def evaluate(
                 policy, share, episodes, prompts=prompts, seed=seed, workers=workers, progress=report
             )
     results = merge([one for one in distributed.gather(part) if one is not None], chosen)
-    returns = run.settings["data"]["returns"]
-    results = results.with_data({task: DataReturns(**returns[task]) for task in chosen if task in returns})
+    results = results.with_data(returns_of(run))
     if distributed.rank() > 0:
         return results
-    results.save(run.results_file)
-    results.save_csv(run.path / "results.csv")
+    file = run.results_file if out is None else Path(out)
+    results.save(file)
+    results.save_csv(file.with_suffix(".csv"))
     console.print(results_table(results, title=str(run.path)))
     if video:
         with _progress("filming") as report:
@@ -268,13 +256,13 @@ def evaluate(
     return results
 
 
-def label(path: PathLike, data: PathLike) -> str:
+def label(path: PathLike, data: PathLike, *, device: str | None = None) -> str:
     """Label every step of a store with a run's skills; returns the name of the label column."""
     from goskill.data import EpisodeStore
     from goskill.methods.go_skill import label_store
-    from goskill.training import RunFolder
+    from goskill.training import RunFolder, choose_device
 
-    networks = load_networks(RunFolder.open(path))
+    networks = load_networks(RunFolder.open(path)).to(choose_device(device or "auto"))
     if not networks.settings.discrete:
         raise InputError(
             f"{path}: its skills are continuous (method.codebook = 'none'), there is nothing to count"
@@ -304,77 +292,44 @@ def quickstart(
 ) -> Results:
     """The whole way on five tasks: collect, train, evaluate, draw. Run again, it goes on where it was stopped.
 
-    The dataset is kept in the run folder. Raises InputError for wrong settings and for a finished or foreign folder.
+    The dataset is kept beside the run folder, in ``<out>-data``. Raises InputError for wrong settings and for a
+    folder that holds a finished quickstart or something else.
     """
+    from goskill.evaluation import Results
     from goskill.figures import draw_run
     from goskill.training import RunFolder
+    from goskill.training.devices import choose_execution
 
-    folder = Path(out)
-    if (folder / "results.json").exists():
-        raise InputError(f"{folder} holds a finished run: give another folder with --out")
-    overrides = [*overrides, f"training.seed={seed}"]
+    overrides = [f"training.seed={seed}", *overrides]
     settings = read_settings("quickstart", overrides)
-    wanted = settings.data
-    data = folder.parent / f"{folder.name}-data"
+    choose_execution(settings.training)
+    run = RunFolder(Path(out))
+    started = run.settings_file.exists()
+    if run.figures.exists():
+        raise InputError(f"{run.path} holds a finished run: give another folder with --out")
+    if not started and run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+        raise InputError(f"{run.path} exists already and holds no run: give another folder with --out")
+    data = run.path.parent / f"{run.path.name}-data"
     collect(
-        data, tasks=wanted.tasks, episodes=wanted.episodes, quality=wanted.quality, workers=workers, seed=seed
+        data,
+        tasks=settings.data.tasks,
+        episodes=settings.data.episodes,
+        quality=settings.data.quality,
+        workers=workers,
+        seed=settings.training.seed,
     )
-    resume = RunFolder(folder).settings_file.exists()
-    run = train(data, folder, preset="quickstart", overrides=overrides, resume=resume)
-    results = evaluate(run.path, episodes=settings.evaluation.episodes, workers=workers, seed=seed + 1)
-    for file in draw_run(run.path):
+    train(data, run.path, preset="quickstart", overrides=overrides, resume=started)
+    if not run.results_file.exists():
+        evaluate(run.path, workers=workers, seed=settings.training.seed)
+    try:
+        drawn = draw_run(run.path)
+    except BaseException:
+        shutil.rmtree(run.figures, ignore_errors=True)
+        raise
+    for file in drawn:
         if file.suffix == ".png":
             console.print(f"drew {file}", highlight=False)
-    return results
-
-
-def load_networks(run: RunFolder) -> GoSkillNetworks:
-    """The networks of a finished run, on the CPU. Raises CheckpointError if there is none or it does not fit."""
-    from goskill.errors import CheckpointError
-    from goskill.methods.go_skill import GoSkillSettings, networks_from_state
-    from goskill.training import Checkpoints
-
-    checkpoint = Checkpoints(run.checkpoints).newest()
-    if checkpoint is None:
-        raise CheckpointError(f"{run.checkpoints} holds no whole checkpoint")
-    section = {key: value for key, value in run.settings["method"].items() if key != "name"}
-    return networks_from_state(from_mapping(GoSkillSettings, section, "method"), checkpoint.networks())
-
-
-def _keep_prompts(store: EpisodeStore, run: RunFolder, count: int) -> None:
-    """Copy each task's best episodes into the run, so that it can be evaluated without its data."""
-    from goskill.data import StoreWriter
-
-    if run.prompts.exists():
-        return
-    unfinished = run.path / ".prompts"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    origin = {"source": str(store.path), "selection": f"the {count} episodes of highest return of each task"}
-    with StoreWriter(
-        unfinished, store.observation_dim, store.action_dim, store.tasks, provenance=origin
-    ) as writer:
-        for task in store.tasks:
-            for index in store.best_episodes(task, count):
-                episode = store.episode(index)
-                writer.append(
-                    task=task,
-                    observations=episode.observations,
-                    actions=episode.actions,
-                    rewards=episode.rewards,
-                    success=episode.success,
-                )
-    os.replace(unfinished, run.prompts)
-
-
-def _prompts(store: EpisodeStore, count: int) -> Prompts:
-    from goskill.evaluation import Demonstration
-
-    prompts = {}
-    for task in store.tasks:
-        best = [store.episode(index) for index in store.best_episodes(task, count)]
-        if best:
-            prompts[task] = [Demonstration(one.observations, one.actions, one.rewards) for one in best]
-    return prompts
+    return Results.load(run.results_file)
 
 
 @contextmanager

@@ -24,26 +24,31 @@ def names() -> list[str]:
     return sorted(file.name[: -len(".toml")] for file in files if file.name.endswith(".toml"))
 
 
-def load(name: str, overrides: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+def load(name: str) -> dict[str, dict[str, Any]]:
     """The sections of preset ``name`` (``data``, ``method``, ``training``, ``evaluation``) as plain mappings.
 
-    ``overrides`` are texts such as ``method.horizon=5``; their keys are checked when the section becomes
-    a dataclass.
-
-    Raises:
-        InputError: an unknown preset, or an override without a section that exists.
+    Raises InputError for an unknown preset.
     """
     if name not in names():
         raise InputError(f"unknown preset {name!r}: {closest(name, names())}")
     text = resources.files(__name__).joinpath(f"{name}.toml").read_text(encoding="utf-8")
     loaded = tomllib.loads(text)
-    preset = {section: dict(loaded.get(section, {})) for section in SECTIONS}
-    for override in overrides:
-        key, value = parse_override(override)
+    return {section: dict(loaded.get(section, {})) for section in SECTIONS}
+
+
+def override(sections: dict[str, dict[str, Any]], changes: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The sections with changes such as ``method.horizon=5``; the last one of a setting counts.
+
+    Settings are checked when a section becomes a dataclass. Raises InputError for a change without a section that
+    exists.
+    """
+    changed = {section: dict(sections[section]) for section in SECTIONS}
+    for change in changes:
+        key, value = parse_override(change)
         section, dot, setting = key.partition(".")
         if not dot or section not in SECTIONS:
             raise InputError(
-                f"--set {override}: the key must begin with one of {', '.join(SECTIONS)} and a dot"
+                f"--set {change}: the key must begin with one of {', '.join(SECTIONS)} and a dot"
             )
-        preset[section][setting] = value
-    return preset
+        changed[section][setting] = value
+    return changed

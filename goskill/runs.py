@@ -1,0 +1,184 @@
+"""What a run folder means: its settings, the demonstrations it keeps, the networks it ended with."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from goskill import presets
+from goskill.errors import CheckpointError, InputError
+from goskill.settings import from_mapping, to_mapping
+
+if TYPE_CHECKING:
+    from goskill.data import EpisodeStore
+    from goskill.evaluation import DataReturns, Prompts
+    from goskill.methods.go_skill import GoSkillNetworks, GoSkillSettings
+    from goskill.methods.go_skill.networks import GoalFeatures
+    from goskill.training import RunFolder, TrainingSettings
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What quickstart collects. Raises InputError that names the setting."""
+
+    tasks: tuple[str, ...] = ()  # task names, or the name of one suite
+    episodes: int = 40  # per task, from random to expert
+    quality: Literal["near-optimal", "sub-optimal"] = "near-optimal"  # all episodes, or the first half
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1:
+            raise InputError(f"data.episodes: expected at least 1, got {self.episodes}")
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How a run is evaluated. Raises InputError that names the setting."""
+
+    episodes: int = 50  # new episodes per task
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1:
+            raise InputError(f"evaluation.episodes: expected at least 1, got {self.episodes}")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of a run, in the sections that presets and ``--set`` name."""
+
+    data: DataSettings
+    method: GoSkillSettings
+    training: TrainingSettings
+    evaluation: EvaluationSettings
+
+
+def read_settings(preset: str, overrides: Sequence[str] = ()) -> Settings:
+    """A preset with overrides such as ``method.horizon=5``. Raises InputError that names what is wrong."""
+    return _settings(presets.override(presets.load(preset), overrides))
+
+
+def settings_of(run: RunFolder, overrides: Sequence[str] = ()) -> Settings:
+    """The settings that a run was started with, and overrides. Raises CheckpointError if its file is damaged."""
+    record = _record(run)
+    method = {name: value for name, value in record["method"].items() if name != "name"}
+    return _settings(presets.override({**record, "method": method, "data": {}}, overrides))
+
+
+def _settings(sections: Mapping[str, Mapping[str, Any]]) -> Settings:
+    from goskill.methods.go_skill import GoSkillSettings
+    from goskill.training import TrainingSettings
+
+    return Settings(
+        from_mapping(DataSettings, sections["data"], "data"),
+        from_mapping(GoSkillSettings, sections["method"], "method"),
+        from_mapping(TrainingSettings, sections["training"], "training"),
+        from_mapping(EvaluationSettings, sections["evaluation"], "evaluation"),
+    )
+
+
+def record_of(settings: Settings, method: str, store: EpisodeStore) -> dict[str, Any]:
+    """What ``settings.json`` of a run on ``store`` holds."""
+    from goskill.evaluation import data_returns
+
+    return {
+        "data": {
+            "path": str(store.path.resolve()),
+            "tasks": store.tasks,
+            "episodes": store.num_episodes,
+            "steps": store.num_steps,
+            "returns": {task: to_mapping(returns) for task, returns in data_returns(store).items()},
+        },
+        "method": {"name": method, **to_mapping(settings.method)},
+        "training": to_mapping(settings.training),
+        "evaluation": to_mapping(settings.evaluation),
+    }
+
+
+def data_path(run: RunFolder) -> str:
+    """Where the store was that a run was started on."""
+    return str(_record(run)["data"]["path"])
+
+
+def returns_of(run: RunFolder) -> dict[str, DataReturns]:
+    """The returns of a run's training episodes by task."""
+    from goskill.evaluation import DataReturns
+
+    returns = _record(run)["data"]["returns"]
+    return {
+        task: from_mapping(DataReturns, values, f"data.returns.{task}") for task, values in returns.items()
+    }
+
+
+def _record(run: RunFolder) -> dict[str, Any]:
+    record = run.settings
+    for section, name in (("data", "returns"), ("data", "path"), ("method", "name"), ("training", "seed")):
+        if not isinstance(record.get(section), dict) or name not in record[section]:
+            raise CheckpointError(f"{run.settings_file}: expected a setting {section}.{name}, found none")
+    return {"evaluation": {}, **record}
+
+
+def is_finished(run: RunFolder) -> bool:
+    """Whether the newest whole checkpoint of a run is from the end of its training."""
+    from goskill.training import Checkpoints
+
+    checkpoint = Checkpoints(run.checkpoints).newest()
+    return checkpoint is not None and checkpoint.state["phase"] == len(checkpoint.state["phases"])
+
+
+def load_networks(run: RunFolder, goal_features: GoalFeatures | None = None) -> GoSkillNetworks:
+    """The networks of a finished run, on the CPU.
+
+    ``goal_features`` is the goal hook that the run was trained with, if it was. Raises CheckpointError for a run
+    that is not finished, and for a checkpoint that is damaged or does not fit the run's settings.
+    """
+    from goskill.methods.go_skill import networks_from_state
+    from goskill.training import Checkpoints
+
+    settings = settings_of(run)
+    checkpoint = Checkpoints(run.checkpoints).newest()
+    if checkpoint is None:
+        raise CheckpointError(f"{run.checkpoints} holds no whole checkpoint")
+    if not is_finished(run):
+        raise CheckpointError(
+            f"{run.path} is not finished: go on with goskill train --resume --out {run.path}"
+        )
+    return networks_from_state(settings.method, checkpoint.networks(), goal_features)
+
+
+def keep_prompts(store: EpisodeStore, run: RunFolder, count: int) -> None:
+    """Copy each task's best episodes into a run, so that it can be evaluated without its data."""
+    from goskill.data import StoreWriter
+
+    if run.prompts.exists():
+        return
+    unfinished = run.path / ".prompts"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    origin = {"source": str(store.path), "selection": f"the {count} episodes of highest return of each task"}
+    with StoreWriter(
+        unfinished, store.observation_dim, store.action_dim, store.tasks, provenance=origin
+    ) as writer:
+        for task in store.tasks:
+            for index in store.best_episodes(task, count):
+                episode = store.episode(index)
+                writer.append(
+                    task=task,
+                    observations=episode.observations,
+                    actions=episode.actions,
+                    rewards=episode.rewards,
+                    success=episode.success,
+                )
+    os.replace(unfinished, run.prompts)
+
+
+def prompts_of(store: EpisodeStore, count: int) -> Prompts:
+    """Each task's best episodes as demonstrations; tasks without episodes are left out."""
+    from goskill.evaluation import Demonstration
+
+    prompts = {}
+    for task in store.tasks:
+        best = [store.episode(index) for index in store.best_episodes(task, count)]
+        if best:
+            prompts[task] = [Demonstration(one.observations, one.actions, one.rewards) for one in best]
+    return prompts
