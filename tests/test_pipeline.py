@@ -125,6 +125,42 @@ def test_labels_agree_with_what_training_counted(trained: Path, data: Path) -> N
     np.testing.assert_array_equal(counts, np.sum(list(usage.values()), axis=0))
 
 
+def test_a_run_that_is_not_finished_is_neither_evaluated_nor_used_for_labels(
+    trained: Path, data: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    shutil.rmtree(next((run / "checkpoints").glob("*-finished")))
+    for use in (lambda: pipeline.evaluate(run, episodes=1, workers=0), lambda: pipeline.label(run, data)):
+        with pytest.raises(CheckpointError, match="not finished"):
+            use()
+    assert not (run / "results.json").exists()
+
+
+def test_resuming_needs_nothing_but_the_run(trained: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    shutil.rmtree(next((run / "checkpoints").glob("*-finished")))
+    pipeline.train(None, run, resume=True)
+    assert weights(run) == weights(trained)
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["training.device=cuda:7", "training.precision=tf32", "method.goal_dimensions=[99]", "data.episodes=3"],
+)
+def test_settings_that_do_not_fit_leave_nothing_behind(change: str, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        pipeline.train(data, tmp_path / "run", preset="mt10", overrides=(*SMALL, change))
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("damage", ["{}", "[]", '{"method": {"name": "go_skill"}}', "not JSON"])
+def test_damaged_settings_are_named(trained: Path, tmp_path: Path, damage: str) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    (run / "settings.json").write_text(damage)
+    with pytest.raises(CheckpointError, match=r"settings\.json"):
+        pipeline.evaluate(run, episodes=1, workers=0)
+
+
 def test_an_existing_output_folder_is_refused(trained: Path, data: Path) -> None:
     before = sorted(str(path) for path in trained.rglob("*"))
     with pytest.raises(InputError, match="exists already"):
@@ -180,3 +216,25 @@ def test_quickstart_goes_the_whole_way(tmp_path: Path) -> None:
     assert set(json.loads((out / "results.json").read_text())["tasks"]) == {"reach", "window-close"}
     with pytest.raises(InputError, match="finished run"):
         pipeline.quickstart(out, workers=0, overrides=(*SMALL, *few))
+
+    # Stopped while drawing, before evaluation or within training, it goes on and ends the same.
+    results, before = (out / "results.json").read_bytes(), weights(out)
+    for lost in (["figures"], ["figures", "results.json"], ["figures", "results.json", *unfinished(out)]):
+        for name in lost:
+            path = out / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        pipeline.quickstart(out, workers=0, overrides=(*SMALL, *few))
+        assert (out / "results.json").read_bytes() == results
+        assert weights(out) == before
+
+
+def unfinished(run: Path) -> list[str]:
+    return [f"checkpoints/{path.name}" for path in (run / "checkpoints").glob("*-finished")]
+
+
+def test_quickstart_refuses_a_foreign_folder_before_it_collects(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("not a run")
+    with pytest.raises(InputError, match="holds no run"):
+        pipeline.quickstart(tmp_path / "mine", workers=0, overrides=SMALL)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
