@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from goskill.data.files import (
     field,
     publish_folder,
     read_manifest,
+    remove_temporaries,
     storage_errors,
     temporary_folder,
     write_manifest,
@@ -29,6 +32,7 @@ from goskill.errors import InputError, StoreError
 
 LABELS = "labels"
 LABEL_FORMAT = "goskill-labels"
+_LOCK = ".lock"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _CLASS_LIMIT = 1 << 24
 _BLOCK = 1 << 20
@@ -69,6 +73,28 @@ def _blocks(labels: npt.ArrayLike | Iterable[npt.ArrayLike], num_steps: int) -> 
         raise InputError(f"labels: expected one for each of {num_steps} steps, got {got}")
 
 
+@contextlib.contextmanager
+def _unfinished(folder: Path) -> Iterator[Path]:
+    """A temporary folder for new labels, which an exception removes, and the next writer if this one is killed.
+
+    Writers of labels share a lock; whoever can have it alone knows that all temporaries there are left over.
+    """
+    folder.mkdir(exist_ok=True)
+    with open(folder / _LOCK, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove_temporaries(folder)
+        except BlockingIOError:
+            pass
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        temporary = temporary_folder(folder)
+        try:
+            yield temporary
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
 def write_labels(
     store: Path,
     data_checksum: str,
@@ -85,43 +111,37 @@ def write_labels(
     if not 1 <= num_classes <= _CLASS_LIMIT:
         raise InputError(f"num_classes: expected 1 to {_CLASS_LIMIT}, got {num_classes}")
     width = 1 if num_classes <= 1 << 8 else 2 if num_classes <= 1 << 16 else 4
-    with storage_errors(target):
-        target.parent.mkdir(exist_ok=True)
-        folder = temporary_folder(target.parent)
-        try:
-            column = ColumnWriter(folder, "labels", {1: "|u1", 2: "<u2", 4: "<u4"}[width])
-            for block in _blocks(labels, num_steps):
-                outside = block[(block < 0) | (block >= num_classes)]
-                if len(outside):
-                    raise InputError(f"labels: expected values in [0, {num_classes}), got {outside[0]}")
-                column.write(block)
-            columns = {"labels": column.finish()}
-            mapped = np.load(folder / "labels.npy", mmap_mode="r")
-            order, offsets = _core.class_index(np.asarray(mapped), num_classes, threads)
-            for part, values in (("order", order), ("offsets", offsets)):
-                writer = ColumnWriter(folder, part, values.dtype.str)
-                writer.write(values)
-                columns[part] = writer.finish()
-            content = {
-                "format": LABEL_FORMAT,
-                "version": VERSION,
-                "steps": num_steps,
-                "classes": num_classes,
-                "width": width,
-                "data": data_checksum,
-                "columns": columns,
-            }
-            write_manifest(folder / MANIFEST, content)
-            if target.exists():
-                replaced = temporary_folder(target.parent)
-                os.rename(target, replaced / name)
-                publish_folder(folder, target)
-                shutil.rmtree(replaced, ignore_errors=True)
-            else:
-                publish_folder(folder, target)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
+    with storage_errors(target), _unfinished(target.parent) as folder:
+        column = ColumnWriter(folder, "labels", {1: "|u1", 2: "<u2", 4: "<u4"}[width])
+        for block in _blocks(labels, num_steps):
+            outside = block[(block < 0) | (block >= num_classes)]
+            if len(outside):
+                raise InputError(f"labels: expected values in [0, {num_classes}), got {outside[0]}")
+            column.write(block)
+        columns = {"labels": column.finish()}
+        mapped = np.load(folder / "labels.npy", mmap_mode="r")
+        order, offsets = _core.class_index(np.asarray(mapped), num_classes, threads)
+        for part, values in (("order", order), ("offsets", offsets)):
+            writer = ColumnWriter(folder, part, values.dtype.str)
+            writer.write(values)
+            columns[part] = writer.finish()
+        content = {
+            "format": LABEL_FORMAT,
+            "version": VERSION,
+            "steps": num_steps,
+            "classes": num_classes,
+            "width": width,
+            "data": data_checksum,
+            "columns": columns,
+        }
+        write_manifest(folder / MANIFEST, content)
+        if target.exists():
+            replaced = temporary_folder(target.parent)
+            os.rename(target, replaced / name)
+            publish_folder(folder, target)
+            shutil.rmtree(replaced, ignore_errors=True)
+        else:
+            publish_folder(folder, target)
 
 
 def read_label_manifest(store: Path, data_checksum: str, num_steps: int, name: str) -> dict[str, Any]:
