@@ -8,9 +8,30 @@ from pathlib import Path
 
 
 def write_atomically(path: str | Path, text: str) -> Path:
-    """Write ``text`` beside ``path`` and rename it into place; folders on the way are made. Returns the path."""
+    """Write ``text`` beside ``path`` and rename it into place; folders on the way are made. Returns the path.
+
+    Raises OSError, as of a full disk, with the name of the file or folder that could not be written.
+    """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _replace(target, text)
+    except OSError as error:
+        # Writing to an open file names none, and nobody knows the temporary one.
+        raise OSError(error.errno, error.strerror, str(target)) from error
+    return target
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames inside a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _replace(target: Path, text: str) -> None:
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
@@ -23,4 +44,3 @@ def write_atomically(path: str | Path, text: str) -> Path:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    return target

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from goskill.errors import StoreError
+from goskill.files import sync_folder
 
 MANIFEST = "manifest.json"
 TEMPORARY = ".writing-"
@@ -32,15 +33,6 @@ def storage_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreError(f"{error.filename or path}: {error.strerror or error}") from error
-
-
-def sync_folder(path: Path) -> None:
-    """Make renames inside a folder durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_manifest(path: Path, content: Mapping[str, Any]) -> str:

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from goskill.errors import CheckpointError
+from goskill.files import sync_folder
 
 FORMAT = 1
 OPTIMIZERS = "optimizers"
@@ -108,11 +109,11 @@ class Checkpoints:
             record = {"format": FORMAT, "step": step, **state, "files": checksums}
             record["checksum"] = _state_checksum(record)
             _write(temporary / "state.json", json.dumps(record, indent=1).encode())
-            _sync_folder(temporary)
+            sync_folder(temporary)
             # Saving the same position again (a resume that ends at once) replaces what has the same contents.
             shutil.rmtree(final, ignore_errors=True)
             os.rename(temporary, final)
-            _sync_folder(self.folder)
+            sync_folder(self.folder)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -199,11 +200,3 @@ def _write(path: Path, contents: bytes) -> str:
 def _state_checksum(state: Mapping[str, Any]) -> str:
     rest = {key: value for key, value in state.items() if key != "checksum"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

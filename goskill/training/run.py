@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,7 @@ class RunFolder:
         Raises:
             InputError: ``path`` holds something and is not to be resumed, or is to be and holds no run.
             CheckpointError: the run there was made with other settings; the message names the first one.
+            OSError: the folder cannot be written; what was made of it is gone again.
         """
         run = cls(Path(path))
         if distributed.rank() > 0:
@@ -90,9 +91,16 @@ class RunFolder:
             raise InputError(
                 f"output folder {run.path} exists already: give another folder, or resume the run in it"
             )
-        run.path.mkdir(parents=True, exist_ok=True)
-        run.checkpoints.mkdir()
-        write_atomically(run.settings_file, json.dumps(wanted, indent=2) + "\n")
+        made = [folder for folder in (run.path, *run.path.parents) if not folder.exists()]
+        try:
+            write_atomically(run.settings_file, json.dumps(wanted, indent=2) + "\n")
+            run.checkpoints.mkdir()
+        except BaseException:
+            run.settings_file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                for folder in made:
+                    folder.rmdir()
+            raise
         return run
 
     @classmethod
@@ -116,7 +124,15 @@ class RunFolder:
             )
         return settings
 
-    @contextmanager
+    def sections(self, *names: str) -> dict[str, Any]:
+        """``settings`` that hold these sections. Raises CheckpointError that names the first one missing."""
+        settings = self.settings
+        for name in names:
+            if not isinstance(settings.get(name), dict):
+                raise CheckpointError(f"{self.settings_file}: section {name!r} is missing")
+        return settings
+
+    @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the folder against other trainers; the lock goes with the process, however it ends.
 

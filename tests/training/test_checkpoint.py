@@ -82,7 +82,7 @@ def test_an_unfinished_checkpoint_is_never_taken_for_one(tmp_path, monkeypatch):
     def killed(*_):
         raise Killed
 
-    for step, function in ((2, "_write"), (3, "_sync_folder")):
+    for step, function in ((2, "_write"), (3, "sync_folder")):
         with monkeypatch.context() as patch:
             patch.setattr(checkpoint, function, killed)
             patch.setattr(checkpoint.shutil, "rmtree", lambda *_, **__: None)
