@@ -16,6 +16,7 @@ from goskill.errors import InputError
 from goskill.evaluation.policy import FloatArray, Policy, Prompts
 from goskill.evaluation.results import Protocol, Results, Skills, TaskEpisodes, package_versions
 from goskill.evaluation.schedule import EpisodeKey, schedule
+from goskill.seeds import check_seed
 
 VectorEnv = gymnasium.vector.VectorEnv[Any, Any, Any]
 MakeEnvironments = Callable[[Sequence[str]], VectorEnv]
@@ -68,6 +69,7 @@ def evaluate(
     Raises InputError for wrong arguments, for a policy that needs prompts and does not get them, and for
     actions that are misshapen, NaN or out of range, naming environment, task and step.
     """
+    seed = check_seed("seed", seed)
     _check_arguments(tasks, episodes=episodes, max_steps=max_steps, batch=batch)
     prompts = prompts or {}
     _check_prompts(policy, tasks, prompts)

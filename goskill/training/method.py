@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from goskill.errors import InputError
+from goskill.seeds import check_seed
 
 Batch = dict[str, Tensor]
 PRECISIONS = ("auto", "float32", "tf32", "bfloat16")
@@ -79,14 +80,14 @@ class TrainingSettings:
     weight_decay: float = 1e-4  # AdamW, on all parameters, as released
     warmup_iterations: int = 5_000  # linear warm-up to the learning rate, constant afterwards, per optimiser
     gradient_clip: float = 1.0  # global norm per objective
-    seed: int = 0  # of initial weights, dropout, samplers
+    seed: int = 0  # of initial weights, dropout, samplers; below 2**60
     device: str = "auto"  # auto | cpu | cuda | cuda:N
     precision: str = (
         "auto"  # float32 | tf32 | bfloat16 (autocast) | auto: bfloat16 where the device is fast at it
     )
     compile: bool = False  # losses pass through torch.compile
     cuda_graphs: str = "auto"  # on | off: a whole step is one CUDA graph | auto: on one GPU
-    threads: int = 0  # threads of torch and the samplers; 0: all cores
+    threads: int = 0  # of torch and each sampler; 0: all cores, one for samplers (a batch takes < 1 ms)
     log_every: int = 100  # iterations between reads of the metrics (the only device synchronisation)
     checkpoint_every: int = 1_000  # iterations between checkpoints
     keep_checkpoints: int = 2  # newest checkpoints kept
@@ -94,9 +95,10 @@ class TrainingSettings:
     wandb: str = ""  # project on Weights & Biases that also gets the metrics; "": none
 
     def __post_init__(self) -> None:
-        for name in ("warmup_iterations", "weight_decay", "threads", "seed"):
+        for name in ("warmup_iterations", "weight_decay", "threads"):
             if not getattr(self, name) >= 0:
                 self._refuse(name, "a number that is not negative")
+        check_seed("training.seed", self.seed)
         for name in ("learning_rate", "gradient_clip"):
             if not getattr(self, name) > 0:
                 self._refuse(name, "a positive number")

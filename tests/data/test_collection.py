@@ -10,7 +10,7 @@ import pytest
 from goskill.data import EpisodeStore, collection
 from goskill.data.collection import collect
 from goskill.envs import WorkerDied, episode_seed, make
-from goskill.envs.scripted import ScriptedCollector, ScriptedPolicy, exploration
+from goskill.envs.scripted import ScriptedCollector, ScriptedEpisode, ScriptedPolicy, exploration
 from goskill.errors import InputError
 
 TASKS = ["reach", "drawer-close"]
@@ -89,16 +89,58 @@ def test_progress_counts_episodes(collected):
     assert collected[1] == [(done, 16) for done in range(17)]
 
 
-def test_any_number_of_workers_and_an_interruption_give_the_same_columns(collected, tmp_path):
+def test_any_number_of_workers_and_an_interruption_give_the_same_columns(collected, tmp_path, monkeypatch):
+    monkeypatch.setattr(collection, "_LEAST_SHARD_EPISODES", 4)
+
     def stop(done, total):
         if done == 5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         collect(TASKS, tmp_path / "s", episodes=8, workers=0, seed=3, progress=stop)
-    assert 0 < EpisodeStore.open(tmp_path / "s").num_episodes < 16
+    assert EpisodeStore.open(tmp_path / "s").num_episodes == 4
     resumed = collect(TASKS, tmp_path / "s", episodes=8, workers=1, seed=3)
     assert columns(resumed) == columns(collected[0])
+
+
+class QuickCollector:
+    """Episodes of three steps that are a function of the arguments."""
+
+    def __call__(self, task, episode, episodes, seed):
+        random = np.random.default_rng([len(task), episode, episodes, seed])
+        observations, actions = random.normal(size=(4, 39)), random.uniform(-1, 1, (3, 4))
+        return ScriptedEpisode(
+            observations.astype(np.float32),
+            actions.astype(np.float32),
+            np.ones(3, np.float32),
+            np.ones(3, bool),
+        )
+
+
+@pytest.mark.parametrize("stops", [[1], [20, 21, 41], [5, 39, 59]])
+def test_interrupted_and_resumed_the_files_are_the_same_byte_for_byte(stops, tmp_path, monkeypatch):
+    monkeypatch.setattr(collection, "ScriptedCollector", QuickCollector)
+
+    def files(folder):
+        return {
+            str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+        }
+
+    def stop_at(stop):
+        def progress(done, total):
+            if done == stop:
+                raise KeyboardInterrupt
+
+        return progress
+
+    collect(TASKS, tmp_path / "whole", episodes=30, workers=0)
+    for stop in stops:
+        with pytest.raises(KeyboardInterrupt):
+            collect(TASKS, tmp_path / "stopped", episodes=30, workers=0, progress=stop_at(stop))
+        assert EpisodeStore.open(tmp_path / "stopped").num_episodes == stop // 20 * 20
+    collect(TASKS, tmp_path / "stopped", episodes=30, workers=0)
+    assert len(EpisodeStore.open(tmp_path / "whole").shard_folders) == 3
+    assert files(tmp_path / "stopped") == files(tmp_path / "whole")
 
 
 def test_the_data_does_not_begin_where_evaluation_does(collected):
@@ -141,6 +183,8 @@ def test_a_folder_with_something_else_is_refused_and_kept(tmp_path):
         ({"quality": "best"}, "quality.*'best'"),
         ({"policy": "sac"}, "policy.*'sac'"),
         ({"workers": -1}, "workers"),
+        ({"seed": -1}, "seed: expected an integer from 0 to .*, got -1"),
+        ({"seed": 1 << 60}, "seed"),
     ],
 )
 def test_wrong_arguments_are_refused_by_name(arguments, named, tmp_path):
@@ -158,6 +202,7 @@ def test_a_worker_that_dies_is_named_and_what_was_complete_is_kept(tmp_path, mon
         return started[-1]
 
     monkeypatch.setattr(collection, "WorkerProcess", remember)
+    monkeypatch.setattr(collection, "_LEAST_SHARD_EPISODES", 2)
 
     def shoot(done, total):
         if done == 3:
@@ -165,4 +210,4 @@ def test_a_worker_that_dies_is_named_and_what_was_complete_is_kept(tmp_path, mon
 
     with pytest.raises(WorkerDied, match=r"collection worker 0 .*SIGKILL"):
         collect(TASKS, tmp_path / "s", episodes=20, workers=2, progress=shoot)
-    assert EpisodeStore.open(tmp_path / "s").num_episodes >= 3
+    assert EpisodeStore.open(tmp_path / "s").num_episodes == 2

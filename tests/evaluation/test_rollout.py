@@ -180,6 +180,7 @@ def test_wrong_actions_name_environment_task_and_step(world, change, told: str) 
         ({"episodes": 0}, "episodes"),
         ({"max_steps": 0}, "max_steps"),
         ({"batch": 0}, "batch"),
+        ({"seed": 99999999999999999999}, "seed: expected an integer from 0 to"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_starts(world, echo, arguments, named: str) -> None:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from goskill.data import EpisodeStore, StoreWriter
 from goskill.errors import CheckpointError, InputError
-from goskill.methods.go_skill import GoSkillNetworks, label_store, networks_from_state
+from goskill.methods.go_skill import GoSkill, GoSkillNetworks, label_store, networks_from_state
 from goskill.models import Normalize
+from goskill.training import TrainingSettings
 
 
 def networks(goal_features: nn.Module | None = None) -> GoSkillNetworks:
@@ -62,6 +63,14 @@ def test_a_store_of_other_sizes_is_not_labelled(sizes: tuple[int, int], message:
     with pytest.raises(InputError, match=message):
         label_store(networks(), EpisodeStore.open(tmp_path))
     assert not (tmp_path / "labels").exists()
+
+
+def test_the_largest_seed_has_streams_for_all_samplers(tmp_path: Path) -> None:
+    store = small_store(tmp_path / "store")
+    method = GoSkill(small_settings(), store, TrainingSettings(seed=2**60 - 1))
+    for phase in method.phases():
+        for objective in phase.begin():
+            next(iter(objective.sampler))
 
 
 def test_progress_of_labelling_ends_at_the_number_of_steps(
