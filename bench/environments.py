@@ -20,7 +20,7 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
 from goskill.envs import make, make_vec, tasks_of
 from goskill.envs.models import Models
-from goskill.envs.scripted import ScriptedPolicy
+from goskill.envs.scripted import ScriptedExpert
 
 TASKS = tasks_of("mt50")
 SEED = 0
@@ -49,7 +49,7 @@ def pairs() -> list[tuple[Any, Any, list[Any]]]:
     models = Models()
     for task in TASKS:
         fast, slow = make(task, SEED, impl="fast", models=models), stock(task)
-        policy, actions = ScriptedPolicy(task), []
+        policy, actions = ScriptedExpert(task), []
         observation, _ = fast.reset(seed=SEED)
         np.testing.assert_array_equal(observation, slow.reset(seed=SEED)[0])
         for _ in range(STEPS):

@@ -49,8 +49,8 @@ def exploration(episode: int, episodes: int) -> float:
     return float(max(0.0, 1.0 - episode / max(episodes - expert, 1)) ** 1.5)
 
 
-class ScriptedPolicy:
-    """MetaWorld's scripted policy of one task, clipped to the action space."""
+class ScriptedExpert:
+    """MetaWorld's scripted policy of one task, in float64, clipped to the action space."""
 
     def __init__(self, task: str) -> None:
         from metaworld.policies import ENV_POLICY_MAP
@@ -58,8 +58,8 @@ class ScriptedPolicy:
         policy_class: Any = ENV_POLICY_MAP[f"{task_name(task)}-v3"]
         self._policy = policy_class()
 
-    def __call__(self, observation: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-        """Action float32 [4] in [-1, 1] for an observation [39] with a visible goal."""
+    def __call__(self, observation: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
+        """Action float32 [4] in [-1, 1] for an observation [39] with a visible goal, float64 or float32."""
         with warnings.catch_warnings():
             # The policies warn that the environment clips; here the action is clipped before it is used.
             warnings.simplefilter("ignore")
@@ -104,7 +104,7 @@ class ScriptedCollector:
             self._env, self._task = make(task, 0), task
         episode_number = episode_seed(seed, task, episode, "collection")
         explore = _Exploration(exploration(episode, episodes), np.random.default_rng([episode_number, 1]))
-        policy = ScriptedPolicy(task)
+        policy = ScriptedExpert(task)
         observations = np.empty((EPISODE_STEPS + 1, OBSERVATION_DIM), np.float32)
         actions = np.empty((EPISODE_STEPS, ACTION_DIM), np.float32)
         rewards = np.empty(EPISODE_STEPS, np.float32)

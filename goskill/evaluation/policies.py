@@ -2,42 +2,35 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from goskill.envs.suites import task_name
+from goskill.envs.scripted import ScriptedExpert
 from goskill.evaluation.policy import FloatArray, Prompts
 
 
 class ScriptedPolicy:
-    """MetaWorld's hand-written expert of each task. It needs the goal in the observation."""
+    """MetaWorld's hand-written expert of each task, in float64. It needs the goal in the observation.
+
+    Evaluation gives it observations rounded to float32, as to any policy; collection gives the same experts
+    the environment's own float64, so that their actions may differ in the last digits.
+    """
 
     name = "scripted"
 
     def __init__(self) -> None:
-        self._experts: list[Any] = []
+        self._experts: list[ScriptedExpert] = []
 
     def reset(self, tasks: Sequence[str], prompts: Prompts, seed: int | Sequence[int] = 0) -> None:
         """Choose the expert of each environment's task. Raises InputError for an unknown task."""
-        from metaworld.policies import ENV_POLICY_MAP
-
-        experts: dict[str, Any] = ENV_POLICY_MAP
-        self._experts = [experts[f"{task_name(task)}-v3"]() for task in tasks]
+        self._experts = [ScriptedExpert(task) for task in tasks]
 
     def act(self, observations: FloatArray) -> FloatArray:
         """The experts' actions float32 [N, 4], clipped to [-1, 1], for observations [N, 39]."""
-        with warnings.catch_warnings():
-            # Several experts ask for more than an environment can do and warn at every step; it is clipped
-            # below.
-            warnings.simplefilter("ignore")
-            actions = [
-                expert.get_action(observation)
-                for expert, observation in zip(self._experts, observations, strict=True)
-            ]
-        return np.clip(np.asarray(actions, dtype=np.float32), -1.0, 1.0)
+        rows = zip(self._experts, observations, strict=True)
+        actions: FloatArray = np.stack([expert(observation) for expert, observation in rows])
+        return actions
 
 
 class RandomPolicy:

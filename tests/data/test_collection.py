@@ -10,7 +10,7 @@ import pytest
 from goskill.data import EpisodeStore, collection
 from goskill.data.collection import collect
 from goskill.envs import WorkerDied, episode_seed, make
-from goskill.envs.scripted import ScriptedCollector, ScriptedEpisode, ScriptedPolicy, exploration
+from goskill.envs.scripted import ScriptedCollector, ScriptedEpisode, ScriptedExpert, exploration
 from goskill.errors import InputError
 
 TASKS = ["reach", "drawer-close"]
@@ -73,7 +73,7 @@ def test_stored_actions_are_in_the_action_space_and_lead_to_the_next_observation
 def test_the_last_episodes_are_the_scripted_policys_own(collected):
     store, _ = collected
     episode = store.episode(7)
-    policy = ScriptedPolicy("reach")
+    policy = ScriptedExpert("reach")
     for step in (0, 10, 499):
         assert np.allclose(policy(episode.observations[step]), episode.actions[step], atol=1e-5)
 

@@ -67,9 +67,9 @@ def first_difference(task: str, seed: int, episodes: list[str], steps: int) -> s
     ``episodes`` names the actions of each: ``"scripted"``, ``"random"`` or ``"extreme"``.
     """
     from goskill.envs import make
-    from goskill.envs.scripted import ScriptedPolicy
+    from goskill.envs.scripted import ScriptedExpert
 
-    ours, theirs, policy = make(task, seed, impl="fast"), stock(task, seed), ScriptedPolicy(task)
+    ours, theirs, policy = make(task, seed, impl="fast"), stock(task, seed), ScriptedExpert(task)
     for episode, kind in enumerate(episodes):
         observation = ours.reset()[0]
         if not np.array_equal(observation, theirs.reset()[0]):

@@ -7,6 +7,7 @@ import pytest
 from metaworld.policies import ENV_POLICY_MAP
 
 from goskill.envs import episode_seed, make
+from goskill.envs.scripted import ScriptedExpert
 from goskill.errors import InputError
 from goskill.evaluation import Policy, RandomPolicy, ScriptedPolicy, evaluate
 
@@ -35,7 +36,9 @@ def test_an_evaluated_episode_is_the_one_played_by_hand() -> None:
     observation, _ = environment.reset(seed=episode_seed(11, "reach", 1))
     total, first = 0.0, -1
     for step in range(1, 61):
-        action = np.clip(expert.get_action(observation.astype(np.float32)), -1, 1).astype(np.float32)
+        action = np.clip(expert.get_action(observation.astype(np.float32).astype(np.float64)), -1, 1).astype(
+            np.float32
+        )
         observation, reward, _, _, info = environment.step(action)
         total += float(reward)
         if info["success"] and first < 0:
@@ -73,6 +76,16 @@ def test_one_seed_gives_each_environment_a_stream_of_its_own() -> None:
     policy.reset(["reach"] * 4, {}, seed=5)
     actions = policy.act(np.zeros((4, 39), np.float32))
     assert len(np.unique(actions)) == actions.size
+
+
+def test_evaluation_and_collection_have_the_same_expert() -> None:
+    policy = ScriptedPolicy()
+    policy.reset(TASKS, {})
+    observations = np.random.default_rng(0).uniform(-1, 1, (2, 39)).astype(np.float32)
+    actions = policy.act(observations)
+    assert actions.dtype == np.float32
+    for task, observation, action in zip(TASKS, observations, actions, strict=True):
+        np.testing.assert_array_equal(action, ScriptedExpert(task)(observation.astype(np.float64)))
 
 
 def test_an_unknown_task_is_refused() -> None:
