@@ -18,9 +18,7 @@ _LEAST_EXPERT_EPISODES = 4
 """As many as the prompts need."""
 _RANDOM_RUN = 10.0
 """Mean length, in steps, of a stretch of random actions: as long as a skill."""
-_RANDOM_MEMORY = 0.9
-"""Correlation of a random action with the one before."""
-_EXPERT_NOISE = 0.5
+_EXPERT_NOISE = 0.3
 """Standard deviation of the noise on the scripted policy's own actions while exploration is full."""
 
 
@@ -46,7 +44,7 @@ def exploration(episode: int, episodes: int) -> float:
     harder tasks.
     """
     expert = min(max(round(episodes * _EXPERT_SHARE), _LEAST_EXPERT_EPISODES), episodes - episodes // 2)
-    return float(max(0.0, 1.0 - episode / max(episodes - expert, 1)) ** 1.5)
+    return float(max(0.0, 1.0 - episode / max(episodes - expert, 1)) ** 2)
 
 
 class ScriptedExpert:
@@ -68,24 +66,25 @@ class ScriptedExpert:
 
 
 class _Exploration:
-    """Stretches of correlated random actions, and noise on the rest, as much as ``level`` says."""
+    """Stretches of random actions, and noise on the rest, as much as ``level`` says.
+
+    Neither remembers the step before, as the noise of a stochastic policy does not: a model that sees past actions
+    would otherwise learn to repeat its own.
+    """
 
     def __init__(self, level: float, generator: np.random.Generator) -> None:
         self._level = level
         self._generator = generator
         self._random = generator.random() < level
-        self._drift = generator.standard_normal(ACTION_DIM)
         # Leaving rates of the two states whose long-run share of random steps is the level.
         self._stop = min(1.0, (1.0 - level) / _RANDOM_RUN)
         self._start = 1.0 if level >= 1.0 else min(1.0, level / (1.0 - level) * self._stop)
 
     def __call__(self, action: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         generator = self._generator
-        innovation = generator.standard_normal(ACTION_DIM)
-        self._drift = _RANDOM_MEMORY * self._drift + np.sqrt(1.0 - _RANDOM_MEMORY**2) * innovation
         noise = generator.standard_normal(ACTION_DIM)
         leave = generator.random()
-        chosen = self._drift if self._random else action + _EXPERT_NOISE * self._level * noise
+        chosen = noise if self._random else action + _EXPERT_NOISE * self._level * noise
         if leave < (self._stop if self._random else self._start):
             self._random = not self._random
         return np.clip(chosen, -1.0, 1.0).astype(np.float32)
