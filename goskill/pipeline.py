@@ -267,7 +267,8 @@ def label(path: PathLike, data: PathLike, *, device: str | None = None) -> str:
         raise InputError(
             f"{path}: its skills are continuous (method.codebook = 'none'), there is nothing to count"
         )
-    return label_store(networks.eval(), EpisodeStore.open(data))
+    with _progress("labelling") as report:
+        return label_store(networks.eval(), EpisodeStore.open(data), progress=report)
 
 
 def compare(runs: Sequence[PathLike], *, as_json: bool = False) -> None:

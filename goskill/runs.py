@@ -112,11 +112,11 @@ def returns_of(run: RunFolder) -> dict[str, DataReturns]:
 
 
 def _record(run: RunFolder) -> dict[str, Any]:
-    record = run.settings
-    for section, name in (("data", "returns"), ("data", "path"), ("method", "name"), ("training", "seed")):
-        if not isinstance(record.get(section), dict) or name not in record[section]:
-            raise CheckpointError(f"{run.settings_file}: expected a setting {section}.{name}, found none")
-    return {"evaluation": {}, **record}
+    record = run.sections("data", "method", "training", "evaluation")
+    for section, name in (("data", "returns"), ("data", "path"), ("method", "name")):
+        if name not in record[section]:
+            raise CheckpointError(f"{run.settings_file}: setting {section}.{name} is missing")
+    return record
 
 
 def is_finished(run: RunFolder) -> bool:
