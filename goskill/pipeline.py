@@ -48,11 +48,13 @@ console = Console()
 
 def choose_tasks(suite: str | None, tasks: str | None) -> list[str]:
     """The tasks of a suite, or the comma-separated ones. Raises InputError unless exactly one is given."""
-    from goskill.envs import task_names
+    from goskill.envs import task_names, tasks_of
 
     if (suite is not None and tasks is not None) or not (suite or tasks):
         raise InputError("give either --suite or --tasks")
-    return task_names(suite if suite else [name.strip() for name in str(tasks).split(",") if name.strip()])
+    if suite is not None:
+        return tasks_of(suite)
+    return task_names([name.strip() for name in str(tasks).split(",") if name.strip()])
 
 
 def collect(
@@ -118,7 +120,7 @@ def show_store(data: PathLike, *, as_json: bool = False) -> None:
     for name in ("episodes", "steps", "observation_dim", "action_dim", "shards", "bytes"):
         console.print(f"{name.replace('_', ' ')}: {facts[name]:,}")
     console.print(f"labels: {', '.join(facts['labels']) or 'none'}")
-    for origin in facts["provenance"]:
+    for origin in filter(None, facts["provenance"]):
         console.print(
             "from: " + ", ".join(f"{key} {value}" for key, value in origin.items()), highlight=False
         )
@@ -215,6 +217,9 @@ def evaluate(
     from goskill.training import RunFolder, choose_device, distributed
 
     run = RunFolder.open(path)
+    file = run.results_file if out is None else Path(out)
+    if file.suffix != ".json" or file.is_dir():
+        raise InputError(f"out: expected a file that ends in .json, got {file}")
     if video:
         require_rendering()
     chosen_device = choose_device(device or "auto")
@@ -225,10 +230,8 @@ def evaluate(
     chosen = choose_tasks(None, tasks) if tasks else list(prompts)
     missing = [task for task in chosen if task not in prompts]
     if missing:
-        raise InputError(
-            f"{run.path} has no demonstrations of {', '.join(missing)}, which it never saw: "
-            "give an episode store that has some with --data"
-        )
+        hint = ": give an episode store that has some with --data" if data is None else ""
+        raise InputError(f"{data or run.path} has no demonstrations of {', '.join(missing)}{hint}")
     if episodes is None:
         episodes = settings_of(run).evaluation.episodes
     policy = GoSkillPolicy(networks, precision=precision)
@@ -243,10 +246,9 @@ def evaluate(
     results = results.with_data(returns_of(run))
     if distributed.rank() > 0:
         return results
-    file = run.results_file if out is None else Path(out)
+    console.print(results_table(results, title=str(run.path)))
     results.save(file)
     results.save_csv(file.with_suffix(".csv"))
-    console.print(results_table(results, title=str(run.path)))
     if video:
         with _progress("filming") as report:
             films = film(policy, chosen, run.path / "videos", prompts=prompts, seed=seed, progress=report)
