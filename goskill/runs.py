@@ -119,14 +119,6 @@ def _record(run: RunFolder) -> dict[str, Any]:
     return record
 
 
-def is_finished(run: RunFolder) -> bool:
-    """Whether the newest whole checkpoint of a run is from the end of its training."""
-    from goskill.training import Checkpoints
-
-    checkpoint = Checkpoints(run.checkpoints).newest()
-    return checkpoint is not None and checkpoint.state["phase"] == len(checkpoint.state["phases"])
-
-
 def load_networks(run: RunFolder, goal_features: GoalFeatures | None = None) -> GoSkillNetworks:
     """The networks of a finished run, on the CPU.
 
@@ -140,7 +132,7 @@ def load_networks(run: RunFolder, goal_features: GoalFeatures | None = None) -> 
     checkpoint = Checkpoints(run.checkpoints).newest()
     if checkpoint is None:
         raise CheckpointError(f"{run.checkpoints} holds no whole checkpoint")
-    if not is_finished(run):
+    if checkpoint.state["phase"] < len(checkpoint.state["phases"]):
         raise CheckpointError(
             f"{run.path} is not finished: go on with goskill train --resume --out {run.path}"
         )
