@@ -30,7 +30,7 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         if self.episodes < 1:
-            raise InputError(f"data.episodes: expected at least 1, got {self.episodes}")
+            raise InputError(f"episodes: expected at least 1, got {self.episodes}")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class EvaluationSettings:
 
     def __post_init__(self) -> None:
         if self.episodes < 1:
-            raise InputError(f"evaluation.episodes: expected at least 1, got {self.episodes}")
+            raise InputError(f"episodes: expected at least 1, got {self.episodes}")
 
 
 @dataclass(frozen=True)

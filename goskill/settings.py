@@ -17,11 +17,11 @@ Dataclass = TypeVar("Dataclass")
 def from_mapping(cls: type[Dataclass], values: Mapping[str, Any], where: str) -> Dataclass:
     """An instance of the dataclass ``cls``; fields that ``values`` does not name keep their defaults.
 
-    ``where`` prefixes the setting's name in errors. Integers are accepted for floats and lists for tuples;
-    nothing else is converted.
+    ``where`` prefixes the setting's name in errors, in those that ``cls`` raises as well. Integers are accepted for
+    floats and lists for tuples; nothing else is converted.
 
     Raises:
-        InputError: an unknown setting, or a value of the wrong type.
+        InputError: an unknown setting, a value of the wrong type, or one that ``cls`` refuses.
     """
     hints = typing.get_type_hints(cls)
     known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
@@ -30,7 +30,10 @@ def from_mapping(cls: type[Dataclass], values: Mapping[str, Any], where: str) ->
         if name not in known:
             raise InputError(f"unknown setting {where}.{name}: {closest(name, known)}")
         arguments[name] = _checked(value, hints[name], f"{where}.{name}")
-    return cls(**arguments)
+    try:
+        return cls(**arguments)
+    except InputError as error:
+        raise InputError(f"{where}.{error}") from None
 
 
 def to_mapping(settings: Any) -> dict[str, Any]:

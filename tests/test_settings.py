@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from goskill.errors import InputError
+from goskill.runs import read_settings
 from goskill.settings import from_mapping, parse_override, to_mapping
 
 
@@ -59,6 +60,20 @@ def test_integers_are_taken_for_floats() -> None:
 def test_mistakes_are_named(values: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         from_mapping(Example, values, "example")
+
+
+@pytest.mark.parametrize(
+    ("section", "setting", "value"),
+    [
+        ("data", "episodes", 0),
+        ("method", "horizon", 0),
+        ("training", "seed", -1),
+        ("evaluation", "episodes", 0),
+    ],
+)
+def test_values_out_of_range_are_named_with_their_section(section: str, setting: str, value: int) -> None:
+    with pytest.raises(InputError, match=rf"^{section}\.{setting}: expected .*, got {value}$"):
+        read_settings("quickstart", [f"{section}.{setting}={value}"])
 
 
 @pytest.mark.parametrize(

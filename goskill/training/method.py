@@ -98,7 +98,7 @@ class TrainingSettings:
         for name in ("warmup_iterations", "weight_decay", "threads"):
             if not getattr(self, name) >= 0:
                 self._refuse(name, "a number that is not negative")
-        check_seed("training.seed", self.seed)
+        check_seed("seed", self.seed)
         for name in ("learning_rate", "gradient_clip"):
             if not getattr(self, name) > 0:
                 self._refuse(name, "a positive number")
@@ -111,4 +111,4 @@ class TrainingSettings:
             self._refuse("cuda_graphs", "one of auto, on, off")
 
     def _refuse(self, name: str, expected: str) -> None:
-        raise InputError(f"training.{name}: expected {expected}, got {getattr(self, name)!r}")
+        raise InputError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
