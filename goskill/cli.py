@@ -127,6 +127,13 @@ def verify(data: Annotated[Path, typer.Argument(help="An episode store.")]) -> N
 def train(
     out: Annotated[Path, typer.Option(help="The run folder to write.", metavar="RUN")],
     data: Annotated[Path | None, typer.Option(help="The episode store to learn from.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="go_skill (the default) or mh_go_skill.", metavar="NAME")
+    ] = None,
+    ablations: Annotated[
+        list[str] | None,
+        typer.Option("--ablation", help="Leave a part of the method out, such as no-focal.", metavar="NAME"),
+    ] = None,
     preset: Annotated[
         str | None, typer.Option(help="quickstart, mt10 (the default), mt30, mt50 or ml45.")
     ] = None,
@@ -141,7 +148,8 @@ def train(
     """Train on an episode store.
 
     Examples: `goskill train --preset mt10 --data data/mt10 --out runs/mt10`; after an interruption
-    `goskill train --resume --out runs/mt10`; `goskill train --data data/mt10 --out runs/short --set method.horizon=5`
+    `goskill train --resume --out runs/mt10`; `goskill train --data data/mt10 --out runs/short --set method.horizon=5`;
+    `goskill train --data data/mt10 --out runs/plain --ablation no-focal,no-resampling`
     """
     from goskill import pipeline
 
@@ -149,7 +157,10 @@ def train(
     for name, value in (("device", device), ("precision", precision), ("seed", seed)):
         if value is not None:
             changes.append(f"training.{name}={json.dumps(value)}")
-    pipeline.train(data, out, preset=preset, overrides=changes, resume=resume)
+    left_out = [name.strip() for names in ablations or () for name in names.split(",") if name.strip()]
+    pipeline.train(
+        data, out, method=method, preset=preset, ablations=left_out, overrides=changes, resume=resume
+    )
 
 
 @app.command("eval")

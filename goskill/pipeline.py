@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from rich.table import Table
 
 from goskill.errors import InputError
 from goskill.runs import (
+    DEFAULT_METHOD,
     Settings,
     data_path,
     keep_prompts,
@@ -39,7 +41,7 @@ from goskill.runs import (
 if TYPE_CHECKING:
     from goskill.data import EpisodeStore
     from goskill.evaluation import Results
-    from goskill.methods.go_skill.networks import GoalFeatures
+    from goskill.methods.registry import GoalFeatures
     from goskill.training import RunFolder
 
 PathLike = str | Path
@@ -140,25 +142,29 @@ def train(
     data: PathLike | None,
     out: PathLike,
     *,
+    method: str | None = None,
     preset: str | None = None,
+    ablations: Sequence[str] = (),
     overrides: Sequence[str] = (),
     resume: bool = False,
     goal_features: GoalFeatures | None = None,
 ) -> RunFolder:
     """Train a method on a store into a run folder, or go on with an interrupted run.
 
-    ``preset`` (by default mt10) and ``overrides`` (texts such as ``method.horizon=5``) say how. With ``resume`` the
-    run's own settings and data are taken where neither is given. ``goal_features`` is a goal hook, see
-    :class:`goskill.methods.go_skill.GoSkillNetworks`. Raises InputError for wrong settings, a store that does not
-    fit them, and a folder that exists already (or none to resume); nothing is written then.
+    ``method`` is a name of :data:`goskill.methods.registry.METHODS` (by default go_skill, or the method of the run to
+    resume). ``preset`` (by default mt10), ``ablations`` (names such as ``no-focal``) and ``overrides`` (texts such as
+    ``method.horizon=5``) say how. With ``resume`` the run's own settings and data are taken where none are given.
+    ``goal_features`` is a goal hook, see :class:`goskill.methods.go_skill.GoSkillNetworks`. Raises InputError for
+    wrong settings, a store that does not fit them, and a folder that exists already (or none to resume); nothing is
+    written then.
     """
     from goskill.data import EpisodeStore
     from goskill.evaluation import DataSkills
-    from goskill.methods.go_skill import GoSkill, label_store
+    from goskill.methods import registry
     from goskill.training import RunFolder, Trainer, distributed
     from goskill.training.devices import choose_execution
 
-    settings = _settings_to_train(out, preset, overrides, resume)
+    settings = _settings_to_train(out, method, preset, ablations, overrides, resume)
     if data is None:
         if not resume:
             raise InputError("data: expected an episode store to learn from, got none")
@@ -166,26 +172,35 @@ def train(
     store = EpisodeStore.open(data)
     # These check settings against machine and data before anything is written.
     choose_execution(settings.training)
-    method = GoSkill(settings.method, store, settings.training, goal_features=goal_features)
-    run = RunFolder.create(out, record_of(settings, method.name, store), resume=resume)
+    family = registry.find(settings.name).family
+    learner = family.build(settings.method, store, settings.training, None, goal_features)
+    settings = replace(settings, method=learner.settings)
+    run = RunFolder.create(out, record_of(settings, store), resume=resume)
     if distributed.rank() == 0:
         keep_prompts(store, run, settings.method.prompt_episodes)
-    Trainer(method, run, settings.training).train(resume=resume)
-    if settings.method.discrete and distributed.rank() == 0:
-        column = label_store(method.networks, store)
+    Trainer(learner, run, settings.training).train(resume=resume)
+    if family.label is not None and family.has_skills(settings.method) and distributed.rank() == 0:
+        column = family.label(learner.networks, store, None)
         DataSkills.of_store(store, column).save(run.path / "data_skills.json")
     return run
 
 
-def _settings_to_train(out: PathLike, preset: str | None, overrides: Sequence[str], resume: bool) -> Settings:
+def _settings_to_train(
+    out: PathLike,
+    method: str | None,
+    preset: str | None,
+    ablations: Sequence[str],
+    overrides: Sequence[str],
+    resume: bool,
+) -> Settings:
     from goskill.training import RunFolder
 
     for override in overrides:
         if override.startswith("data.") and preset != "quickstart":
             raise InputError(f"--set {override}: only quickstart collects data, train takes what is there")
     if resume and preset is None:
-        return settings_of(RunFolder.open(out), overrides)
-    return read_settings(preset or "mt10", overrides)
+        return settings_of(RunFolder.open(out), overrides, method=method, ablations=ablations)
+    return read_settings(preset or "mt10", overrides, method=method or DEFAULT_METHOD, ablations=ablations)
 
 
 def evaluate(
@@ -213,7 +228,7 @@ def evaluate(
     from goskill.data import EpisodeStore
     from goskill.evaluation import evaluate as roll_out
     from goskill.evaluation import film, merge, require_rendering, results_table
-    from goskill.methods.go_skill import GoSkillPolicy
+    from goskill.methods import registry
     from goskill.training import RunFolder, choose_device, distributed
 
     run = RunFolder.open(path)
@@ -226,15 +241,16 @@ def evaluate(
     distributed.start(chosen_device)
     networks = load_networks(run, goal_features).to(chosen_device)
     store = EpisodeStore.open(run.prompts if data is None else data)
-    prompts = prompts_of(store, networks.settings.prompt_episodes)
+    settings = settings_of(run)
+    prompts = prompts_of(store, settings.method.prompt_episodes)
     chosen = choose_tasks(None, tasks) if tasks else list(prompts)
     missing = [task for task in chosen if task not in prompts]
     if missing:
         hint = ": give an episode store that has some with --data" if data is None else ""
         raise InputError(f"{data or run.path} has no demonstrations of {', '.join(missing)}{hint}")
     if episodes is None:
-        episodes = settings_of(run).evaluation.episodes
-    policy = GoSkillPolicy(networks, precision=precision)
+        episodes = settings.evaluation.episodes
+    policy = registry.find(settings.name).family.policy(networks, precision)
     share = chosen[distributed.rank() :: distributed.world_size()]
     part = None
     if share:
@@ -261,16 +277,17 @@ def evaluate(
 def label(path: PathLike, data: PathLike, *, device: str | None = None) -> str:
     """Label every step of a store with a run's skills; returns the name of the label column."""
     from goskill.data import EpisodeStore
-    from goskill.methods.go_skill import label_store
+    from goskill.methods import registry
     from goskill.training import RunFolder, choose_device
 
-    networks = load_networks(RunFolder.open(path)).to(choose_device(device or "auto"))
-    if not networks.settings.discrete:
-        raise InputError(
-            f"{path}: its skills are continuous (method.codebook = 'none'), there is nothing to count"
-        )
+    run = RunFolder.open(path)
+    settings = settings_of(run)
+    family = registry.find(settings.name).family
+    if family.label is None or not family.has_skills(settings.method):
+        raise InputError(f"{path}: this run of {settings.name} has no codebook of skills to label with")
+    networks = load_networks(run).to(choose_device(device or "auto"))
     with _progress("labelling") as report:
-        return label_store(networks.eval(), EpisodeStore.open(data), progress=report)
+        return family.label(networks.eval(), EpisodeStore.open(data), report)
 
 
 def compare(runs: Sequence[PathLike], *, as_json: bool = False) -> None:

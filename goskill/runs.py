@@ -13,11 +13,14 @@ from goskill.errors import CheckpointError, InputError
 from goskill.settings import from_mapping, to_mapping
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from goskill.data import EpisodeStore
     from goskill.evaluation import DataReturns, Prompts
-    from goskill.methods.go_skill import GoSkillNetworks, GoSkillSettings
-    from goskill.methods.go_skill.networks import GoalFeatures
+    from goskill.methods.registry import GoalFeatures, MethodSettings
     from goskill.training import RunFolder, TrainingSettings
+
+DEFAULT_METHOD = "go_skill"
 
 
 @dataclass(frozen=True)
@@ -46,39 +49,82 @@ class EvaluationSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings of a run, in the sections that presets and ``--set`` name."""
+    """All settings of a run, in the sections that presets and ``--set`` name, and the method's name."""
 
+    name: str  # of the method, see ``goskill.methods.registry``
     data: DataSettings
-    method: GoSkillSettings
+    method: MethodSettings
     training: TrainingSettings
     evaluation: EvaluationSettings
 
 
-def read_settings(preset: str, overrides: Sequence[str] = ()) -> Settings:
-    """A preset with overrides such as ``method.horizon=5``. Raises InputError that names what is wrong."""
-    return _settings(presets.override(presets.load(preset), overrides))
+def read_settings(
+    preset: str,
+    overrides: Sequence[str] = (),
+    *,
+    method: str = DEFAULT_METHOD,
+    ablations: Sequence[str] = (),
+) -> Settings:
+    """A preset for a method by name, with ablations of it and overrides such as ``method.horizon=5``.
+
+    Raises InputError that names what is wrong.
+    """
+    from goskill.methods import registry
+
+    family = registry.find(method).family
+    sections = presets.load(preset, family.section)
+    sections["training"] = {**family.training, **sections["training"]}
+    return _settings(method, sections, overrides, ablations)
 
 
-def settings_of(run: RunFolder, overrides: Sequence[str] = ()) -> Settings:
-    """The settings that a run was started with, and overrides. Raises CheckpointError if its file is damaged."""
+def settings_of(
+    run: RunFolder,
+    overrides: Sequence[str] = (),
+    *,
+    method: str | None = None,
+    ablations: Sequence[str] = (),
+) -> Settings:
+    """The settings that a run was started with, with ablations and overrides.
+
+    Raises CheckpointError if its file is damaged, and if ``method`` is given and not that of the run.
+    """
+    from goskill.methods import registry
+
     record = _record(run)
-    method = {name: value for name, value in record["method"].items() if name != "name"}
-    return _settings(presets.override({**record, "method": method, "data": {}}, overrides))
+    values = dict(record["method"])
+    name = values.pop("name")
+    try:
+        registry.find(name)
+    except InputError as error:
+        raise CheckpointError(f"{run.settings_file}: {error}") from None
+    if method not in (None, name):
+        raise CheckpointError(f"{run.path} is a run of method {name!r}, not of {method!r}")
+    return _settings(name, {**record, "method": values, "data": {}}, overrides, ablations)
 
 
-def _settings(sections: Mapping[str, Mapping[str, Any]]) -> Settings:
-    from goskill.methods.go_skill import GoSkillSettings
+def _settings(
+    name: str,
+    sections: Mapping[str, Mapping[str, Any]],
+    overrides: Sequence[str],
+    ablations: Sequence[str],
+) -> Settings:
+    from goskill.methods import registry
     from goskill.training import TrainingSettings
 
+    entry = registry.find(name)
+    plain = {section: dict(values) for section, values in sections.items()}
+    plain["method"] |= entry.ablated(ablations)
+    sections = presets.override(plain, overrides)
     return Settings(
+        name,
         from_mapping(DataSettings, sections["data"], "data"),
-        from_mapping(GoSkillSettings, sections["method"], "method"),
+        entry.settings(sections["method"]),
         from_mapping(TrainingSettings, sections["training"], "training"),
         from_mapping(EvaluationSettings, sections["evaluation"], "evaluation"),
     )
 
 
-def record_of(settings: Settings, method: str, store: EpisodeStore) -> dict[str, Any]:
+def record_of(settings: Settings, store: EpisodeStore) -> dict[str, Any]:
     """What ``settings.json`` of a run on ``store`` holds."""
     from goskill.evaluation import data_returns
 
@@ -90,7 +136,7 @@ def record_of(settings: Settings, method: str, store: EpisodeStore) -> dict[str,
             "steps": store.num_steps,
             "returns": {task: to_mapping(returns) for task, returns in data_returns(store).items()},
         },
-        "method": {"name": method, **to_mapping(settings.method)},
+        "method": {"name": settings.name, **to_mapping(settings.method)},
         "training": to_mapping(settings.training),
         "evaluation": to_mapping(settings.evaluation),
     }
@@ -119,13 +165,13 @@ def _record(run: RunFolder) -> dict[str, Any]:
     return record
 
 
-def load_networks(run: RunFolder, goal_features: GoalFeatures | None = None) -> GoSkillNetworks:
+def load_networks(run: RunFolder, goal_features: GoalFeatures | None = None) -> nn.Module:
     """The networks of a finished run, on the CPU.
 
     ``goal_features`` is the goal hook that the run was trained with, if it was. Raises CheckpointError for a run
     that is not finished, and for a checkpoint that is damaged or does not fit the run's settings.
     """
-    from goskill.methods.go_skill import networks_from_state
+    from goskill.methods import registry
     from goskill.training import Checkpoints
 
     settings = settings_of(run)
@@ -136,7 +182,8 @@ def load_networks(run: RunFolder, goal_features: GoalFeatures | None = None) -> 
         raise CheckpointError(
             f"{run.path} is not finished: go on with goskill train --resume --out {run.path}"
         )
-    return networks_from_state(settings.method, checkpoint.networks(), goal_features)
+    family = registry.find(settings.name).family
+    return family.rebuild(settings.method, checkpoint.networks(), goal_features)
 
 
 def keep_prompts(store: EpisodeStore, run: RunFolder, count: int) -> None:

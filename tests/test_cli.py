@@ -43,6 +43,8 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
         (["train", "--data", "nowhere", "--out", "run"], "nowhere"),
         (["train", "--data", "nowhere", "--out", "run", "--preset", "mt60"], "mt60"),
         (["train", "--data", "nowhere", "--out", "run", "--set", "horizon=5"], "horizon=5"),
+        (["train", "--data", "nowhere", "--out", "run", "--method", "go_skil"], "did you mean 'go_skill'?"),
+        (["train", "--data", "nowhere", "--out", "run", "--ablation", "no-vq,no-fokal"], "'no-focal'?"),
         (["quickstart", "--out", "run", "--set", "method.horizn=5"], "did you mean 'horizon'?"),
         (["quickstart", "--out", "run", "--set", "method.horizon=0"], "horizon"),
         (["eval", "nowhere"], "nowhere"),

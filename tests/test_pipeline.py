@@ -153,7 +153,10 @@ def test_settings_that_do_not_fit_leave_nothing_behind(change: str, data: Path, 
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("damage", ["{}", "[]", '{"method": {"name": "go_skill"}}', "not JSON"])
+DAMAGED = '{"data": {"path": "", "returns": {}}, "method": {"name": ["x"]}, "training": {}, "evaluation": {}}'
+
+
+@pytest.mark.parametrize("damage", ["{}", "[]", '{"method": {"name": "go_skill"}}', DAMAGED, "not JSON"])
 def test_damaged_settings_are_named(trained: Path, tmp_path: Path, damage: str) -> None:
     run = shutil.copytree(trained, tmp_path / "run")
     (run / "settings.json").write_text(damage)
@@ -182,6 +185,13 @@ def test_resuming_with_other_settings_names_the_setting(trained: Path, data: Pat
         pipeline.train(
             data, trained, preset="quickstart", overrides=(*SMALL, "method.horizon=5"), resume=True
         )
+
+
+def test_resuming_as_another_method_is_refused(trained: Path, data: Path) -> None:
+    with pytest.raises(CheckpointError, match="method 'go_skill', not of 'mh_go_skill'"):
+        pipeline.train(None, trained, method="mh_go_skill", resume=True)
+    with pytest.raises(CheckpointError, match=r"setting method\.name was \"go_skill\" .* is \"mh_go_skill\""):
+        pipeline.train(data, trained, method="mh_go_skill", preset="quickstart", overrides=SMALL, resume=True)
 
 
 def test_ctrl_c_leaves_a_run_that_resumes_to_the_same_weights(

@@ -1,4 +1,8 @@
-"""One settings file per suite: which tasks, how they are collected, trained and evaluated."""
+"""One settings file per suite: which tasks, how they are collected, trained and evaluated.
+
+A file holds the sections ``data``, ``training`` and ``evaluation``, and one section for each family of methods whose
+defaults it changes (``go_skill``, ...), of which a run sees its own as ``method``.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +28,17 @@ def names() -> list[str]:
     return sorted(file.name[: -len(".toml")] for file in files if file.name.endswith(".toml"))
 
 
-def load(name: str) -> dict[str, dict[str, Any]]:
-    """The sections of preset ``name`` (``data``, ``method``, ``training``, ``evaluation``) as plain mappings.
+def load(name: str, family: str) -> dict[str, dict[str, Any]]:
+    """The sections ``data``, ``method``, ``training`` and ``evaluation`` of preset ``name`` as plain mappings.
 
-    Raises InputError for an unknown preset.
+    ``method`` is the file's section ``family`` (``goskill.methods.registry.Family.section``). Raises InputError for
+    an unknown preset.
     """
     if name not in names():
         raise InputError(f"unknown preset {name!r}: {closest(name, names())}")
     text = resources.files(__name__).joinpath(f"{name}.toml").read_text(encoding="utf-8")
     loaded = tomllib.loads(text)
+    loaded["method"] = loaded.get(family, {})
     return {section: dict(loaded.get(section, {})) for section in SECTIONS}
 
 

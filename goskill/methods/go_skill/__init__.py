@@ -8,7 +8,7 @@ from goskill.methods.go_skill.labelling import label_name, label_store
 from goskill.methods.go_skill.method import GoSkill
 from goskill.methods.go_skill.networks import GoSkillNetworks, networks_from_state
 from goskill.methods.go_skill.released import load_released
-from goskill.methods.go_skill.settings import ABLATIONS, GoSkillSettings
+from goskill.methods.go_skill.settings import ABLATIONS, GoSkillSettings, fine_tuned
 
 __all__ = [
     "ABLATIONS",
@@ -16,6 +16,7 @@ __all__ = [
     "GoSkillNetworks",
     "GoSkillPolicy",
     "GoSkillSettings",
+    "fine_tuned",
     "label_name",
     "label_store",
     "load_released",

@@ -37,7 +37,6 @@ class GoSkillPolicy:
         precision: "float32", or "bfloat16" for autocast on a copy of the networks.
     """
 
-    name = "GO-Skill"
     needs_prompts = True
 
     def __init__(self, networks: GoSkillNetworks, *, chunk: int = 512, precision: str = "float32") -> None:
@@ -46,6 +45,7 @@ class GoSkillPolicy:
         if precision not in ("float32", "bfloat16"):
             raise InputError(f"precision: expected 'float32' or 'bfloat16', got {precision!r}")
         settings = networks.settings
+        self.name = "MH-GO-Skill" if settings.multi_head_decoder else "GO-Skill"
         self.networks = _with_low_precision_weights(networks) if precision == "bfloat16" else networks
         self.horizon = settings.horizon
         self.skill_count = settings.codebook_size if settings.discrete else None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
-from typing import Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 from goskill.errors import InputError
 
@@ -141,7 +142,7 @@ class GoSkillSettings:
         return self.codebook != "none"
 
 
-ABLATIONS = MappingProxyType(
+ABLATIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "no-reached-goal": {"reached_goal": False},
         "no-vq": {"codebook": "none"},
@@ -151,3 +152,8 @@ ABLATIONS = MappingProxyType(
     }
 )
 """The paper's ablations (Tables 1 and 2) as the settings that each changes."""
+
+
+def fine_tuned(settings: GoSkillSettings, iterations: int) -> GoSkillSettings:
+    """Settings with which trained networks go on: no extraction, policy and decoder for ``iterations``."""
+    return replace(settings, extraction_iterations=0, policy_iterations=iterations)
