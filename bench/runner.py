@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from goskill.errors import InputError, closest
+from goskill.files import write_atomically
 
 FOLDER = Path(__file__).parent
 NOT_SUITES = {"__init__", "runner", "report", "conftest"}
@@ -74,10 +75,9 @@ def run(suite: str, *, gpu: bool = False, select: str | None = None) -> list[dic
 
 
 def append(rows: list[dict[str, Any]], file: Path) -> None:
-    """Adds rows to a JSON-lines file."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a", encoding="utf-8") as stream:
-        stream.writelines(json.dumps(row, sort_keys=True) + "\n" for row in rows)
+    """Adds rows to a JSON-lines file: all, or none and an OSError that names it."""
+    old = file.read_text(encoding="utf-8") if file.exists() else ""
+    write_atomically(file, old + "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
 
 
 def _row(suite: str, benchmark: dict[str, Any]) -> dict[str, Any]:

@@ -268,10 +268,10 @@ def bench(
 
     for name in [suite] if suite else runner.suites():
         rows = runner.run(name, gpu=gpu, select=select)
+        report.print_table(rows)
         file = as_json or Path("bench/results") / f"{name}.jsonl"
         if as_json or file.parent.is_dir():
             runner.append(rows, file)
-        report.print_table(rows)
 
 
 @app.command()
@@ -307,7 +307,7 @@ def _status(command: Callable[[], Any]) -> int:
         message = error.format_message()  # type: ignore[attr-defined]
         return _fail(message) if message else 0  # without arguments the help was printed
     except OSError as error:
-        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         return _fail(f"{error.filename or 'writing'}: {error.strerror}")
     except WorkerDied as error:

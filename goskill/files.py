@@ -7,15 +7,17 @@ import tempfile
 from pathlib import Path
 
 
-def write_atomically(path: str | Path, text: str) -> Path:
-    """Write ``text`` beside ``path`` and rename it into place; folders on the way are made. Returns the path.
+def write_atomically(path: str | Path, contents: str | bytes) -> Path:
+    """Write ``contents`` (text as UTF-8) beside ``path`` and rename it into place. Returns the path.
+
+    Folders on the way are made.
 
     Raises OSError, as of a full disk, with the name of the file or folder that could not be written.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        _replace(target, text)
+        _replace(target, contents.encode() if isinstance(contents, str) else contents)
     except OSError as error:
         # Writing to an open file names none, and nobody knows the temporary one.
         raise OSError(error.errno, error.strerror, str(target)) from error
@@ -31,11 +33,11 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def _replace(target: Path, text: str) -> None:
+def _replace(target: Path, contents: bytes) -> None:
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(contents)
             file.flush()
             os.fsync(file.fileno())
         # mkstemp makes private files; these are for everyone who may read the folder.

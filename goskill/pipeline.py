@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -263,8 +264,7 @@ def evaluate(
     if distributed.rank() > 0:
         return results
     console.print(results_table(results, title=str(run.path)))
-    results.save(file)
-    results.save_csv(file.with_suffix(".csv"))
+    _save_results(results, file)
     if video:
         with _progress("filming") as report:
             films = film(policy, chosen, run.path / "videos", prompts=prompts, seed=seed, progress=report)
@@ -272,6 +272,16 @@ def evaluate(
             f"filmed {', '.join(path.name for path in films)} in {run.path / 'videos'}", highlight=False
         )
     return results
+
+
+def _save_results(results: Results, file: Path) -> None:
+    try:
+        results.save(file)
+        results.save_csv(file.with_suffix(".csv"))
+    except OSError as error:
+        # Rollouts take long: they are kept somewhere.
+        kept = results.save(Path(tempfile.mkdtemp(prefix="goskill-")) / file.name)
+        raise InputError(f"{error.filename}: {error.strerror}; the results are in {kept}") from error
 
 
 def label(path: PathLike, data: PathLike, *, device: str | None = None) -> str:

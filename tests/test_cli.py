@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from goskill.bench import runner
+
+from goskill import files
 
 COMMANDS = (
     *("quickstart", "collect", "info", "verify", "train", "eval"),
@@ -72,3 +77,20 @@ def test_importing_goskill_loads_nothing_heavy() -> None:
     code = "import sys, goskill; print([m for m in ('torch', 'triton', 'metaworld', 'mujoco') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_rows_of_benchmarks_that_cannot_be_written_leave_the_old_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    rows = tmp_path / "rows.jsonl"
+    runner.append([{"name": "first"}], rows)
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "fsync", full)
+        with pytest.raises(OSError, match="No space left") as caught:
+            runner.append([{"name": "second"}], rows)
+    assert caught.value.filename == str(rows)
+    runner.append([{"name": "third"}], rows)
+    assert [json.loads(line)["name"] for line in rows.read_text().splitlines()] == ["first", "third"]

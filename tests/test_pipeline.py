@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from goskill import pipeline
+from goskill import files, pipeline
 from goskill.data import EpisodeStore, StoreWriter
 from goskill.errors import CheckpointError, InputError
+from goskill.evaluation import Results
 
 SMALL = (
     *(
@@ -104,6 +107,25 @@ def test_evaluation_writes_results_for_each_task_and_overall(trained: Path, tmp_
         assert low <= entry["return_mean"] <= high
         assert 0 <= entry["success"] <= 1
         assert entry["episodes"] == 1
+
+
+def test_results_are_kept_elsewhere_when_they_cannot_be_written(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "elsewhere"))
+    target, replace = tmp_path / "full" / "results.json", os.replace
+
+    def full(source: str, destination: Path) -> None:
+        if destination == target:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, destination)
+
+    monkeypatch.setattr(files.os, "replace", full)
+    with pytest.raises(InputError, match=f"{target}: No space left on device; the results are in ") as caught:
+        pipeline.evaluate(trained, episodes=1, workers=0, tasks="reach", out=target)
+    assert not any(target.parent.iterdir())
+    assert Results.load(str(caught.value).split()[-1]).tasks == ["reach"]
 
 
 def test_tasks_without_demonstrations_are_refused(trained: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import imageio.v3 as iio
 import numpy as np
@@ -16,6 +17,7 @@ from goskill.evaluation.colours import skill_colour, text_colour
 from goskill.evaluation.policy import Policy, Prompts
 from goskill.evaluation.rendering import Image, RenderedEnvironments, require_rendering
 from goskill.evaluation.rollout import Moment, evaluate
+from goskill.files import write_atomically
 
 FORMATS = ("gif", "mp4")
 SKILL_PICTURES = "skills"
@@ -133,16 +135,12 @@ class _Camera:
 
 def _write_film(path: Path, frames: Sequence[_Frame], every: int) -> Path:
     pictures = np.stack([frame.captioned() for frame in frames])
-    temporary = path.with_name(f".{path.name}{path.suffix}")
-    try:
-        if path.suffix == ".gif":
-            iio.imwrite(temporary, pictures, duration=1000 * every / _STEPS_PER_SECOND, loop=0)
-        else:
-            iio.imwrite(temporary, pictures, fps=max(1, _STEPS_PER_SECOND // every), macro_block_size=4)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    timing: dict[str, Any] = (
+        {"duration": 1000 * every / _STEPS_PER_SECOND, "loop": 0}
+        if path.suffix == ".gif"
+        else {"fps": max(1, _STEPS_PER_SECOND // every), "macro_block_size": 4}
+    )
+    return write_atomically(path, iio.imwrite("<bytes>", pictures, extension=path.suffix, **timing))
 
 
 def _write_skill_pictures(folder: Path, task: str, frames: Sequence[_Frame], horizon: int) -> None:
@@ -157,9 +155,8 @@ def _write_skill_pictures(folder: Path, task: str, frames: Sequence[_Frame], hor
             min(frames, key=lambda other, at=at: abs(other.step - at)).picture  # type: ignore[misc]
             for at in (begin, begin + horizon / 2, begin + horizon)
         ]
-        path = folder / str(frame.skill) / f"{task}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        iio.imwrite(path, np.hstack(chosen))
+        strip = iio.imwrite("<bytes>", np.hstack(chosen), extension=".png")
+        write_atomically(folder / str(frame.skill) / f"{task}.png", strip)
 
 
 def _bytes(colour: Sequence[float]) -> tuple[int, int, int]:

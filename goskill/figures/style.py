@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,8 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+
+from goskill.files import write_atomically
 
 _SETTINGS: Any = {
     "font.size": 10,
@@ -41,11 +44,12 @@ def style() -> Iterator[None]:
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write ``name`` as PNG and SVG and forget the figure."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write ``name`` as PNG and SVG, each whole or not at all, and forget the figure."""
     paths = [folder / f"{name}.png", folder / f"{name}.svg"]
     for path in paths:
         metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
-        figure.savefig(path, metadata=metadata)
+        picture = io.BytesIO()
+        figure.savefig(picture, format=path.suffix[1:], metadata=metadata)
+        write_atomically(path, picture.getvalue())
     plt.close(figure)
     return paths

@@ -133,6 +133,10 @@ class Checkpoints:
                 _log.warning("skipped a damaged checkpoint: %s", error)
         return None
 
+    def newest_path(self) -> Path | None:
+        """Where the newest checkpoint is, if there is any; it is not read."""
+        return next(iter(self._newest_first()), None)
+
     def _newest_first(self) -> list[Path]:
         return sorted(self._paths(), key=_order, reverse=True)
 

@@ -77,9 +77,13 @@ class Trainer:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
+            newest = self._checkpoints.newest_path()
+            there = (
+                f"the checkpoints up to {newest.name} are whole" if newest else "there is no checkpoint yet"
+            )
             raise InputError(
                 f"no space left to write to {self.run.path} ({error.strerror}): "
-                "the checkpoints there are intact, make space and resume"
+                f"{there}, make space and resume"
             ) from error
 
     def _train(self, resume: bool, stop: StopRequest) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from matplotlib import pyplot as plt
 from matplotlib.image import imread
 
+from goskill import files
 from goskill.errors import InputError
 from goskill.evaluation import DataReturns, DataSkills, Results
 from goskill.evaluation.colours import skill_colour
@@ -18,6 +22,7 @@ from goskill.figures import draw_comparison, draw_run
 from goskill.figures.curves import draw_learning_curves, moving_average, read_metrics
 from goskill.figures.returns import draw_returns
 from goskill.figures.skills import Strip, draw_skill_strips, draw_skill_usage
+from goskill.figures.style import save
 
 TASKS = ("reach", "door-close")
 
@@ -198,3 +203,14 @@ def test_the_users_own_matplotlib_settings_stay(run) -> None:
 def test_importing_goskill_does_not_import_matplotlib() -> None:
     code = "import sys, goskill; assert 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_figure_that_cannot_be_written_is_named_and_not_left_in_part(tmp_path, monkeypatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        save(plt.figure(), tmp_path / "figures", "curves")
+    assert caught.value.filename == str(tmp_path / "figures" / "curves.png")
+    assert not any((tmp_path / "figures").iterdir())

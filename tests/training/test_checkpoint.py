@@ -125,7 +125,7 @@ def test_nothing_is_unpickled(tmp_path, monkeypatch):
     Trainer(make(), run, TRAINING, progress=False).train(resume=True)
 
 
-@pytest.mark.parametrize("checkpoints_before", [1, 3])
+@pytest.mark.parametrize("checkpoints_before", [0, 1, 3])
 def test_a_full_disk_ends_the_run_with_one_error_and_the_last_checkpoint_intact(
     checkpoints_before, tmp_path, monkeypatch
 ):
@@ -142,9 +142,11 @@ def test_a_full_disk_ends_the_run_with_one_error_and_the_last_checkpoint_intact(
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "_write", full)
-        with pytest.raises(InputError, match=f"no space left to write to {run.path}"):
+        with pytest.raises(InputError, match=f"no space left to write to {run.path}") as caught:
             Trainer(make(), run, TRAINING, progress=False).train()
     names = os.listdir(run.checkpoints)
+    there = f"up to {max(names)} are whole" if names else "there is no checkpoint yet"
+    assert there in str(caught.value)
     assert all(name.startswith("step-") for name in names)
     for name in names:
         read_checkpoint(run.checkpoints / name)

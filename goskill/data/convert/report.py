@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from goskill.files import write_atomically
+
 _LISTED = 100
 
 
@@ -40,4 +42,4 @@ class ConversionReport:
 
     def write(self, store: Path) -> None:
         """Keep it beside the store."""
-        (store / "conversion.json").write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
+        write_atomically(store / "conversion.json", json.dumps(self.to_json(), indent=2) + "\n")
