@@ -21,7 +21,7 @@ COMMANDS = (
 
 
 def goskill(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "goskill.cli", *arguments]
+    command = [sys.executable, "-m", "goskill", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
 
 
@@ -65,6 +65,14 @@ def test_wrong_input_is_one_line_that_names_it(arguments: list[str], named: str,
     assert result.stderr.startswith("error: ")
     assert named in result.stderr
     assert not any(tmp_path.iterdir()), "wrong input must leave nothing behind"
+
+
+def test_ctrl_c_while_modules_load_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt")
+    command = [sys.executable, "-m", "goskill", "info", "data"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert (result.returncode, result.stderr) == (130, "interrupted\n")
 
 
 def test_doctor_prints_json() -> None:

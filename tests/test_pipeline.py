@@ -222,7 +222,7 @@ def test_ctrl_c_leaves_a_run_that_resumes_to_the_same_weights(
     arguments = ["train", "--preset", "quickstart", "--data", str(data), "--out", str(tmp_path / "run")]
     for change in SMALL:
         arguments += ["--set", change]
-    command = [sys.executable, "-m", "goskill.cli", *arguments]
+    command = [sys.executable, "-m", "goskill", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     checkpoints = tmp_path / "run" / "checkpoints"
     while process.poll() is None and not (checkpoints.exists() and any(checkpoints.iterdir())):
