@@ -16,7 +16,7 @@ from goskill import files
 
 COMMANDS = (
     *("quickstart", "collect", "info", "verify", "train", "eval"),
-    *("label", "figures", "compare", "bench", "doctor", "convert"),
+    *("finetune", "label", "figures", "compare", "bench", "doctor", "convert"),
 )
 
 
@@ -53,6 +53,10 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
         (["quickstart", "--out", "run", "--set", "method.horizn=5"], "did you mean 'horizon'?"),
         (["quickstart", "--out", "run", "--set", "method.horizon=0"], "horizon"),
         (["eval", "nowhere"], "nowhere"),
+        (["finetune", "nowhere", "--data", "nowhere", "--out", "run"], "nowhere"),
+        (["finetune", "nowhere", "--out", "run"], "--data"),
+        (["finetune", "nowhere", "--out", "run", "--resume"], "run"),
+        (["finetune", "nowhere", "--out", "run", "--resume", "--preset", "ml45"], "--preset"),
         (["figures", "nowhere"], "nowhere"),
         (["compare", "nowhere"], "nowhere"),
         (["bench", "nothing"], "nothing"),

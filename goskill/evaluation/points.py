@@ -1,6 +1,7 @@
 """Evaluations on the way of a training run: ``evaluations.jsonl``, one JSON object per line.
 
-A line is ``{"iteration": iterations done, "overall": {...}, "tasks": {NAME: {...}}}`` with the keys of ``results.json``.
+A line is ``{"iteration": N, "overall": {...}, "tasks": {NAME: {...}}}``: after how many iterations, and the
+numbers under the keys of ``results.json``.
 """
 
 from __future__ import annotations
@@ -45,11 +46,11 @@ def add_point(path: str | Path, iteration: int, results: Results) -> None:
 def _point(source: Path, number: int, line: str) -> dict[str, Any]:
     try:
         point = json.loads(line)
-        if type(point["iteration"]) is int and isinstance(point["overall"], dict):
-            if isinstance(point["tasks"], dict):
-                return dict(point)
-    except (ValueError, TypeError, KeyError, RecursionError):
-        pass
+    except (ValueError, RecursionError):
+        point = None
+    kinds = {"iteration": int, "overall": dict, "tasks": dict}
+    if isinstance(point, dict) and all(type(point.get(name)) is kind for name, kind in kinds.items()):
+        return point
     raise InputError(
         f"{source}: line {number}: expected an object with 'iteration', 'overall' and 'tasks', got {line[:60]!r}"
     )
