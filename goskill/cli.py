@@ -163,55 +163,6 @@ def train(
     )
 
 
-@app.command()
-def finetune(
-    run: Annotated[Path, typer.Argument(help="The run folder to start from.", metavar="RUN")],
-    out: Annotated[Path, typer.Option(help="The run folder to write.", metavar="RUN2")],
-    data: Annotated[Path | None, typer.Option(help="An episode store of the new tasks.")] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="ml45 (its five new tasks) or mt10 (two new tasks).")
-    ] = None,
-    iterations: Annotated[int | None, typer.Option(help="Default: 3000, or the preset's.", min=1)] = None,
-    evaluate_every: Annotated[
-        int | None,
-        typer.Option(help="Also evaluate on the way, into evaluations.jsonl. Default: as the preset says."),
-    ] = None,
-    overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted RUN2.")] = False,
-    workers: Workers = None,
-) -> None:
-    """Train a finished run on with other tasks. GO-Skill keeps its skills, other methods train everything.
-
-    Examples: `goskill collect --suite ml45-test --out data/new`,
-    `goskill finetune runs/ml45 --preset ml45 --data data/new --out runs/new`, after an interruption
-    `goskill finetune runs/ml45 --out runs/new --resume`, then `goskill eval runs/new`
-    """
-    from goskill import finetuning
-
-    if not resume:
-        if data is None:
-            raise InputError("--data: expected an episode store of the new tasks, got none")
-        finetuning.finetune(
-            run,
-            data,
-            out,
-            preset=preset,
-            iterations=iterations,
-            evaluate_every=evaluate_every,
-            overrides=overrides or (),
-            workers=workers,
-        )
-        return
-    for name, value in (
-        ("--preset", preset),
-        ("--iterations", iterations),
-        ("--evaluate-every", evaluate_every),
-    ):
-        if value is not None:
-            raise InputError(f"{name}: --resume goes on as {out} was started, leave it out")
-    finetuning.resume(out, data, path=run, overrides=overrides or (), workers=workers)
-
-
 @app.command("eval")
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")],
@@ -297,6 +248,59 @@ def compare(
 
 
 @app.command()
+def study(
+    source: Annotated[
+        str, typer.Argument(help="A study file, or a ready one's name (see below).", metavar="STUDY")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="The study's folder. Default: studies/NAME.", metavar="FOLDER")
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(help="Runs at a time. Default: one per GPU, or per core without one.", min=1)
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="Another episode store for one of the study's data.", metavar="NAME=DATA"),
+    ] = None,
+    table: Annotated[bool, typer.Option("--table", help="Only print the table of what is there.")] = False,
+    into: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --table: also put it into this Markdown file, between its markers.", metavar="FILE"
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="With --table: print JSON.")] = False,
+) -> None:
+    """Run a comparison: what is missing of it, several runs at a time; then print its table.
+
+    Stopped or killed at any moment, the same command goes on. Each task of each run becomes one line of
+    `FOLDER/rows.jsonl`. Ready studies: paper-mt50, paper-mt30, paper-ablations, paper-hyperparameters, paper-ml45,
+    small-mt10.
+
+    Examples: `goskill study small-mt10`, `goskill study paper-mt30 --data near-optimal=data/mt30`,
+    `goskill study small-mt10 --table --into README.md`
+    """
+    from goskill import studies
+
+    if table:
+        folder = out or Path("studies") / studies.read_study(source).name
+        studies.show_study(source, folder, into=into, as_json=as_json)
+        return
+    if into is not None or as_json:
+        raise InputError("--into and --json go with --table")
+    stores = dict(_named(text) for text in data or ())
+    if studies.run_study(source, out, processes=processes, stores=stores):
+        raise typer.Exit(1)
+
+
+def _named(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name or not value:
+        raise InputError(f"--data: expected NAME=DATA, got {text!r}")
+    return name, value
+
+
+@app.command()
 def bench(
     suite: Annotated[str | None, typer.Argument(help="A benchmark suite. Default: all.")] = None,
     as_json: Annotated[
@@ -371,3 +375,7 @@ def _status(command: Callable[[], Any]) -> int:
 def _fail(message: str, status: int = 2) -> int:
     typer.echo("error: " + " ".join(message.split()), err=True)
     return status
+
+
+if __name__ == "__main__":
+    main()

@@ -34,7 +34,7 @@ def report() -> dict[str, Any]:
     for name in PACKAGES:
         facts[name] = metadata.version(name) if importlib.util.find_spec(name) else "not installed"
     facts["cores"] = len(os.sched_getaffinity(0))
-    facts["processor"] = _processor()
+    facts["processor"] = processor_name()
     facts["vector instructions"] = torch.backends.cpu.get_cpu_capability()
     facts["CUDA devices"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     facts["native core"] = _native_core()
@@ -42,7 +42,7 @@ def report() -> dict[str, Any]:
     return facts
 
 
-def _processor() -> str:
+def processor_name() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]

@@ -91,6 +91,16 @@ class EpisodeStore:
         """Where the data came from, as its writers said, each once."""
         return list(self._layout.provenance)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """What the episodes are known by, 16 hex digits: a digest of the columns' checksums and the task names."""
+        columns = [
+            str(entry["sha256"])
+            for shard in self._layout.shards
+            for _, entry in sorted(shard.columns.items())
+        ]
+        return hashlib.sha256("\n".join([*self.tasks, *columns]).encode()).hexdigest()[:16]
+
     @property
     def observation_dim(self) -> int:
         """Size of one observation."""

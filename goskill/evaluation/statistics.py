@@ -105,20 +105,65 @@ def bootstrap(
     Each resample draws runs with replacement for every task by itself; the interval holds the middle
     ``confidence`` of the resampled statistics. It is None with a single run.
     """
-    table = np.asarray(scores, dtype=np.float64)
-    if table.ndim != 2 or table.size == 0 or not np.isfinite(table).all():
-        raise InputError(f"scores: expected finite numbers [runs, tasks], got shape {table.shape}")
-    runs, tasks = table.shape
+    table = _table("scores", scores)
     value = float(statistic(table))
-    if runs < 2:
+    if len(table) < 2:
+        return Estimate(value, None)
+    drawn = _resampled(table, resamples, np.random.default_rng(seed))
+    if statistic is interquartile_mean:
+        replicates = stats.trim_mean(drawn.reshape(resamples, -1), 0.25, axis=1)
+    else:
+        replicates = np.array([statistic(replicate) for replicate in drawn])
+    return Estimate(value, _middle(replicates, confidence))
+
+
+def probability_of_improvement(
+    first: npt.ArrayLike,
+    second: npt.ArrayLike,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2_000,
+    seed: int = 0,
+) -> Estimate:
+    """How likely a run of ``second`` beats one of ``first`` on a task: the mean over tasks; ties count half.
+
+    ``first`` [runs, tasks] and ``second`` [other runs, tasks] are on the same tasks. The interval is a bootstrap
+    that resamples the runs of both within each task; it is None where one of them has a single run.
+    """
+    before, after = _table("first", first), _table("second", second)
+    if before.shape[1] != after.shape[1]:
+        raise InputError(f"second: expected {before.shape[1]} tasks as in first, got {after.shape[1]}")
+    value = float(_improvement(before[None], after[None])[0])
+    if min(len(before), len(after)) < 2:
         return Estimate(value, None)
     random = np.random.default_rng(seed)
-    columns = np.arange(tasks)
-    replicates = [
-        statistic(table[random.integers(runs, size=(runs, tasks)), columns]) for _ in range(resamples)
-    ]
+    replicates = _improvement(_resampled(before, resamples, random), _resampled(after, resamples, random))
+    return Estimate(value, _middle(replicates, confidence))
+
+
+def _improvement(first: Float64Array, second: Float64Array) -> Float64Array:
+    """[R, runs, tasks] beside [R, other runs, tasks] -> [R]: Mann-Whitney's statistic, averaged over tasks."""
+    gain = np.sign(second[:, :, None] - first[:, None])
+    return np.asarray(0.5 + 0.5 * gain.mean((1, 2, 3)))
+
+
+def _resampled(table: Float64Array, resamples: int, random: np.random.Generator) -> Float64Array:
+    """Runs of ``table`` [runs, tasks] drawn with replacement for every task by itself: [resamples, runs, tasks]."""
+    runs, tasks = table.shape
+    drawn: Float64Array = table[random.integers(runs, size=(resamples, runs, tasks)), np.arange(tasks)]
+    return drawn
+
+
+def _middle(replicates: Float64Array, confidence: float) -> Interval:
     low, high = np.quantile(replicates, [0.5 - confidence / 2, 0.5 + confidence / 2])
-    return Estimate(value, Interval(float(low), float(high)))
+    return Interval(float(low), float(high))
+
+
+def _table(name: str, scores: npt.ArrayLike) -> Float64Array:
+    table = np.asarray(scores, dtype=np.float64)
+    if table.ndim != 2 or table.size == 0 or not np.isfinite(table).all():
+        raise InputError(f"{name}: expected finite numbers [runs, tasks], got shape {table.shape}")
+    return table
 
 
 def _weighted_mean(samples: Sequence[Float64Array], weights: Sequence[float], confidence: float) -> Estimate:

@@ -15,8 +15,9 @@ class Logs:
     """Appends lines to ``metrics.jsonl`` and ``events.jsonl``, and scalars to TensorBoard and W&B.
 
     A line of metrics is one JSON object: ``step`` (iterations of the whole run), ``phase``, ``iteration``
-    (of the phase), ``<objective>/<metric>`` (means since the line before), rates, ``time/<part>`` (shares). A
-    line of events has ``step``, ``phase``, ``event`` and ``message``.
+    (of the phase), ``<objective>/<metric>`` (means since the line before), rates, ``time/<part>`` (shares),
+    ``seconds`` and ``cpu_seconds`` (since the line before; their sums are what the run took, however often it was
+    resumed). A line of events has ``step``, ``phase``, ``event`` and ``message``.
     """
 
     def __init__(self, run: RunFolder, sizes: Mapping[str, int], step: int, wandb_project: str = "") -> None:

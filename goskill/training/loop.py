@@ -8,8 +8,6 @@ import gc
 import math
 import platform
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,21 +29,7 @@ from goskill.training.randomness import random_state, seed_everything, set_rando
 from goskill.training.run import RunFolder
 from goskill.training.signals import StopRequest
 from goskill.training.step import ObjectiveStep
-from goskill.training.timing import StepTimer
-
-
-@dataclass(frozen=True)
-class Milestones:
-    """What is done before the first iteration, after every ``every``-th one of the whole run, and after the last.
-
-    ``reached(iterations)`` returns a line for the screen, or "" for none. It may use the networks but not change
-    them; their modes and the random states are put back. A checkpoint is written first, so that a run that is
-    ended meanwhile loses nothing: when it is resumed there, ``reached`` is called again and has to know itself
-    what is done already. Under torchrun it is called on every rank.
-    """
-
-    every: int
-    reached: Callable[[int], str]
+from goskill.training.timing import Clock, StepTimer
 
 
 class Trainer:
@@ -57,13 +41,7 @@ class Trainer:
     """
 
     def __init__(
-        self,
-        method: Method,
-        run: RunFolder,
-        settings: TrainingSettings,
-        *,
-        progress: bool = True,
-        milestones: Milestones | None = None,
+        self, method: Method, run: RunFolder, settings: TrainingSettings, *, progress: bool = True
     ) -> None:
         """Raises InputError for a device or precision that is not there."""
         self.method = method
@@ -73,7 +51,6 @@ class Trainer:
         self._writes = distributed.rank() == 0
         self._execution = choose_execution(settings)
         self._phases = list(method.phases())
-        self._milestones = milestones
         self._checkpoints = Checkpoints(run.checkpoints)
         self._optimizers: dict[str, ObjectiveOptimizer] = {}
         self._progress = TrainingProgress(progress and self._writes)
@@ -83,6 +60,7 @@ class Trainer:
         self._iteration = 0  # iterations of it that are done; 0: it has not begun
         self._step = 0  # iterations of all phases that are done
         self._running: list[ObjectiveStep] = []
+        self._clock = Clock()
 
     def train(self, *, resume: bool = False) -> None:
         """Train to the end of the last phase.
@@ -112,6 +90,7 @@ class Trainer:
     def _train(self, resume: bool, stop: StopRequest) -> None:
         if self.settings.threads:
             torch.set_num_threads(self.settings.threads)
+        self._clock = Clock()
         self._progress.say(f"training on {self._execution}")
         for module in self.method.modules.values():
             module.to(self._execution.device)
@@ -123,7 +102,6 @@ class Trainer:
                 self._save()
             else:
                 self._restore(checkpoint)
-            self._pause(stop)
             while self._phase < len(self._phases):
                 self._train_phase(self._phases[self._phase], checkpoint, stop)
                 if distributed.world_size() > 1:
@@ -133,7 +111,6 @@ class Trainer:
                 self._save()
                 if distributed.any_rank(stop.signal is not None, self._execution.device):
                     stop.raise_now()
-                self._pause(stop)
         distributed.barrier()
 
     def _train_phase(self, phase: Phase, checkpoint: Checkpoint | None, stop: StopRequest) -> None:
@@ -172,35 +149,13 @@ class Trainer:
         if distributed.world_size() > 1:
             # The ranks stop together, where they read together anyway.
             stopping = read and distributed.any_rank(stopping, self._execution.device)
-        pause = self._is_milestone()
-        save = stopping or pause or self._step % self.settings.checkpoint_every == 0
+        save = stopping or self._step % self.settings.checkpoint_every == 0
         if read or save:
             self._read_metrics(phase)
         if save and not last:
             self._save()
             if stopping:
                 stop.raise_now()
-            self._pause(stop)
-
-    def _is_milestone(self) -> bool:
-        if self._milestones is None:
-            return False
-        return self._step % self._milestones.every == 0 or self._phase == len(self._phases)
-
-    def _pause(self, stop: StopRequest) -> None:
-        """Tell whoever waits for it that a milestone is reached, if one is. The checkpoint has been written."""
-        if self._milestones is None or not self._is_milestone():
-            return
-        networks = [part for module in self.method.modules.values() for part in module.modules()]
-        modes, random = [part.training for part in networks], random_state()
-        with stop.immediate():
-            said = self._milestones.reached(self._step)
-        set_random_state(random)
-        for part, mode in zip(networks, modes, strict=True):
-            part.training = mode
-        if said:
-            self._progress.say(said)
-        self._read_time = time.perf_counter()
 
     def _start(self, objective: Objective) -> ObjectiveStep:
         optimizer = self._optimizers.setdefault(objective.name, ObjectiveOptimizer(self.settings))
@@ -243,6 +198,7 @@ class Trainer:
         samples = sum(running.batch_size for running in self._running) * distributed.world_size()
         line |= {"steps_per_second": rate, "samples_per_second": rate * samples}
         line |= {f"time/{part}": share for part, share in self._timer.read().items()}
+        line |= self._clock.read()
         self._logs.metrics(line)
         losses = {running.objective.name: line[f"{running.objective.name}/loss"] for running in self._running}
         self._progress.update(self._iteration, losses, rate)

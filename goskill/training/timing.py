@@ -51,3 +51,17 @@ class StepTimer:
         shares = {part: self._seconds[part] / total for part in PARTS if part in self._seconds and total > 0}
         self._seconds, self._events, self._timing = {}, [], True
         return shares
+
+
+class Clock:
+    """Seconds since the last read, by the wall and of this process's threads on the processor."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def read(self) -> dict[str, float]:
+        """``seconds`` and ``cpu_seconds`` since the last read or the beginning."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        seconds = {"seconds": wall - self._wall, "cpu_seconds": cpu - self._cpu}
+        self._wall, self._cpu = wall, cpu
+        return seconds

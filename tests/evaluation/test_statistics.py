@@ -107,7 +107,47 @@ def test_bootstrap_is_a_function_of_its_seed() -> None:
     assert statistics.bootstrap(scores, resamples=50) != statistics.bootstrap(scores, resamples=50, seed=1)
 
 
+def test_improvement_counts_pairs_of_runs_on_each_task() -> None:
+    random = np.random.default_rng(7)
+    first, second = random.integers(0, 4, (3, 5)), random.integers(0, 4, (4, 5))
+    pairs = [
+        1.0 if second[j, task] > first[i, task] else 0.5 if second[j, task] == first[i, task] else 0.0
+        for task in range(5)
+        for i in range(3)
+        for j in range(4)
+    ]
+    estimate = statistics.probability_of_improvement(first, second)
+    assert estimate.value == pytest.approx(np.mean(pairs))
+    opposite = statistics.probability_of_improvement(second, first)
+    assert estimate.value + opposite.value == pytest.approx(1.0)
+    assert statistics.probability_of_improvement(first, first + 10) == (1.0, (1.0, 1.0))
+
+
+def test_intervals_of_improvement_and_interquartile_mean_are_those_of_a_plain_loop() -> None:
+    random = np.random.default_rng(8)
+    first, second = random.normal(size=(4, 6)), random.normal(0.4, 1.0, (3, 6))
+
+    def resample(table):
+        rows = [[table[random.integers(len(table)), task] for task in range(6)] for _ in table]
+        return np.array(rows)
+
+    def improvement(a, b):
+        return np.mean([np.mean(b[:, None, t] > a[None, :, t]) for t in range(6)])
+
+    def middle_half(table):
+        values = np.sort(table, axis=None)
+        return values[len(values) // 4 : len(values) - len(values) // 4].mean()
+
+    plain = [improvement(resample(first), resample(second)) for _ in range(3000)]
+    interval = statistics.probability_of_improvement(first, second, resamples=20_000).interval
+    np.testing.assert_allclose(interval, np.quantile(plain, [0.025, 0.975]), atol=0.02)
+    plain = [middle_half(resample(first)) for _ in range(3000)]
+    interval = statistics.bootstrap(first, resamples=20_000).interval
+    np.testing.assert_allclose(interval, np.quantile(plain, [0.025, 0.975]), atol=0.04)
+
+
 def test_too_small_a_sample_has_no_interval() -> None:
+    assert statistics.probability_of_improvement([[1.0, 2.0]], [[2.0, 1.0]]) == (0.5, None)
     assert statistics.mean([3.0]) == (3.0, None)
     assert statistics.stratified_mean([[1.0, 2.0], [3.0]]) == (2.25, None)
     assert statistics.bootstrap([[1.0, 2.0]]).interval is None
@@ -127,6 +167,7 @@ def test_too_small_a_sample_has_no_interval() -> None:
         lambda: statistics.paired_difference([[1.0]], []),
         lambda: statistics.bootstrap([1.0, 2.0]),
         lambda: statistics.bootstrap([[1.0, np.inf]]),
+        lambda: statistics.probability_of_improvement([[1.0]], [[1.0, 2.0]]),
     ],
 )
 def test_what_has_no_answer_is_refused(call) -> None:

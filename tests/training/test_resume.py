@@ -36,7 +36,7 @@ def final_bits(method: ToyMethod) -> dict[str, bytes]:
 def metric_lines(run: RunFolder) -> list[dict]:
     lines = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
     return [
-        {name: value for name, value in line.items() if "per_second" not in name and "time/" not in name}
+        {name: value for name, value in line.items() if "second" not in name and "time/" not in name}
         for line in lines
     ]
 

@@ -1,0 +1,129 @@
+"""Comparisons: a study names methods, data and seeds; running it makes what is missing and keeps it as rows.
+
+``run_study`` does what ``goskill study`` does, ``show_study`` prints what the rows say.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from goskill.errors import InputError
+from goskill.studies.rows import read_rows
+from goskill.studies.study import Study, names, read_study
+
+if TYPE_CHECKING:
+    from goskill.studies.plan import Data
+    from goskill.studies.runner import StudyFolder
+
+__all__ = ["Study", "names", "read_rows", "read_study", "run_study", "show_study"]
+
+MARKDOWN = "table.md"
+
+
+def run_study(
+    source: str | Path,
+    out: str | Path | None = None,
+    *,
+    processes: int | None = None,
+    stores: Mapping[str, str] | None = None,
+) -> int:
+    """Run what is missing of a study (a file, or the name of a ready one) and print its table.
+
+    ``out`` is the study's folder, ``studies/NAME`` by default. ``processes`` runs go on at a time, by default one per
+    GPU or core. ``stores`` are other episode stores for the study's data, by name. Returns how many runs failed;
+    they are named, and tried again by the next call. Interrupted, it leaves everything as a later call needs it.
+
+    Raises InputError for a study that is wrong, data that is not there, and rows or runs in the folder that were made
+    on other data or with other settings.
+    """
+    from goskill.pipeline import console
+    from goskill.studies.processes import places
+    from goskill.studies.progress import StudyProgress
+    from goskill.studies.runner import Runner, StudyFolder
+
+    study = read_study(source).with_stores(stores or {})
+    where = places(processes)
+    folder = StudyFolder(Path(out) if out is not None else Path("studies") / study.name)
+    with folder.lock(), _terminated_as_interrupted():
+        runner = Runner(study, folder, _data(study, folder))
+        left = runner.left()
+        console.print(f"{study.title}: {left} runs to do, {len(where)} at a time", highlight=False)
+        with StudyProgress(console, left, 0) as progress:
+            runner.run(where, progress)
+    for name, why in runner.failed.items():
+        console.print(f"failed: {name}: {why}", highlight=False, markup=False, soft_wrap=True)
+    if runner.rows:
+        show_study(study, folder.path)
+    return len(runner.failed)
+
+
+def show_study(
+    source: str | Path | Study, out: str | Path, *, into: str | Path | None = None, as_json: bool = False
+) -> None:
+    """Print the table of a study's rows, and keep it as Markdown in its folder.
+
+    ``into`` is a Markdown file with the lines ``<!-- study NAME -->`` and ``<!-- end of study NAME -->``, between
+    which the table is put as well. Raises InputError if there are no rows yet.
+    """
+    from goskill.files import write_atomically
+    from goskill.pipeline import console
+    from goskill.studies import table
+    from goskill.studies.runner import StudyFolder
+
+    study = source if isinstance(source, Study) else read_study(source)
+    folder = StudyFolder(Path(out))
+    rows = read_rows(folder.rows)
+    found = table.groups(study, rows)
+    if not found:
+        raise InputError(f"{folder.rows}: has no rows of study {study.name} yet")
+    if as_json:
+        print(json.dumps(table.to_json(found), indent=2))
+    else:
+        for group in found:
+            console.print(table.rich_table(study, group))
+        if len({group.versions for group in found}) > 1:
+            console.print("rows of different versions are shown apart", highlight=False)
+    text = table.markdown(study, found)
+    write_atomically(folder.path / MARKDOWN, text)
+    if into is not None:
+        table.write_between_markers(Path(into), study.name, text)
+
+
+def _data(study: Study, folder: StudyFolder) -> dict[str, Data]:
+    """The study's stores; those to collect are collected, or gone on with."""
+    from goskill import pipeline
+    from goskill.studies.plan import open_data
+
+    data = {}
+    for name, source in study.data.items():
+        path = Path(source.store) if source.store else folder.data(name)
+        try:
+            if not source.store:
+                tasks = pipeline.choose_tasks(source.suite or None, ",".join(source.tasks) or None)
+                pipeline.collect(
+                    path, tasks=tasks, episodes=source.episodes, quality=source.quality, seed=source.seed
+                )
+            data[name] = open_data(name, path)
+        except InputError as error:
+            hint = f" (give a store with --data {name}=PATH)" if source.store else ""
+            raise InputError(f"study {study.name}: data {name}: {error}{hint}") from None
+    return data
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """A scheduler's SIGTERM ends a study with the same care as Ctrl-C."""
+
+    def stop(*_: Any) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,193 @@
+"""What a study has to run: every contender on all data with every seed, as far as rows do not say it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from goskill.data import EpisodeStore
+from goskill.errors import InputError
+from goskill.files import write_atomically
+from goskill.runs import read_settings
+from goskill.settings import to_mapping
+from goskill.studies.rows import Row
+from goskill.studies.study import Budget, Contender, Study
+from goskill.training.run import FREE_ON_RESUME
+
+SCHEDULE = ("extraction_iterations", "policy_iterations", "iterations")
+"""The methods' settings that say how long they train."""
+SAME_SECONDS = 0.1
+"""Equal iterations count as equal seconds, too, when they are no further apart than this share."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """A store of a study, open."""
+
+    name: str
+    path: str
+    fingerprint: str
+    tasks: tuple[str, ...]
+    scripted: bool
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: what to train, on what, and how it is known."""
+
+    contender: str
+    data: str
+    seed: int
+    budget: Budget
+    method: str
+    ablations: tuple[str, ...]
+    preset: str
+    overrides: tuple[str, ...]
+    schedule: Mapping[str, int]  # iterations of each part of the training
+    settings: str  # digest of all other settings but the seed
+    store: str
+    fingerprint: str  # of the data
+
+    @property
+    def name(self) -> str:
+        """For people, and the run's folder among the runs of the study."""
+        suffix = "" if self.budget == "iterations" else "-equal-seconds"
+        return f"{self.contender}/{self.data}/seed-{self.seed}{suffix}"
+
+    @property
+    def iterations(self) -> int:
+        return sum(self.schedule.values())
+
+    def save(self, path: Path) -> None:
+        """Write the job to a file."""
+        write_atomically(path, json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Job:
+        """What ``save`` wrote. Raises InputError for anything else."""
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            job = cls(**values)
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(f"{path}: expected a job of a study: {error}") from None
+        return replace(job, ablations=tuple(job.ablations), overrides=tuple(job.overrides))
+
+
+def open_data(name: str, path: str | Path) -> Data:
+    """A store of a study. Raises StoreError."""
+    store = EpisodeStore.open(path)
+    scripted = any(origin.get("source") == "scripted" for origin in store.provenance)
+    return Data(name, str(path), store.fingerprint, tuple(store.tasks), scripted)
+
+
+def jobs_of(study: Study, data: Mapping[str, Data]) -> list[Job]:
+    """The jobs with equal iterations, the reference's first, then in the file's order.
+
+    Raises InputError for an unknown method, ablation or setting, and for contenders whose iterations differ.
+    """
+    ordered = sorted(study.contenders, key=lambda one: one.name != study.reference)
+    jobs = [
+        _job(study, contender, data[name], seed)
+        for contender in ordered
+        for name in study.data
+        for seed in study.seeds
+    ]
+    for job in jobs:
+        if job.iterations != jobs[0].iterations:
+            raise InputError(
+                f"study {study.name}: contender {job.contender} trains for {job.iterations} iterations and "
+                f"{study.reference} for {jobs[0].iterations}: they must be equal"
+            )
+    return jobs
+
+
+def _job(study: Study, contender: Contender, data: Data, seed: int) -> Job:
+    from goskill.methods import registry
+
+    try:
+        family = registry.find(contender.method).family
+        overrides = [*study.overrides(contender, family.section), f"training.seed={seed}"]
+        settings = read_settings(
+            study.preset, overrides, method=contender.method, ablations=contender.ablations
+        )
+    except InputError as error:
+        raise InputError(f"study {study.name}: contender {contender.name}: {error}") from None
+    values = to_mapping(settings.method)
+    schedule = {name: values.pop(name) for name in SCHEDULE if name in values}
+    training = {
+        name: value
+        for name, value in to_mapping(settings.training).items()
+        if f"training.{name}" not in FREE_ON_RESUME and name != "seed"
+    }
+    return Job(
+        contender=contender.name,
+        data=data.name,
+        seed=seed,
+        budget="iterations",
+        method=contender.method,
+        ablations=contender.ablations,
+        preset=study.preset,
+        overrides=tuple(overrides),
+        schedule=schedule,
+        settings=_digest([contender.method, values, training, to_mapping(settings.evaluation)]),
+        store=data.path,
+        fingerprint=data.fingerprint,
+    )
+
+
+def with_seconds(job: Job, reference: Sequence[float], own: Sequence[float]) -> Job:
+    """The job with as many iterations as fit the reference's seconds.
+
+    ``reference`` and ``own`` are what runs of equal iterations took on the same data, of which the medians count.
+    """
+    ratio = median(reference) / median(own)
+    schedule = {name: max(round(count * ratio), min(count, 1)) for name, count in job.schedule.items()}
+    changes = [f"method.{name}={count}" for name, count in schedule.items()]
+    return replace(job, budget="seconds", schedule=schedule, overrides=(*job.overrides, *changes))
+
+
+def same_seconds(job: Job, scaled: Job) -> bool:
+    """Whether the run of equal iterations also counts as one of equal seconds."""
+    return abs(scaled.iterations / job.iterations - 1) <= SAME_SECONDS
+
+
+def seconds(rows: Sequence[Row], contender: str, data: str) -> list[float]:
+    """Training seconds of each run of equal iterations: of the processor, or by the clock where a GPU works."""
+    runs = {
+        row["seed"]: row["seconds"]["wall" if "gpus" in row["machine"] else "cpu"]
+        for row in rows
+        if (row["contender"], row["data"], row["budget"]) == (contender, data, "iterations")
+    }
+    return list(runs.values())
+
+
+def check_rows(rows: Sequence[Row], jobs: Sequence[Job], file: Path) -> None:
+    """Raises InputError for rows that were made on other data or with other settings than the jobs'."""
+    wanted = {(job.contender, job.data): job for job in jobs}
+    for row in rows:
+        job = wanted.get((row["contender"], row["data"]))
+        if job is not None:
+            check_same(row, job, f"{file}: rows of {row['contender']}")
+
+
+def check_same(made: Mapping[str, Any], job: Job, what: str) -> None:
+    """Raises InputError unless a row or job was made on the job's data with the job's settings."""
+    if made["fingerprint"] != job.fingerprint:
+        raise InputError(
+            f"{what} were made on other data {job.data!r} ({made['fingerprint']}) than is in {job.store} "
+            f"({job.fingerprint}): give another folder with --out"
+        )
+    same_schedule = made["budget"] == "seconds" or made["schedule"] == job.schedule
+    if made["settings"] != job.settings or not same_schedule:
+        raise InputError(
+            f"{what} were made with other settings than the study has now: give another folder with --out"
+        )
+
+
+def _digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,215 @@
+"""The table of a study: means, interquartile means, intervals, probabilities of improvement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich import box
+from rich.table import Table
+
+from goskill.errors import InputError
+from goskill.evaluation import statistics
+from goskill.evaluation.statistics import Estimate
+from goskill.files import write_atomically
+from goskill.studies.rows import VERSIONS, Row, versions
+from goskill.studies.study import Study
+
+BUDGETS = {"iterations": "equal iterations", "seconds": "equal seconds"}
+COLUMNS = ("", "seeds", "return", "IQM of returns", "success", "better than {baseline}")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One contender in one group."""
+
+    contender: str
+    seeds: int
+    iterations: int  # median over its runs
+    returns: Estimate  # mean over runs and tasks; all intervals are stratified bootstraps
+    interquartile: Estimate  # of returns over runs x tasks
+    success: Estimate  # at any step, mean over runs and tasks
+    improvement: Estimate | None  # probability that a run has a higher return than one of the baseline
+
+
+@dataclass(frozen=True)
+class Group:
+    """What can be compared: the same data, budget and versions."""
+
+    data: str
+    budget: str
+    versions: tuple[str, ...]  # as ``rows.VERSIONS`` names them
+    lines: Sequence[Line]
+    tasks: int
+    episodes: int  # per task and run
+    scripted: bool
+    commits: Sequence[str]
+
+
+def groups(study: Study, rows: Sequence[Row]) -> list[Group]:
+    """The rows of the study's contenders, by data, budget and versions; nothing is mixed across these."""
+    contenders = [one.name for one in study.contenders]
+    order = list(study.data)
+    keys = {(row["data"], row["budget"], versions(row)) for row in rows if row["data"] in order}
+    found = []
+    for key in sorted(keys, key=lambda one: (order.index(one[0]), list(BUDGETS).index(one[1]), one[2])):
+        here = [row for row in rows if (row["data"], row["budget"], versions(row)) == key]
+        named = [row for row in here if row["contender"] in contenders]
+        found += [_group(study, named)] if named else []
+    return found
+
+
+def scores(rows: Sequence[Row], value: str) -> npt.NDArray[np.float64]:
+    """A value of one contender's rows as [runs, tasks]. Raises InputError if runs have different tasks."""
+    seeds = list(dict.fromkeys(row["seed"] for row in rows))
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    cells = {(row["seed"], row["task"]): row[value] for row in rows}
+    if len(cells) < len(seeds) * len(tasks):
+        raise InputError(f"rows of {rows[0]['contender']}: a task is missing in a run")
+    return np.array([[cells[seed, task] for task in sorted(tasks)] for seed in seeds], dtype=np.float64)
+
+
+def _group(study: Study, rows: Sequence[Row]) -> Group:
+    by_contender = {
+        one.name: [row for row in rows if row["contender"] == one.name] for one in study.contenders
+    }
+    by_contender = {name: mine for name, mine in by_contender.items() if mine}
+    baseline = scores(by_contender[study.baseline], "return_mean") if study.baseline in by_contender else None
+    first = rows[0]
+    return Group(
+        data=first["data"],
+        budget=first["budget"],
+        versions=versions(first),
+        lines=[
+            _line(name, mine, None if name == study.baseline else baseline)
+            for name, mine in by_contender.items()
+        ],
+        tasks=len({row["task"] for row in rows}),
+        episodes=first["episodes"],
+        scripted=any(row["scripted"] for row in rows),
+        commits=sorted({str(row["commit"]) for row in rows}),
+    )
+
+
+def _line(name: str, rows: Sequence[Row], baseline: npt.NDArray[np.float64] | None) -> Line:
+    returns = scores(rows, "return_mean")
+    return Line(
+        contender=name,
+        seeds=len(returns),
+        iterations=int(np.median([row["iterations"] for row in rows])),
+        returns=statistics.bootstrap(returns, np.mean),
+        interquartile=statistics.bootstrap(returns),
+        success=statistics.bootstrap(scores(rows, "success"), np.mean),
+        improvement=None if baseline is None else statistics.probability_of_improvement(baseline, returns),
+    )
+
+
+def rich_table(study: Study, group: Group) -> Table:
+    """One group for a terminal."""
+    table = Table(title=_title(group), caption=_caption(study, group), box=box.SIMPLE_HEAD)
+    for index, column in enumerate(_columns(study)):
+        table.add_column(column, justify="right" if index else "left", no_wrap=index > 0, overflow="fold")
+    for line in group.lines:
+        # Rich reads square brackets as markup; on a line of their own they fit narrow terminals.
+        table.add_row(*(cell.replace(" [", "\n\\[") for cell in _cells(line)))
+    return table
+
+
+def markdown(study: Study, found: Sequence[Group]) -> str:
+    """All groups as Markdown tables."""
+    parts = []
+    for group in found:
+        columns = _columns(study)
+        lines = [f"**{_title(group)}**", ""]
+        lines += ["| " + " | ".join(columns) + " |", "|---" + "|--:" * (len(columns) - 1) + "|"]
+        lines += ["| " + " | ".join(_cells(line)) + " |" for line in group.lines]
+        lines += ["", _caption(study, group)]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def write_between_markers(file: Path, name: str, text: str) -> None:
+    """Put ``text`` into a file between the lines ``<!-- study NAME -->`` and ``<!-- end of study NAME -->``.
+
+    Raises InputError if the file does not have both, once and in this order.
+    """
+    first, last = f"<!-- study {name} -->\n", f"<!-- end of study {name} -->"
+    content = file.read_text(encoding="utf-8")
+    before, found, rest = content.partition(first)
+    _, ended, after = rest.partition(last)
+    if not found or not ended or first in rest:
+        raise InputError(f"{file}: expected one line {first.strip()!r} and a line {last!r} after it")
+    write_atomically(file, f"{before}{first}\n{text}\n{last}{after}")
+
+
+def _title(group: Group) -> str:
+    data = f"{group.data} data" + (" (scripted)" if group.scripted else "")
+    return f"{data}, {BUDGETS[group.budget]}"
+
+
+def _caption(study: Study, group: Group) -> str:
+    made = ", ".join(f"{name} {version}" for name, version in zip(VERSIONS, group.versions, strict=True))
+    commits = ", ".join(group.commits)
+    return (
+        f"{group.tasks} tasks, {group.episodes} episodes per task and run. Brackets hold 95 % (stratified bootstrap). "
+        f"IQM: interquartile mean. Better than {study.baseline}: the probability that a run's return on a task is "
+        f"higher. {made}; commit {commits}."
+    )
+
+
+def _columns(study: Study) -> list[str]:
+    return [column.format(baseline=study.baseline) for column in COLUMNS]
+
+
+def _cells(line: Line) -> list[str]:
+    return [
+        line.contender,
+        str(line.seeds),
+        _with_interval(line.returns, ".0f"),
+        _with_interval(line.interquartile, ".0f"),
+        _with_interval(line.success, ".0%"),
+        "" if line.improvement is None else _with_interval(line.improvement, ".0%"),
+    ]
+
+
+def _with_interval(estimate: Estimate, form: str) -> str:
+    value = format(estimate.value, form)
+    if estimate.interval is None:
+        return value
+    return f"{value} [{estimate.interval.low:{form}}, {estimate.interval.high:{form}}]"
+
+
+def to_json(found: Sequence[Group]) -> list[dict[str, Any]]:
+    """All groups as plain values; an estimate is {"value", "ci95"}."""
+
+    def estimate(one: Estimate | None) -> Mapping[str, Any] | None:
+        if one is None:
+            return None
+        return {"value": one.value, "ci95": None if one.interval is None else list(one.interval)}
+
+    return [
+        {
+            "data": group.data,
+            "budget": group.budget,
+            "versions": dict(zip(VERSIONS, group.versions, strict=True)),
+            "tasks": group.tasks,
+            "episodes": group.episodes,
+            "scripted": group.scripted,
+            "contenders": {
+                line.contender: {
+                    "seeds": line.seeds,
+                    "iterations": line.iterations,
+                    "return": estimate(line.returns),
+                    "return_iqm": estimate(line.interquartile),
+                    "success": estimate(line.success),
+                    "improvement": estimate(line.improvement),
+                }
+                for line in group.lines
+            },
+        }
+        for group in found
+    ]

@@ -1,0 +1,279 @@
+"""A study runs what is missing, keeps what is there, and mixes nothing, whatever happens in between."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from goskill.data import StoreWriter
+from goskill.errors import InputError
+from goskill.evaluation.results import Protocol, Results, TaskEpisodes
+from goskill.studies import run_study, show_study
+from goskill.studies.plan import open_data, same_seconds, with_seconds
+from goskill.studies.processes import Place, places
+from goskill.studies.progress import StudyProgress
+from goskill.studies.rows import append_rows, read_rows
+from goskill.studies.runner import Runner, StudyFolder
+from goskill.studies.study import parse_study
+
+TASKS = ("reach", "door-close")
+WORKER = (sys.executable, str(Path(__file__).with_name("stub_worker.py")))
+CONTENDER = '[[contenders]]\nmethod = "go_skill"\nname = "{}"\n'
+
+
+def text(*contenders: str, head: str = "seeds = [0, 1]", tail: str = "") -> str:
+    """A study of stub contenders; ``tail`` belongs to the last one."""
+    first = f'{head}\nreference = "{contenders[0]}"\n[data.near]\nstore = "replaced"\n'
+    return first + "".join(CONTENDER.format(name) for name in contenders) + tail
+
+
+def write_store(path: Path, seed: int = 0) -> Path:
+    random = np.random.default_rng(seed)
+    with StoreWriter(path, observation_dim=39, action_dim=4, tasks=TASKS) as writer:
+        for task in TASKS:
+            writer.append(
+                task=task,
+                observations=random.normal(size=(31, 39)),
+                actions=random.uniform(-1, 1, (30, 4)),
+                rewards=random.uniform(0, 1, 30),
+            )
+    return path
+
+
+def some_results(versions: dict[str, str]) -> Results:
+    episodes = {
+        task: TaskEpisodes(
+            np.arange(2), np.array([100.0, 300.0]), np.array([5, -1]), np.array([True, False]), np.full(2, 30)
+        )
+        for task in TASKS
+    }
+    return Results("stub", Protocol(2, 30, 0, 250), episodes, versions=versions)
+
+
+VERSIONS = {"goskill": "1", "torch": "2", "metaworld": "3", "mujoco": "4"}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_store(tmp_path_factory.mktemp("data") / "store")
+
+
+@pytest.fixture(autouse=True)
+def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    some_results(VERSIONS).save(tmp_path / "results.json")
+    monkeypatch.setenv("STUB_RESULTS", str(tmp_path / "results.json"))
+    monkeypatch.setenv("STUB_MENDED", str(tmp_path / "mended"))
+
+
+class Silent(StudyProgress):
+    """Says nothing, and interrupts after some looks where a test asks for it."""
+
+    def __init__(self, looks: int = 10**9) -> None:
+        super().__init__(Console(quiet=True), 0, 0)
+        self.looks = looks
+
+    def show(self, running, left) -> None:
+        self.looks -= 1
+        if self.looks == 0:
+            raise KeyboardInterrupt
+
+
+def runner(study: str, folder: Path, store: Path) -> Runner:
+    return Runner(parse_study(study, "s"), StudyFolder(folder), {"near": open_data("near", store)}, WORKER)
+
+
+def run(study: str, folder: Path, store: Path, looks: int = 10**9) -> Runner:
+    made = runner(study, folder, store)
+    made.run([Place(1, None), Place(1, None)], Silent(looks))
+    return made
+
+
+def kept(folder: Path) -> list[tuple]:
+    return sorted(
+        (row["contender"], row["seed"], row["budget"], row["task"])
+        for row in read_rows(folder / "rows.jsonl")
+    )
+
+
+def starts(folder: Path, name: str) -> int:
+    file = folder / "runs" / name / "starts"
+    return len(file.read_text().splitlines()) if file.exists() else 0
+
+
+def test_every_run_gives_a_row_per_task_and_is_made_once(tmp_path, store) -> None:
+    study = text("a", "b")
+    run(study, tmp_path / "out", store)
+    wanted = [(c, seed, "iterations", task) for c in "ab" for seed in (0, 1) for task in sorted(TASKS)]
+    assert kept(tmp_path / "out") == wanted
+    row = read_rows(tmp_path / "out" / "rows.jsonl")[0]
+    assert (row["return_mean"], row["success"], row["episodes"]) == (200.0, 0.5, 2)
+    assert row["iterations"] == sum(row["schedule"].values())
+    assert row["seconds"] == {"cpu": row["iterations"], "wall": 2 * row["iterations"]}
+    assert set(row["machine"]) >= {"processor", "cores"}
+    again = run(study, tmp_path / "out", store)
+    assert again.failed == {}
+    assert kept(tmp_path / "out") == wanted
+    assert [starts(tmp_path / "out", f"{c}/near/seed-{s}") for c in "ab" for s in (0, 1)] == [1, 1, 1, 1]
+
+
+def test_a_failed_run_is_named_and_the_others_go_on(tmp_path, store) -> None:
+    study = text("a", "fails", "b")
+    first = run(study, tmp_path / "out", store)
+    assert first.failed == {f"fails/near/seed-{s}": "error: it cannot be done" for s in (0, 1)}
+    assert {one[0] for one in kept(tmp_path / "out")} == {"a", "b"}
+    (tmp_path / "mended").touch()
+    assert run(study, tmp_path / "out", store).failed == {}
+    assert {one[0] for one in kept(tmp_path / "out")} == {"a", "b", "fails"}
+    assert starts(tmp_path / "out", "a/near/seed-0") == 1
+    assert starts(tmp_path / "out", "fails/near/seed-0") == 2
+
+
+def test_an_interruption_lets_runs_leave_a_checkpoint_and_the_next_call_goes_on(tmp_path, store) -> None:
+    study = text("hangs", "b", head="seeds = [0]")
+    with pytest.raises(KeyboardInterrupt):
+        run(study, tmp_path / "out", store, looks=15)
+    assert (tmp_path / "out/runs/hangs/near/seed-0/checkpoint").exists()
+    assert {one[0] for one in kept(tmp_path / "out")} == {"b"}
+    (tmp_path / "mended").touch()
+    assert run(study, tmp_path / "out", store).failed == {}
+    assert {one[0] for one in kept(tmp_path / "out")} == {"hangs", "b"}
+    assert starts(tmp_path / "out", "hangs/near/seed-0") == 2
+
+
+def test_results_whose_rows_a_kill_prevented_get_them_without_another_run(tmp_path, store) -> None:
+    study = text("a", head="seeds = [0]")
+    run(study, tmp_path / "out", store)
+    before = kept(tmp_path / "out")
+    rows = tmp_path / "out" / "rows.jsonl"
+    content = rows.read_bytes()
+    # A kill within the write: the first row is whole, the second is torn.
+    rows.write_bytes(content[: content.index(b"\n") + 40])
+    assert len(read_rows(rows)) == 1
+    run(study, tmp_path / "out", store)
+    assert kept(tmp_path / "out") == before
+    assert starts(tmp_path / "out", "a/near/seed-0") == 1
+
+
+def test_equal_seconds_scale_iterations_by_what_the_reference_took(tmp_path, store) -> None:
+    tail = 'budgets = ["iterations", "seconds"]\n'
+    study = text("a", "slow", head="seeds = [0, 1]", tail=tail)
+    run(study, tmp_path / "out", store)
+    rows = read_rows(tmp_path / "out" / "rows.jsonl")
+    taken = {(row["contender"], row["budget"]): row for row in rows}
+    assert set(taken) == {(c, b) for c in ("a", "slow") for b in ("iterations", "seconds")}
+    assert taken["slow", "seconds"]["iterations"] == round(taken["a", "iterations"]["iterations"] / 3)
+    assert taken["a", "seconds"]["iterations"] == taken["a", "iterations"]["iterations"]
+    assert starts(tmp_path / "out", "a/near/seed-0-equal-seconds") == 0
+    assert starts(tmp_path / "out", "slow/near/seed-0-equal-seconds") == 1
+    run(study, tmp_path / "out", store)
+    assert read_rows(tmp_path / "out" / "rows.jsonl") == rows
+
+
+def test_a_contender_as_fast_as_the_reference_is_not_run_twice(tmp_path, store) -> None:
+    run(text("a", "b", tail='budgets = ["iterations", "seconds"]\n'), tmp_path / "out", store)
+    rows = read_rows(tmp_path / "out" / "rows.jsonl")
+    assert {row["budget"] for row in rows if row["contender"] == "b"} == {"iterations", "seconds"}
+    assert not (tmp_path / "out/runs/b/near/seed-0-equal-seconds").exists()
+
+
+def test_near_enough_is_within_a_tenth(tmp_path, store) -> None:
+    job = runner(text("a"), tmp_path / "out", store).jobs[0]
+    for ratio, same in ((1.0, True), (1.09, True), (0.91, True), (1.12, False), (0.88, False)):
+        assert same_seconds(job, with_seconds(job, [ratio], [1.0])) is same
+    scaled = with_seconds(job, [1.0, 3.0, 50.0], [1.0])
+    assert scaled.schedule == {name: 3 * count for name, count in job.schedule.items()}
+
+
+def test_rows_of_other_data_or_settings_are_refused(tmp_path, store) -> None:
+    study = text("a", head="seeds = [0]")
+    run(study, tmp_path / "out", store)
+    with pytest.raises(InputError, match="made on other data 'near'"):
+        runner(study, tmp_path / "out", write_store(tmp_path / "other", seed=1))
+    with pytest.raises(InputError, match=r"rows of a were made with other settings"):
+        runner(study + "[training]\nlearning_rate = 0.5\n", tmp_path / "out", store)
+    with pytest.raises(InputError, match=r"rows of a were made with other settings"):
+        runner(study + "[families.go_skill]\npolicy_iterations = 7\n", tmp_path / "out", store)
+    # Runs without rows are held to the same.
+    (tmp_path / "out" / "rows.jsonl").unlink()
+    with pytest.raises(InputError, match="its results were made with other settings"):
+        runner(study + "[training]\nlearning_rate = 0.5\n", tmp_path / "out", store)
+
+
+def test_more_seeds_and_contenders_may_be_added_later(tmp_path, store) -> None:
+    run(text("a", head="seeds = [0]"), tmp_path / "out", store)
+    run(text("a", "b", head="seeds = [0, 1]"), tmp_path / "out", store)
+    assert {one[:2] for one in kept(tmp_path / "out")} == {("a", 0), ("a", 1), ("b", 0), ("b", 1)}
+    assert starts(tmp_path / "out", "a/near/seed-0") == 1
+
+
+def test_rows_of_other_versions_are_shown_apart(tmp_path, store, capsys) -> None:
+    study = text("a", "b", head="seeds = [0]")
+    run(text("a", head="seeds = [0]"), tmp_path / "out", store)
+    some_results({**VERSIONS, "torch": "99"}).save(tmp_path / "results.json")
+    run(study, tmp_path / "out", store)
+    show_study(parse_study(study, "s"), tmp_path / "out", as_json=True)
+    groups = json.loads(capsys.readouterr().out)
+    assert [(group["versions"]["torch"], list(group["contenders"])) for group in groups] == [
+        ("2", ["a"]),
+        ("99", ["b"]),
+    ]
+    show_study(parse_study(study, "s"), tmp_path / "out")
+    assert "different versions are shown apart" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ('method = "go_skil"', "did you mean 'go_skill'"),
+        ('method = "go_skill"\nablations = ["no-fokal"]', "did you mean 'no-focal'"),
+        ('method = "go_skill"\nsettings = { horizn = 3 }', "did you mean 'horizon'"),
+        ('method = "go_skill"\nsettings = { policy_iterations = 3 }', "they must be equal"),
+    ],
+)
+def test_what_a_contender_does_not_have_is_refused_by_name(tmp_path, store, change, message) -> None:
+    study = text("a") + f'[[contenders]]\nname = "b"\n{change}\n'
+    with pytest.raises(InputError, match=message):
+        runner(study, tmp_path / "out", store)
+
+
+def test_missing_data_is_named_with_the_way_out(tmp_path) -> None:
+    (tmp_path / "s.toml").write_text(text("a"))
+    with pytest.raises(InputError, match=r"study s: data near: .*--data near=PATH"):
+        run_study(tmp_path / "s.toml", tmp_path / "out", stores={"near": str(tmp_path / "nowhere")})
+    with pytest.raises(InputError, match="--data naer: s has no such data, did you mean 'near'"):
+        run_study(tmp_path / "s.toml", tmp_path / "out", stores={"naer": "x"})
+
+
+def test_two_runners_do_not_share_a_folder(tmp_path) -> None:
+    folder = StudyFolder(tmp_path / "out")
+    with folder.lock(), pytest.raises(InputError, match="another process runs this study"), folder.lock():
+        pass
+
+
+def test_rows_that_are_there_are_not_added_again(tmp_path, store) -> None:
+    run(text("a"), tmp_path / "out", store)
+    file = tmp_path / "out" / "rows.jsonl"
+    rows = read_rows(file)
+    assert append_rows(file, rows) == []
+    assert read_rows(file) == rows
+    file.write_text("{}\n" + file.read_text())
+    with pytest.raises(InputError, match="line 1: expected a row of a study"):
+        read_rows(file)
+
+
+def test_places_share_cores_and_gpus(monkeypatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert places(None) == [Place(1, None)] * 8
+    assert places(3) == [Place(2, None)] * 3
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    assert places(None) == [Place(4, "4"), Place(4, "6")]
+    assert places(2)[1].environment()["CUDA_VISIBLE_DEVICES"] == "6"
+    with pytest.raises(InputError, match="--processes"):
+        places(0)
