@@ -29,7 +29,7 @@ tail -n 30 "$out/gpu-tests.log"
 failed=()
 suites=$(grep -l 'mark\.gpu' "$root"/bench/*.py | xargs -n 1 basename -s .py)
 for suite in $suites; do
-  timeout 180 "$python" -m goskill.cli bench "$suite" --gpu --json "$work/$suite.jsonl" \
+  timeout 180 "$python" -m goskill bench "$suite" --gpu --json "$work/$suite.jsonl" \
     >"$out/gpu-$suite.log" 2>&1 || failed+=("$suite")
   [ -f "$work/$suite.jsonl" ] && cat "$work/$suite.jsonl" >>"$out/gpu-$suite.jsonl"
 done

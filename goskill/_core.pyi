@@ -139,6 +139,37 @@ def move_codebook(
     eps: float,
     threads: int,
 ) -> None: ...
+def cached_attention(
+    *,
+    projected: int,
+    dtype: int,
+    batch: int,
+    fresh: int,
+    heads: int,
+    head_width: int,
+    keys: int,
+    values: int,
+    capacity: int,
+    key_stride: int,
+    length: int,
+    visible: int | None,
+    first_read: int,
+    out: int,
+    threads: int,
+) -> None: ...
+def add_norm(
+    *,
+    residual: int,
+    addend: int | None,
+    weight: int,
+    bias: int,
+    epsilon: float,
+    dtype: int,
+    rows: int,
+    width: int,
+    out: int,
+    threads: int,
+) -> None: ...
 def focal_loss(
     *,
     logits: int,

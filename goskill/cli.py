@@ -163,6 +163,55 @@ def train(
     )
 
 
+@app.command()
+def finetune(
+    run: Annotated[Path, typer.Argument(help="The run folder to start from.", metavar="RUN")],
+    out: Annotated[Path, typer.Option(help="The run folder to write.", metavar="RUN2")],
+    data: Annotated[Path | None, typer.Option(help="An episode store of the new tasks.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="ml45 (its five new tasks) or mt10 (two new tasks).")
+    ] = None,
+    iterations: Annotated[int | None, typer.Option(help="Default: 3000, or the preset's.", min=1)] = None,
+    evaluate_every: Annotated[
+        int | None,
+        typer.Option(help="Also evaluate on the way, into evaluations.jsonl. Default: as the preset says."),
+    ] = None,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted RUN2.")] = False,
+    workers: Workers = None,
+) -> None:
+    """Train a finished run on with other tasks. GO-Skill keeps its skills, other methods train everything.
+
+    Examples: `goskill collect --suite ml45-test --out data/new`,
+    `goskill finetune runs/ml45 --preset ml45 --data data/new --out runs/new`, after an interruption
+    `goskill finetune runs/ml45 --out runs/new --resume`, then `goskill eval runs/new`
+    """
+    from goskill import finetuning
+
+    if not resume:
+        if data is None:
+            raise InputError("--data: expected an episode store of the new tasks, got none")
+        finetuning.finetune(
+            run,
+            data,
+            out,
+            preset=preset,
+            iterations=iterations,
+            evaluate_every=evaluate_every,
+            overrides=overrides or (),
+            workers=workers,
+        )
+        return
+    for name, value in (
+        ("--preset", preset),
+        ("--iterations", iterations),
+        ("--evaluate-every", evaluate_every),
+    ):
+        if value is not None:
+            raise InputError(f"{name}: --resume goes on as {out} was started, leave it out")
+    finetuning.resume(out, data, path=run, overrides=overrides or (), workers=workers)
+
+
 @app.command("eval")
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")],
@@ -375,7 +424,3 @@ def _status(command: Callable[[], Any]) -> int:
 def _fail(message: str, status: int = 2) -> int:
     typer.echo("error: " + " ".join(message.split()), err=True)
     return status
-
-
-if __name__ == "__main__":
-    main()

@@ -30,13 +30,14 @@ from goskill.runs import (
     DEFAULT_METHOD,
     Settings,
     data_path,
-    keep_prompts,
+    evaluate_over_ranks,
     load_networks,
     prompts_of,
     read_settings,
     record_of,
     returns_of,
     settings_of,
+    train_into,
 )
 
 if TYPE_CHECKING:
@@ -159,12 +160,14 @@ def train(
     wrong settings, a store that does not fit them, and a folder that exists already (or none to resume); nothing is
     written then.
     """
+    from goskill import finetuning
     from goskill.data import EpisodeStore
-    from goskill.evaluation import DataSkills
     from goskill.methods import registry
-    from goskill.training import RunFolder, Trainer, distributed
+    from goskill.training import RunFolder
     from goskill.training.devices import choose_execution
 
+    if resume and preset is None and finetuning.was_finetuned(out):
+        return finetuning.resume(out, data, overrides=overrides, goal_features=goal_features)
     settings = _settings_to_train(out, method, preset, ablations, overrides, resume)
     if data is None:
         if not resume:
@@ -177,12 +180,7 @@ def train(
     learner = family.build(settings.method, store, settings.training, None, goal_features)
     settings = replace(settings, method=learner.settings)
     run = RunFolder.create(out, record_of(settings, store), resume=resume)
-    if distributed.rank() == 0:
-        keep_prompts(store, run, settings.method.prompt_episodes)
-    Trainer(learner, run, settings.training).train(resume=resume)
-    if family.label is not None and family.has_skills(settings.method) and distributed.rank() == 0:
-        column = family.label(learner.networks, store, None)
-        DataSkills.of_store(store, column).save(run.path / "data_skills.json")
+    train_into(run, learner, settings, store, resume=resume)
     return run
 
 
@@ -227,8 +225,7 @@ def evaluate(
     rendering is not possible. Under torchrun the ranks share the tasks.
     """
     from goskill.data import EpisodeStore
-    from goskill.evaluation import evaluate as roll_out
-    from goskill.evaluation import film, merge, require_rendering, results_table
+    from goskill.evaluation import film, require_rendering, results_table
     from goskill.methods import registry
     from goskill.training import RunFolder, choose_device, distributed
 
@@ -252,14 +249,10 @@ def evaluate(
     if episodes is None:
         episodes = settings.evaluation.episodes
     policy = registry.find(settings.name).family.policy(networks, precision)
-    share = chosen[distributed.rank() :: distributed.world_size()]
-    part = None
-    if share:
-        with _progress("evaluating") as report:
-            part = roll_out(
-                policy, share, episodes, prompts=prompts, seed=seed, workers=workers, progress=report
-            )
-    results = merge([one for one in distributed.gather(part) if one is not None], chosen)
+    with _progress("evaluating") as report:
+        results = evaluate_over_ranks(
+            policy, chosen, episodes, prompts=prompts, seed=seed, workers=workers, progress=report
+        )
     results = results.with_data(returns_of(run))
     if distributed.rank() > 0:
         return results

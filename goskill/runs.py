@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from goskill.data import EpisodeStore
-    from goskill.evaluation import DataReturns, Prompts
-    from goskill.methods.registry import GoalFeatures, MethodSettings
-    from goskill.training import RunFolder, TrainingSettings
+    from goskill.evaluation import DataReturns, Policy, Prompts, Results
+    from goskill.methods.registry import GoalFeatures, MethodSettings, MethodWithNetworks
+    from goskill.training import Milestones, RunFolder, TrainingSettings
 
 DEFAULT_METHOD = "go_skill"
 
@@ -74,7 +74,7 @@ def read_settings(
     family = registry.find(method).family
     sections = presets.load(preset, family.section)
     sections["training"] = {**family.training, **sections["training"]}
-    return _settings(method, sections, overrides, ablations)
+    return settings_from(method, sections, overrides, ablations)
 
 
 def settings_of(
@@ -99,15 +99,16 @@ def settings_of(
         raise CheckpointError(f"{run.settings_file}: {error}") from None
     if method not in (None, name):
         raise CheckpointError(f"{run.path} is a run of method {name!r}, not of {method!r}")
-    return _settings(name, {**record, "method": values, "data": {}}, overrides, ablations)
+    return settings_from(name, {**record, "method": values, "data": {}}, overrides, ablations)
 
 
-def _settings(
+def settings_from(
     name: str,
     sections: Mapping[str, Mapping[str, Any]],
-    overrides: Sequence[str],
-    ablations: Sequence[str],
+    overrides: Sequence[str] = (),
+    ablations: Sequence[str] = (),
 ) -> Settings:
+    """Settings of the method ``name`` from plain sections. Raises InputError that names what is wrong."""
     from goskill.methods import registry
     from goskill.training import TrainingSettings
 
@@ -165,8 +166,10 @@ def _record(run: RunFolder) -> dict[str, Any]:
     return record
 
 
-def load_networks(run: RunFolder, goal_features: GoalFeatures | None = None) -> nn.Module:
-    """The networks of a finished run, on the CPU.
+def load_networks(
+    run: RunFolder, goal_features: GoalFeatures | None = None, *, finished: bool = True
+) -> nn.Module:
+    """The networks of a finished run, on the CPU; with ``finished`` False of any that has a checkpoint.
 
     ``goal_features`` is the goal hook that the run was trained with, if it was. Raises CheckpointError for a run
     that is not finished, and for a checkpoint that is damaged or does not fit the run's settings.
@@ -178,12 +181,45 @@ def load_networks(run: RunFolder, goal_features: GoalFeatures | None = None) -> 
     checkpoint = Checkpoints(run.checkpoints).newest()
     if checkpoint is None:
         raise CheckpointError(f"{run.checkpoints} holds no whole checkpoint")
-    if checkpoint.state["phase"] < len(checkpoint.state["phases"]):
+    if finished and checkpoint.state["phase"] < len(checkpoint.state["phases"]):
         raise CheckpointError(
             f"{run.path} is not finished: go on with goskill train --resume --out {run.path}"
         )
     family = registry.find(settings.name).family
     return family.rebuild(settings.method, checkpoint.networks(), goal_features)
+
+
+def train_into(
+    run: RunFolder,
+    method: MethodWithNetworks,
+    settings: Settings,
+    store: EpisodeStore,
+    *,
+    resume: bool = False,
+    milestones: Milestones | None = None,
+) -> None:
+    """Train a method on ``store`` into ``run``, which also keeps its prompts and counts the skills of its data."""
+    from goskill.evaluation import DataSkills
+    from goskill.methods import registry
+    from goskill.training import Trainer, distributed
+
+    if distributed.rank() == 0:
+        keep_prompts(store, run, settings.method.prompt_episodes)
+    Trainer(method, run, settings.training, milestones=milestones).train(resume=resume)
+    family = registry.find(settings.name).family
+    if family.label is not None and family.has_skills(settings.method) and distributed.rank() == 0:
+        column = family.label(method.networks, store, None)
+        DataSkills.of_store(store, column).save(run.path / "data_skills.json")
+
+
+def evaluate_over_ranks(policy: Policy, tasks: Sequence[str], episodes: int, **options: Any) -> Results:
+    """:func:`goskill.evaluation.evaluate` with the tasks shared among the ranks; each gets all results."""
+    from goskill.evaluation import evaluate, merge
+    from goskill.training import distributed
+
+    share = tasks[distributed.rank() :: distributed.world_size()]
+    part = evaluate(policy, share, episodes, **options) if share else None
+    return merge([one for one in distributed.gather(part) if one is not None], tasks)
 
 
 def keep_prompts(store: EpisodeStore, run: RunFolder, count: int) -> None:

@@ -16,12 +16,12 @@ from goskill import files
 
 COMMANDS = (
     *("quickstart", "collect", "info", "verify", "train", "eval"),
-    *("label", "figures", "compare", "bench", "doctor", "convert"),
+    *("finetune", "label", "figures", "compare", "bench", "doctor", "convert"),
 )
 
 
 def goskill(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "goskill.cli", *arguments]
+    command = [sys.executable, "-m", "goskill", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
 
 
@@ -53,6 +53,10 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
         (["quickstart", "--out", "run", "--set", "method.horizn=5"], "did you mean 'horizon'?"),
         (["quickstart", "--out", "run", "--set", "method.horizon=0"], "horizon"),
         (["eval", "nowhere"], "nowhere"),
+        (["finetune", "nowhere", "--data", "nowhere", "--out", "run"], "nowhere"),
+        (["finetune", "nowhere", "--out", "run"], "--data"),
+        (["finetune", "nowhere", "--out", "run", "--resume"], "run"),
+        (["finetune", "nowhere", "--out", "run", "--resume", "--preset", "ml45"], "--preset"),
         (["figures", "nowhere"], "nowhere"),
         (["compare", "nowhere"], "nowhere"),
         (["bench", "nothing"], "nothing"),
@@ -65,6 +69,14 @@ def test_wrong_input_is_one_line_that_names_it(arguments: list[str], named: str,
     assert result.stderr.startswith("error: ")
     assert named in result.stderr
     assert not any(tmp_path.iterdir()), "wrong input must leave nothing behind"
+
+
+def test_ctrl_c_while_modules_load_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt")
+    command = [sys.executable, "-m", "goskill", "info", "data"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert (result.returncode, result.stderr) == (130, "interrupted\n")
 
 
 def test_doctor_prints_json() -> None:

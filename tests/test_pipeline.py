@@ -15,38 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_run import SMALL, weights, write_store
 
 from goskill import files, pipeline
-from goskill.data import EpisodeStore, StoreWriter
+from goskill.data import EpisodeStore
 from goskill.errors import CheckpointError, InputError
 from goskill.evaluation import Results
-
-SMALL = (
-    *(
-        "method.encoder_width=16",
-        "method.decoder_width=16",
-        "method.decoder_layers=1",
-        "method.decoder_heads=2",
-    ),
-    *("method.policy_width=16", "method.policy_layers=1", "method.policy_heads=2", "method.codebook_size=4"),
-    *("method.extraction_iterations=6", "method.policy_iterations=6", "method.skill_batch_per_task=8"),
-    *("training.log_every=2", "training.checkpoint_every=4", "training.threads=1"),
-)
-
-
-def write_store(path: Path, tasks: list[str], episodes: int = 6, steps: int = 60) -> Path:
-    """Random walks with MetaWorld's sizes."""
-    random = np.random.default_rng(0)
-    with StoreWriter(path, observation_dim=39, action_dim=4, tasks=tasks) as writer:
-        for task in tasks:
-            for _ in range(episodes):
-                writer.append(
-                    task=task,
-                    observations=random.normal(size=(steps + 1, 39)).cumsum(0),
-                    actions=random.uniform(-1, 1, (steps, 4)),
-                    rewards=random.uniform(0, 10, steps),
-                )
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +32,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "run"
     return pipeline.train(data, out, preset="quickstart", overrides=SMALL).path
-
-
-def weights(run: Path) -> dict[str, bytes]:
-    checkpoint = next((run / "checkpoints").glob("*-finished"))
-    return {file.name: file.read_bytes() for file in sorted(checkpoint.glob("*.safetensors"))}
 
 
 def test_a_run_folder_holds_everything_about_the_run(trained: Path) -> None:
@@ -222,7 +191,7 @@ def test_ctrl_c_leaves_a_run_that_resumes_to_the_same_weights(
     arguments = ["train", "--preset", "quickstart", "--data", str(data), "--out", str(tmp_path / "run")]
     for change in SMALL:
         arguments += ["--set", change]
-    command = [sys.executable, "-m", "goskill.cli", *arguments]
+    command = [sys.executable, "-m", "goskill", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     checkpoints = tmp_path / "run" / "checkpoints"
     while process.poll() is None and not (checkpoints.exists() and any(checkpoints.iterdir())):

@@ -65,6 +65,36 @@ struct Focal {
     void* gradient;        // [rows, classes] contiguous in the dtype of logits, or null
 };
 
+// New tokens of some sequences behind those whose keys and values are kept.
+struct CachedAttention {
+    const void*
+        projected;  // [batch, fresh, 3, heads, head_width]: queries, keys and values of the new tokens
+    Dtype dtype;    // of projected and out
+    std::int64_t batch;
+    std::int64_t fresh;
+    std::int64_t heads;
+    std::int64_t head_width;  // a multiple of 16
+    float* keys;              // [batch, heads, head_width, key_stride], the new ones are written
+    float* values;            // [batch, heads, capacity, head_width], the new ones are written
+    std::int64_t capacity;
+    std::int64_t key_stride;  // capacity rounded up to a multiple of 32
+    std::int64_t length;      // tokens in the cache, the new ones included
+    const bool* visible;      // [batch, capacity] or null
+    std::int64_t first_read;  // of the new tokens, the first whose attention is asked for
+    void* out;                // [batch, fresh - first_read, heads, head_width]
+};
+
+struct AddNorm {
+    float* residual;     // [rows, width], to which the addend is added
+    const void* addend;  // [rows, width] or null
+    const float* weight;
+    const float* bias;
+    float epsilon;
+    Dtype dtype;         // of addend and out
+    std::int64_t width;  // a multiple of 16
+    void* out;           // [rows, width]
+};
+
 struct Kernels {
     std::int64_t lanes;
     std::int64_t widest_tile;
@@ -73,6 +103,8 @@ struct Kernels {
     void (*focal_rows)(const Focal&, std::int64_t begin, std::int64_t end);
     void (*straight_through_rows)(const float* x, const float* quantized, const float* gradient, float scale,
                                   float* out, std::int64_t count);
+    void (*attention_heads)(const CachedAttention&, std::int64_t begin, std::int64_t end);
+    void (*add_norm_rows)(const AddNorm&, std::int64_t begin, std::int64_t end);
 };
 
 extern const Kernels baseline_kernels;

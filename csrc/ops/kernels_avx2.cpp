@@ -29,13 +29,19 @@ inline Float multiply_add(Float a, Float b, Float c) { return _mm256_fmadd_ps(a,
 #include "ops/vectors.inl"
 #include "ops/focal_loss.inl"
 #include "ops/nearest_code.inl"
+#include "ops/decoding.inl"
 // clang-format on
 
 }  // namespace
 }  // namespace avx2
 
-const Kernels avx2_kernels{LANES, 2 * LANES, avx2::nearest_rows, avx2::focal_rows,
-                           avx2::straight_through_rows};
+const Kernels avx2_kernels{LANES,
+                           2 * LANES,
+                           avx2::nearest_rows,
+                           avx2::focal_rows,
+                           avx2::straight_through_rows,
+                           avx2::attention_heads,
+                           avx2::add_norm_rows};
 
 }  // namespace goskill::ops
 

@@ -30,13 +30,19 @@ inline Float multiply_add(Float a, Float b, Float c) { return _mm512_fmadd_ps(a,
 #include "ops/vectors.inl"
 #include "ops/focal_loss.inl"
 #include "ops/nearest_code.inl"
+#include "ops/decoding.inl"
 // clang-format on
 
 }  // namespace
 }  // namespace avx512
 
-const Kernels avx512_kernels{LANES, 2 * LANES, avx512::nearest_rows, avx512::focal_rows,
-                             avx512::straight_through_rows};
+const Kernels avx512_kernels{LANES,
+                             2 * LANES,
+                             avx512::nearest_rows,
+                             avx512::focal_rows,
+                             avx512::straight_through_rows,
+                             avx512::attention_heads,
+                             avx512::add_norm_rows};
 
 }  // namespace goskill::ops
 

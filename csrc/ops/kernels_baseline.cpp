@@ -19,12 +19,18 @@ inline Float multiply_add(Float a, Float b, Float c) { return a * b + c; }
 #include "ops/vectors.inl"
 #include "ops/focal_loss.inl"
 #include "ops/nearest_code.inl"
+#include "ops/decoding.inl"
 // clang-format on
 
 }  // namespace
 }  // namespace baseline
 
-const Kernels baseline_kernels{LANES, 2 * LANES, baseline::nearest_rows, baseline::focal_rows,
-                               baseline::straight_through_rows};
+const Kernels baseline_kernels{LANES,
+                               2 * LANES,
+                               baseline::nearest_rows,
+                               baseline::focal_rows,
+                               baseline::straight_through_rows,
+                               baseline::attention_heads,
+                               baseline::add_norm_rows};
 
 }  // namespace goskill::ops

@@ -240,4 +240,16 @@ std::int64_t focal_loss(Focal focal, std::int64_t rows, Reduction reduction, flo
     return -1;
 }
 
+void cached_attention(const CachedAttention& task, int threads) {
+    const std::int64_t read = task.fresh - task.first_read;
+    const std::int64_t multiply_adds = task.batch * task.heads * task.head_width * 2 * read * task.length;
+    parallel_for(task.batch * task.heads, useful_threads(multiply_adds, threads),
+                 [&](std::int64_t begin, std::int64_t end) { kernels().attention_heads(task, begin, end); });
+}
+
+void add_norm(const AddNorm& task, std::int64_t rows, int threads) {
+    parallel_for(rows, useful_threads(rows * task.width, threads),
+                 [&](std::int64_t begin, std::int64_t end) { kernels().add_norm_rows(task, begin, end); });
+}
+
 }  // namespace goskill::ops

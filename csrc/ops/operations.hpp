@@ -42,4 +42,10 @@ enum class Reduction : int { none = 0, mean = 1, sum = 2 };
 // no class and not to be ignored, before anything is computed, or -1.
 std::int64_t focal_loss(Focal focal, std::int64_t rows, Reduction reduction, float* reduced, int threads);
 
+// Attention of the new tokens, whose keys and values join the cache.
+void cached_attention(const CachedAttention& task, int threads);
+
+// Adds to the residual and normalises the sums.
+void add_norm(const AddNorm& task, std::int64_t rows, int threads);
+
 }  // namespace goskill::ops

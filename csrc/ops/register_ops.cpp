@@ -127,6 +127,51 @@ void register_ops(pybind11::module_& module) {
         py::arg("target"), py::arg("weight"), py::arg("mask"), py::arg("gamma"), py::arg("ignore_index"),
         py::arg("label_smoothing"), py::arg("reduction"), py::arg("losses"), py::arg("reduced"),
         py::arg("gradient"), py::arg("threads"));
+
+    module.def(
+        "cached_attention",
+        [](Address projected, int dtype, std::int64_t batch, std::int64_t fresh, std::int64_t heads,
+           std::int64_t head_width, Address keys, Address values, std::int64_t capacity,
+           std::int64_t key_stride, std::int64_t length, Optional visible, std::int64_t first_read,
+           Address out, int threads) {
+            const ops::CachedAttention task{pointer<const void>(projected),
+                                            static_cast<ops::Dtype>(dtype),
+                                            batch,
+                                            fresh,
+                                            heads,
+                                            head_width,
+                                            pointer<float>(keys),
+                                            pointer<float>(values),
+                                            capacity,
+                                            key_stride,
+                                            length,
+                                            pointer<const bool>(visible),
+                                            first_read,
+                                            pointer<void>(out)};
+            const py::gil_scoped_release release;
+            ops::cached_attention(task, threads);
+        },
+        py::arg("projected"), py::arg("dtype"), py::arg("batch"), py::arg("fresh"), py::arg("heads"),
+        py::arg("head_width"), py::arg("keys"), py::arg("values"), py::arg("capacity"), py::arg("key_stride"),
+        py::arg("length"), py::arg("visible"), py::arg("first_read"), py::arg("out"), py::arg("threads"));
+
+    module.def(
+        "add_norm",
+        [](Address residual, Optional addend, Address weight, Address bias, float epsilon, int dtype,
+           std::int64_t rows, std::int64_t width, Address out, int threads) {
+            const ops::AddNorm task{pointer<float>(residual),
+                                    pointer<const void>(addend),
+                                    pointer<const float>(weight),
+                                    pointer<const float>(bias),
+                                    epsilon,
+                                    static_cast<ops::Dtype>(dtype),
+                                    width,
+                                    pointer<void>(out)};
+            const py::gil_scoped_release release;
+            ops::add_norm(task, rows, threads);
+        },
+        py::arg("residual"), py::arg("addend"), py::arg("weight"), py::arg("bias"), py::arg("epsilon"),
+        py::arg("dtype"), py::arg("rows"), py::arg("width"), py::arg("out"), py::arg("threads"));
 }
 
 }  // namespace goskill

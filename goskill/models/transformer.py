@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from goskill.errors import InputError
 from goskill.models.dropout import causal_attention, dropout
+from goskill.ops.decoding import HEAD_WIDTH_MULTIPLE, KEY_MULTIPLE, add_norm, cached_attention
 
 ALL_POSITIONS = slice(None)
 LAST_POSITION = slice(-1, None)
@@ -26,13 +27,20 @@ class KeyValueCache:
 
     ``keys`` and ``values`` are one tensor [B, heads, capacity, head width] per layer, of which the first
     ``length`` positions are filled. ``visible`` bool [B, capacity] hides single positions (padding); None
-    where nothing is hidden.
+    where nothing is hidden. A ``native`` cache is laid out for ``goskill.ops.decoding``: float32, keys as
+    [B, heads, head width, capacity rounded up].
     """
 
     keys: list[Tensor]
     values: list[Tensor]
     length: int = 0
     visible: Tensor | None = None
+    native: bool = False
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that there is room for."""
+        return self.values[0].shape[2]
 
     def truncate(self, length: int) -> None:
         """Forget everything after the first ``length`` positions."""
@@ -45,6 +53,7 @@ class KeyValueCache:
             [values.index_select(0, rows) for values in self.values],
             self.length,
             None if self.visible is None else self.visible.index_select(0, rows),
+            self.native,
         )
 
     def attention_mask(self, new: int) -> Tensor | None:
@@ -152,10 +161,13 @@ class CausalTransformer(nn.Module):
         chooses are returned. Raises InputError when the cache is full.
         """
         new = tokens.shape[1]
-        capacity = cache.keys[0].shape[2]
-        if cache.length + new > capacity:
-            raise InputError(f"cache: {cache.length} + {new} tokens do not fit its capacity of {capacity}")
+        if cache.length + new > cache.capacity:
+            raise InputError(
+                f"cache: {cache.length} + {new} tokens do not fit its capacity of {cache.capacity}"
+            )
         cache.length += new
+        if cache.native:
+            return self._extend_native(tokens, cache, read)
         mask = cache.attention_mask(new)
         last = len(self.blocks) - 1
         for layer, block in enumerate(self.blocks):
@@ -165,12 +177,56 @@ class CausalTransformer(nn.Module):
         return hidden
 
     def new_cache(self, batch: int, capacity: int) -> KeyValueCache:
-        """An empty cache for ``batch`` sequences of up to ``capacity`` tokens, for the precision in force."""
+        """An empty cache for ``batch`` sequences of up to ``capacity`` tokens, for the precision in force.
+
+        On the CPU and without gradients it is a native one where the widths allow that.
+        """
         weight = self.final_norm.weight
         device = weight.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-        shape = (batch, self.heads, capacity, self.width // self.heads)
+        head_width = self.width // self.heads
+        native = (
+            device == "cpu"
+            and weight.dtype == torch.float32
+            and not torch.is_grad_enabled()
+            and head_width % HEAD_WIDTH_MULTIPLE == 0
+        )
+        values_shape = (batch, self.heads, capacity, head_width)
+        keys_shape = values_shape
+        if native:
+            dtype = torch.float32
+            keys_shape = (batch, self.heads, head_width, -(-capacity // KEY_MULTIPLE) * KEY_MULTIPLE)
         # Zeros, not empty: a hidden position still multiplies its value by a weight of zero.
-        keys = [torch.zeros(shape, dtype=dtype, device=weight.device) for _ in self.blocks]
-        values = [torch.zeros(shape, dtype=dtype, device=weight.device) for _ in self.blocks]
-        return KeyValueCache(keys, values)
+        keys = [torch.zeros(keys_shape, dtype=dtype, device=weight.device) for _ in self.blocks]
+        values = [torch.zeros(values_shape, dtype=dtype, device=weight.device) for _ in self.blocks]
+        return KeyValueCache(keys, values, native=native)
+
+    def _extend_native(self, tokens: Tensor, cache: KeyValueCache, read: slice) -> Tensor:
+        """``extend`` with the sums, norms and attention of ``goskill.ops.decoding``."""
+        n = tokens.shape[1]
+        first, stop, step = read.indices(n)
+        if stop < n or step > 1:
+            return self._extend_native(tokens, cache, ALL_POSITIONS)[:, read]
+        assert not torch.is_grad_enabled(), "a native cache keeps no gradients"
+        blocks = [block for block in self.blocks if isinstance(block, Block)]
+        norms = [*(block.attention_norm for block in blocks[1:]), self.final_norm]
+        dtype = blocks[0].query_key_value.weight.dtype
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+        residual = tokens.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        normal = add_norm(residual, None, blocks[0].attention_norm, dtype)
+        for layer, (block, following) in enumerate(zip(blocks, norms, strict=True)):
+            skipped = first if following is self.final_norm else 0
+            attended = cached_attention(
+                block.query_key_value(normal),
+                cache.keys[layer],
+                cache.values[layer],
+                cache.length,
+                cache.visible,
+                skipped,
+            )
+            residual = residual[:, skipped:].contiguous()
+            normal = add_norm(residual, block.attention_output(attended), block.feedforward_norm, dtype)
+            hidden = block.feedforward_input(normal).relu_()
+            normal = add_norm(residual, block.feedforward_output(hidden), following, dtype)
+        return normal

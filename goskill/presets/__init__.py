@@ -22,9 +22,12 @@ else:
 SECTIONS = ("data", "method", "training", "evaluation")
 
 
-def names() -> list[str]:
-    """The names of the presets that come with the package."""
-    files = resources.files(__name__).iterdir()
+FINETUNING = "finetuning"
+
+
+def names(folder: str = "") -> list[str]:
+    """The names of the presets that come with the package, for training or in ``folder``."""
+    files = resources.files(__name__).joinpath(folder).iterdir()
     return sorted(file.name[: -len(".toml")] for file in files if file.name.endswith(".toml"))
 
 
@@ -34,12 +37,16 @@ def load(name: str, family: str) -> dict[str, dict[str, Any]]:
     ``method`` is the file's section ``family`` (``goskill.methods.registry.Family.section``). Raises InputError for
     an unknown preset.
     """
-    if name not in names():
-        raise InputError(f"unknown preset {name!r}: {closest(name, names())}")
-    text = resources.files(__name__).joinpath(f"{name}.toml").read_text(encoding="utf-8")
-    loaded = tomllib.loads(text)
+    loaded = _read(name, "")
     loaded["method"] = loaded.get(family, {})
     return {section: dict(loaded.get(section, {})) for section in SECTIONS}
+
+
+def load_finetuning(name: str, family: str) -> dict[str, dict[str, Any]]:
+    """The sections of fine-tuning preset ``name`` as :func:`load` gives them, and ``finetuning``."""
+    loaded = _read(name, FINETUNING)
+    loaded["method"] = loaded.get(family, {})
+    return {section: dict(loaded.get(section, {})) for section in (*SECTIONS, FINETUNING)}
 
 
 def override(sections: dict[str, dict[str, Any]], changes: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -58,3 +65,12 @@ def override(sections: dict[str, dict[str, Any]], changes: Sequence[str]) -> dic
             )
         changed[section][setting] = value
     return changed
+
+
+def _read(name: str, folder: str) -> dict[str, Any]:
+    known = names(folder)
+    if name not in known:
+        raise InputError(f"unknown preset {name!r}: {closest(name, known)}")
+    file = resources.files(__name__).joinpath(folder).joinpath(f"{name}.toml")
+    loaded: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+    return loaded

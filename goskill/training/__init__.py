@@ -3,7 +3,7 @@
 from goskill.training import distributed
 from goskill.training.checkpoint import Checkpoint, Checkpoints, read_checkpoint
 from goskill.training.devices import choose_device
-from goskill.training.loop import Trainer
+from goskill.training.loop import Milestones, Trainer
 from goskill.training.method import Batch, Method, Objective, Phase, Sampler, TrainingSettings
 from goskill.training.metrics import DivergedError
 from goskill.training.randomness import seed_everything
@@ -15,6 +15,7 @@ __all__ = [
     "Checkpoints",
     "DivergedError",
     "Method",
+    "Milestones",
     "Objective",
     "Phase",
     "RunFolder",

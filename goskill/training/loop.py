@@ -8,6 +8,8 @@ import gc
 import math
 import platform
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,20 @@ from goskill.training.step import ObjectiveStep
 from goskill.training.timing import Clock, StepTimer
 
 
+@dataclass(frozen=True)
+class Milestones:
+    """What is done before the first iteration, after every ``every``-th one of the whole run, and after the last.
+
+    ``reached(iterations)`` returns a line for the screen, or "" for none. It may use the networks but not change
+    them; their modes and the random states are put back. A checkpoint is written first, so that a run that is
+    ended meanwhile loses nothing: when it is resumed there, ``reached`` is called again and has to know itself
+    what is done already. Under torchrun it is called on every rank.
+    """
+
+    every: int
+    reached: Callable[[int], str]
+
+
 class Trainer:
     """Runs a method's phases, and continues a run that was interrupted anywhere.
 
@@ -41,7 +57,13 @@ class Trainer:
     """
 
     def __init__(
-        self, method: Method, run: RunFolder, settings: TrainingSettings, *, progress: bool = True
+        self,
+        method: Method,
+        run: RunFolder,
+        settings: TrainingSettings,
+        *,
+        progress: bool = True,
+        milestones: Milestones | None = None,
     ) -> None:
         """Raises InputError for a device or precision that is not there."""
         self.method = method
@@ -51,6 +73,7 @@ class Trainer:
         self._writes = distributed.rank() == 0
         self._execution = choose_execution(settings)
         self._phases = list(method.phases())
+        self._milestones = milestones
         self._checkpoints = Checkpoints(run.checkpoints)
         self._optimizers: dict[str, ObjectiveOptimizer] = {}
         self._progress = TrainingProgress(progress and self._writes)
@@ -102,6 +125,7 @@ class Trainer:
                 self._save()
             else:
                 self._restore(checkpoint)
+            self._pause(stop)
             while self._phase < len(self._phases):
                 self._train_phase(self._phases[self._phase], checkpoint, stop)
                 if distributed.world_size() > 1:
@@ -111,6 +135,7 @@ class Trainer:
                 self._save()
                 if distributed.any_rank(stop.signal is not None, self._execution.device):
                     stop.raise_now()
+                self._pause(stop)
         distributed.barrier()
 
     def _train_phase(self, phase: Phase, checkpoint: Checkpoint | None, stop: StopRequest) -> None:
@@ -149,13 +174,35 @@ class Trainer:
         if distributed.world_size() > 1:
             # The ranks stop together, where they read together anyway.
             stopping = read and distributed.any_rank(stopping, self._execution.device)
-        save = stopping or self._step % self.settings.checkpoint_every == 0
+        pause = self._is_milestone()
+        save = stopping or pause or self._step % self.settings.checkpoint_every == 0
         if read or save:
             self._read_metrics(phase)
         if save and not last:
             self._save()
             if stopping:
                 stop.raise_now()
+            self._pause(stop)
+
+    def _is_milestone(self) -> bool:
+        if self._milestones is None:
+            return False
+        return self._step % self._milestones.every == 0 or self._phase == len(self._phases)
+
+    def _pause(self, stop: StopRequest) -> None:
+        """Tell whoever waits for it that a milestone is reached, if one is. The checkpoint has been written."""
+        if self._milestones is None or not self._is_milestone():
+            return
+        networks = [part for module in self.method.modules.values() for part in module.modules()]
+        modes, random = [part.training for part in networks], random_state()
+        with stop.immediate():
+            said = self._milestones.reached(self._step)
+        set_random_state(random)
+        for part, mode in zip(networks, modes, strict=True):
+            part.training = mode
+        if said:
+            self._progress.say(said)
+        self._read_time = time.perf_counter()
 
     def _start(self, objective: Objective) -> ObjectiveStep:
         optimizer = self._optimizers.setdefault(objective.name, ObjectiveOptimizer(self.settings))

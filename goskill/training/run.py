@@ -61,6 +61,10 @@ class RunFolder:
         return self.path / "results.json"
 
     @property
+    def evaluations_file(self) -> Path:
+        return self.path / "evaluations.jsonl"
+
+    @property
     def figures(self) -> Path:
         return self.path / "figures"
 

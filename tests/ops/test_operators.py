@@ -125,7 +125,8 @@ def test_every_instruction_set_of_this_processor_passes_the_tests(name: str) -> 
     if name == _core.instruction_set():
         return  # the tests around this one run on it
     arguments = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
-    tests = [os.path.join(os.path.dirname(__file__), "test_operations.py")]
+    here = os.path.dirname(__file__)
+    tests = [os.path.join(here, "test_operations.py"), os.path.join(here, "test_decoding.py")]
     result = subprocess.run(
         [*arguments, *tests], env=environment, capture_output=True, text=True, check=False
     )
