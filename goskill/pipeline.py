@@ -9,7 +9,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from goskill.errors import InputError
 from goskill.runs import (
     DEFAULT_METHOD,
     Settings,
+    check_data,
     data_path,
     evaluate_over_ranks,
     load_networks,
@@ -179,7 +180,10 @@ def train(
     family = registry.find(settings.name).family
     learner = family.build(settings.method, store, settings.training, None, goal_features)
     settings = replace(settings, method=learner.settings)
-    run = RunFolder.create(out, record_of(settings, store), resume=resume)
+    record = record_of(settings, store)
+    if resume:
+        check_data(RunFolder.open(out), store.path, record["data"])
+    run = RunFolder.create(out, record, resume=resume)
     train_into(run, learner, settings, store, resume=resume)
     return run
 
@@ -195,7 +199,7 @@ def _settings_to_train(
     from goskill.training import RunFolder
 
     for override in overrides:
-        if override.startswith("data.") and preset != "quickstart":
+        if override.startswith("data."):
             raise InputError(f"--set {override}: only quickstart collects data, train takes what is there")
     if resume and preset is None:
         return settings_of(RunFolder.open(out), overrides, method=method, ablations=ablations)
@@ -341,7 +345,8 @@ def quickstart(
         workers=workers,
         seed=settings.training.seed,
     )
-    train(data, run.path, preset="quickstart", overrides=overrides, resume=started)
+    to_train = [change for change in overrides if not change.startswith("data.")]
+    train(data, run.path, preset="quickstart", overrides=to_train, resume=started)
     if not run.results_file.exists():
         evaluate(run.path, workers=workers, seed=settings.training.seed)
     try:
@@ -357,7 +362,7 @@ def quickstart(
 
 @contextmanager
 def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar as a callback (done, total)."""
+    """A progress bar as a callback (done, total); it appears at the first call."""
     columns: Sequence[Any] = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -365,6 +370,13 @@ def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task(title, total=None)
-        yield lambda done, total: progress.update(bar, completed=done, total=total)
+    progress = Progress(*columns, console=console)
+    bar = progress.add_task(title, total=None)
+    with ExitStack() as shown:
+
+        def report(done: int, total: int) -> None:
+            if not progress.live.is_started:
+                shown.enter_context(progress)
+            progress.update(bar, completed=done, total=total)
+
+        yield report

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from goskill import presets
@@ -148,6 +149,21 @@ def data_path(run: RunFolder) -> str:
     return str(_record(run)["data"]["path"])
 
 
+def check_data(run: RunFolder, path: Path, data: Mapping[str, Any]) -> None:
+    """Raises InputError if the store at ``path`` is not the one that the run was started on.
+
+    ``data`` says of the store what :func:`record_of` does.
+    """
+    begun = _record(run)["data"]
+    for name in ("tasks", "episodes", "steps", "returns"):
+        if begun.get(name) != data[name]:
+            shown = "" if name == "returns" else f" ({begun.get(name)} there, {data[name]} here)"
+            raise InputError(
+                f"{run.path} cannot be resumed with {path}: its {name}{shown} are not those of {begun['path']}, "
+                "on which the run was started"
+            )
+
+
 def returns_of(run: RunFolder) -> dict[str, DataReturns]:
     """The returns of a run's training episodes by task."""
     from goskill.evaluation import DataReturns
@@ -180,7 +196,10 @@ def load_networks(
     settings = settings_of(run)
     checkpoint = Checkpoints(run.checkpoints).newest()
     if checkpoint is None:
-        raise CheckpointError(f"{run.checkpoints} holds no whole checkpoint")
+        raise CheckpointError(
+            f"{run.checkpoints} holds no whole checkpoint: "
+            f"train again with goskill train --resume --out {run.path}"
+        )
     if finished and checkpoint.state["phase"] < len(checkpoint.state["phases"]):
         raise CheckpointError(
             f"{run.path} is not finished: go on with goskill train --resume --out {run.path}"

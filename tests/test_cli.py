@@ -42,7 +42,8 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
         (["collect", "--out", "data", "--tasks", "reach", "--quality", "best"], "best"),
         (["collect", "--out", "data", "--tasks", "reach", "--episodes", "0"], "--episodes"),
         (["convert", "zip", "nowhere", "data"], "mtdiff"),
-        (["convert", "hdf5", "nowhere", "data"], "nowhere"),
+        (["collect", "--out", "data", "--tasks", "reach,reach"], "'reach' twice"),
+        (["convert", "hdf5", "nowhere", "data"], "nowhere: there is no such file"),
         (["info", "nowhere"], "nowhere"),
         (["verify", "nowhere"], "nowhere"),
         (["train", "--data", "nowhere", "--out", "run"], "nowhere"),
@@ -52,6 +53,7 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
         (["train", "--data", "nowhere", "--out", "run", "--ablation", "no-vq,no-fokal"], "'no-focal'?"),
         (["quickstart", "--out", "run", "--set", "method.horizn=5"], "did you mean 'horizon'?"),
         (["quickstart", "--out", "run", "--set", "method.horizon=0"], "horizon"),
+        (["train", "--preset", "quickstart", "--out", "run", "--set", "data.episodes=3"], "data.episodes=3"),
         (["eval", "nowhere"], "nowhere"),
         (["finetune", "nowhere", "--data", "nowhere", "--out", "run"], "nowhere"),
         (["finetune", "nowhere", "--out", "run"], "--data"),
@@ -68,6 +70,7 @@ def test_wrong_input_is_one_line_that_names_it(arguments: list[str], named: str,
     assert result.stderr.count("\n") == 1
     assert result.stderr.startswith("error: ")
     assert named in result.stderr
+    assert not result.stdout
     assert not any(tmp_path.iterdir()), "wrong input must leave nothing behind"
 
 

@@ -18,7 +18,7 @@ import pytest
 from small_run import SMALL, weights, write_store
 
 from goskill import files, pipeline
-from goskill.data import EpisodeStore
+from goskill.data import EpisodeStore, StoreWriter
 from goskill.errors import CheckpointError, InputError
 from goskill.evaluation import Results
 
@@ -116,6 +116,24 @@ def test_labels_agree_with_what_training_counted(trained: Path, data: Path) -> N
     np.testing.assert_array_equal(counts, np.sum(list(usage.values()), axis=0))
 
 
+def test_no_progress_is_shown_where_nothing_is_left_to_label(
+    trained: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline.label(trained, data)
+    capsys.readouterr()
+    pipeline.label(trained, data)
+    assert not capsys.readouterr().out
+
+
+def test_a_store_of_other_dimensions_is_named(trained: Path, tmp_path: Path) -> None:
+    with StoreWriter(tmp_path / "other", observation_dim=5, action_dim=4, tasks=["reach"]) as writer:
+        writer.append(
+            task="reach", observations=np.zeros((3, 5)), actions=np.zeros((2, 4)), rewards=np.zeros(2)
+        )
+    with pytest.raises(InputError, match=f"{tmp_path / 'other'}: expected observation_dim 39 .*, got 5"):
+        pipeline.label(trained, tmp_path / "other")
+
+
 def test_a_run_that_is_not_finished_is_neither_evaluated_nor_used_for_labels(
     trained: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -183,6 +201,18 @@ def test_resuming_as_another_method_is_refused(trained: Path, data: Path) -> Non
         pipeline.train(None, trained, method="mh_go_skill", resume=True)
     with pytest.raises(CheckpointError, match=r"setting method\.name was \"go_skill\" .* is \"mh_go_skill\""):
         pipeline.train(data, trained, method="mh_go_skill", preset="quickstart", overrides=SMALL, resume=True)
+
+
+def test_resuming_with_other_data_names_both(trained: Path, data: Path, tmp_path: Path) -> None:
+    run, other = (
+        shutil.copytree(trained, tmp_path / "run"),
+        write_store(tmp_path / "other", ["reach", "push"]),
+    )
+    message = (
+        rf"{run} cannot be resumed with {other}: its tasks .*door-close.* there, .*push.* here.* of {data}"
+    )
+    with pytest.raises(InputError, match=message):
+        pipeline.train(other, run, resume=True)
 
 
 def test_ctrl_c_leaves_a_run_that_resumes_to_the_same_weights(

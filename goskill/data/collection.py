@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import goskill
+from goskill.data.files import MANIFEST
 from goskill.data.store import EpisodeStore
 from goskill.data.writer import StoreWriter
 from goskill.envs.pool_input import check_workers
@@ -58,7 +59,8 @@ def collect(
     """
     names = task_names(tasks)
     if len(set(names)) != len(names):
-        raise InputError("tasks: expected distinct tasks, got one more than once")
+        twice = next(name for index, name in enumerate(names) if name in names[:index])
+        raise InputError(f"tasks: expected each task once, got {twice!r} twice")
     _check(episodes, quality, policy)
     seed = check_seed("seed", seed)
     workers = check_workers(workers)
@@ -66,8 +68,6 @@ def collect(
     kept = episodes if quality == "near-optimal" else max(episodes // 2, 1)
     jobs = [(task, episode) for task in names for episode in range(kept)]
     done = _collected(Path(path), names, provenance)
-    if progress is not None:
-        progress(done, len(jobs))
     if done < len(jobs):
         shard_episodes = max(_LEAST_SHARD_EPISODES, -(-len(jobs) // _MOST_SHARDS))
         with (
@@ -76,6 +76,8 @@ def collect(
             ) as writer,
             _whole_shards(writer),
         ):
+            if progress is not None:
+                progress(done, len(jobs))
             for (task, _), episode in zip(
                 jobs[done:], _roll_out(jobs[done:], episodes, seed, workers), strict=True
             ):
@@ -128,8 +130,8 @@ def _provenance(episodes: int, quality: str, policy: str, seed: int) -> dict[str
 
 def _collected(path: Path, tasks: Sequence[str], provenance: dict[str, Any]) -> int:
     """How many episodes of this very collection the folder holds already."""
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return 0
+    if not (path / MANIFEST).exists():
+        return 0  # the writer refuses what is not empty
     store = EpisodeStore.open(path)
     if store.tasks != list(tasks):
         raise InputError(f"{path}: exists already, with the tasks {', '.join(store.tasks)}")

@@ -92,7 +92,8 @@ class StoreLayout:
     def read(cls, path: Path) -> StoreLayout:
         """Read and check all manifests of a store. StoreError names what is wrong."""
         if not path.is_dir():
-            raise StoreError(f"{path}: there is no episode store (no such folder)")
+            found = "it is a file" if path.exists() else "no such folder"
+            raise StoreError(f"{path}: there is no episode store ({found})")
         manifest = path / MANIFEST
         if not manifest.exists():
             raise StoreError(f"{path}: there is no episode store (no {MANIFEST})")

@@ -296,13 +296,16 @@ class EpisodeStore:
         files = sorted(found & set(expected))
         done, total = 0, sum(file.stat().st_size for file in files)
         for file in files:
-            digest = hashlib.sha256()
+            digest, end = hashlib.sha256(), done + file.stat().st_size
             with storage_errors(file):
                 for block in column_digest(file):
                     digest.update(block)
                     done += len(block)
                     if progress is not None:
                         progress(done, total)
+            done = end  # with the header, which is checked below
+            if progress is not None:
+                progress(done, total)
             if digest.hexdigest() != expected[file]:
                 faults.append(f"{file}: the checksum does not hold, the data is damaged")
         # What lies on disk now may differ from what was opened: check sizes, headers and manifests again.

@@ -191,6 +191,8 @@ class StoreWriter:
         self._shard: _Shard | None = None
         self._lock: IO[str] | None = None
         wanted = self._checked_tasks(tasks)
+        if self.path.exists() and not self.path.is_dir():
+            raise StoreError(f"{self.path}: expected a folder for the episode store, there is a file")
         with storage_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._take_lock()

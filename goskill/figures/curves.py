@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from matplotlib.figure import Figure
 from goskill.errors import InputError
 from goskill.evaluation.colours import PALETTE
 
+_log = logging.getLogger(__name__)
 Float64Array = npt.NDArray[np.float64]
 # Of interest while training, not afterwards.
 _HIDDEN = {"learning_rate", "gradient_norm"}
@@ -133,18 +135,28 @@ def _lines(path: Path) -> list[dict[str, Any]]:
             line = json.loads(text)
         except (ValueError, RecursionError):
             if number == len(texts):
+                _log.warning("%s: line %d is cut short and left out", path, number)
                 break
             raise InputError(f"{path}: line {number}: expected a JSON object, got {text[:60]!r}") from None
         if not isinstance(line, dict) or not _is_number(line.get("step")):
             raise InputError(
                 f"{path}: line {number}: expected an object with a number 'step', got {text[:60]!r}"
             )
+        wrong = next((name for name, value in line.items() if "/" in name and not _is_value(value)), None)
+        if wrong is not None:
+            raise InputError(
+                f"{path}: line {number}: expected {wrong!r} to be a number, got {line[wrong]!r:.60}"
+            )
         lines.append(line)
     return lines
 
 
+def _is_value(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _is_number(value: Any) -> bool:
     try:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return _is_value(value) and math.isfinite(value)
     except OverflowError:
         return False

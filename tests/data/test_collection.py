@@ -1,5 +1,6 @@
 """Collection: annealed scripted episodes, the same for any number of workers, resumed where stopped."""
 
+import errno
 import itertools
 import os
 import signal
@@ -169,16 +170,33 @@ def test_a_finished_collection_is_returned_and_another_is_refused_by_what_differ
 
 def test_a_folder_with_something_else_is_refused_and_kept(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match=str(tmp_path)):
-        collect(TASKS, tmp_path, episodes=2)
+    seen = []
+    with pytest.raises(InputError, match=rf"{tmp_path}: is not empty .*'thesis.txt'"):
+        collect(TASKS, tmp_path, episodes=2, progress=lambda *done: seen.append(done))
+    with pytest.raises(InputError, match=r"thesis.txt: expected a folder .* there is a file"):
+        collect(TASKS, tmp_path / "thesis.txt", episodes=2)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+    assert not seen
+
+
+def test_a_collection_that_a_full_disk_refused_can_be_begun_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(collection, "ScriptedCollector", QuickCollector)
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(InputError, match=rf"{tmp_path / 's'}: No space left"):
+            collect(TASKS, tmp_path / "s", episodes=2, workers=0)
+    assert collect(TASKS, tmp_path / "s", episodes=2, workers=0).num_episodes == 4
 
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
         ({"tasks": ["raech"]}, "raech"),
-        ({"tasks": ["reach", "reach-v2"]}, "distinct"),
+        ({"tasks": ["push", "reach", "reach-v2"]}, "'reach' twice"),
         ({"episodes": 0}, "episodes"),
         ({"quality": "best"}, "quality.*'best'"),
         ({"policy": "sac"}, "policy.*'sac'"),

@@ -311,3 +311,10 @@ def test_info_says_what_is_there(uneven: EpisodeStore) -> None:
     assert info["labels"]["skills"] == 5
     assert info["tasks"]["task-1"]["episodes"] == 4
     assert info["tasks"]["task-1"]["steps"] == 7 + 25 + 9 + 10
+
+
+def test_the_progress_of_verifying_ends_at_all_bytes(uneven: EpisodeStore) -> None:
+    seen: list[tuple[int, int]] = []
+    checked = uneven.verify(lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (checked["bytes"], checked["bytes"])
+    assert sorted(seen) == seen

@@ -118,13 +118,17 @@ def test_moving_average_is_the_mean_of_the_neighbours() -> None:
         np.testing.assert_allclose(moving_average(values, window), expected)
 
 
-def test_an_unfinished_last_line_is_left_out_and_a_broken_one_is_named(run) -> None:
+def test_an_unfinished_last_line_is_left_out_and_a_broken_one_is_named(run, caplog) -> None:
     path = run / "metrics.jsonl"
     whole = path.read_text()
     path.write_text(whole + '{"step": 5, "ph')
     assert len(read_metrics(path).curves) == 3
+    assert "metrics.jsonl: line 21 is cut short" in caplog.text
     path.write_text('{"step": 5, "ph\n' + whole)
     with pytest.raises(InputError, match="line 1"):
+        read_metrics(path)
+    path.write_text(whole + '{"step": 5, "skill/loss": "low"}\n')
+    with pytest.raises(InputError, match="line 21: expected 'skill/loss' to be a number, got 'low'"):
         read_metrics(path)
     for content in ("", "[]\n", '{"phase": "x"}\n', '{"step": 1}\n', '{"step": 1e999}\n'):
         path.write_text(content)

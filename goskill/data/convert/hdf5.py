@@ -72,6 +72,8 @@ def from_hdf5(
     h5py = _h5py()
     root, target = Path(source), Path(path)
     files = sorted([*root.glob("*.hdf5"), *root.glob("*.h5")]) if root.is_dir() else [root]
+    if not root.exists():
+        raise StoreError(f"{root}: there is no such file or folder")
     if not files:
         raise StoreError(f"{root}: found no .hdf5 files")
     report = ConversionReport(source=str(root))

@@ -209,7 +209,7 @@ def check_dimensions(networks: GoSkillNetworks, store: EpisodeStore) -> None:
     for name in ("observation_dim", "action_dim"):
         expected, got = getattr(networks, name), getattr(store, name)
         if expected != got:
-            raise InputError(f"store: expected {name} {expected} as the networks have, got {got}")
+            raise InputError(f"{store.path}: expected {name} {expected} as the networks have, got {got}")
 
 
 def load_part(part: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
