@@ -20,7 +20,8 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from goskill.envs import make_vec, tasks_of
 from goskill.evaluation import Demonstration, Policy, evaluate
 from goskill.methods.go_skill import GoSkillNetworks, GoSkillPolicy, GoSkillSettings
-from goskill.methods.go_skill.prompting import demonstrated_return, read_prompts
+from goskill.methods.go_skill.prompting import read_prompts
+from goskill.methods.prompting import demonstrated_return
 from goskill.models import Decisions, Normalize
 
 TASKS = tasks_of("mt50")
