@@ -128,12 +128,7 @@ def train(
     out: Annotated[Path, typer.Option(help="The run folder to write.", metavar="RUN")],
     data: Annotated[Path | None, typer.Option(help="The episode store to learn from.")] = None,
     method: Annotated[
-        str | None,
-        typer.Option(
-            help="go_skill (the default), prompt_dt, mtdt, or one of them with several heads: mh_go_skill, "
-            "mh_prompt_dt, mh_mtdt.",
-            metavar="NAME",
-        ),
+        str | None, typer.Option(help="go_skill (the default) or mh_go_skill.", metavar="NAME")
     ] = None,
     ablations: Annotated[
         list[str] | None,
@@ -154,8 +149,7 @@ def train(
 
     Examples: `goskill train --preset mt10 --data data/mt10 --out runs/mt10`; after an interruption
     `goskill train --resume --out runs/mt10`; `goskill train --data data/mt10 --out runs/short --set method.horizon=5`;
-    `goskill train --data data/mt10 --out runs/plain --ablation no-focal,no-resampling`;
-    `goskill train --data data/mt10 --out runs/baseline --method prompt_dt`
+    `goskill train --data data/mt10 --out runs/plain --ablation no-focal,no-resampling`
     """
     from goskill import pipeline
 
@@ -255,6 +249,29 @@ def evaluate(
         precision=precision,
         video=video,
         out=out,
+    )
+
+
+@app.command()
+def diagnose(
+    run: Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")],
+    data: Annotated[Path, typer.Argument(help="An episode store of the run's tasks.", metavar="DATA")],
+    episodes: Annotated[
+        int, typer.Option(help="Demonstrations per task to follow in MetaWorld. 0: none.", min=0)
+    ] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    workers: Workers = None,
+    seed: Seed = 0,
+    device: Device = None,
+) -> None:
+    """Find where return is lost: action errors, skill accuracy, codebook use, rollouts with a demonstration's skills.
+
+    Examples: `goskill diagnose runs/mt10 data/mt10`, `goskill diagnose runs/mt10 data/mt10 --episodes 0 --json`
+    """
+    from goskill import pipeline
+
+    pipeline.diagnose(
+        run, data, episodes=episodes, as_json=as_json, workers=workers, seed=seed, device=device
     )
 
 

@@ -15,6 +15,7 @@ from goskill import presets
 from goskill.errors import CheckpointError, InputError
 from goskill.runs import (
     Settings,
+    check_data,
     data_path,
     evaluate_over_ranks,
     load_networks,
@@ -156,6 +157,7 @@ def resume(
     store = EpisodeStore.open(data_path(run) if data is None else data)
     learner = family.build(settings.method, store, settings.training, networks, goal_features)
     record = {**record_of(settings, store), SECTION: {**came_from, **to_mapping(tuning)}}
+    check_data(run, store.path, record["data"])
     run = RunFolder.create(out, record, resume=True)
     milestones = _evaluations(run, learner, settings, store, tuning, workers)
     train_into(run, learner, settings, store, resume=True, milestones=milestones)

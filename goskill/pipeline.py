@@ -281,6 +281,20 @@ def _save_results(results: Results, file: Path) -> None:
         raise InputError(f"{error.filename}: {error.strerror}; the results are in {kept}") from error
 
 
+def diagnose(path: PathLike, data: PathLike, *, as_json: bool = False, **options: Any) -> dict[str, Any]:
+    """Diagnose a run, print tables or JSON; see :func:`goskill.diagnosis.diagnose`."""
+    from goskill import diagnosis
+
+    if as_json:
+        document = diagnosis.diagnose(path, data, **options)
+        print(json.dumps(document, indent=2))
+        return document
+    with _progress("diagnosing") as report:
+        document = diagnosis.diagnose(path, data, progress=report, **options)
+    console.print(diagnosis.tables(document), highlight=False)
+    return document
+
+
 def label(path: PathLike, data: PathLike, *, device: str | None = None) -> str:
     """Label every step of a store with a run's skills; returns the name of the label column."""
     from goskill.data import EpisodeStore

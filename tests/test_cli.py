@@ -16,7 +16,7 @@ from goskill import files
 
 COMMANDS = (
     *("quickstart", "collect", "info", "verify", "train", "eval"),
-    *("finetune", "label", "figures", "compare", "bench", "doctor", "convert"),
+    *("finetune", "diagnose", "label", "figures", "compare", "bench", "doctor", "convert"),
 )
 
 
@@ -57,6 +57,8 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
         (["eval", "nowhere"], "nowhere"),
         (["finetune", "nowhere", "--data", "nowhere", "--out", "run"], "nowhere"),
         (["finetune", "nowhere", "--out", "run"], "--data"),
+        (["diagnose", "nowhere", "nowhere"], "nowhere"),
+        (["diagnose", "nowhere", "nowhere", "--episodes", "-1"], "--episodes"),
         (["finetune", "nowhere", "--out", "run", "--resume"], "run"),
         (["finetune", "nowhere", "--out", "run", "--resume", "--preset", "ml45"], "--preset"),
         (["figures", "nowhere"], "nowhere"),

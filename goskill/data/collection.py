@@ -20,12 +20,13 @@ from goskill.envs.pool_input import check_workers
 from goskill.envs.process import WorkerProcess
 from goskill.envs.scripted import ScriptedCollector, ScriptedEpisode
 from goskill.envs.single import ACTION_DIM, OBSERVATION_DIM
-from goskill.envs.suites import task_names
+from goskill.envs.suites import episode_seed, task_names
 from goskill.errors import InputError
 from goskill.seeds import check_seed
 
 QUALITIES = ("near-optimal", "sub-optimal")
 POLICIES = ("scripted",)
+_COLLECTOR = "goskill.data.collection"
 _LEAST_SHARD_EPISODES = 20
 _MOST_SHARDS = 200
 _Job = tuple[str, int]
@@ -115,11 +116,29 @@ def _check(episodes: int, quality: str, policy: str) -> None:
         raise InputError(f"policy: expected one of {', '.join(POLICIES)}, got {policy!r}")
 
 
+def episode_seeds(store: EpisodeStore) -> list[int] | None:
+    """What the environment of each episode of a collected store was reset with; None for any other store.
+
+    With that seed `goskill.envs.make` (and the pool) begins where the episode began, as long as the packages are
+    those that the provenance names.
+    """
+    origin = store.provenance[0] if len(store.provenance) == 1 else {}
+    if origin.get("collector") != _COLLECTOR or not isinstance(origin.get("seed"), int):
+        return None
+    counts = dict.fromkeys(store.tasks, 0)
+    seeds = []
+    for index in store.episode_task:
+        task = store.tasks[index]
+        seeds.append(episode_seed(origin["seed"], task, counts[task], "collection"))
+        counts[task] += 1
+    return seeds
+
+
 def _provenance(episodes: int, quality: str, policy: str, seed: int) -> dict[str, Any]:
     packages = {name: importlib.metadata.version(name) for name in ("metaworld", "mujoco", "numpy")}
     return {
         "source": "scripted",
-        "collector": "goskill.data.collection",
+        "collector": _COLLECTOR,
         "policy": f"{policy}: MetaWorld's own, with annealed exploration",
         "episodes": episodes,
         "quality": quality,

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from goskill.data import EpisodeStore
 from goskill.errors import InputError, closest
 from goskill.evaluation.policy import Policy
-from goskill.methods import go_skill, prompt_dt
+from goskill.methods import go_skill
 from goskill.methods.go_skill.networks import GoalFeatures
+from goskill.methods.predictions import ActionPredictions, SkillPredictions
 from goskill.settings import from_mapping
 from goskill.training import Method, TrainingSettings
 
@@ -42,6 +43,19 @@ class MethodWithNetworks(Method, Protocol):
 
 
 @dataclass(frozen=True)
+class SkillTools:
+    """What :mod:`goskill.diagnosis` asks of a family with skills.
+
+    ``predict(networks, store, labels, samples, seed)`` is the policy's choice where the true history is given.
+    ``oracle(networks)`` is a policy that carries out the skills of the demonstrations that it is reset with; its
+    ``exact`` counts the environments that began as their demonstration did.
+    """
+
+    predict: Callable[[Any, EpisodeStore, str, int, int], SkillPredictions]
+    oracle: Callable[[Any], Policy]
+
+
+@dataclass(frozen=True)
 class Family:
     """What a package of this folder offers, as plain functions.
 
@@ -51,6 +65,7 @@ class Family:
     makes them act. ``fine_tuned(settings, iterations)`` are the settings with which trained networks go on for so
     many iterations. ``label(networks, store, progress)`` writes a column of skills and returns its name; families
     without skills have none, and ``has_skills(settings)`` says whether there are any to write.
+    ``predict_actions(networks, store, samples, seed)`` are actions with everything before them given.
     """
 
     section: str  # the table of a preset with its settings
@@ -61,8 +76,10 @@ class Family:
     rebuild: Callable[[Any, Mapping[str, Mapping[str, Tensor]], GoalFeatures | None], nn.Module]
     policy: Callable[[Any, str], Policy]
     fine_tuned: Callable[[Any, int], Any]
+    predict_actions: Callable[[Any, EpisodeStore, int, int], ActionPredictions] | None = None
     label: Callable[[Any, EpisodeStore, Callable[[int, int], None] | None], str] | None = None
     has_skills: Callable[[Any], bool] = lambda settings: False
+    skills: SkillTools | None = None
     ablations: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: NOTHING)
     training: Mapping[str, Any] = field(default_factory=lambda: NOTHING)  # where its schedule differs
 
@@ -120,12 +137,6 @@ def _names(entry: Entry) -> set[str]:
     return {one.name for one in fields(entry.family.settings)}
 
 
-def _without_goal(given: Any, goal_features: GoalFeatures | None) -> Any:
-    if goal_features is not None:
-        raise InputError("goal_features: expected None, this method abstracts no goals")
-    return given
-
-
 GO_SKILL = Family(
     section="go_skill",
     settings=go_skill.GoSkillSettings,
@@ -137,21 +148,9 @@ GO_SKILL = Family(
     fine_tuned=go_skill.fine_tuned,
     label=lambda networks, store, progress: go_skill.label_store(networks, store, progress=progress),
     has_skills=lambda settings: bool(settings.discrete),
+    predict_actions=go_skill.predict_actions,
+    skills=SkillTools(go_skill.predict_skills, go_skill.OraclePolicy),
     ablations=go_skill.ABLATIONS,
-)
-
-PROMPT_DT = Family(
-    section="prompt_dt",
-    settings=prompt_dt.PromptDTSettings,
-    build=lambda settings, store, training, networks, goal_features: prompt_dt.PromptDT(
-        settings, store, training, networks=_without_goal(networks, goal_features)
-    ),
-    rebuild=lambda settings, state, goal_features: prompt_dt.networks_from_state(
-        settings, _without_goal(state, goal_features)
-    ),
-    policy=lambda networks, precision: prompt_dt.PromptDTPolicy(networks, precision=precision),
-    fine_tuned=prompt_dt.fine_tuned,
-    training=MappingProxyType({"warmup_iterations": 10_000}),
 )
 
 METHODS: Mapping[str, Entry] = MappingProxyType(
@@ -160,10 +159,6 @@ METHODS: Mapping[str, Entry] = MappingProxyType(
         for entry in (
             Entry("go_skill", GO_SKILL),
             Entry("mh_go_skill", GO_SKILL, {"multi_head_decoder": True}),
-            Entry("prompt_dt", PROMPT_DT),
-            Entry("mh_prompt_dt", PROMPT_DT, {"multi_head": True}),
-            Entry("mtdt", PROMPT_DT, {"prompt_length": 0}),
-            Entry("mh_mtdt", PROMPT_DT, {"prompt_length": 0, "multi_head": True}),
         )
     }
 )

@@ -20,29 +20,12 @@ def test_schedule_runs_every_episode_once_within_the_batch(tasks: int, episodes:
     names = [f"task{i}" for i in range(tasks)]
     counted = []
     for group in schedule(names, episodes, batch):
-        assert len(group.whole.environments) <= batch
-        for keys in group.whole.rounds:
-            assert [key.task for key in keys] == group.whole.environments
+        assert len(group.environments) <= batch
+        for keys in group.rounds:
+            assert [key.task for key in keys] == group.environments
             counted += [(key.task, key.index) for key in keys if not key.spare]
             assert all(0 <= key.index < episodes for key in keys)
     assert sorted(counted) == [(name, index) for name in names for index in range(episodes)]
-
-
-@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 60))
-def test_halves_are_equal_and_together_the_whole(tasks: int, episodes: int, batch: int) -> None:
-    names = [f"task{i}" for i in range(tasks)]
-    for group in schedule(names, episodes, batch):
-        whole, halves = group.whole, group.halves
-        sizes = [len(half.environments) for half in halves]
-        assert sum(sizes) == len(whole.environments)
-        assert len(halves) == 1 or min(sizes) >= 16
-        assert max(sizes) - min(sizes) <= 1
-        for number, keys in enumerate(whole.rounds):
-            together = [key for half in halves for key in half.rounds[number]]
-            assert sorted(together, key=str) == sorted(keys, key=str)
-            for half in halves:
-                assert [key.task for key in half.rounds[number]] == half.environments
-        assert len(set(halves[0].environments) & set(halves[-1].environments)) <= 1 or len(halves) == 1
 
 
 def test_numbers_are_those_worked_out_by_hand(world, echo) -> None:
@@ -58,6 +41,19 @@ def test_numbers_are_those_worked_out_by_hand(world, echo) -> None:
         assert rows.length.tolist() == [7] * 4
     assert results.overall.success.value == pytest.approx(2 / 3)
     assert results.overall.episodes == 12
+
+
+def test_seeds_may_be_given(world, echo) -> None:
+    given = {"reach": [5, 77], "push": [6, 5]}
+    results = evaluate(
+        echo, ["reach", "push"], 2, episode_seeds=given, max_steps=2, make_environments=world, batch=2
+    )
+    for task, seeds in given.items():
+        assert results.episodes[task].seed.tolist() == seeds
+        returns = [2 * float(np.float32(seed) / np.float32(1000)) + 3 for seed in seeds]
+        np.testing.assert_allclose(results.episodes[task].returns, returns, rtol=1e-6)
+    with pytest.raises(InputError, match="episode_seeds: expected 2 of task 'push', got 1"):
+        evaluate(echo, ["push"], 2, episode_seeds={"push": [1]}, make_environments=world)
 
 
 def test_success_at_the_last_step_is_told_apart(world, echo) -> None:

@@ -4,6 +4,7 @@ He et al., Goal-Oriented Skill Abstraction for Offline Multi-Task Reinforcement 
 """
 
 from goskill.methods.go_skill.acting import GoSkillPolicy
+from goskill.methods.go_skill.diagnosis import OraclePolicy, predict_actions, predict_skills
 from goskill.methods.go_skill.labelling import label_name, label_store
 from goskill.methods.go_skill.method import GoSkill
 from goskill.methods.go_skill.networks import GoSkillNetworks, networks_from_state
@@ -16,9 +17,12 @@ __all__ = [
     "GoSkillNetworks",
     "GoSkillPolicy",
     "GoSkillSettings",
+    "OraclePolicy",
     "fine_tuned",
     "label_name",
     "label_store",
     "load_released",
     "networks_from_state",
+    "predict_actions",
+    "predict_skills",
 ]
