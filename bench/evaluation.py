@@ -2,12 +2,13 @@
 
 The peer keeps nothing from one action to the next: it stacks and pads what happened and runs the whole
 decoder (31 tokens) for every action and the whole skill policy (90 tokens) for every decision, with one
-stock environment per process. Both sides play the same 50 episodes with the same weights.
+stock environment per process: 50 of them, started before the clock is. goskill evaluates with the same weights
+as `goskill eval` does, 250 environments at a time, and the clock includes the start of its workers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,15 +18,18 @@ import pytest
 import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
-from goskill.envs import make_vec, tasks_of
+from goskill.envs import tasks_of
 from goskill.evaluation import Demonstration, Policy, evaluate
 from goskill.methods.go_skill import GoSkillNetworks, GoSkillPolicy, GoSkillSettings
-from goskill.methods.go_skill.prompting import demonstrated_return, read_prompts
+from goskill.methods.go_skill.prompting import read_prompts
+from goskill.methods.prompting import demonstrated_return
 from goskill.models import Decisions, Normalize
 
 TASKS = tasks_of("mt50")
 STEPS = 500
+PEER_EPISODES, EPISODES = 1, 5
 SEED = 0
+GROUP = "paper-size GO-Skill in MT50"
 OBSERVATION_DIM, ACTION_DIM = 39, 4
 
 
@@ -160,39 +164,27 @@ def checked(networks: GoSkillNetworks, prompts: dict[str, list[Demonstration]]) 
     np.testing.assert_array_equal(cached.skill_history, torch.stack(padded.skills).numpy())
 
 
-def _play(
-    benchmark: Any,
-    policy: Policy,
-    prompts: dict[str, list[Demonstration]],
-    make_environments: Callable[[Sequence[str]], Any] | None = None,
-) -> None:
-    def episodes() -> None:
-        results = evaluate(
-            policy, TASKS, 1, prompts=prompts, seed=SEED, max_steps=STEPS, make_environments=make_environments
-        )
+def _play(benchmark: Any, policy: Policy, prompts: Any, episodes: int, **options: Any) -> None:
+    def play() -> None:
+        results = evaluate(policy, TASKS, episodes, prompts=prompts, seed=SEED, max_steps=STEPS, **options)
         assert results.overall.length == STEPS
 
-    benchmark.pedantic(episodes, rounds=1)
-    rate = len(TASKS) * STEPS / benchmark.stats.stats.min
+    benchmark.pedantic(play, rounds=1)
+    rate = len(TASKS) * episodes * STEPS / benchmark.stats.stats.min
     benchmark.extra_info["environment_steps_per_second"] = round(rate, 1)
 
 
-@pytest.mark.benchmark(group="paper-size GO-Skill, 50 episodes of MT50")
+@pytest.mark.benchmark(group=GROUP)
 def test_padded_recomputation_in_stock_environments(
     benchmark: Any, stock: AsyncVectorEnv, networks: GoSkillNetworks, prompts: Any, checked: None
 ) -> None:
     benchmark.extra_info["peer"] = True
-    _play(benchmark, PaddedPolicy(networks), prompts, lambda tasks: stock)
+    _play(benchmark, PaddedPolicy(networks), prompts, PEER_EPISODES, make_environments=lambda tasks: stock)
 
 
-@pytest.mark.benchmark(group="paper-size GO-Skill, 50 episodes of MT50")
+@pytest.mark.benchmark(group=GROUP)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_goskill(
     benchmark: Any, networks: GoSkillNetworks, prompts: Any, checked: None, precision: str
 ) -> None:
-    environments = make_vec(TASKS, autoreset_mode=AutoresetMode.DISABLED)
-    try:
-        environments.reset(seed=SEED)
-        _play(benchmark, GoSkillPolicy(networks, precision=precision), prompts, lambda tasks: environments)
-    finally:
-        environments.close()
+    _play(benchmark, GoSkillPolicy(networks, precision=precision), prompts, EPISODES)

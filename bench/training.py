@@ -1,4 +1,5 @@
-"""Training steps at MT50 shapes: 800 windows of 31 tokens, 400 contexts of 90; networks of the paper's size.
+"""Training steps at MT50 shapes: 800 windows of 31 tokens, 400 contexts of 90, for GO-Skill's policy and for
+Prompt-DT; networks of the paper's size.
 
 The peer is ``goskill.bench.peers.training`` in float32, and on a GPU also the same networks with bfloat16 and
 ``torch.compile``. ``GOSKILL_BENCH_TASKS`` makes the shapes smaller for a try.
@@ -16,10 +17,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from goskill.bench.peers.training import PlainBatches, PlainStep, policy_loss, skill_loss, stock_codebook
+from goskill.bench.peers.training import (
+    PlainBatches,
+    PlainStep,
+    action_loss,
+    policy_loss,
+    skill_loss,
+    stock_codebook,
+)
 
 from goskill.data import EpisodeStore, StoreWriter
 from goskill.methods.go_skill import GoSkill, GoSkillSettings, label_store
+from goskill.methods.prompt_dt import PromptDT, PromptDTNetworks, PromptDTSettings
 from goskill.training import Objective, TrainingSettings
 from goskill.training.devices import choose_execution, fast_at_bfloat16
 from goskill.training.optimizer import ObjectiveOptimizer
@@ -27,11 +36,11 @@ from goskill.training.step import ObjectiveStep
 from goskill.training.timing import StepTimer
 
 TASKS = int(os.environ.get("GOSKILL_BENCH_TASKS", "50"))
-OBJECTIVES = ("extraction", "enhancement", "policy")
+OBJECTIVES = ("extraction", "enhancement", "policy", "prompt-dt")
 
 
 class Subject:
-    """GO-Skill on a store of random episodes, and the same weights for the peer."""
+    """GO-Skill and Prompt-DT on a store of random episodes, and the same weights for the peer."""
 
     def __init__(self, folder: Path) -> None:
         random = np.random.default_rng(0)
@@ -46,11 +55,20 @@ class Subject:
         self.store = EpisodeStore.open(folder)
         self.labels = ""
 
-    def objective(self, name: str, device: torch.device, dropout: float = 0.1) -> tuple[GoSkill, Objective]:
+    def objective(
+        self, name: str, device: torch.device, dropout: float = 0.1
+    ) -> tuple[GoSkill | PromptDT, Objective]:
         torch.manual_seed(0)  # k-means begins the same whenever this is called
-        method = GoSkill(GoSkillSettings(dropout=dropout), self.store, TrainingSettings(threads=1))
+        training = TrainingSettings(threads=1)
+        method: GoSkill | PromptDT
+        if name == "prompt-dt":
+            method = PromptDT(PromptDTSettings(dropout=dropout), self.store, training)
+        else:
+            method = GoSkill(GoSkillSettings(dropout=dropout), self.store, training)
         for module in method.modules.values():
             module.to(device)
+        if isinstance(method, PromptDT):
+            return method, method.phases()[0].begin()[0]
         phases = {phase.name: phase for phase in method.phases()}
         objectives = phases["extraction"].begin()
         if name != "extraction":
@@ -65,8 +83,14 @@ class Subject:
         """The plain loss, its modules, and a function that builds a batch from rows of a sampler's."""
         method, _ = self.objective(name, device, dropout)
         networks = copy.deepcopy(method.networks)
-        labels = self.labels or label_store(method.networks, self.store)
-        batches = PlainBatches(self.store, networks, labels)
+        if isinstance(networks, PromptDTNetworks):
+            batches = PlainBatches(self.store, networks.settings, horizon=1, labels=None)
+            build = partial(_build, batches.contexts, ("episode", "start", "prompt_episode"))
+            return partial(action_loss, networks), [networks.policy], build
+        labels = self.labels or label_store(networks, self.store)
+        batches = PlainBatches(
+            self.store, networks.settings, horizon=networks.settings.horizon, labels=labels
+        )
         if name == "policy":
             build = partial(_build, batches.contexts, ("episode", "start", "prompt_episode"))
             return partial(policy_loss, networks), [networks.policy], build

@@ -128,7 +128,12 @@ def train(
     out: Annotated[Path, typer.Option(help="The run folder to write.", metavar="RUN")],
     data: Annotated[Path | None, typer.Option(help="The episode store to learn from.")] = None,
     method: Annotated[
-        str | None, typer.Option(help="go_skill (the default) or mh_go_skill.", metavar="NAME")
+        str | None,
+        typer.Option(
+            help="go_skill (the default), prompt_dt, mtdt, or one of them with several heads: mh_go_skill, "
+            "mh_prompt_dt, mh_mtdt.",
+            metavar="NAME",
+        ),
     ] = None,
     ablations: Annotated[
         list[str] | None,
@@ -149,7 +154,8 @@ def train(
 
     Examples: `goskill train --preset mt10 --data data/mt10 --out runs/mt10`; after an interruption
     `goskill train --resume --out runs/mt10`; `goskill train --data data/mt10 --out runs/short --set method.horizon=5`;
-    `goskill train --data data/mt10 --out runs/plain --ablation no-focal,no-resampling`
+    `goskill train --data data/mt10 --out runs/plain --ablation no-focal,no-resampling`;
+    `goskill train --data data/mt10 --out runs/baseline --method prompt_dt`
     """
     from goskill import pipeline
 

@@ -72,9 +72,10 @@ def read_settings(
     """
     from goskill.methods import registry
 
-    family = registry.find(method).family
-    sections = presets.load(preset, family.section)
-    sections["training"] = {**family.training, **sections["training"]}
+    entry = registry.find(method)
+    sections = presets.load(preset, entry.family.section)
+    sections["training"] = {**entry.family.training, **sections["training"]}
+    sections["method"] |= entry.decided
     return settings_from(method, sections, overrides, ablations)
 
 

@@ -1,4 +1,5 @@
-"""A plain PyTorch training step of GO-Skill: the same networks and loss, written the straightforward way.
+"""A plain PyTorch training step of GO-Skill and of Prompt-DT: the same networks and loss, written the
+straightforward way.
 
 Batches are built sample by sample, padding is a mask tensor in attention, every token passes every layer, the
 encoder runs once for the skill and once for the reached goals, and metrics are read with ``.item()``.
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 from vector_quantize_pytorch import VectorQuantize
 
 from goskill.data import EpisodeStore
-from goskill.methods.go_skill import GoSkillNetworks
-from goskill.models import CausalTransformer
+from goskill.methods.go_skill import GoSkillNetworks, GoSkillSettings
+from goskill.methods.prompt_dt import PromptDTNetworks, PromptDTSettings
+from goskill.models import CausalTransformer, DecisionTransformer
 
 Batch = dict[str, Tensor]
 
@@ -68,24 +70,42 @@ def skill_loss(networks: GoSkillNetworks, codebook: VectorQuantize, frozen: bool
 def policy_loss(networks: GoSkillNetworks, batch: Batch) -> Tensor:
     """Focal loss of the skills at the decision points that are not padding."""
     policy = networks.policy
+    choices = {prefix: networks.vectors(batch[f"{prefix}skills"]) for prefix in ("prompt_", "")}
+    scores = policy.skill_head(_at_states(policy, networks.normalize, choices, batch))
+    valid = batch["mask"].reshape(-1)
+    log_p = F.log_softmax(scores.reshape(-1, scores.shape[-1])[valid], dim=-1)
+    log_p = log_p.gather(1, batch["skills"].reshape(-1, 1)[valid])
+    return -((1 - log_p.exp()) ** networks.settings.focal_gamma * log_p).mean()
+
+
+def action_loss(networks: PromptDTNetworks, batch: Batch) -> Tensor:
+    """Action error at the steps that are not padding."""
+    policy = networks.policy
+    choices = {prefix: batch[f"{prefix}actions"] for prefix in ("prompt_", "")}
+    predicted = torch.tanh(policy.action_head(_at_states(policy, networks.normalize, choices, batch)))
+    valid = batch["mask"]
+    return F.mse_loss(predicted[valid], batch["actions"][valid])
+
+
+def _at_states(
+    policy: DecisionTransformer, normalize: nn.Module, choices: dict[str, Tensor], batch: Batch
+) -> Tensor:
+    """Hidden states at the history's state tokens behind the prompt: [B, K, width]."""
     parts, masks = [], []
     for prefix, embedding in (("prompt_", policy.prompt_embedding), ("", policy.embedding)):
+        assert embedding is not None
         rows = [
             embedding.return_to_go(batch[f"{prefix}returns_to_go"]),
-            embedding.state(networks.normalize(batch[f"{prefix}observations"])),
-            embedding.skill(networks.vectors(batch[f"{prefix}skills"])),
+            embedding.state(normalize(batch[f"{prefix}observations"])),
+            embedding.choice(choices[prefix]),
         ]
         time = embedding.time(batch[f"{prefix}timesteps"])
         tokens = (torch.stack(rows, dim=2) + time[:, :, None]).flatten(1, 2)
         parts.append(tokens if prefix else policy.embedding_norm(tokens))
         masks.append(batch[f"{prefix}mask"].repeat_interleave(3, dim=1))
     hidden = _transform(policy.transformer, torch.cat(parts, dim=1), torch.cat(masks, dim=1))
-    history = 3 * batch["skills"].shape[1]
-    scores = policy.skill_head(hidden[:, -history:][:, 1::3])
-    valid = batch["mask"].reshape(-1)
-    log_p = F.log_softmax(scores.reshape(-1, scores.shape[-1])[valid], dim=-1)
-    log_p = log_p.gather(1, batch["skills"].reshape(-1, 1)[valid])
-    return -((1 - log_p.exp()) ** networks.settings.focal_gamma * log_p).mean()
+    history = 3 * batch["mask"].shape[1]
+    return hidden[:, -history:][:, 1::3]
 
 
 def _transform(transformer: CausalTransformer, tokens: Tensor, mask: Tensor) -> Tensor:
@@ -112,15 +132,19 @@ def _transform(transformer: CausalTransformer, tokens: Tensor, mask: Tensor) -> 
 class PlainBatches:
     """Builds batches sample by sample from episodes in memory."""
 
-    def __init__(self, store: EpisodeStore, networks: GoSkillNetworks, labels: str) -> None:
-        settings = networks.settings
-        self._horizon, self._context, self._prompt = (
-            settings.horizon,
-            settings.context,
-            settings.prompt_length,
-        )
+    def __init__(
+        self,
+        store: EpisodeStore,
+        settings: GoSkillSettings | PromptDTSettings,
+        *,
+        horizon: int,
+        labels: str | None,
+    ) -> None:
+        """Contexts hold skills with ``labels``, actions without."""
+        self._horizon, self._context, self._prompt = horizon, settings.context, settings.prompt_length
         self._scale = settings.return_scale
-        every = store.labels(labels)
+        self._choice = "actions" if labels is None else "skills"
+        every = np.zeros(store.num_steps) if labels is None else store.labels(labels)
         ends = np.cumsum(store.episode_length)
         self._episodes: list[dict[str, Any]] = []
         for index, end in enumerate(ends):
@@ -167,7 +191,7 @@ class PlainBatches:
             shown.append(
                 self._decisions(self._episodes[index], T - P * H if P * H <= T else T - T // H * H, P)
             )
-        names = ("observations", "returns_to_go", "timesteps", "skills", "mask")
+        names = ("observations", "returns_to_go", "timesteps", self._choice, "mask")
         return {**_stack(names, history), **_stack([f"prompt_{name}" for name in names], shown)}
 
     def _decisions(self, episode: dict[str, Any], start: int, count: int) -> tuple[np.ndarray[Any, Any], ...]:
@@ -184,7 +208,7 @@ class PlainBatches:
             padded(episode["observations"][times]),
             padded(episode["returns"][times, None].astype(np.float32)),
             padded(times // self._horizon),
-            padded(episode["skills"][times]),
+            padded(episode[self._choice][times]),
             np.arange(count) >= missing,
         )
 

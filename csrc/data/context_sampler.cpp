@@ -12,6 +12,12 @@ namespace {
 
 constexpr std::uint64_t context_stream = 2;
 constexpr std::int64_t prefetch_distance = 1;
+constexpr std::int64_t prompt_table_bytes = std::int64_t{1} << 26;
+
+template <typename T>
+void copy_row(const T* table, std::int64_t row, std::int64_t size, T* target, std::int64_t i) {
+    if (target != nullptr) std::copy_n(table + row * size, size, target + i * size);
+}
 
 }  // namespace
 
@@ -24,7 +30,53 @@ ContextSampler::ContextSampler(std::shared_ptr<const Store> store, std::shared_p
       settings_(std::move(settings)),
       selection_(*store_, episodes),
       task_choice_(selection_, settings_.task_weights),
-      prompt_episodes_(std::move(prompt_episodes)) {}
+      prompt_episodes_(std::move(prompt_episodes)) {
+    if (settings_.prompt > 0) build_prompt_table();
+}
+
+// Demonstrations are few and always give the same window, so batches copy finished ones that lie together.
+void ContextSampler::build_prompt_table() {
+    for (const auto& prompts : prompt_episodes_) {
+        prompt_offsets_.push_back(prompt_offsets_.back() + static_cast<std::int64_t>(prompts.size()));
+    }
+    const std::int64_t points = prompt_offsets_.back() * settings_.prompt;
+    const std::int64_t width = store_->observation_dim(), action_width = store_->action_dim();
+    if (points * (width + action_width + 6) > prompt_table_bytes / std::int64_t{sizeof(float)}) return;
+    const auto size = [&](std::int64_t elements) { return static_cast<std::size_t>(points * elements); };
+    prompts_.observations.resize(size(width));
+    prompts_.actions.resize(size(action_width));
+    prompts_.returns_to_go.resize(size(1));
+    prompts_.timesteps.resize(size(1));
+    prompts_.skills.resize(labels_ ? size(1) : 0);
+    prompts_.mask = std::make_unique<bool[]>(size(1));
+    const Window window = prompts_.window();
+    std::int64_t row = 0;
+    for (const auto& prompts : prompt_episodes_) {
+        for (const std::int64_t index : prompts) {
+            const Episode& episode = store_->episode(index);
+            gather(episode, prompt_start(episode), settings_.prompt, row++, window);
+        }
+    }
+}
+
+Window ContextSampler::PromptTable::window() {
+    return {observations.data(),
+            actions.data(),
+            returns_to_go.data(),
+            timesteps.data(),
+            skills.empty() ? nullptr : skills.data(),
+            mask.get()};
+}
+
+void ContextSampler::copy_prompt(std::int64_t row, std::int64_t i, const Window& target) const {
+    const std::int64_t points = settings_.prompt;
+    copy_row(prompts_.observations.data(), row, points * store_->observation_dim(), target.observations, i);
+    copy_row(prompts_.actions.data(), row, points * store_->action_dim(), target.actions, i);
+    copy_row(prompts_.returns_to_go.data(), row, points, target.returns_to_go, i);
+    copy_row(prompts_.timesteps.data(), row, points, target.timesteps, i);
+    copy_row(prompts_.skills.data(), row, points, target.skills, i);
+    copy_row(prompts_.mask.get(), row, points, target.mask, i);
+}
 
 std::int64_t ContextSampler::prompt_start(const Episode& episode) const {
     const std::int64_t whole = std::max<std::int64_t>(episode.length / settings_.horizon, 1);
@@ -33,8 +85,8 @@ std::int64_t ContextSampler::prompt_start(const Episode& episode) const {
     return first - (settings_.prompt - points) * settings_.horizon;
 }
 
-void ContextSampler::place(std::uint64_t step, std::int64_t global_batch, std::int64_t sample, std::int64_t i,
-                           const ContextBatch& batch) const {
+std::int64_t ContextSampler::place(std::uint64_t step, std::int64_t global_batch, std::int64_t sample,
+                                   std::int64_t i, const ContextBatch& batch) const {
     const Words words = draw(settings_.seed, context_stream, step, static_cast<std::uint64_t>(sample));
     const std::uint64_t turn =
         step * static_cast<std::uint64_t>(global_batch) + static_cast<std::uint64_t>(sample);
@@ -45,11 +97,12 @@ void ContextSampler::place(std::uint64_t step, std::int64_t global_batch, std::i
     batch.episode[i] = last.episode;
     batch.start[i] = last.step - (settings_.context - 1) * settings_.horizon;
     batch.task[i] = selection_.tasks()[task];
-    if (settings_.prompt > 0) {
-        const auto& prompts = prompt_episodes_[static_cast<std::size_t>(batch.task[i])];
-        const std::int64_t chosen = below(words[2], static_cast<std::int64_t>(prompts.size()));
-        batch.prompt_episode[i] = prompts[static_cast<std::size_t>(chosen)];
-    }
+    if (settings_.prompt == 0) return 0;
+    const auto named = static_cast<std::size_t>(batch.task[i]);
+    const auto& prompts = prompt_episodes_[named];
+    const std::int64_t chosen = below(words[2], static_cast<std::int64_t>(prompts.size()));
+    batch.prompt_episode[i] = prompts[static_cast<std::size_t>(chosen)];
+    return prompt_offsets_[named] + chosen;
 }
 
 void ContextSampler::prefetch_window(const Episode& episode, std::int64_t start, std::int64_t points) const {
@@ -107,19 +160,23 @@ void ContextSampler::fill(std::uint64_t step, std::int64_t global_batch, std::in
                           std::int64_t count, const ContextBatch& batch) const {
     const auto prefetch_sample = [&](std::int64_t i) {
         prefetch_window(store_->episode(batch.episode[i]), batch.start[i], settings_.context);
-        if (settings_.prompt == 0) return;
-        const Episode& prompt = store_->episode(batch.prompt_episode[i]);
-        prefetch_window(prompt, prompt_start(prompt), settings_.prompt);
     };
     parallel_for(count, settings_.threads, [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t i = begin; i < end; ++i) place(step, global_batch, first + i, i, batch);
+        std::vector<std::int64_t> prompts(static_cast<std::size_t>(end - begin));
+        for (std::int64_t i = begin; i < end; ++i) {
+            prompts[static_cast<std::size_t>(i - begin)] = place(step, global_batch, first + i, i, batch);
+        }
         for (std::int64_t i = begin; i < std::min(begin + prefetch_distance, end); ++i) prefetch_sample(i);
         for (std::int64_t i = begin; i < end; ++i) {
             if (i + prefetch_distance < end) prefetch_sample(i + prefetch_distance);
             gather(store_->episode(batch.episode[i]), batch.start[i], settings_.context, i, batch.context);
             if (settings_.prompt == 0) continue;
-            const Episode& prompt = store_->episode(batch.prompt_episode[i]);
-            gather(prompt, prompt_start(prompt), settings_.prompt, i, batch.prompt);
+            if (prompts_.mask) {
+                copy_prompt(prompts[static_cast<std::size_t>(i - begin)], i, batch.prompt);
+            } else {
+                const Episode& prompt = store_->episode(batch.prompt_episode[i]);
+                gather(prompt, prompt_start(prompt), settings_.prompt, i, batch.prompt);
+            }
         }
     });
 }

@@ -63,8 +63,19 @@ class ContextSampler {
               const ContextBatch& batch) const;
 
   private:
-    void place(std::uint64_t step, std::int64_t global_batch, std::int64_t sample, std::int64_t i,
-               const ContextBatch& batch) const;
+    // The window of each demonstration; empty if they would take too much memory.
+    struct PromptTable {
+        std::vector<float> observations, actions, returns_to_go;
+        std::vector<std::int64_t> timesteps, skills;
+        std::unique_ptr<bool[]> mask;
+        Window window();
+    };
+
+    void build_prompt_table();
+    void copy_prompt(std::int64_t row, std::int64_t i, const Window& target) const;
+    // Returns the row of the prompt in the table.
+    std::int64_t place(std::uint64_t step, std::int64_t global_batch, std::int64_t sample, std::int64_t i,
+                       const ContextBatch& batch) const;
     void prefetch_window(const Episode& episode, std::int64_t start, std::int64_t points) const;
     void gather(const Episode& episode, std::int64_t start, std::int64_t points, std::int64_t i,
                 const Window& window) const;
@@ -76,6 +87,8 @@ class ContextSampler {
     Selection selection_;
     TaskChoice task_choice_;
     std::vector<std::vector<std::int64_t>> prompt_episodes_;
+    std::vector<std::int64_t> prompt_offsets_ = {0};  // [num_tasks + 1] of each task's first row in the table
+    PromptTable prompts_;
 };
 
 }  // namespace goskill

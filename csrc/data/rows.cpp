@@ -1,6 +1,6 @@
 #include "data/rows.hpp"
 
-// The same loops for each width of vector registers, chosen when the library is loaded. Sanitizers cannot run
+// The same loop for each width of vector registers, chosen when the library is loaded. Sanitizers cannot run
 // that early.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && \
     !defined(__SANITIZE_THREAD__)
@@ -11,14 +11,6 @@
 
 namespace goskill {
 namespace {
-
-GOSKILL_VECTOR_CLONES
-void copy_strided(const float* source, std::int64_t stride, std::int64_t rows, std::int64_t width,
-                  float* __restrict target) {
-    for (std::int64_t row = 0; row < rows; ++row, source += stride, target += width) {
-        for (std::int64_t i = 0; i < width; ++i) target[i] = source[i];
-    }
-}
 
 GOSKILL_VECTOR_CLONES
 void normalize_strided(const float* source, std::int64_t stride, std::int64_t rows, std::int64_t width,
@@ -38,7 +30,9 @@ void copy_observations(const float* source, std::int64_t stride, std::int64_t ro
     } else if (stride == width) {
         copy_rows(source, rows, width, target);
     } else {
-        copy_strided(source, stride, rows, width, target);
+        for (std::int64_t row = 0; row < rows; ++row) {
+            copy_rows(source + row * stride, 1, width, target + row * width);
+        }
     }
 }
 

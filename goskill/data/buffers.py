@@ -27,10 +27,19 @@ class ArraySpec:
     shape: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class HostBatch:
+    """One batch in host memory: the same bytes as arrays to fill, as tensors, and packed if they are pinned."""
+
+    arrays: Arrays
+    tensors: dict[str, Tensor]
+    packed: Tensor | None
+
+
 class BatchBuffers:
     """Hands out the arrays of a batch as views of one packed block of memory, and makes tensors of them.
 
-    Ordinary memory: a block is used again once no view of it is left, and not before, so that a caller may
+    Ordinary memory: a block is used again once no tensor looks at it, and not before, so that a caller may
     keep a batch, or a slice of it, as long as it likes. (Fresh memory costs a page fault every 4 KiB,
     which is more than filling it.) Pinned memory comes from torch's caching allocator, which in the same
     way waits for the batch to be dropped, and for copies to a device that are under way. A batch for a
@@ -49,43 +58,50 @@ class BatchBuffers:
             used = math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
             size += -(-used // _ALIGNMENT) * _ALIGNMENT
         self._size = size
-        self._blocks: list[npt.NDArray[np.uint8]] = []
+        self._blocks: list[Arrays] = []
         self._unused_references = 0
 
-    def take(self) -> tuple[Arrays, Tensor | None]:
-        """The uninitialised arrays of one batch by name, and the packed tensor behind them, if it is one."""
-        packed = torch.empty(self._size, dtype=torch.uint8, pin_memory=True) if self._pinned else None
-        block = self._free_block() if packed is None else packed.numpy()
-        arrays = {
-            spec.name: np.ndarray(spec.shape, spec.dtype, buffer=block, offset=offset)
-            for spec, offset in zip(self._specs, self._offsets, strict=True)
-        }
-        return arrays, packed
+    def take(self) -> HostBatch:
+        """The memory of one batch, to be filled and handed to :meth:`deliver`."""
+        if not self._pinned:
+            arrays = self._free_block()
+            return HostBatch(arrays, {name: torch.from_numpy(array) for name, array in arrays.items()}, None)
+        packed = torch.empty(self._size, dtype=torch.uint8, pin_memory=True)
+        return HostBatch(self._views(packed.numpy()), self._split(packed), packed)
 
-    def tensors(self, arrays: Arrays, packed: Tensor | None) -> dict[str, Tensor]:
+    def deliver(self, batch: HostBatch) -> dict[str, Tensor]:
         """What :meth:`take` gave, once filled, as tensors on the device."""
-        if packed is None:
-            tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-            if self._device.type == "cpu":
-                return tensors
-            return {name: tensor.to(self._device) for name, tensor in tensors.items()}
-        packed = packed.to(self._device, non_blocking=True)
+        if self._device.type == "cpu":
+            return batch.tensors
+        if batch.packed is None:
+            return {name: tensor.to(self._device) for name, tensor in batch.tensors.items()}
+        return self._split(batch.packed.to(self._device, non_blocking=True))
+
+    def _split(self, packed: Tensor) -> dict[str, Tensor]:
         result = {}
         for spec, offset in zip(self._specs, self._offsets, strict=True):
             size = math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
-            result[spec.name] = (
-                packed[offset : offset + size].view(_TORCH_DTYPES[spec.dtype]).view(spec.shape)
-            )
+            part = packed[offset : offset + size]
+            result[spec.name] = part.view(_TORCH_DTYPES[spec.dtype]).view(spec.shape)
         return result
 
-    def _free_block(self) -> npt.NDArray[np.uint8]:
-        for index in range(len(self._blocks)):
-            if sys.getrefcount(self._blocks[index]) == self._unused_references:
-                return self._blocks[index]
-        block = np.empty(self._size, dtype=np.uint8)
+    def _views(self, block: npt.NDArray[np.uint8]) -> Arrays:
+        return {
+            spec.name: np.ndarray(spec.shape, spec.dtype, buffer=block, offset=offset)
+            for spec, offset in zip(self._specs, self._offsets, strict=True)
+        }
+
+    def _free_block(self) -> Arrays:
+        for arrays in self._blocks:
+            if _references(arrays) == self._unused_references:
+                return arrays
+        arrays = self._views(np.empty(self._size, dtype=np.uint8))
         if len(self._blocks) < self._kept:
-            self._blocks.append(block)
-            del block
-            self._unused_references = sys.getrefcount(self._blocks[-1])
-            return self._blocks[-1]
-        return block
+            self._blocks.append(arrays)
+            self._unused_references = _references(arrays)
+        return arrays
+
+
+def _references(arrays: Arrays) -> int:
+    """How many references the most used of the arrays has: each tensor that looks at one holds one."""
+    return max(map(sys.getrefcount, arrays.values()))

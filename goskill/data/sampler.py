@@ -184,13 +184,13 @@ class StoreSampler(IterableDataset[Batch]):
 
     def batch(self, step: int) -> Batch:
         """The batch of one step, whatever the position of the stream."""
-        arrays, packed = self._buffers.take()
+        host = self._buffers.take()
         first = self._rank * self._batch_size
         if self._columns is None:
-            self._native.fill(step, self._world_size * self._batch_size, first, arrays)
-            return self._buffers.tensors(arrays, packed)
-        self._native.locate(step, self._world_size * self._batch_size, first, arrays)
-        return self._gather(self._columns, self._buffers.tensors(arrays, packed))
+            self._native.fill(step, self._world_size * self._batch_size, first, host.arrays)
+            return self._buffers.deliver(host)
+        self._native.locate(step, self._world_size * self._batch_size, first, host.arrays)
+        return self._gather(self._columns, self._buffers.deliver(host))
 
     def __iter__(self) -> Iterator[Batch]:
         """The stream from here on. Workers of a DataLoader take turns, so that it sees the same stream."""

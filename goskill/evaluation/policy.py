@@ -37,6 +37,8 @@ class Policy(Protocol):
 
     - ``observe(rewards)``, rewards float32 [N]: called after each step with what each environment paid, for
       policies that are conditioned on the return to go;
+    - ``fork()``: another policy that acts the same and has episodes of its own; evaluation then runs two
+      halves of its episodes at the same time, in two threads;
     - ``needs_prompts`` True: every task must then come with at least one demonstration;
     - ``name``: what tables and figures call it (the class name otherwise);
     - what :class:`SkillPolicy` lists, from which skill usage is counted and drawn.

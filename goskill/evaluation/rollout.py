@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from threading import Event, Lock
 from typing import Any
 
 import gymnasium
@@ -15,7 +17,8 @@ from gymnasium.vector import AutoresetMode
 from goskill.errors import InputError
 from goskill.evaluation.policy import FloatArray, Policy, Prompts
 from goskill.evaluation.results import Protocol, Results, Skills, TaskEpisodes, package_versions
-from goskill.evaluation.schedule import EpisodeKey, schedule
+from goskill.evaluation.schedule import EpisodeKey, Part, schedule
+from goskill.evaluation.side_by_side import run_side_by_side
 from goskill.seeds import check_seed
 
 VectorEnv = gymnasium.vector.VectorEnv[Any, Any, Any]
@@ -61,12 +64,12 @@ def evaluate(
 
     Every episode starts from a new object and goal position, decided by (seed, task, index of the episode)
     alone, and goes on for ``max_steps`` steps whether it succeeds or not. ``episode_seeds`` replaces what the
-    environments of a task are reset with, ``episodes`` numbers each. At most ``batch`` environments live at a
-    time. The results don't depend on ``workers``, and on ``batch`` only through the rounding of the policy's own
-    arithmetic. ``progress(done, total)`` hears of environment steps.
-    ``make_environments(tasks)``
-    replaces the pool of :func:`goskill.envs.make_vec` by any Gymnasium vector environment with one
-    sub-environment per task name.
+    environments of a task are reset with, ``episodes`` numbers each. At most ``batch`` environments
+    live at a time, in two halves that act and step side by side where the policy can ``fork``. The results
+    don't depend on ``workers``, and on ``batch`` only through the rounding of the policy's own arithmetic.
+    ``progress(done, total)`` hears of environment steps. ``make_environments(tasks)`` replaces the pools of
+    :func:`goskill.envs.make_vec` by any Gymnasium vector environment with one sub-environment per task name,
+    in one piece.
 
     Raises InputError for wrong arguments, for a policy that needs prompts and does not get them, and for
     actions that are misshapen, NaN or out of range, naming environment, task and step.
@@ -76,30 +79,85 @@ def evaluate(
     prompts = prompts or {}
     _check_prompts(policy, tasks, prompts)
     seed_of = _seeds(seed, tasks, episodes, episode_seeds)
-    make = make_environments or partial(_make_metaworld, workers=workers)
-    collected = _Collected(policy, tasks, episodes)
-    done, total = 0, len(tasks) * episodes * max_steps
+    rollout = _Rollout(policy, tasks, episodes, prompts, seed_of, max_steps, progress, record)
     for group in schedule(tasks, episodes, batch):
-        environments = make(group.environments)
+        if make_environments is not None:
+            rollout.play(policy, make_environments, group.whole, Event())
+        elif not hasattr(policy, "fork"):
+            rollout.play(policy, partial(_make_metaworld, workers=workers), group.whole, Event())
+        else:
+            rollout.play_halves(group.halves, workers)
+    protocol = Protocol(episodes=episodes, max_steps=max_steps, seed=seed, batch=batch)
+    return rollout.results(protocol)
+
+
+class _Rollout:
+    """An evaluation under way, whose parts may run side by side."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        tasks: Sequence[str],
+        episodes: int,
+        prompts: Prompts,
+        seed_of: Callable[[EpisodeKey], int],
+        max_steps: int,
+        progress: Callable[[int, int], None] | None,
+        record: Callable[[Moment], None] | None,
+    ) -> None:
+        self._policy = policy
+        self._prompts = prompts
+        self._seed_of = seed_of
+        self._max_steps = max_steps
+        self._progress = progress
+        self._record = record
+        self._collected = _Collected(policy, tasks, episodes)
+        self._done, self._total = 0, len(tasks) * episodes * max_steps
+        self._lock = Lock()
+        self.results = self._collected.results
+
+    def play_halves(self, parts: Sequence[Part], workers: int | None) -> None:
+        """Parts with workers and a policy each, side by side where there is a worker for each."""
+        count = len(os.sched_getaffinity(0)) if workers is None else workers
+        shares = [max(count // len(parts), min(count, 1)) for _ in parts]
+        jobs = [
+            partial(self.play, self._policy.fork(), partial(_make_metaworld, workers=share), part)  # type: ignore[attr-defined]
+            for share, part in zip(shares, parts, strict=True)
+        ]
+        if len(parts) <= count:
+            run_side_by_side(jobs)
+        else:
+            for job in jobs:
+                job(Event())
+
+    def play(self, policy: Policy, make: MakeEnvironments, part: Part, stop: Event) -> None:
+        """All rounds of a part, in one set of environments, until ``stop`` is set."""
+        environments = make(part.environments)
         try:
-            for keys in group.rounds:
-                counted = sum(not key.spare for key in keys)
-                seeds = [seed_of(key) for key in keys]
-                batch_run = BatchRun(policy, environments, keys, prompts, seeds)
-                for step in range(1, max_steps + 1):
-                    moment = batch_run.step(with_skills=record is not None)
-                    if record is not None:
-                        record(moment)
-                    if progress is not None:
-                        progress(done + counted * step, total)
-                    if not batch_run.alive.any():
-                        break
-                done += counted * max_steps
-                collected.add(batch_run)
+            for keys in part.rounds:
+                seeds = [self._seed_of(key) for key in keys]
+                run = BatchRun(policy, environments, keys, self._prompts, seeds)
+                self._play_round(run, stop)
+                if stop.is_set():
+                    return
+                with self._lock:
+                    self._collected.add(run)
         finally:
             environments.close()
-    protocol = Protocol(episodes=episodes, max_steps=max_steps, seed=seed, batch=batch)
-    return collected.results(protocol)
+
+    def _play_round(self, run: BatchRun, stop: Event) -> None:
+        counted = sum(not key.spare for key in run.keys)
+        for step in range(1, self._max_steps + 1):
+            moment = run.step(with_skills=self._record is not None)
+            over = step == self._max_steps or not run.alive.any()
+            with self._lock:
+                self._done += counted * (self._max_steps - step + 1 if over else 1)
+                if self._record is not None:
+                    self._record(moment)
+                if self._progress is not None:
+                    self._progress(self._done, self._total)
+            if over or stop.is_set():
+                return
 
 
 class BatchRun:
@@ -185,13 +243,13 @@ class _Collected:
     """The finished episodes of an evaluation, put in order."""
 
     def __init__(self, policy: Policy, tasks: Sequence[str], episodes: int) -> None:
-        self._policy = policy
+        self._policy = policy  # what its episodes have in common; each run has a policy of its own
         self._episodes = {task: TaskEpisodes.empty(episodes) for task in tasks}
         self._usage: dict[str, npt.NDArray[np.int64]] = {}
         self._first: dict[str, list[int]] = {}
 
     def add(self, run: BatchRun) -> None:
-        history = _skill_history(self._policy) if _has_skills(self._policy) else None
+        history = _skill_history(run.policy) if _has_skills(run.policy) else None
         for position, key in enumerate(run.keys):
             if key.spare:
                 continue

@@ -18,6 +18,18 @@ class EpisodeKey:
     spare: bool = False
 
 
+_LEAST_HALF = 16
+"""Environments below which a half of a group is not worth its own forward passes."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Environments and the episode of each, round by round; every round has the same shape."""
+
+    environments: list[str]
+    rounds: list[list[EpisodeKey]]
+
+
 @dataclass(frozen=True)
 class Group:
     """Tasks that run side by side, ``copies`` environments each, for as many rounds as the episodes need."""
@@ -27,24 +39,29 @@ class Group:
     episodes: int
 
     @property
-    def environments(self) -> list[str]:
-        """The task of each environment; tasks alternate, so that worker processes get equal shares."""
-        return [task for _ in range(self.copies) for task in self.tasks]
+    def whole(self) -> Part:
+        """All environments. Tasks alternate, so that worker processes get equal shares."""
+        return self._part([(copy, task) for copy in range(self.copies) for task in self.tasks])
 
     @property
-    def rounds(self) -> list[list[EpisodeKey]]:
-        """The episode of each environment, round by round.
+    def halves(self) -> list[Part]:
+        """The environments in two parts that have few tasks in common; in one where they are few."""
+        places = [(copy, task) for task in self.tasks for copy in range(self.copies)]
+        if len(places) < 2 * _LEAST_HALF:
+            return [self.whole]
+        middle = len(places) // 2
+        return [self._part(sorted(half)) for half in (places[:middle], places[middle:])]
 
-        Environments left over in the last round repeat an episode, so that every round has the same shape.
-        """
-        return [
+    def _part(self, places: list[tuple[int, str]]) -> Part:
+        """Environments left over in the last round repeat an episode."""
+        rounds = [
             [
-                EpisodeKey(task, index % self.episodes, spare=index >= self.episodes)
-                for index in range(first, first + self.copies)
-                for task in self.tasks
+                EpisodeKey(task, (first + copy) % self.episodes, spare=first + copy >= self.episodes)
+                for copy, task in places
             ]
             for first in range(0, self.episodes, self.copies)
         ]
+        return Part([task for _, task in places], rounds)
 
 
 def schedule(tasks: Sequence[str], episodes: int, batch: int) -> Iterator[Group]:

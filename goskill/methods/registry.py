@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from goskill.data import EpisodeStore
 from goskill.errors import InputError, closest
 from goskill.evaluation.policy import Policy
-from goskill.methods import go_skill
+from goskill.methods import go_skill, prompt_dt
 from goskill.methods.go_skill.networks import GoalFeatures
 from goskill.methods.predictions import ActionPredictions, SkillPredictions
 from goskill.settings import from_mapping
@@ -137,6 +137,12 @@ def _names(entry: Entry) -> set[str]:
     return {one.name for one in fields(entry.family.settings)}
 
 
+def _without_goal(given: Any, goal_features: GoalFeatures | None) -> Any:
+    if goal_features is not None:
+        raise InputError("goal_features: expected None, this method abstracts no goals")
+    return given
+
+
 GO_SKILL = Family(
     section="go_skill",
     settings=go_skill.GoSkillSettings,
@@ -153,12 +159,30 @@ GO_SKILL = Family(
     ablations=go_skill.ABLATIONS,
 )
 
+PROMPT_DT = Family(
+    section="prompt_dt",
+    settings=prompt_dt.PromptDTSettings,
+    build=lambda settings, store, training, networks, goal_features: prompt_dt.PromptDT(
+        settings, store, training, networks=_without_goal(networks, goal_features)
+    ),
+    rebuild=lambda settings, state, goal_features: prompt_dt.networks_from_state(
+        settings, _without_goal(state, goal_features)
+    ),
+    policy=lambda networks, precision: prompt_dt.PromptDTPolicy(networks, precision=precision),
+    fine_tuned=prompt_dt.fine_tuned,
+    training=MappingProxyType({"warmup_iterations": 10_000}),
+)
+
 METHODS: Mapping[str, Entry] = MappingProxyType(
     {
         entry.name: entry
         for entry in (
             Entry("go_skill", GO_SKILL),
             Entry("mh_go_skill", GO_SKILL, {"multi_head_decoder": True}),
+            Entry("prompt_dt", PROMPT_DT),
+            Entry("mh_prompt_dt", PROMPT_DT, {"multi_head": True}),
+            Entry("mtdt", PROMPT_DT, {"prompt_length": 0}),
+            Entry("mh_mtdt", PROMPT_DT, {"prompt_length": 0, "multi_head": True}),
         )
     }
 )

@@ -1,14 +1,21 @@
 """Networks only: no data, no losses, no training."""
 
+from goskill.models.action_head import ActionHead
+from goskill.models.action_policy import ActionPolicy
+from goskill.models.decision_transformer import DecisionContext, Decisions, DecisionTransformer
 from goskill.models.goal_encoder import GoalEncoder
 from goskill.models.normalize import Normalize
 from goskill.models.padding import padding_last, take_rows
 from goskill.models.skill_decoder import SkillDecoder
-from goskill.models.skill_policy import Decisions, SkillPolicy
+from goskill.models.skill_policy import SkillPolicy
 from goskill.models.transformer import CausalTransformer, KeyValueCache
 
 __all__ = [
+    "ActionHead",
+    "ActionPolicy",
     "CausalTransformer",
+    "DecisionContext",
+    "DecisionTransformer",
     "Decisions",
     "GoalEncoder",
     "KeyValueCache",

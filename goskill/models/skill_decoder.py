@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from goskill.models.action_head import ActionHead
 from goskill.models.transformer import LAST_POSITION, CausalTransformer, KeyValueCache
 
 
@@ -43,8 +43,7 @@ class SkillDecoder(nn.Module):
         self.embed_step = nn.Embedding(horizon, width)
         self.embedding_norm = nn.LayerNorm(width)
         self.transformer = CausalTransformer(width, layers, heads, dropout)
-        self.multi_head = heads_per_skill > 0
-        self.action_head = nn.Linear(width, max(1, heads_per_skill) * action_dim)
+        self.action_head = ActionHead(width, action_dim, max(1, heads_per_skill))
 
     def forward(
         self,
@@ -125,10 +124,4 @@ class SkillDecoder(nn.Module):
         return [self.embed_skill(reached) + step]
 
     def _actions(self, hidden: Tensor, skill_index: Tensor | None) -> Tensor:
-        if not self.multi_head:
-            return torch.tanh(self.action_head(hidden))
-        assert skill_index is not None, "the multi-head decoder needs the skill index"
-        A, W = self.action_dim, hidden.shape[-1]
-        weight = F.embedding(skill_index, self.action_head.weight.view(-1, A * W)).view(-1, A, W)
-        bias = F.embedding(skill_index, self.action_head.bias.view(-1, A))
-        return torch.tanh(torch.baddbmm(bias[:, None], hidden, weight.transpose(1, 2)))
+        return torch.tanh(self.action_head(hidden, skill_index))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -70,6 +72,16 @@ def test_the_same_evaluation_again_gives_the_same_numbers(policy, prompts, whole
     for task in TASKS:
         np.testing.assert_array_equal(again.episodes[task].returns, whole.episodes[task].returns)
     assert again.skills == whole.skills
+
+
+def test_halves_in_threads_and_one_after_the_other_give_the_same_numbers(policy, prompts) -> None:
+    runs = [
+        evaluate(policy, TASKS, 16, prompts=prompts, seed=3, max_steps=25, workers=workers)
+        for workers in (0, min(2, len(os.sched_getaffinity(0))))
+    ]
+    for task in TASKS:
+        np.testing.assert_array_equal(*(run.episodes[task].returns for run in runs))
+    assert runs[0].skills == runs[1].skills
 
 
 def test_an_episode_does_not_depend_on_what_runs_beside_it(policy, prompts, whole) -> None:

@@ -20,12 +20,29 @@ def test_schedule_runs_every_episode_once_within_the_batch(tasks: int, episodes:
     names = [f"task{i}" for i in range(tasks)]
     counted = []
     for group in schedule(names, episodes, batch):
-        assert len(group.environments) <= batch
-        for keys in group.rounds:
-            assert [key.task for key in keys] == group.environments
+        assert len(group.whole.environments) <= batch
+        for keys in group.whole.rounds:
+            assert [key.task for key in keys] == group.whole.environments
             counted += [(key.task, key.index) for key in keys if not key.spare]
             assert all(0 <= key.index < episodes for key in keys)
     assert sorted(counted) == [(name, index) for name in names for index in range(episodes)]
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 60))
+def test_halves_are_equal_and_together_the_whole(tasks: int, episodes: int, batch: int) -> None:
+    names = [f"task{i}" for i in range(tasks)]
+    for group in schedule(names, episodes, batch):
+        whole, halves = group.whole, group.halves
+        sizes = [len(half.environments) for half in halves]
+        assert sum(sizes) == len(whole.environments)
+        assert len(halves) == 1 or min(sizes) >= 16
+        assert max(sizes) - min(sizes) <= 1
+        for number, keys in enumerate(whole.rounds):
+            together = [key for half in halves for key in half.rounds[number]]
+            assert sorted(together, key=str) == sorted(keys, key=str)
+            for half in halves:
+                assert [key.task for key in half.rounds[number]] == half.environments
+        assert len(set(halves[0].environments) & set(halves[-1].environments)) <= 1 or len(halves) == 1
 
 
 def test_numbers_are_those_worked_out_by_hand(world, echo) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from goskill.data import EpisodeStore, StoreWriter
 from goskill.evaluation.policy import Demonstration
 from goskill.methods.go_skill import GoSkillSettings
+from goskill.methods.prompt_dt import PromptDTSettings
 
 OBSERVATION, ACTION, TASKS = 6, 2, ("left", "right")
 
@@ -38,6 +39,24 @@ SMALL: dict[str, Any] = {
 
 def small_settings(**changes: Any) -> GoSkillSettings:
     return GoSkillSettings(**{**SMALL, **changes})
+
+
+SMALL_PROMPT_DT: dict[str, Any] = {
+    "width": 16,
+    "layers": 2,
+    "heads": 2,
+    "context": 5,
+    "prompt_length": 3,
+    "prompt_episodes": 2,
+    "max_decisions": 40,
+    "return_scale": 10.0,
+    "iterations": 6,
+    "batch_per_task": 4,
+}
+
+
+def small_prompt_dt(**changes: Any) -> PromptDTSettings:
+    return PromptDTSettings(**{**SMALL_PROMPT_DT, **changes})
 
 
 def episode(seed: int, steps: int, direction: float) -> Demonstration:

@@ -72,7 +72,7 @@ class PlainPolicy:
                 [rewards[t:].sum() / SCALE if t >= 0 else 0.0 for t in points], dtype=torch.float64
             )[None, :, None],
             observations=torch.stack([self.networks.normalize(states[max(t, 0)]) for t in points])[None],
-            skills=torch.stack(
+            choices=torch.stack(
                 [self.input(self.networks.assign(self.embedding(states, actions, max(t, 0)))) for t in points]
             )[None],
             timesteps=torch.tensor([max(t, 0) // HORIZON for t in points])[None],
@@ -100,7 +100,7 @@ class PlainPolicy:
                 [torch.zeros(padding), torch.tensor([self.to_go[row] for row in rows]) / SCALE]
             ).double()[None, :, None],
             observations=torch.cat([torch.zeros(padding, OBSERVATION, dtype=torch.float64), states])[None],
-            skills=torch.stack(skills)[None],
+            choices=torch.stack(skills)[None],
             timesteps=torch.tensor([0] * padding + rows)[None],
             mask=torch.tensor([[False] * padding + [True] * len(rows)]),
         )

@@ -52,8 +52,8 @@ def test_a_goal_hook_that_is_not_passed_is_asked_for() -> None:
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ((OBSERVATION + 1, ACTION), "store: expected observation_dim 6 as the networks have, got 7"),
-        ((OBSERVATION, ACTION + 1), "store: expected action_dim 2 as the networks have, got 3"),
+        ((OBSERVATION + 1, ACTION), ": expected observation_dim 6 as the networks have, got 7"),
+        ((OBSERVATION, ACTION + 1), ": expected action_dim 2 as the networks have, got 3"),
     ],
 )
 def test_a_store_of_other_sizes_is_not_labelled(sizes: tuple[int, int], message: str, tmp_path: Path) -> None:

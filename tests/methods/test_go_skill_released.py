@@ -161,9 +161,9 @@ def released_scores(state: State, codebook: Tensor, prompt: Decisions, history: 
     parts = []
     for prefix, rows in (("prompt_", prompt), ("", history)):
         if f"{prefix}embed_skill.bias" in state:
-            skills = apply_linear(state, f"{prefix}embed_skill", codebook.double()[rows.skills])
+            skills = apply_linear(state, f"{prefix}embed_skill", codebook.double()[rows.choices])
         else:
-            skills = state[f"{prefix}embed_skill.weight"][rows.skills]
+            skills = state[f"{prefix}embed_skill.weight"][rows.choices]
         tokens = torch.stack(
             [
                 apply_linear(state, f"{prefix}embed_return", rows.returns_to_go.double()),
@@ -230,7 +230,7 @@ def test_skill_scores_equal_the_released_formulation(tmp_path: Path, embeds_vect
     expected = released_scores(policy, codebook, prompt, history)
 
     def ours(these: Decisions) -> Decisions:
-        skills = networks.policy_input(these.skills)
+        skills = networks.policy_input(these.choices)
         return Decisions(these.returns_to_go, these.observations, skills, these.timesteps, these.mask)
 
     scores = networks.policy(ours(history), ours(prompt))

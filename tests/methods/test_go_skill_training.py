@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from goskill.data import EpisodeStore
 from goskill.errors import CheckpointError, InputError
 from goskill.methods.go_skill import ABLATIONS, GoSkill, label_name, networks_from_state
-from goskill.methods.go_skill.losses import PolicyLoss, SkillLoss, masked_mean, perplexity, usage
+from goskill.methods.go_skill.losses import PolicyLoss, SkillLoss, perplexity, usage
+from goskill.methods.losses import masked_mean
 from goskill.training import Objective, TrainingSettings
 
 

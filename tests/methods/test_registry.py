@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from goskill import presets
 from goskill.errors import InputError
 from goskill.methods import registry
 from goskill.methods.go_skill import ABLATIONS, GoSkillSettings
@@ -48,6 +49,16 @@ def test_ablations_add_up_and_settings_come_after_them() -> None:
             [],
             "method.multi_head_decoder: expected True, which mh_go_skill means, got False",
         ),
+        ("prompt_dt", [], ["no-focal"], "ablation 'no-focal': prompt_dt has none"),
+        ("prompt_dt", ["method.horizon=5"], [], "method.horizon is a setting of go_skill, not of prompt_dt"),
+        (
+            "go_skill",
+            ["method.iterations=5"],
+            [],
+            "method.iterations is a setting of prompt_dt, not of go_skill",
+        ),
+        ("mtdt", ["method.prompt_length=5"], [], "method.prompt_length: expected 0, which mtdt means, got 5"),
+        ("mtdt", ["method.prompt_lenght=5"], [], "unknown setting method.prompt_lenght: did you mean"),
         ("mh_go_skill", [], ["no-vq"], "multi_head_decoder: expected False"),
     ],
 )
@@ -56,3 +67,26 @@ def test_what_does_not_fit_is_named(
 ) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
         read_settings("mt50", overrides, method=method, ablations=ablations)
+
+
+@pytest.mark.parametrize("preset", presets.names())
+def test_every_preset_suits_every_method_with_equal_iterations(preset: str) -> None:
+    ours: Any = read_settings(preset).method
+    for name in ("prompt_dt", "mh_prompt_dt", "mtdt", "mh_mtdt"):
+        settings = read_settings(preset, method=name)
+        theirs: Any = settings.method
+        assert theirs.iterations == ours.extraction_iterations + ours.policy_iterations
+        assert (theirs.width, theirs.layers) == (ours.policy_width, ours.policy_layers)
+        assert theirs.context == ours.context
+        assert theirs.prompt_length == (ours.prompt_length if "prompt" in name else 0)
+        assert theirs.multi_head == name.startswith("mh_")
+
+
+def test_defaults_are_the_papers() -> None:
+    settings: Any = read_settings("mt50", method="prompt_dt")
+    method = settings.method
+    assert (method.width, method.layers, method.heads, method.dropout) == (256, 6, 8, 0.1)
+    assert (method.context, method.prompt_length, method.batch_per_task) == (20, 10, 8)
+    assert (method.iterations, settings.training.learning_rate) == (100_000, 3e-4)
+    assert settings.training.warmup_iterations == 10_000
+    assert read_settings("mt50").training.warmup_iterations == 5_000

@@ -123,7 +123,7 @@ def decisions(
     return Decisions(
         returns_to_go=torch.randn(batch, length, 1, generator=generator) * mask[:, :, None],
         observations=torch.randn(batch, length, OBSERVATION, generator=generator) * mask[:, :, None],
-        skills=skills,
+        choices=skills,
         timesteps=torch.randint(30, (batch, length), generator=generator) * mask,
         mask=None if padded is None else mask,
     )
@@ -134,7 +134,7 @@ def rows(these: Decisions, batch: slice, steps: slice) -> Decisions:
     return Decisions(
         these.returns_to_go[batch, steps],
         these.observations[batch, steps],
-        these.skills[batch, steps],
+        these.choices[batch, steps],
         these.timesteps[batch, steps],
     )
 
@@ -147,7 +147,7 @@ def test_policy_scores_depend_on_nothing_that_comes_later(indices: bool) -> None
     assert scores.shape == (3, 6, SKILLS)
     shorter = policy(rows(history, slice(None), slice(0, 4)), prompt)
     torch.testing.assert_close(scores[:, :4], shorter, rtol=0, atol=1e-5)
-    skills = history.skills.clone()
+    skills = history.choices.clone()
     skills[:, 3] = (skills[:, 3] + 1) % SKILLS
     changed = Decisions(history.returns_to_go, history.observations, skills, history.timesteps)
     torch.testing.assert_close(policy(changed, prompt)[:, :4], scores[:, :4], rtol=0, atol=1e-5)
@@ -185,7 +185,8 @@ def test_a_cached_prompt_and_history_equal_one_full_pass(prompt_padding: list[in
     tokens = policy.embedding(history)  # [B, K, 3, width]
     before = tokens[:, 0, :0]
     for step in range(6):
-        scores = policy.extend(torch.cat([before, tokens[:, step, :2]], 1), cache)
+        hidden = policy.extend(torch.cat([before, tokens[:, step, :2]], 1), cache)
+        scores = policy.scores(hidden)[:, 0]
         torch.testing.assert_close(scores, expected[:, step], rtol=0, atol=1e-5)
         before = tokens[:, step, 2:]
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from goskill.data import ContextSampler, EpisodeStore, SegmentSampler
 from goskill.errors import InputError
 from goskill.evaluation.policy import Demonstration, FloatArray, Prompts
+from goskill.methods.checking import check_dimensions
 from goskill.methods.go_skill.labelling import label_episodes
 from goskill.methods.go_skill.losses import decisions
-from goskill.methods.go_skill.networks import GoSkillNetworks, check_dimensions
+from goskill.methods.go_skill.networks import GoSkillNetworks
 from goskill.methods.predictions import ActionPredictions, SkillPredictions
 from goskill.training import Batch
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from goskill.data import EpisodeStore
 from goskill.errors import StoreError
-from goskill.methods.go_skill.networks import GoSkillNetworks, check_dimensions
+from goskill.methods.checking import check_dimensions
+from goskill.methods.go_skill.networks import GoSkillNetworks
 
 # Steps per forward pass: on a CPU what its caches hold, on a GPU enough to fill it.
 CPU_CHUNK, GPU_CHUNK = 4_096, 65_536

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from goskill.methods.go_skill.networks import GoSkillNetworks
+from goskill.methods.losses import masked_mean
 from goskill.models import Decisions
 from goskill.ops import focal_loss
 from goskill.training import Batch, distributed
@@ -73,19 +74,10 @@ def decisions(networks: GoSkillNetworks, batch: Batch, prefix: str = "") -> Deci
     return Decisions(
         returns_to_go=batch[f"{prefix}returns_to_go"],
         observations=networks.normalize(batch[f"{prefix}observations"]),
-        skills=networks.policy_input(batch[f"{prefix}skills"]),
+        choices=networks.policy_input(batch[f"{prefix}skills"]),
         timesteps=batch[f"{prefix}timesteps"],
         mask=batch[f"{prefix}mask"],
     )
-
-
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of ``values`` where ``mask`` of the same shape is True; 0 where it is so nowhere.
-
-    Under torchrun it is this rank's share in the mean over all ranks (``distributed.global_mean``).
-    """
-    weight = mask.to(values.dtype)
-    return distributed.global_mean((values * weight).sum(), weight.sum())
 
 
 def usage(index: Tensor, count: int) -> Tensor:

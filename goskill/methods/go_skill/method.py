@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 
 import numpy as np
 import torch
@@ -11,10 +10,11 @@ from torch import nn
 
 from goskill.data import ContextSampler, EpisodeStore, SegmentSampler
 from goskill.errors import InputError
+from goskill.methods.checking import check_dimensions, check_lengths, check_trained
 from goskill.methods.go_skill.continuous import ContinuousContexts
 from goskill.methods.go_skill.labelling import label_store
 from goskill.methods.go_skill.losses import PolicyLoss, SkillLoss
-from goskill.methods.go_skill.networks import GoalFeatures, GoSkillNetworks, check_dimensions
+from goskill.methods.go_skill.networks import GoalFeatures, GoSkillNetworks
 from goskill.methods.go_skill.settings import GoSkillSettings
 from goskill.models import Normalize
 from goskill.training import Objective, Phase, Sampler, TrainingSettings, distributed
@@ -62,7 +62,9 @@ class GoSkill:
                     "extraction_iterations: expected a positive number without trained networks, got 0"
                 )
             networks = self._new_networks(settings, store, training.seed, goal_features)
-        _check(settings, store, networks)
+        check_trained(settings, networks.settings, SCHEDULE)
+        check_dimensions(networks, store)
+        check_lengths(store, settings.horizon, settings.max_decisions)
         networks.settings = settings
         self.settings = settings
         self.store = store
@@ -177,17 +179,3 @@ class GoSkill:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return GoSkillNetworks(settings, normalize, store.action_dim, goal_features)
-
-
-def _check(settings: GoSkillSettings, store: EpisodeStore, networks: GoSkillNetworks) -> None:
-    for field in fields(settings):
-        own, trained = getattr(settings, field.name), getattr(networks.settings, field.name)
-        if field.name not in SCHEDULE and own != trained:
-            raise InputError(f"{field.name}: expected {trained!r} as the trained networks have, got {own!r}")
-    check_dimensions(networks, store)
-    longest = int(store.episode_length.max())
-    if (longest - 1) // settings.horizon >= settings.max_decisions:
-        raise InputError(
-            f"max_decisions: expected more than {(longest - 1) // settings.horizon} for episodes of "
-            f"{longest} steps, got {settings.max_decisions}"
-        )

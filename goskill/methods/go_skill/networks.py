@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from goskill.data import EpisodeStore
 from goskill.errors import CheckpointError, InputError
+from goskill.methods.checking import load_parts
 from goskill.methods.go_skill.settings import GoSkillSettings
 from goskill.models import GoalEncoder, Normalize, SkillDecoder, SkillPolicy
 from goskill.nn import VectorQuantize
@@ -193,43 +193,13 @@ def networks_from_state(
     except KeyError as error:
         raise CheckpointError(f"checkpoint: {error.args[0]!r} is missing") from None
     networks = GoSkillNetworks(settings, Normalize(mean, std), action_dim, goal_features)
-    parts = networks.parts
-    for name in state:
-        if name not in parts:
-            raise CheckpointError(_unexpected(name))
-    for name, part in parts.items():
-        if name not in state:
-            raise CheckpointError(f"checkpoint: network {name!r} is missing")
-        load_part(part, state[name], name)
-    return networks
-
-
-def check_dimensions(networks: GoSkillNetworks, store: EpisodeStore) -> None:
-    """Raises InputError for a store whose observations or actions are not as large as the networks'."""
-    for name in ("observation_dim", "action_dim"):
-        expected, got = getattr(networks, name), getattr(store, name)
-        if expected != got:
-            raise InputError(f"{store.path}: expected {name} {expected} as the networks have, got {got}")
-
-
-def load_part(part: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
-    """``load_state_dict`` with errors that name network ``name`` and the key (CheckpointError)."""
-    expected = part.state_dict()
-    for key in [*expected, *(key for key in state if key not in expected)]:
-        there = tuple(state[key].shape) if key in state else "absent"
-        wanted = tuple(expected[key].shape) if key in expected else "absent"
-        if there != wanted:
-            raise CheckpointError(f"checkpoint: {name}.{key}: expected {wanted}, got {there}")
-    part.load_state_dict(dict(state))
-
-
-def _unexpected(name: str) -> str:
-    if name == "goal_features":
-        return (
+    if "goal_features" in state and "goal_features" not in networks.parts:
+        raise CheckpointError(
             "checkpoint: network 'goal_features' is there: the run was trained with a goal hook, "
             "which must be passed as goal_features="
         )
-    return f"checkpoint: network {name!r} is not one of the method with these settings"
+    load_parts(networks.parts, state)
+    return networks
 
 
 def _codebook(settings: GoSkillSettings) -> VectorQuantize | None:

@@ -4,90 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-import torch
-
-from goskill.errors import InputError
 from goskill.evaluation.policy import Demonstration
 from goskill.methods.go_skill.labelling import label_episodes
 from goskill.methods.go_skill.networks import GoSkillNetworks
+from goskill.methods.prompting import last_decisions
 from goskill.models import Decisions
 
 
 def read_prompts(networks: GoSkillNetworks, demonstrations: Sequence[Demonstration]) -> Decisions:
-    """The last decision points of each demonstration, as rows of [len(demonstrations), prompt_length, ...].
+    """The last decision points of each demonstration (``last_decisions``), [len(demonstrations), P, ...].
 
-    They end at the demonstration's end, H steps apart; a demonstration with fewer is padded on the left, as
-    ``goskill.data.ContextSampler`` does. Skills are labelled by the networks' own skill model.
+    Skills are labelled by the networks' own skill model.
     """
     settings = networks.settings
-    P, H = settings.prompt_length, settings.horizon
-    count = len(demonstrations)
-    skills = label_episodes(networks, list(demonstrations))
-    steps = np.zeros((count, P), dtype=np.int64)  # in all demonstrations, one after the other
-    rows = np.zeros((count, P), dtype=np.int64)  # their observations, of which each has one more
-    timesteps = np.zeros((count, P), dtype=np.int64)
-    to_go = np.zeros((count, P), dtype=np.float64)
-    mask = np.zeros((count, P), dtype=np.bool_)
-    first = 0
-    for index, demonstration in enumerate(demonstrations):
-        T = len(demonstration.rewards)
-        points = min(P, max(T // H, 1))
-        times = np.maximum(T - points * H, 0) + H * np.arange(points)
-        here = slice(P - points, P)
-        steps[index, here], rows[index, here] = first + times, first + index + times
-        timesteps[index, here], mask[index, here] = times // H, True
-        to_go[index, here] = _returns_to_go(demonstration)[times] / settings.return_scale
-        first += T
-    device = networks.normalize.mean.device
-    valid = torch.from_numpy(mask).to(device)
-    observations = np.concatenate([demonstration.observations for demonstration in demonstrations])
-    return Decisions(
-        returns_to_go=torch.from_numpy(to_go).float().to(device)[..., None],
-        observations=networks.normalize(torch.from_numpy(observations[rows]).to(device)),
-        skills=networks.policy_input(skills[torch.from_numpy(steps).to(device)]),
-        timesteps=torch.from_numpy(timesteps).to(device),
-        mask=None if mask.all() else valid,
+    return last_decisions(
+        demonstrations,
+        networks.policy_input(label_episodes(networks, list(demonstrations))),
+        networks.normalize,
+        length=settings.prompt_length,
+        horizon=settings.horizon,
+        return_scale=settings.return_scale,
     )
-
-
-def check_demonstrations(
-    networks: GoSkillNetworks, task: str, demonstrations: Sequence[Demonstration]
-) -> None:
-    """Raises InputError, naming the task, if there are none or one of them does not fit the networks."""
-    if not demonstrations:
-        raise InputError(f"prompts: expected at least one demonstration of task {task!r}, got none")
-    for index, demonstration in enumerate(demonstrations):
-        T = len(demonstration.rewards)
-        which = f"demonstration {index} of task {task!r}"
-        expected = {
-            "observations": (T + 1, networks.observation_dim),
-            "actions": (T, networks.action_dim),
-            "rewards": (T,),
-        }
-        for name, shape in expected.items():
-            values = np.asarray(getattr(demonstration, name))
-            if values.shape != shape or T == 0:
-                raise InputError(
-                    f"prompts: expected {name} of shape {shape}, at least one step, in {which}, "
-                    f"got {values.shape}"
-                )
-            if not np.isfinite(values).all():
-                raise InputError(f"prompts: expected finite {name} in {which}, got others")
-        if (T - 1) // networks.settings.horizon >= networks.settings.max_decisions:
-            raise InputError(
-                f"prompts: expected at most {networks.settings.max_decisions} decisions in {which}, "
-                f"got {T} steps"
-            )
-
-
-def demonstrated_return(demonstration: Demonstration) -> float:
-    """Undiscounted sum of a demonstration's rewards."""
-    return float(np.sum(demonstration.rewards, dtype=np.float64))
-
-
-def _returns_to_go(demonstration: Demonstration) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    rewards: np.ndarray[tuple[int], np.dtype[np.float64]] = np.asarray(
-        demonstration.rewards, dtype=np.float64
-    )
-    return np.cumsum(rewards[::-1])[::-1]

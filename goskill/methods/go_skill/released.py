@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import pickle
-import re
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from goskill.errors import CheckpointError
-from goskill.methods.go_skill.networks import GoSkillNetworks, load_part
+from goskill.methods.go_skill.networks import GoSkillNetworks
 from goskill.methods.go_skill.settings import GoSkillSettings
+from goskill.methods.released import ReleasedState
 from goskill.models import Normalize
 
-# GPT-2's buffers, and a token table that the release never uses.
-UNUSED = re.compile(r"(wte\.weight|h\.\d+\.attn\.(bias|masked_bias))")
-
-BLOCK = {
-    "ln_1": "attention_norm",
-    "attn.c_attn": "query_key_value",
-    "attn.c_proj": "attention_output",
-    "ln_2": "feedforward_norm",
-    "mlp.c_fc": "feedforward_input",
-    "mlp.c_proj": "feedforward_output",
-}
 DECODER = {
     "action_embed_skill_vq": "embed_skill",
     "action_embed_state": "embed_state",
@@ -59,8 +46,8 @@ def load_released(
     Raises:
         CheckpointError: a file that cannot be read, or a key that is missing, unknown or misshapen.
     """
-    skill_state = _Released(skill_model)
-    policy_state = _Released(policy)
+    skill_state = ReleasedState(skill_model)
+    policy_state = ReleasedState(policy)
     settings = _settings(skill_state, policy_state, heads, horizon, context, prompt_length)
     observation_dim = skill_state.shape("action_embed_state.weight", 2)[1]
     action_dim = skill_state.shape("action_embed_action.weight", 2)[1]
@@ -76,82 +63,13 @@ def load_released(
     return networks.eval()
 
 
-class _Released:
-    """A released state dict that knows which of its tensors have been taken."""
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        try:
-            loaded = torch.load(self.path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise CheckpointError(f"released file {self.path} cannot be read: {reason}") from None
-        tensors = isinstance(loaded, Mapping) and all(isinstance(value, Tensor) for value in loaded.values())
-        if not tensors:
-            raise CheckpointError(
-                f"released file {self.path}: expected a state dict, got {type(loaded).__name__}"
-            )
-        self._tensors: dict[str, Tensor] = dict(loaded)
-        self._taken: set[str] = set()
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._tensors
-
-    def take(self, key: str) -> Tensor:
-        if key not in self._tensors:
-            raise CheckpointError(f"released file {self.path}: key {key} is missing")
-        self._taken.add(key)
-        return self._tensors[key]
-
-    def shape(self, key: str, dimensions: int) -> tuple[int, ...]:
-        shape = tuple(self.take(key).shape)
-        if len(shape) != dimensions or 0 in shape:
-            raise CheckpointError(
-                f"released file {self.path}: key {key}: expected {dimensions} dimensions, got shape {shape}"
-            )
-        return shape
-
-    def count(self, pattern: str) -> int:
-        """How many different first groups the keys that match have."""
-        matches = (re.match(pattern, key) for key in self._tensors)
-        return len({match[1] for match in matches if match})
-
-    def pair(self, released: str, ours: str, transposed: bool = False) -> dict[str, Tensor]:
-        """Weight and bias of a layer under our name."""
-        weight = self.take(f"{released}.weight")
-        return {
-            f"{ours}.weight": weight.mT if transposed and weight.ndim == 2 else weight,
-            f"{ours}.bias": self.take(f"{released}.bias"),
-        }
-
-    def transformer(self, prefix: str) -> dict[str, Tensor]:
-        state = self.pair(f"{prefix}.ln_f", "transformer.final_norm")
-        for layer in range(self.count(rf"{re.escape(prefix)}\.h\.(\d+)\.")):
-            for released, ours in BLOCK.items():
-                # The release's Conv1D keeps [in, out]; LayerNorm weights have one dimension.
-                name = f"transformer.blocks.{layer}.{ours}"
-                state |= self.pair(f"{prefix}.h.{layer}.{released}", name, transposed=True)
-        self._taken |= {
-            key
-            for key in self._tensors
-            if key.startswith(f"{prefix}.") and UNUSED.fullmatch(key[len(prefix) + 1 :])
-        }
-        return state
-
-    def load(self, part: nn.Module, name: str, state: Mapping[str, Tensor]) -> None:
-        try:
-            load_part(part, state, name)
-        except CheckpointError as error:
-            raise CheckpointError(f"released file {self.path} does not fit: {error}") from None
-
-    def refuse_rest(self) -> None:
-        rest = sorted(self._tensors.keys() - self._taken)
-        if rest:
-            raise CheckpointError(f"released file {self.path}: key {rest[0]} is unknown")
-
-
 def _settings(
-    skill: _Released, policy: _Released, heads: int, horizon: int | None, context: int, prompt_length: int
+    skill: ReleasedState,
+    policy: ReleasedState,
+    heads: int,
+    horizon: int | None,
+    context: int,
+    prompt_length: int,
 ) -> GoSkillSettings:
     if "embed_return.weight" not in policy:
         raise CheckpointError(
@@ -183,7 +101,7 @@ def _settings(
     )
 
 
-def _encoder(skill: _Released) -> dict[str, Tensor]:
+def _encoder(skill: ReleasedState) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     linear_and_norm = skill.count(r"skill_encoder\.(\d+)\.")
     for index in [0, 1, *range(2, 2 * (linear_and_norm - 1), 2)]:
@@ -191,14 +109,14 @@ def _encoder(skill: _Released) -> dict[str, Tensor]:
     return state
 
 
-def _codebook(skill: _Released) -> dict[str, Tensor]:
+def _codebook(skill: ReleasedState) -> dict[str, Tensor]:
     names = ("cluster_size", "embed_avg", "embed")
     state = {f"_codebook.{name}": skill.take(f"skill_vq_layer._codebook.{name}") for name in names}
     initialized = skill.take("skill_vq_layer._codebook.initted")
     return {**state, "_codebook.initted": initialized.bool().all()}
 
 
-def _decoder(skill: _Released, settings: GoSkillSettings) -> dict[str, Tensor]:
+def _decoder(skill: ReleasedState, settings: GoSkillSettings) -> dict[str, Tensor]:
     state = skill.transformer("action_encoder")
     for released, ours in DECODER.items():
         state |= skill.pair(released, ours)
@@ -214,7 +132,7 @@ def _decoder(skill: _Released, settings: GoSkillSettings) -> dict[str, Tensor]:
     return state
 
 
-def _policy(policy: _Released) -> dict[str, Tensor]:
+def _policy(policy: ReleasedState) -> dict[str, Tensor]:
     state = policy.transformer("transformer")
     state |= policy.pair("embed_ln", "embedding_norm") | policy.pair("predict_skill", "skill_head")
     for prefix, embedding in (("", "embedding"), ("prompt_", "prompt_embedding")):

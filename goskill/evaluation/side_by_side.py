@@ -1,0 +1,38 @@
+"""Halves of an evaluation at the same time, so that processors are busy while a half waits for the other's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from threading import Event
+
+Job = Callable[[Event], None]
+"""Works until it is done or the event is set."""
+
+
+def run_side_by_side(jobs: Sequence[Job]) -> None:
+    """Run every job in a thread of its own, with an equal share of torch's threads each.
+
+    The first exception of a job, and Ctrl-C, stop the others and are raised when all have ended.
+    """
+    stop = Event()
+    if len(jobs) == 1:
+        return jobs[0](stop)
+    import torch
+
+    threads = torch.get_num_threads()
+
+    def work(job: Job) -> None:
+        torch.set_num_threads(max(1, threads // len(jobs)))
+        job(stop)
+
+    with ThreadPoolExecutor(len(jobs), thread_name_prefix="evaluation") as pool:
+        try:
+            futures = [pool.submit(work, job) for job in jobs]
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+        finally:
+            # After an exception there is nothing left to wait for; otherwise all are done.
+            stop.set()
+            torch.set_num_threads(threads)
+    for future in [*done, *futures]:
+        future.result()

@@ -1,0 +1,66 @@
+"""Every choice that the Prompt-DT family leaves open, with the GO-Skill paper's value (Table 4) as the default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from goskill.errors import InputError
+
+
+@dataclass(frozen=True)
+class PromptDTSettings:
+    """Settings of the networks and of the schedule. Raises InputError that names the setting."""
+
+    # Networks
+    width: int = 256  # of the tokens
+    layers: int = 6
+    heads: int = 8
+    dropout: float = 0.1  # of embeddings, attention and residuals
+    multi_head: bool = False  # an output layer per task
+    task_embedding: int = (
+        0  # length of a learned vector per task beside each observation; 0: no task identity
+    )
+    tasks: tuple[str, ...] = ()  # that have such a layer or vector; those of the store are added
+
+    # Sequences, in environment steps
+    context: int = 20  # steps of history
+    prompt_length: int = 10  # last steps of a demonstration; 0: no prompt (MTDT)
+    prompt_episodes: int = 4  # best episodes of a task that serve as its demonstrations
+    max_decisions: int = 1000  # rows of the time tables; episodes may last this many steps
+    return_scale: float = 1000.0  # returns to go are divided by this
+
+    # Schedule
+    iterations: int = 100_000
+    batch_per_task: int = 8  # contexts per task in a batch
+
+    def __post_init__(self) -> None:
+        positive = ("width", "layers", "heads", "context", "prompt_episodes", "max_decisions")
+        for name in (*positive, "iterations", "batch_per_task"):
+            if getattr(self, name) < 1:
+                self._refuse(name, "a positive number")
+        for name in ("prompt_length", "task_embedding"):
+            if getattr(self, name) < 0:
+                self._refuse(name, "a number that is not negative")
+        if not self.return_scale > 0:
+            self._refuse("return_scale", "a positive number")
+        if not 0 <= self.dropout < 1:
+            self._refuse("dropout", "a number in [0, 1)")
+        if self.width % self.heads:
+            self._refuse("heads", f"a divisor of width = {self.width}")
+        if len(set(self.tasks)) < len(self.tasks):
+            self._refuse("tasks", "different names")
+        if self.tasks and not self.knows_tasks:
+            self._refuse("tasks", "none without multi_head and task_embedding")
+
+    def _refuse(self, name: str, expected: str) -> None:
+        raise InputError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
+
+    @property
+    def knows_tasks(self) -> bool:
+        """Whether the networks tell tasks apart by their names."""
+        return self.multi_head or self.task_embedding > 0
+
+
+def fine_tuned(settings: PromptDTSettings, iterations: int) -> PromptDTSettings:
+    """Settings with which trained networks go on for so many ``iterations``."""
+    return replace(settings, iterations=iterations)

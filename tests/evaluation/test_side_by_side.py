@@ -1,0 +1,61 @@
+"""Jobs in threads: all run, and none is left when one fails or the user interrupts."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from threading import Barrier, Event
+
+import pytest
+import torch
+
+from goskill.evaluation.side_by_side import run_side_by_side
+
+
+def waiting(ended: list[str]):
+    def job(stop: Event) -> None:
+        assert stop.wait(30)
+        ended.append("stopped")
+
+    return job
+
+
+def test_jobs_run_at_the_same_time_with_a_share_of_the_threads() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    barrier, shares = Barrier(2), []
+
+    def job(stop: Event) -> None:
+        barrier.wait(30)
+        shares.append(torch.get_num_threads())
+
+    try:
+        run_side_by_side([job, job])
+        assert shares == [2, 2]
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_failure_stops_the_other_job_and_is_raised() -> None:
+    ended: list[str] = []
+
+    def failing(stop: Event) -> None:
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        run_side_by_side([waiting(ended), failing])
+    assert ended == ["stopped"]
+
+
+def test_an_interruption_stops_both_jobs() -> None:
+    ended: list[str] = []
+
+    def interrupting(stop: Event) -> None:
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        waiting(ended)(stop)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_side_by_side([waiting(ended), interrupting])
+    assert ended == ["stopped", "stopped"]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("evaluation")]
