@@ -68,6 +68,12 @@ class PromptedPolicy(ABC):
         self._precision = precision
         self._groups: list[Any] = []
 
+    def fork(self) -> PromptedPolicy:
+        """A policy with the same networks and episodes of its own."""
+        other = copy.copy(self)
+        other._groups = []
+        return other
+
     @abstractmethod
     def begin(self, tasks: Sequence[str], shown: Sequence[Demonstration], returns_to_go: Tensor) -> Group:
         """Episodes of these tasks, each shown a demonstration; returns_to_go float64 [B]."""

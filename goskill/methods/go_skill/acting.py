@@ -38,12 +38,6 @@ class GoSkillPolicy(PromptedPolicy):
         self.horizon = settings.horizon
         self.skill_count = settings.codebook_size if settings.discrete else None
 
-    def fork(self) -> GoSkillPolicy:
-        """A policy with the same networks and episodes of its own."""
-        other = copy.copy(self)
-        other._groups = []
-        return other
-
     @property
     def skill_history(self) -> npt.NDArray[np.int64]:
         """Skills chosen since ``reset``: int64 [decisions, N], oldest first; none without a codebook."""
