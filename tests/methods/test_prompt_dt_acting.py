@@ -146,6 +146,22 @@ def test_it_is_a_policy_without_skills_and_says_which() -> None:
         assert PromptDTPolicy(make_networks(**VARIANTS[variant])).name == variant
 
 
+def test_a_fork_has_episodes_of_its_own() -> None:
+    shown = {"left": [episode(0, 30, 0.3)]}
+    policy = PromptDTPolicy(make_networks())
+    random = np.random.default_rng(5)
+    seen = random.normal(size=(2, 4, 1, OBSERVATION)).astype(np.float32)
+    alone = []
+    for run in seen:
+        policy.reset(["left"], shown)
+        alone.append([policy.act(observation) for observation in run])
+    both = [policy, policy.fork()]
+    for one in both:
+        one.reset(["left"], shown)
+    together = [[one.act(seen[row, step]) for row, one in enumerate(both)] for step in range(4)]
+    np.testing.assert_array_equal(np.stack(together, 1), np.stack(alone))
+
+
 def test_bfloat16_stays_close_to_float32() -> None:
     observations = np.random.default_rng(3).normal(size=(8, 2, OBSERVATION)).astype(np.float32)
     runs = {}
