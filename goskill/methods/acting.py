@@ -118,12 +118,6 @@ class PromptedPolicy(ABC):
         for group, own in zip(self._groups, rows, strict=True):
             group.returns_to_go -= own
 
-    def fork(self) -> PromptedPolicy:
-        """A policy with the same networks and episodes of its own."""
-        other = copy.copy(self)
-        other._groups = []
-        return other
-
     @contextlib.contextmanager
     def _inference(self) -> Iterator[None]:
         device = self.networks.normalize.mean.device.type
