@@ -91,11 +91,9 @@ def diagnose(
         "data": {"path": str(store.path), "episodes": store.num_episodes, "steps": store.num_steps},
         "samples": samples,
         "seed": seed,
+        "actions": action_errors(family.predict_actions(networks, store, samples, seed), store.tasks),
     }
     left_out: dict[str, str] = {}
-    if family.predict_actions is not None:
-        predicted = family.predict_actions(networks, store, samples, seed)
-        document["actions"] = action_errors(predicted, store.tasks)
     if family.skills is None or family.label is None:
         left_out |= dict.fromkeys(("policy", "codebook", "oracle"), f"{settings.name} has no skills")
     elif not family.has_skills(settings.method):

@@ -27,6 +27,7 @@ from goskill.methods.go_skill import (
 )
 from goskill.methods.go_skill.losses import PolicyLoss, SkillLoss
 from goskill.methods.predictions import ActionPredictions, SkillPredictions
+from goskill.methods.prompt_dt.method import ActionLoss
 from goskill.runs import load_networks
 from goskill.training import RunFolder
 
@@ -280,6 +281,48 @@ def test_parts_that_are_not_there_are_left_out_by_name(tmp_path: Path) -> None:
     assert "policy" not in document
     assert document["actions"]["error"] > 0
     assert diagnosis.tables(document)
+
+
+def test_methods_without_skills_have_action_errors_and_rollouts(
+    data: Path, store: EpisodeStore, tmp_path: Path
+) -> None:
+    small = (
+        "method.width=16",
+        "method.layers=1",
+        "method.heads=2",
+        "method.iterations=3",
+        "training.threads=1",
+    )
+    changes = (*small, "method.task_embedding=3")
+    run = pipeline.train(
+        data, tmp_path / "run", method="mh_prompt_dt", preset="quickstart", overrides=changes
+    ).path
+    document = diagnosis.diagnose(run, data, episodes=1, samples=40, workers=0)
+    assert document["left_out"] == dict.fromkeys(
+        ("policy", "codebook", "oracle"), "mh_prompt_dt has no skills"
+    )
+    assert {"demonstrations", "policy"} < document["rollouts"].keys()
+    assert "oracle" not in document["rollouts"]
+    assert diagnosis.tables(document)
+
+    networks: Any = load_networks(RunFolder.open(run)).eval()
+    settings = networks.settings
+    contexts = ContextSampler(
+        store,
+        horizon=1,
+        context=settings.context,
+        prompt=settings.prompt_length,
+        batch_size=40,
+        actions=True,
+    )
+    batch = next(iter(contexts))
+    with torch.no_grad():
+        error, _ = ActionLoss(networks, networks.task_index(TASKS))(batch)
+    assert document["actions"]["error"] == pytest.approx(float(error), rel=1e-5)
+    assert document["actions"]["steps"] == int(batch["mask"].sum())
+    other = write_store(tmp_path / "other", ["push"])
+    with pytest.raises(InputError, match="none for 'push'"):
+        diagnosis.diagnose(run, other, samples=4)
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,49 @@ def test_killed_within_an_evaluation_the_run_goes_on_with_it(
     assert weights(out) == weights(tuned)
 
 
+PROMPT_DT = (
+    *("method.width=16", "method.layers=1", "method.heads=2", "method.iterations=4"),
+    *("training.log_every=2", "training.checkpoint_every=4", "training.threads=1"),
+)
+
+
+@pytest.mark.parametrize(
+    ("method", "overrides"),
+    [("prompt_dt", ()), ("mh_prompt_dt", ("method.task_embedding=3",)), ("mh_mtdt", ())],
+)
+def test_methods_without_skills_train_the_whole_network(
+    method: str, overrides: tuple[str, ...], new_data: Path, tmp_path: Path
+) -> None:
+    """Multi-head networks get heads for the new tasks; interrupted anywhere, the bits are the same."""
+    data = write_store(tmp_path / "data", ["reach", "door-close"])
+    changes = (*PROMPT_DT, *overrides)
+    old = pipeline.train(data, tmp_path / "old", method=method, preset="quickstart", overrides=changes).path
+    out = tmp_path / "run"
+    finetuning.finetune(old, new_data, out, iterations=8, evaluate_every=8, overrides=QUICK)
+    assert [list(point["tasks"]) for point in read_points(out / "evaluations.jsonl")] == [NEW, NEW]
+
+    before, after = tensors(old, "normalize"), tensors(out, "normalize")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    before, after = tensors(old, "policy"), tensors(out, "policy")
+    for name, values in before.items():
+        assert not torch.equal(after[name][: len(values)], values), name
+    heads = 4 if method.startswith("mh_") else 1
+    assert [len(before["action_head.weight"]), len(after["action_head.weight"])] == [
+        4 * max(1, heads // 2),
+        4 * heads,
+    ]
+    known = json.loads((out / "settings.json").read_text())["method"]["tasks"]
+    assert known == (["reach", "door-close", *NEW] if heads > 1 else [])
+
+    expected = weights(out)
+    finetuning.resume(unfinish(out))
+    assert weights(out) == expected
+    shutil.rmtree(out / "checkpoints")
+    finetuning.resume(out)
+    assert weights(out) == expected
+    assert pipeline.evaluate(out, episodes=1, workers=0, tasks=NEW[0]).tasks == NEW[:1]
+
+
 def test_presets_hold_tasks_that_their_suites_do_not() -> None:
     for name, suite, count in (("ml45", "ml45-train", 5), ("mt10", "mt10", 2)):
         chosen = presets.load_finetuning(name, "go_skill")["finetuning"]

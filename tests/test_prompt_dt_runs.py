@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_pipeline import weights, write_store
+from small_run import weights, write_store
 
 from goskill import pipeline
 from goskill.errors import CheckpointError, InputError

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
+from goskill.training import Batch, Sampler
+
+BATCH = 256  # rows per forward pass
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
@@ -59,3 +64,24 @@ class SkillPredictions:
             np.concatenate([part.true for part in parts]),
             np.concatenate([part.task for part in parts]),
         )
+
+
+def batches(sampler: Sampler, device: torch.device, samples: int) -> Iterator[tuple[Batch, int]]:
+    """Batches on ``device``, each with how many of its rows count, until ``samples`` rows did."""
+    left = samples
+    for batch in sampler:
+        rows = min(left, len(batch["mask"]))
+        yield {name: values.to(device) for name, values in batch.items()}, rows
+        left -= rows
+        if left == 0:
+            return
+
+
+def repeat(values: Tensor, times: int) -> IntArray:
+    """int64 [B] -> [B, times]."""
+    return np.repeat(values.cpu().numpy()[:, None], times, axis=1)
+
+
+def as_array(values: Tensor) -> FloatArray:
+    """As float32 on the CPU."""
+    return np.asarray(values.float().cpu().numpy(), dtype=np.float32)

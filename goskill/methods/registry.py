@@ -76,7 +76,7 @@ class Family:
     rebuild: Callable[[Any, Mapping[str, Mapping[str, Tensor]], GoalFeatures | None], nn.Module]
     policy: Callable[[Any, str], Policy]
     fine_tuned: Callable[[Any, int], Any]
-    predict_actions: Callable[[Any, EpisodeStore, int, int], ActionPredictions] | None = None
+    predict_actions: Callable[[Any, EpisodeStore, int, int], ActionPredictions]
     label: Callable[[Any, EpisodeStore, Callable[[int, int], None] | None], str] | None = None
     has_skills: Callable[[Any], bool] = lambda settings: False
     skills: SkillTools | None = None
@@ -170,6 +170,7 @@ PROMPT_DT = Family(
     ),
     policy=lambda networks, precision: prompt_dt.PromptDTPolicy(networks, precision=precision),
     fine_tuned=prompt_dt.fine_tuned,
+    predict_actions=prompt_dt.predict_actions,
     training=MappingProxyType({"warmup_iterations": 10_000}),
 )
 

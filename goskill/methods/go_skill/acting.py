@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -50,16 +51,54 @@ class GoSkillPolicy(PromptedPolicy):
         return _Group(self.networks, shown, returns_to_go)
 
 
-class _Group:
-    """Episodes that share a forward pass. All are at the same step."""
+class Execution(ABC):
+    """Episodes in which the decoder carries out one skill after the other. All are at the same step."""
+
+    def __init__(self, networks: GoSkillNetworks, count: int) -> None:
+        self.networks = networks
+        self.step = 0
+        self.chosen: list[Tensor] = []  # int64 [B] per decision; none without a codebook
+        self._cache = networks.decoder.new_cache(count)
+
+    @abstractmethod
+    def decide(self, observations: Tensor, normalized: Tensor) -> Tensor:
+        """The skills of the next H steps, int64 [B], or [B, E] without a codebook, where the environments are."""
+
+    def act(self, observations: Tensor) -> Tensor:
+        """Raw observations [B, observation_dim] on the CPU -> actions [B, action_dim]."""
+        networks, decoder = self.networks, self.networks.decoder
+        raw = observations.to(networks.normalize.mean.device)
+        normalized = networks.normalize(raw)
+        within = self.step % networks.settings.horizon
+        if within == 0:
+            self._begin(self.decide(raw, normalized), raw)
+        reached = (
+            networks.encoder(networks.goals(raw) - self._start) if networks.settings.reached_goal else None
+        )
+        if within == 0:
+            self._action = decoder.begin(self._vector, self._index, reached, normalized, self._cache)
+        else:
+            self._action = decoder.step(self._index, self._action, reached, normalized, within, self._cache)
+        self.step += 1
+        return self._action
+
+    def _begin(self, skill: Tensor, raw: Tensor) -> None:
+        discrete = self.networks.settings.discrete
+        self._vector = self.networks.vectors(skill)
+        self._index = skill if discrete else None
+        self._start = self.networks.goals(raw)
+        if discrete:
+            self.chosen.append(skill)
+
+
+class _Group(Execution):
+    """Episodes that share a forward pass, whose skills the policy chooses."""
 
     def __init__(
         self, networks: GoSkillNetworks, shown: Sequence[Demonstration], returns_to_go: Tensor
     ) -> None:
-        self.networks = networks
+        super().__init__(networks, len(shown))
         self.returns_to_go = returns_to_go  # float64 [B] on the CPU, not scaled
-        self.step = 0
-        self.chosen: list[Tensor] = []  # int64 [B] per decision
         settings = networks.settings
         cache = prompt_cache(
             networks.policy,
@@ -69,38 +108,14 @@ class _Group:
             context=settings.context,
         )
         self._context = DecisionContext(cache, settings.context)
-        self._decoder_cache = networks.decoder.new_cache(len(shown))
 
-    def act(self, observations: Tensor) -> Tensor:
-        """Raw observations [B, observation_dim] on the CPU -> actions [B, action_dim]."""
-        networks = self.networks
-        raw = observations.to(networks.normalize.mean.device)
-        normalized = networks.normalize(raw)
-        within = self.step % networks.settings.horizon
-        if within == 0:
-            self._decide(normalized)
-            self._start = networks.goals(raw)
-        reached = (
-            networks.encoder(networks.goals(raw) - self._start) if networks.settings.reached_goal else None
-        )
-        decoder, cache = networks.decoder, self._decoder_cache
-        if within == 0:
-            self._action = decoder.begin(self._vector, self._index, reached, normalized, cache)
-        else:
-            self._action = decoder.step(self._index, self._action, reached, normalized, within, cache)
-        self.step += 1
-        return self._action
-
-    def _decide(self, normalized: Tensor) -> None:
-        """Choose the skill of the next H steps."""
+    def decide(self, observations: Tensor, normalized: Tensor) -> Tensor:
+        """The most probable skills, which also enter the history."""
         networks, settings = self.networks, self.networks.settings
         policy, timestep = networks.policy, self.step // settings.horizon
         scaled = (self.returns_to_go / settings.return_scale).to(normalized.device, torch.float32)
         now = policy.embedding.return_and_state(scaled[:, None], normalized, timestep)
         scores = policy.scores(self._context.read(policy, now))[:, 0]
-        skill = scores.argmax(-1) if settings.discrete else scores.float()
+        skill: Tensor = scores.argmax(-1) if settings.discrete else scores.float()
         self._context.choose(policy.embedding.choice_token(networks.policy_input(skill), timestep))
-        self._vector = networks.vectors(skill)
-        self._index = skill if settings.discrete else None
-        if settings.discrete:
-            self.chosen.append(skill)
+        return skill

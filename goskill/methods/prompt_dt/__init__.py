@@ -5,6 +5,7 @@ it on many tasks at once; each task may have an output layer of its own (multi-h
 """
 
 from goskill.methods.prompt_dt.acting import PromptDTPolicy
+from goskill.methods.prompt_dt.diagnosis import predict_actions
 from goskill.methods.prompt_dt.method import PromptDT
 from goskill.methods.prompt_dt.networks import PromptDTNetworks, networks_from_state
 from goskill.methods.prompt_dt.released import load_released
@@ -18,4 +19,5 @@ __all__ = [
     "fine_tuned",
     "load_released",
     "networks_from_state",
+    "predict_actions",
 ]
