@@ -12,6 +12,7 @@ from small_store import ACTION, OBSERVATION, TASKS, episode, small_prompt_dt, sm
 from goskill.data import EpisodeStore, StoreWriter
 from goskill.errors import CheckpointError, InputError
 from goskill.methods.prompt_dt import PromptDT, PromptDTNetworks, networks_from_state
+from goskill.methods.prompt_dt.method import ActionLoss
 from goskill.models import Normalize
 from goskill.training import Objective, TrainingSettings
 
@@ -249,3 +250,28 @@ def test_what_does_not_fit_is_refused(store: EpisodeStore) -> None:
         PromptDT(small_prompt_dt(), store, TrainingSettings(), networks=other)
     with pytest.raises(InputError, match="tasks: expected at least one"):
         PromptDTNetworks(small_prompt_dt(multi_head=True), normalize, ACTION)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_steps_are_static_and_stay_on_the_device(name: str) -> None:
+    """Meta tensors have no values: whatever looks at one on the host raises."""
+    tasks = TASKS if "task_embedding" in CASES[name] or "multi_head" in CASES[name] else ()
+    settings = small_prompt_dt(tasks=tasks, **CASES[name])
+    normalize = Normalize(torch.zeros(OBSERVATION), torch.ones(OBSERVATION))
+    networks = PromptDTNetworks(settings, normalize, ACTION).to("meta")
+    batch = {"task": torch.empty(6, dtype=torch.int64, device="meta")}
+    lengths = {"": settings.context, "prompt_": settings.prompt_length}
+    for prefix, length in lengths.items():
+        if length:
+            batch |= {
+                f"{prefix}observations": torch.empty(6, length, OBSERVATION, device="meta"),
+                f"{prefix}actions": torch.empty(6, length, ACTION, device="meta"),
+                f"{prefix}returns_to_go": torch.empty(6, length, 1, device="meta"),
+                f"{prefix}timesteps": torch.empty(6, length, dtype=torch.int64, device="meta"),
+                f"{prefix}mask": torch.empty(6, length, dtype=torch.bool, device="meta"),
+            }
+    place = torch.empty(2, dtype=torch.int64, device="meta") if tasks else None
+    loss, metrics = ActionLoss(networks, place)(batch)
+    loss.backward()
+    assert loss.is_meta
+    assert all(metric.is_meta and metric.ndim == 0 for metric in metrics.values())

@@ -1,19 +1,22 @@
-"""Trains a small GO-Skill without dropout on a store: ``python train_small.py STORE RUN``, also under torchrun."""
+"""Trains a small method without dropout: ``python train_small.py METHOD STORE RUN``, also under torchrun."""
 
 from __future__ import annotations
 
 import sys
 
-from small_store import small_settings
+from small_store import SMALL, SMALL_PROMPT_DT
 
 from goskill.data import EpisodeStore
-from goskill.methods.go_skill import GoSkill
+from goskill.methods import registry
 from goskill.training import RunFolder, Trainer, TrainingSettings
 
 if __name__ == "__main__":
     training = TrainingSettings(
         device="cpu", precision="float32", log_every=1, warmup_iterations=2, threads=1
     )
-    method = GoSkill(small_settings(dropout=0.0), EpisodeStore.open(sys.argv[1]), training)
-    run = RunFolder.create(sys.argv[2], {"training": training})
+    entry = registry.find(sys.argv[1])
+    small = SMALL_PROMPT_DT if entry.family is registry.PROMPT_DT else SMALL
+    settings = entry.settings({**small, "dropout": 0.0})
+    method = entry.family.build(settings, EpisodeStore.open(sys.argv[2]), training, None, None)
+    run = RunFolder.create(sys.argv[3], {"training": training})
     Trainer(method, run, training, progress=False).train()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from goskill.data import ContextSampler, EpisodeStore
+from goskill.data import EpisodeStore
 from goskill.methods.checking import check_dimensions
 from goskill.methods.predictions import BATCH, ActionPredictions, as_array, batches, repeat
+from goskill.methods.prompt_dt.contexts import contexts
 from goskill.methods.prompt_dt.networks import PromptDTNetworks
 
 
@@ -23,17 +24,7 @@ def predict_actions(
     check_dimensions(networks, store)
     settings = networks.eval().settings
     places = networks.task_index(store.tasks)
-    sampler = ContextSampler(
-        store,
-        horizon=1,
-        context=settings.context,
-        prompt=settings.prompt_length,
-        batch_size=min(BATCH, samples),
-        prompt_episodes={task: store.best_episodes(task, settings.prompt_episodes) for task in store.tasks},
-        return_scale=settings.return_scale,
-        actions=True,
-        seed=seed,
-    )
+    sampler = contexts(settings, store, min(BATCH, samples), seed)
     parts = []
     for batch, rows in batches(sampler, networks.normalize.mean.device, samples):
         task = None if places is None else places[batch["task"]]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from goskill.data import ContextSampler, EpisodeStore
 from goskill.methods.checking import check_dimensions, check_lengths, check_trained
 from goskill.methods.losses import masked_mean
+from goskill.methods.prompt_dt.contexts import contexts
 from goskill.methods.prompt_dt.networks import PromptDTNetworks
 from goskill.methods.prompt_dt.settings import PromptDTSettings
 from goskill.models import Normalize
@@ -78,19 +79,12 @@ class PromptDT:
         return [Objective("policy", self._contexts(), loss, [self.networks.policy])]
 
     def _contexts(self) -> ContextSampler:
-        settings, store = self.settings, self.store
-        count = settings.prompt_episodes
-        tasks_with_episodes = len(np.unique(store.episode_task))
-        return ContextSampler(
-            store,
-            horizon=1,
-            context=settings.context,
-            prompt=settings.prompt_length,
-            batch_size=distributed.share(settings.batch_per_task * tasks_with_episodes),
-            prompt_episodes={task: store.best_episodes(task, count) for task in store.tasks},
-            return_scale=settings.return_scale,
-            actions=True,
-            seed=self.training.seed,
+        tasks_with_episodes = len(np.unique(self.store.episode_task))
+        return contexts(
+            self.settings,
+            self.store,
+            distributed.share(self.settings.batch_per_task * tasks_with_episodes),
+            self.training.seed,
             threads=self.training.threads or 1,
             rank=distributed.rank(),
             world_size=distributed.world_size(),
@@ -109,7 +103,7 @@ class ActionLoss(nn.Module):
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """A batch of ``ContextSampler`` with horizon 1 and actions, not normalised -> loss, metrics."""
         networks = self.networks
-        task = None if self.task_index is None else self.task_index[batch["task"]]
+        task = None if self.task_index is None else self.task_index.index_select(0, batch["task"])
         prompt = networks.decisions(batch, task, "prompt_") if "prompt_mask" in batch else None
         predicted = networks.policy(networks.decisions(batch, task), prompt, task)
         error = masked_mean((predicted.float() - batch["actions"]).square().mean(-1), batch["mask"])

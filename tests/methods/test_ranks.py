@@ -1,4 +1,4 @@
-"""GO-Skill under torchrun: sharded samplers, one codebook, the losses of a single rank."""
+"""Methods under torchrun: sharded samplers, one codebook, the losses of a single rank."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def losses(run: Path) -> list[dict[str, float]]:
     ]
 
 
-def test_two_ranks_have_the_losses_of_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("method", "lines"), [("go_skill", 12), ("mh_prompt_dt", 6)])
+def test_two_ranks_have_the_losses_of_one(method: str, lines: int, tmp_path: Path) -> None:
     small_store(tmp_path / "one-store")
     shutil.copytree(tmp_path / "one-store", tmp_path / "two-store")
     ranks = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -31,6 +32,7 @@ def test_two_ranks_have_the_losses_of_one(tmp_path: Path) -> None:
             sys.executable,
             *launcher,
             str(PROGRAM),
+            method,
             str(tmp_path / f"{name}-store"),
             str(tmp_path / name),
         ]
@@ -38,6 +40,6 @@ def test_two_ranks_have_the_losses_of_one(tmp_path: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         assert done.returncode == 0, done.stdout + done.stderr
     alone, together = losses(tmp_path / "one"), losses(tmp_path / "two")
-    assert len(alone) == len(together) == 12
+    assert len(alone) == len(together) == lines
     for expected, found in zip(alone, together, strict=True):
         assert found == pytest.approx(expected, rel=1e-5, abs=1e-6)
