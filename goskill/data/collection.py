@@ -6,18 +6,16 @@ import contextlib
 import importlib.metadata
 import os
 import pickle
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import goskill
 from goskill.data.files import MANIFEST
 from goskill.data.store import EpisodeStore
 from goskill.data.writer import StoreWriter
+from goskill.envs.jobs import in_order
 from goskill.envs.pool_input import check_workers
-from goskill.envs.process import WorkerProcess
 from goskill.envs.scripted import ScriptedCollector, ScriptedEpisode
 from goskill.envs.single import ACTION_DIM, OBSERVATION_DIM
 from goskill.envs.suites import episode_seed, task_names
@@ -166,41 +164,11 @@ def _collected(path: Path, tasks: Sequence[str], provenance: dict[str, Any]) -> 
 
 def _roll_out(jobs: Sequence[_Job], episodes: int, seed: int, workers: int) -> Iterator[ScriptedEpisode]:
     """The episodes of the jobs, in their order."""
-    count = min(workers, len(jobs))
-    if count == 0:
+    if workers == 0:
         collector = ScriptedCollector()
         yield from (collector(task, episode, episodes, seed) for task, episode in jobs)
         return
-    processes: list[WorkerProcess] = []
-    try:
-        for number in range(count):
-            name = f"collection worker {number}"
-            processes.append(WorkerProcess(name, "goskill.data.collection:serve", (episodes, seed)))
-        yield from _in_order(jobs, processes)
-    finally:
-        for process in processes:
-            process.kill()
-
-
-def _in_order(jobs: Sequence[_Job], processes: Sequence[WorkerProcess]) -> Iterator[ScriptedEpisode]:
-    """Hand the jobs to whoever is free and give their episodes out in the jobs' order."""
-    waiting = deque(enumerate(jobs))
-    idle = {process.fileno(): process for process in processes}
-    busy: dict[int, tuple[WorkerProcess, int]] = {}
-    finished: dict[int, ScriptedEpisode] = {}
-    for next_out in range(len(jobs)):
-        while next_out not in finished:
-            while idle and waiting:
-                descriptor, process = idle.popitem()
-                number, job = waiting.popleft()
-                process.request(pickle.dumps(job))
-                busy[descriptor] = process, number
-            for ready in wait(list(busy)):
-                descriptor = cast("int", ready)
-                process, number = busy.pop(descriptor)
-                finished[number] = pickle.loads(process.reply())
-                idle[descriptor] = process
-        yield finished.pop(next_out)
+    yield from in_order(jobs, workers, "collection worker", "goskill.data.collection:serve", (episodes, seed))
 
 
 def serve(episodes: int, seed: int) -> Callable[[bytes], bytes]:

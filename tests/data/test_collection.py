@@ -10,7 +10,7 @@ import pytest
 
 from goskill.data import EpisodeStore, collection
 from goskill.data.collection import collect
-from goskill.envs import WorkerDied, episode_seed, make
+from goskill.envs import WorkerDied, episode_seed, jobs, make
 from goskill.envs.scripted import ScriptedCollector, ScriptedEpisode, ScriptedExpert, exploration
 from goskill.errors import InputError
 
@@ -213,13 +213,13 @@ def test_wrong_arguments_are_refused_by_name(arguments, named, tmp_path):
 
 def test_a_worker_that_dies_is_named_and_what_was_complete_is_kept(tmp_path, monkeypatch):
     started = []
-    start = collection.WorkerProcess
+    start = jobs.WorkerProcess
 
     def remember(*arguments):
         started.append(start(*arguments))
         return started[-1]
 
-    monkeypatch.setattr(collection, "WorkerProcess", remember)
+    monkeypatch.setattr(jobs, "WorkerProcess", remember)
     monkeypatch.setattr(collection, "_LEAST_SHARD_EPISODES", 2)
 
     def shoot(done, total):

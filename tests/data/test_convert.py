@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,8 @@ from store_builders import random_episode
 
 from goskill.data import EpisodeStore
 from goskill.data.convert import from_hdf5, from_minari, from_npz, load_prompts, to_hdf5, to_minari
-from goskill.errors import InputError, StoreError
+from goskill.envs import jobs
+from goskill.errors import InputError, StoreError, WorkerDied
 
 
 def transitions(
@@ -105,6 +107,34 @@ def test_several_processes_write_the_same_store(tmp_path: Path) -> None:
     data = build(tmp_path / "source", "goskill", ["reach"], 20)
     from_npz("goskill", tmp_path / "source", tmp_path / "store", workers=2)
     assert_holds(EpisodeStore.open(tmp_path / "store"), data)
+
+
+def test_a_killed_process_is_named_and_calling_again_goes_on(tmp_path: Path, monkeypatch) -> None:
+    data = build(tmp_path / "source", "goskill", ["reach"], 40)
+    started, start = [], jobs.WorkerProcess
+
+    def remember(*arguments: object) -> jobs.WorkerProcess:
+        started.append(start(*arguments))
+        return started[-1]
+
+    def shoot(done: int, _: int) -> None:
+        if done == 1:
+            for process in started:
+                os.kill(process.pid, signal.SIGKILL)
+
+    monkeypatch.setattr(jobs, "WorkerProcess", remember)
+    with pytest.raises(WorkerDied, match=r"reading worker [01] .*SIGKILL"):
+        from_npz("goskill", tmp_path / "source", tmp_path / "store", workers=2, progress=shoot)
+    from_npz("goskill", tmp_path / "source", tmp_path / "store", workers=2)
+    assert_holds(EpisodeStore.open(tmp_path / "store"), data)
+
+
+def test_a_damaged_file_is_named_by_several_processes_as_well(tmp_path: Path) -> None:
+    build(tmp_path / "source", "goskill", ["reach"], 20)
+    damaged = tmp_path / "source" / "metaworld" / "reach" / "17.npz"
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    with pytest.raises(StoreError, match=r"17\.npz: cannot be read"):
+        from_npz("goskill", tmp_path / "source", tmp_path / "store", workers=2)
 
 
 def test_only_the_first_episodes_of_a_quality_are_taken(tmp_path: Path, monkeypatch) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
+import pickle
 import re
 import zipfile
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from goskill.data.convert.restricted_pickle import load_prompts
 from goskill.data.convert.transitions import SourceEpisode, append_episode, columns_of, episodes_of
 from goskill.data.store import EpisodeStore
 from goskill.data.writer import StoreWriter
+from goskill.envs.jobs import in_order
 from goskill.errors import InputError, StoreError
 
 _FILE_LIMIT = 1 << 30
@@ -106,8 +105,18 @@ def read_file(path: Path, at_terminals: bool) -> FileContent:
     return episodes_of(columns, ends)
 
 
-def _read_files(paths: list[Path], at_terminals: bool) -> list[FileContent]:
-    return [read_file(path, at_terminals) for path in paths]
+def serve(at_terminals: bool) -> Callable[[bytes], bytes]:
+    """In a worker process: reads the pickled paths it is sent; what is wrong with a file is an answer, too."""
+
+    def handle(message: bytes) -> bytes:
+        answer: list[FileContent] | StoreError
+        try:
+            answer = [read_file(path, at_terminals) for path in pickle.loads(message)]
+        except StoreError as error:
+            answer = error
+        return pickle.dumps(answer, protocol=pickle.HIGHEST_PROTOCOL)
+
+    return handle
 
 
 def _read_in_order(
@@ -117,18 +126,13 @@ def _read_in_order(
     if workers == 1:
         yield from ((file, read_file(file.path, at_terminals)) for file in files)
         return
-    jobs = [files[i : i + _FILES_PER_JOB] for i in range(0, len(files), _FILES_PER_JOB)]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        running: deque[tuple[list[SourceFile], Future[Any]]] = deque()
-        for job in jobs:
-            running.append((job, pool.submit(_read_files, [file.path for file in job], at_terminals)))
-            if len(running) > 3 * workers:
-                done, future = running.popleft()
-                yield from zip(done, future.result(), strict=True)
-        for done, future in running:
-            yield from zip(done, future.result(), strict=True)
+    parts = [files[i : i + _FILES_PER_JOB] for i in range(0, len(files), _FILES_PER_JOB)]
+    jobs = [[file.path for file in part] for part in parts]
+    answers = in_order(jobs, workers, "reading worker", "goskill.data.convert.npz:serve", (at_terminals,))
+    for part, answer in zip(parts, answers, strict=True):
+        if isinstance(answer, StoreError):
+            raise answer
+        yield from zip(part, answer, strict=True)
 
 
 def from_npz(
@@ -156,8 +160,8 @@ def from_npz(
     stays exact. Prompts go into a store ``prompts`` inside the store's folder. A version suffix of task
     names ("-v2") is dropped.
 
-    Returns the report, also written to ``conversion.json``. Raises InputError, or StoreError that names
-    the file.
+    Returns the report, also written to ``conversion.json``. Raises InputError, StoreError that names
+    the file, or WorkerDied when a process is killed (calling again goes on).
     """
     root, target = Path(source), Path(path)
     if layout not in LAYOUTS:
