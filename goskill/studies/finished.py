@@ -10,19 +10,33 @@ from typing import Any
 
 from goskill.errors import InputError
 from goskill.evaluation import Results
+from goskill.evaluation.points import read_points
+from goskill.evaluation.results import package_versions
 from goskill.studies.plan import Data, Job
 from goskill.studies.rows import Row
+
+
+def finetuned_run(run: Path) -> Path:
+    """Where the fine-tuned run of a run of a study is."""
+    return run.with_name(f"{run.name}-finetuned")
+
+
+def is_finished(run: Path, job: Job) -> bool:
+    """Whether a run has everything that its rows are made of."""
+    if job.finetuning is None:
+        return (run / "results.json").exists()
+    points = read_points(finetuned_run(run) / "evaluations.jsonl")
+    return any(point["iteration"] == job.last_row for point in points)
 
 
 def rows_of(
     run: Path, job: Job, data: Data, sweep: Mapping[str, Any], origin: Mapping[str, Any]
 ) -> list[Row]:
-    """A row per task of an evaluated run.
+    """A row per task of a finished run, or per task and evaluation of a fine-tuned one.
 
     ``sweep`` is where its contender stands in sweeps, ``origin`` its commit and machine. Raises InputError for a
     folder without whole results and metrics.
     """
-    results = Results.load(run / "results.json")
     common = {
         "contender": job.contender,
         "method": job.method,
@@ -35,13 +49,26 @@ def rows_of(
         "budget": job.budget,
         "settings": job.settings,
         "schedule": dict(job.schedule),
-        "iterations": job.iterations,
+        "finetuned": job.finetuning is not None,
         "seconds": training_seconds(run / "metrics.jsonl"),
-        "versions": dict(results.versions),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         **origin,
     }
-    return [{**common, "task": task, **_numbers(results, task)} for task in results.tasks]
+    if job.finetuning is not None:
+        common["versions"] = package_versions()
+        points = read_points(finetuned_run(run) / "evaluations.jsonl")
+        return [
+            {**common, "iterations": point["iteration"], "task": task, **_numbers(point["tasks"][task])}
+            for point in points
+            for task in point["tasks"]
+        ]
+    results = Results.load(run / "results.json")
+    common |= {"versions": dict(results.versions), "iterations": job.iterations}
+    return [{**common, "task": task, **_numbers(results.summary(task).to_json())} for task in results.tasks]
+
+
+def _numbers(summary: Mapping[str, Any]) -> dict[str, float | int]:
+    return {name: summary[name] for name in ("return_mean", "success", "success_last", "episodes")}
 
 
 def training_seconds(metrics: Path) -> dict[str, float]:
@@ -55,13 +82,3 @@ def training_seconds(metrics: Path) -> dict[str, float]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{metrics}: expected the metrics of a finished run: {error!r}") from None
     return {name: round(seconds, 3) for name, seconds in total.items()}
-
-
-def _numbers(results: Results, task: str) -> dict[str, float | int]:
-    summary = results.summary(task)
-    return {
-        "return_mean": summary.returns.value,
-        "success": summary.success.value,
-        "success_last": summary.success_last.value,
-        "episodes": summary.episodes,
-    }

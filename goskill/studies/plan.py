@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from goskill import presets
 from goskill.data import EpisodeStore
 from goskill.errors import InputError
 from goskill.files import write_atomically
@@ -37,6 +38,15 @@ class Data:
 
 
 @dataclass(frozen=True)
+class FinetuningJob:
+    """How a trained run goes on with other tasks."""
+
+    preset: str
+    store: str
+    iterations: int
+
+
+@dataclass(frozen=True)
 class Job:
     """One run: what to train, on what, and how it is known."""
 
@@ -52,6 +62,8 @@ class Job:
     settings: str  # digest of all other settings but the seed
     store: str
     fingerprint: str  # of the data
+    tasks: tuple[str, ...]  # that are evaluated
+    finetuning: FinetuningJob | None = None
 
     @property
     def name(self) -> str:
@@ -63,6 +75,11 @@ class Job:
     def iterations(self) -> int:
         return sum(self.schedule.values())
 
+    @property
+    def last_row(self) -> int:
+        """The iteration that the last of its rows is about."""
+        return self.iterations if self.finetuning is None else self.finetuning.iterations
+
     def save(self, path: Path) -> None:
         """Write the job to a file."""
         write_atomically(path, json.dumps(asdict(self), indent=1) + "\n")
@@ -72,10 +89,11 @@ class Job:
         """What ``save`` wrote. Raises InputError for anything else."""
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            job = cls(**values)
-        except (OSError, ValueError, TypeError) as error:
-            raise InputError(f"{path}: expected a job of a study: {error}") from None
-        return replace(job, ablations=tuple(job.ablations), overrides=tuple(job.overrides))
+            lists = {name: tuple(values[name]) for name in ("ablations", "overrides", "tasks")}
+            tuning = values["finetuning"] and FinetuningJob(**values["finetuning"])
+            return cls(**{**values, **lists, "finetuning": tuning})
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{path}: expected a job of a study: {error!r}") from None
 
 
 def open_data(name: str, path: str | Path) -> Data:
@@ -92,9 +110,9 @@ def jobs_of(study: Study, data: Mapping[str, Data]) -> list[Job]:
     """
     ordered = sorted(study.contenders, key=lambda one: one.name != study.reference)
     jobs = [
-        _job(study, contender, data[name], seed)
+        _job(study, contender, data, name, seed)
         for contender in ordered
-        for name in study.data
+        for name in study.training_data
         for seed in study.seeds
     ]
     for job in jobs:
@@ -106,11 +124,13 @@ def jobs_of(study: Study, data: Mapping[str, Data]) -> list[Job]:
     return jobs
 
 
-def _job(study: Study, contender: Contender, data: Data, seed: int) -> Job:
+def _job(study: Study, contender: Contender, every: Mapping[str, Data], name: str, seed: int) -> Job:
     from goskill.methods import registry
 
+    data, evaluated = every[name], every[study.finetuning.data if study.finetuning else name]
     try:
         family = registry.find(contender.method).family
+        tuning = _finetuning(study, evaluated, family.section)
         overrides = [*study.overrides(contender, family.section), f"training.seed={seed}"]
         settings = read_settings(
             study.preset, overrides, method=contender.method, ablations=contender.ablations
@@ -134,10 +154,23 @@ def _job(study: Study, contender: Contender, data: Data, seed: int) -> Job:
         preset=study.preset,
         overrides=tuple(overrides),
         schedule=schedule,
-        settings=_digest([contender.method, values, training, to_mapping(settings.evaluation)]),
+        settings=_digest(
+            [contender.method, values, training, to_mapping(settings.evaluation), tuning and tuning.preset]
+        ),
         store=data.path,
-        fingerprint=data.fingerprint,
+        fingerprint="+".join(dict.fromkeys((data.fingerprint, evaluated.fingerprint))),
+        tasks=evaluated.tasks,
+        finetuning=tuning,
     )
+
+
+def _finetuning(study: Study, data: Data, family: str) -> FinetuningJob | None:
+    if study.finetuning is None:
+        return None
+    preset = presets.load_finetuning(study.finetuning.preset, family)["finetuning"]
+    if not preset.get("evaluate_every"):
+        raise InputError(f"finetuning.preset: {study.finetuning.preset} does not evaluate on the way")
+    return FinetuningJob(study.finetuning.preset, data.path, int(preset["iterations"]))
 
 
 def with_seconds(job: Job, reference: Sequence[float], own: Sequence[float]) -> Job:

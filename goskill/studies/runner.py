@@ -109,7 +109,7 @@ class Runner:
 
     def _start(self, job: Job, free: list[Place], progress: StudyProgress) -> list[Process]:
         run = self.folder.run(job)
-        if (run / "results.json").exists():
+        if finished.is_finished(run, job):
             self._keep(job)
             progress.done(job, "was finished")
             return []
@@ -180,8 +180,14 @@ class Runner:
         return "seconds" in self.study.contender(job.contender).budgets
 
     def _is_done(self, job: Job) -> bool:
-        tasks = {row["task"] for row in self.rows if _is_of(row, job)}
-        return tasks >= set(self.data[job.data].tasks)
+        rows = [row for row in self.rows if _is_of(row, job)]
+        # A run of equal seconds is as long as it was made.
+        last = (
+            job.last_row
+            if job.budget == "iterations"
+            else max((row["iterations"] for row in rows), default=0)
+        )
+        return {row["task"] for row in rows if row["iterations"] == last} >= set(job.tasks)
 
 
 def _timed(job: Job) -> Job:

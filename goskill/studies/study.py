@@ -59,6 +59,14 @@ class Sweep:
 
 
 @dataclass(frozen=True)
+class Finetuning:
+    """Every trained run goes on with other tasks, and rows tell how it does on these on the way."""
+
+    preset: str  # of fine-tuning
+    data: str  # name of the study's data with the new tasks, on which nothing is trained before
+
+
+@dataclass(frozen=True)
 class Study:
     """A comparison as its file describes it, checked for everything that needs no data."""
 
@@ -73,7 +81,13 @@ class Study:
     families: Mapping[str, Mapping[str, Any]]  # settings that all methods of a family share
     training: Mapping[str, Any]
     evaluation: Mapping[str, Any]
+    finetuning: Finetuning | None
     text: str  # the file
+
+    @property
+    def training_data(self) -> list[str]:
+        """Names of the data that contenders are trained on."""
+        return [name for name in self.data if self.finetuning is None or name != self.finetuning.data]
 
     def contender(self, name: str) -> Contender:
         """The contender of that name."""
@@ -142,10 +156,11 @@ class _File:
     families: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     evaluation: Mapping[str, Any] = field(default_factory=dict)
+    finetuning: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _study(content: Mapping[str, Any], text: str, name: str) -> Study:
-    for section in ("data", "families", "training", "evaluation"):
+    for section in ("data", "families", "training", "evaluation", "finetuning"):
         _table(content.get(section, {}), section)
     file = from_mapping(_File, content, "study")
     contenders = _with_sweeps(
@@ -166,6 +181,7 @@ def _study(content: Mapping[str, Any], text: str, name: str) -> Study:
     for key, value in (("reference", file.reference), ("baseline", baseline)):
         if value not in known:
             raise InputError(f"{key}: no contender is named {value!r}, {closest(value, known)}")
+    finetuning = _finetuning(file.finetuning, file.data, contenders) if file.finetuning else None
     if len(set(file.seeds)) < len(file.seeds):
         raise InputError(f"seeds: expected different ones, got {list(file.seeds)}")
     return Study(
@@ -180,6 +196,7 @@ def _study(content: Mapping[str, Any], text: str, name: str) -> Study:
         families={key: _table(value, f"families.{key}") for key, value in file.families.items()},
         training=file.training,
         evaluation=file.evaluation,
+        finetuning=finetuning,
         text=text,
     )
 
@@ -218,6 +235,23 @@ def _with_sweeps(contenders: list[Contender], sweeps: Sequence[Sweep], reference
                 )
             )
     return contenders
+
+
+def _finetuning(
+    values: Mapping[str, Any], data: Mapping[str, Any], contenders: Sequence[Contender]
+) -> Finetuning:
+    for name in ("preset", "data"):
+        if name not in values:
+            raise InputError(f"finetuning.{name}: expected a name, got none")
+    finetuning = from_mapping(Finetuning, values, "finetuning")
+    if finetuning.data not in data or len(data) < 2:
+        raise InputError(
+            f"finetuning.data: expected one of the study's data beside those to train on, got {finetuning.data!r}"
+        )
+    for contender in contenders:
+        if "seconds" in contender.budgets:
+            raise InputError(f"contender {contender.name}: fine-tuned runs are compared by iterations only")
+    return finetuning
 
 
 def _source(values: Any, name: str) -> DataSource:

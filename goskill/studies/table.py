@@ -54,6 +54,7 @@ def groups(study: Study, rows: Sequence[Row]) -> list[Group]:
     """The rows of the study's contenders, by data, budget and versions; nothing is mixed across these."""
     contenders = [one.name for one in study.contenders]
     order = list(study.data)
+    rows = _last(rows)
     keys = {(row["data"], row["budget"], versions(row)) for row in rows if row["data"] in order}
     found = []
     for key in sorted(keys, key=lambda one: (order.index(one[0]), list(BUDGETS).index(one[1]), one[2])):
@@ -61,6 +62,19 @@ def groups(study: Study, rows: Sequence[Row]) -> list[Group]:
         named = [row for row in here if row["contender"] in contenders]
         found += [_group(study, named)] if named else []
     return found
+
+
+def _last(rows: Sequence[Row]) -> list[Row]:
+    """The rows without those of evaluations on the way of fine-tuning."""
+    last: dict[tuple[str, str], int] = {}
+    for row in rows:
+        name = (row["contender"], row["data"])
+        last[name] = max(row["iterations"], last.get(name, 0))
+    return [
+        row
+        for row in rows
+        if not row["finetuned"] or row["iterations"] == last[row["contender"], row["data"]]
+    ]
 
 
 def scores(rows: Sequence[Row], value: str) -> npt.NDArray[np.float64]:

@@ -1,7 +1,7 @@
 """One run of a study in a process of its own: ``python -m goskill.studies.worker JOB RUN THREADS``.
 
-It trains (or goes on), evaluates, and ends. Standard input is a lifeline: when it closes, because the study stops or
-died, the process asks itself to end, which leaves a checkpoint.
+It trains (or goes on), evaluates or fine-tunes, and ends. Standard input is a lifeline: when it closes, because the
+study stops or died, the process asks itself to end, which leaves a checkpoint.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from goskill.errors import InputError
 
 
 def work(job_file: Path, run: Path, threads: int) -> None:
-    """Train the job into the folder ``run`` as far as it is not, and evaluate it."""
-    from goskill import pipeline
+    """Train the job into the folder ``run`` as far as it is not, and evaluate it or fine-tune it."""
+    from goskill import finetuning, pipeline
+    from goskill.studies.finished import finetuned_run
     from goskill.studies.plan import Job
 
     job = Job.load(job_file)
+    workers = 0 if threads == 1 else threads
     pipeline.train(
         job.store,
         run,
@@ -30,8 +32,15 @@ def work(job_file: Path, run: Path, threads: int) -> None:
         overrides=[*job.overrides, f"training.threads={threads}"],
         resume=(run / "settings.json").exists(),
     )
-    # Seeds of evaluation go with those of training, so that runs are independent and contenders meet the same episodes.
-    pipeline.evaluate(run, seed=job.seed, workers=0 if threads == 1 else threads)
+    if job.finetuning is None:
+        # Seeds of evaluation go with those of training: runs are independent, contenders meet the same episodes.
+        pipeline.evaluate(run, seed=job.seed, workers=workers)
+        return
+    tuned = finetuned_run(run)
+    if (tuned / "settings.json").exists():
+        finetuning.resume(tuned, job.finetuning.store, path=run, workers=workers)
+    else:
+        finetuning.finetune(run, job.finetuning.store, tuned, preset=job.finetuning.preset, workers=workers)
 
 
 def _end_with_owner() -> None:

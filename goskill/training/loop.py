@@ -203,6 +203,7 @@ class Trainer:
         if said:
             self._progress.say(said)
         self._read_time = time.perf_counter()
+        self._clock.read()  # what was done meanwhile is not training
 
     def _start(self, objective: Objective) -> ObjectiveStep:
         optimizer = self._optimizers.setdefault(objective.name, ObjectiveOptimizer(self.settings))
