@@ -30,6 +30,7 @@ Overrides = Annotated[
     typer.Option("--set", help="Change a setting: section.key=value.", metavar="KEY=VALUE"),
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+_CONTENDERS = "Run folders that were evaluated; NAME=RUN,RUN for the training seeds of one contender."
 
 
 @app.command()
@@ -297,28 +298,31 @@ def label(
 
 
 @app.command()
-def figures(runs: Annotated[list[Path], typer.Argument(help="Run folders.", metavar="RUN...")]) -> None:
+def figures(runs: Annotated[list[str], typer.Argument(help=_CONTENDERS, metavar="RUN...")]) -> None:
     """Draw a run's figures from the files in its folder; several runs also beside each other.
 
-    Examples: `goskill figures runs/mt10`, `goskill figures runs/mt10 runs/no-focal-loss`
+    Examples: `goskill figures runs/mt10`, `goskill figures GO-Skill=runs/s0,runs/s1 Prompt-DT=runs/d0,runs/d1`
     """
+    from goskill.evaluation import read_contenders
     from goskill.figures import draw_comparison, draw_run
 
-    written = [file for run in runs for file in draw_run(run)]
-    if len(runs) > 1:
-        written += draw_comparison(runs, runs[0] / "figures")
+    folders = [folder for group in read_contenders(runs).values() for folder in group]
+    written = [file for folder in folders for file in draw_run(folder)]
+    if len(folders) > 1:
+        written += draw_comparison(runs, folders[0] / "figures")
     for file in written:
         typer.echo(file)
 
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders that were evaluated.", metavar="RUN...")],
+    runs: Annotated[list[str], typer.Argument(help=_CONTENDERS, metavar="RUN...")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Compare evaluated runs task by task, with paired differences.
+    """Compare evaluated runs task by task, with paired differences from the first.
 
-    Example: `goskill compare runs/mt10 runs/no-focal-loss`
+    Examples: `goskill compare runs/mt10 runs/no-focal-loss`,
+    `goskill compare GO-Skill=runs/s0,runs/s1 Prompt-DT=runs/d0,runs/d1`
     """
     from goskill import pipeline
 

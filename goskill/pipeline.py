@@ -312,12 +312,17 @@ def label(path: PathLike, data: PathLike, *, device: str | None = None) -> str:
 
 
 def compare(runs: Sequence[PathLike], *, as_json: bool = False) -> None:
-    """Print evaluated runs side by side, with paired differences from the first one."""
-    from goskill.evaluation import Results, comparison_table
+    """Print evaluated runs side by side, with paired differences from the first one.
+
+    ``runs`` are folders, or several training seeds under one name as ``NAME=RUN,RUN``.
+    """
+    from goskill.evaluation import Results, comparison_table, read_contenders
     from goskill.evaluation import compare as compare_results
 
-    names = {str(run): Results.load(Path(run) / "results.json") for run in runs}
-    comparison = compare_results(names)
+    contenders = read_contenders([str(run) for run in runs])
+    comparison = compare_results(
+        {name: [Results.load(run / "results.json") for run in group] for name, group in contenders.items()}
+    )
     if as_json:
         print(json.dumps(comparison.to_json(), indent=2))
     else:

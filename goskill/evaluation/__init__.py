@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from goskill.evaluation.compare import Comparison, compare
+from goskill.evaluation.contenders import read_contenders
 from goskill.evaluation.policies import RandomPolicy, ScriptedPolicy
 from goskill.evaluation.policy import Demonstration, Policy, Prompts, SkillPolicy
 from goskill.evaluation.results import DataReturns, Results, data_returns, merge
@@ -35,6 +36,7 @@ __all__ = [
     "evaluate",
     "film",
     "merge",
+    "read_contenders",
     "require_rendering",
     "results_table",
 ]

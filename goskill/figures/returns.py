@@ -9,19 +9,22 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from goskill.evaluation import compare
 from goskill.evaluation.colours import PALETTE
-from goskill.evaluation.results import Results, Summary
+from goskill.evaluation.results import Results
 from goskill.evaluation.statistics import Estimate
 
 _MARKS = ("o", "s", "D", "^", "v", "P", "X", "*")
 
 
-def draw_returns(runs: Mapping[str, Results]) -> Figure:
-    """Mean return and success of each task and of all, a mark and a 95 % interval per run.
+def draw_returns(runs: Mapping[str, Results | Sequence[Results]]) -> Figure:
+    """Mean return and success of each task and of all, a mark and a 95 % interval per name.
 
-    The data's mean and best return stand beside them where the results know them.
+    Several results under one name are its training seeds, of whose common tasks the means and intervals are. The
+    data's mean and best return stand beside them where the results know them.
     """
-    tasks = list(dict.fromkeys(task for results in runs.values() for task in results.tasks))
+    contenders = [compare({name: results}).contenders[0] for name, results in runs.items()]
+    tasks = list(dict.fromkeys(task for contender in contenders for task in contender.returns))
     rows = ["all tasks", *tasks]
     figure, (left, right) = plt.subplots(
         1,
@@ -31,12 +34,16 @@ def draw_returns(runs: Mapping[str, Results]) -> Figure:
         width_ratios=[3, 2],
     )
     offsets = np.linspace(-0.28, 0.28, len(runs)) if len(runs) > 1 else [0.0]
-    for index, ((name, results), offset) in enumerate(zip(runs.items(), offsets, strict=True)):
-        summaries = {"all tasks": results.overall, **{task: results.summary(task) for task in results.tasks}}
-        look = {"color": PALETTE[index % len(PALETTE)], "marker": _MARKS[index % len(_MARKS)], "label": name}
-        _draw_row(left, rows, summaries, "returns", offset, look)
-        _draw_row(right, rows, summaries, "success", offset, look)
-    _draw_data(left, rows, next(iter(runs.values())))
+    for index, (contender, offset) in enumerate(zip(contenders, offsets, strict=True)):
+        look = {
+            "color": PALETTE[index % len(PALETTE)],
+            "marker": _MARKS[index % len(_MARKS)],
+            "label": contender.name,
+        }
+        _draw_row(left, rows, {"all tasks": contender.overall_return, **contender.returns}, offset, look)
+        _draw_row(right, rows, {"all tasks": contender.overall_success, **contender.success}, offset, look)
+    first = next(iter(runs.values()))
+    _draw_data(left, rows, first if isinstance(first, Results) else first[0])
     for axis, title in ((left, "episode return"), (right, "success at any step")):
         axis.set_title(title, loc="left")
         axis.axhline(0.5, color="#999999", linewidth=0.8)
@@ -58,13 +65,12 @@ def draw_returns(runs: Mapping[str, Results]) -> Figure:
 def _draw_row(
     axis: Axes,
     rows: Sequence[str],
-    summaries: Mapping[str, Summary],
-    value: str,
+    known: Mapping[str, Estimate],
     offset: float,
     look: Mapping[str, str],
 ) -> None:
-    places = [place for place, row in enumerate(rows) if row in summaries]
-    estimates: list[Estimate] = [getattr(summaries[rows[place]], value) for place in places]
+    places = [place for place, row in enumerate(rows) if row in known]
+    estimates = [known[rows[place]] for place in places]
     values = np.array([estimate.value for estimate in estimates])
     ends = np.array([estimate.interval or (estimate.value, estimate.value) for estimate in estimates])
     axis.errorbar(

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from goskill.errors import InputError
+from goskill.evaluation.compare import compare
+from goskill.evaluation.contenders import RESULTS, read_contenders
 from goskill.evaluation.results import Results
 from goskill.evaluation.skills import FILE_NAME as DATA_SKILLS
 from goskill.evaluation.skills import DataSkills
+from goskill.figures.bars import draw_bars
 from goskill.figures.curves import draw_learning_curves, read_metrics
 from goskill.figures.pictures import draw_skill_pictures
 from goskill.figures.returns import draw_returns
@@ -43,15 +46,24 @@ def draw_run(run: str | Path) -> list[Path]:
 
 
 def draw_comparison(runs: Sequence[str | Path], folder: str | Path) -> list[Path]:
-    """Draw returns and success of several evaluated runs side by side into ``folder``."""
-    if not runs:
-        raise InputError("runs: expected at least one, got none")
-    names = [Path(run).name for run in runs]
-    if len(set(names)) < len(names):
-        names = [str(run) for run in runs]
-    results = {name: Results.load(Path(run) / "results.json") for name, run in zip(names, runs, strict=True)}
+    """Draw evaluated runs side by side into ``folder``: each task (``comparison``), and bars over the tasks that
+    all have (``comparison_returns``, the paper's Figure 5, and ``comparison_success``).
+
+    ``runs`` are folders, or several seeds under one name as ``NAME=RUN,RUN``
+    (``goskill.evaluation.read_contenders``); intervals of several seeds speak about training.
+    """
+    contenders = {
+        name: [Results.load(run / RESULTS) for run in group] for name, group in read_contenders(runs).items()
+    }
+    means = compare(contenders).contenders
     with style():
-        return save(draw_returns(results), Path(folder), "comparison")
+        returns = draw_bars({"mean return": {one.name: one.overall_return for one in means}})
+        success = draw_bars({"success": {one.name: one.overall_success for one in means}}, percent=True)
+        return [
+            *save(draw_returns(contenders), Path(folder), "comparison"),
+            *save(returns, Path(folder), "comparison_returns"),
+            *save(success, Path(folder), "comparison_success"),
+        ]
 
 
 def _draw_skills(folder: Path, results: Results) -> list[Path]:

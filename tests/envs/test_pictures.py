@@ -1,5 +1,6 @@
 """Rendering: pictures where the machine can draw, a clear message where it cannot."""
 
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -78,3 +79,23 @@ def test_a_machine_that_cannot_draw_is_told_what_it_needs(no_screen, monkeypatch
 
     with pytest.raises(InputError, match=r"MUJOCO_GL='egl'.*libegl1.*OSMesa.*no driver"):
         Environment().render()
+
+
+_DRAW = """
+from goskill.envs import make
+env = make("door-close", 0, render_mode="rgb_array", width=80, height=60)
+env.reset()
+picture = env.render()
+assert picture.shape == (60, 80, 3) and picture.std() > 0
+"""
+
+
+def test_osmesa_draws_where_it_is_installed():
+    environment = {**os.environ, "MUJOCO_GL": "osmesa"}
+    environment.pop("PYOPENGL_PLATFORM", None)  # drawing with EGL in this process has set it
+    probe = _PROBE.replace("egl", "osmesa")
+    found = subprocess.run([sys.executable, "-c", probe], env=environment, capture_output=True, text=True)
+    if found.returncode != 0:
+        pytest.skip(f"OSMesa does not work here: {(found.stderr.splitlines() or ['killed'])[-1]}")
+    drawn = subprocess.run([sys.executable, "-c", _DRAW], env=environment, capture_output=True, text=True)
+    assert drawn.returncode == 0, drawn.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -18,7 +19,8 @@ from goskill.errors import InputError
 from goskill.evaluation import DataReturns, DataSkills, Results
 from goskill.evaluation.colours import skill_colour
 from goskill.evaluation.results import Protocol, Skills, TaskEpisodes
-from goskill.figures import draw_comparison, draw_run
+from goskill.evaluation.statistics import Estimate
+from goskill.figures import draw_bars, draw_comparison, draw_run
 from goskill.figures.curves import draw_learning_curves, moving_average, read_metrics
 from goskill.figures.returns import draw_returns
 from goskill.figures.skills import Strip, draw_skill_strips, draw_skill_usage
@@ -187,13 +189,43 @@ def test_runs_are_compared_in_one_picture(tmp_path) -> None:
     runs = [tmp_path / "x" / "run", tmp_path / "y" / "run", tmp_path / "y" / "other"]
     for run in runs:
         some_results().save(run / "results.json")
-    for chosen, names in ((runs[1:], ["run", "other"]), (runs, [str(run) for run in runs])):
+    for chosen, names in ((runs[1:], ["run", "other"]), (runs, ["x/run", "y/run", "other"])):
         written = draw_comparison(chosen, tmp_path)
-        assert [path.name for path in written] == ["comparison.png", "comparison.svg"]
+        assert [path.name for path in written] == [
+            f"{name}.{suffix}"
+            for name in ("comparison", "comparison_returns", "comparison_success")
+            for suffix in ("png", "svg")
+        ]
         for name in names:
-            assert f">{name}<" in written[1].read_text()
+            assert all(f">{name}<" in path.read_text() for path in written if path.suffix == ".svg")
     with pytest.raises(InputError, match="runs"):
         draw_comparison([], tmp_path)
+
+
+def test_seeds_of_one_name_are_one_bar_with_an_interval_over_seeds(tmp_path) -> None:
+    for index in range(3):
+        some_results().save(tmp_path / f"run{index}" / "results.json")
+    groups = [f"ours={tmp_path}/run0,{tmp_path}/run1", tmp_path / "run2"]
+    written = draw_comparison(groups, tmp_path / "out")
+    for path in written:
+        if path.suffix == ".svg":
+            names = re.findall(">(ours|run[0-9])<", path.read_text())
+            assert set(names) == {"ours", "run2"}
+
+
+def test_bars_end_at_the_values_and_whiskers_at_the_intervals() -> None:
+    panels = {
+        "a": {"x": Estimate(3.0, (2.0, 5.0)), "y": Estimate(4.0, None)},
+        "b": {"y": Estimate(1.0, (0, 2))},
+    }
+    figure = draw_bars(panels)
+    for axis, panel in zip(figure.axes, panels.values(), strict=True):
+        bars, whiskers = axis.containers
+        assert [bar.get_height() for bar in bars] == [estimate.value for estimate in panel.values()]
+        ends = [segment[:, 1].tolist() for segment in whiskers[2][0].get_segments()]
+        assert ends == [list(estimate.interval or (estimate.value,) * 2) for estimate in panel.values()]
+    colours = [axis.containers[0][-1].get_facecolor() for axis in figure.axes]
+    assert colours[0] == colours[1]
 
 
 def test_the_users_own_matplotlib_settings_stay(run) -> None:
