@@ -122,6 +122,8 @@ def show_store(data: PathLike, *, as_json: bool = False) -> None:
         returns = ("" if task[key] is None else f"{task[key]:.0f}" for key in ("return_mean", "return_best"))
         table.add_row(name, str(task["episodes"]), str(task["steps"]), *returns)
     console.print(table)
+    if facts["unfinished"]:
+        console.print("unfinished: run the command again that was writing it")
     for name in ("episodes", "steps", "observation_dim", "action_dim", "shards", "bytes"):
         console.print(f"{name.replace('_', ' ')}: {facts[name]:,}")
     console.print(f"labels: {', '.join(facts['labels']) or 'none'}")

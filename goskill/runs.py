@@ -128,9 +128,13 @@ def settings_from(
 
 
 def record_of(settings: Settings, store: EpisodeStore) -> dict[str, Any]:
-    """What ``settings.json`` of a run on ``store`` holds."""
+    """What ``settings.json`` of a run on ``store`` holds. Raises InputError for a store that is unfinished."""
     from goskill.evaluation import data_returns
 
+    if store.unfinished:
+        raise InputError(
+            f"{store.path} is unfinished: first run the command again that was writing it, it goes on"
+        )
     return {
         "data": {
             "path": str(store.path.resolve()),

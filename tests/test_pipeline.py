@@ -173,6 +173,22 @@ def test_damaged_settings_are_named(trained: Path, tmp_path: Path, damage: str) 
         pipeline.evaluate(run, episodes=1, workers=0)
 
 
+def test_a_store_that_is_unfinished_is_not_trained_on(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    store = EpisodeStore.open(data)
+    writer = StoreWriter(
+        tmp_path / "data", store.observation_dim, store.action_dim, [], append=True, unfinished=True
+    )
+    episode = store.episode(0)
+    with writer:
+        writer.append(
+            task="reach", observations=episode.observations, actions=episode.actions, rewards=episode.rewards
+        )
+    with pytest.raises(InputError, match=f"{tmp_path / 'data'} is unfinished"):
+        pipeline.train(tmp_path / "data", tmp_path / "run", preset="quickstart", overrides=SMALL)
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_existing_output_folder_is_refused(trained: Path, data: Path) -> None:
     before = sorted(str(path) for path in trained.rglob("*"))
     with pytest.raises(InputError, match="exists already"):

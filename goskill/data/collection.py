@@ -67,11 +67,11 @@ def collect(
     kept = episodes if quality == "near-optimal" else max(episodes // 2, 1)
     jobs = [(task, episode) for task in names for episode in range(kept)]
     done = _collected(Path(path), names, provenance)
-    if done < len(jobs):
+    if done < len(jobs) or EpisodeStore.open(path).unfinished:
         shard_episodes = max(_LEAST_SHARD_EPISODES, -(-len(jobs) // _MOST_SHARDS))
         with (
             StoreWriter(
-                path, OBSERVATION_DIM, ACTION_DIM, names, provenance=provenance, append=True
+                path, OBSERVATION_DIM, ACTION_DIM, names, provenance=provenance, append=True, unfinished=True
             ) as writer,
             _whole_shards(writer),
         ):
@@ -92,6 +92,7 @@ def collect(
                     writer.flush()
                 if progress is not None:
                     progress(done, len(jobs))
+            writer.finish()
     return EpisodeStore.open(path)
 
 

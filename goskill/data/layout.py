@@ -87,6 +87,7 @@ class StoreLayout:
     tasks: list[str]
     provenance: list[dict[str, Any]]
     shards: list[ShardLayout]
+    unfinished: bool
 
     @classmethod
     def read(cls, path: Path) -> StoreLayout:
@@ -111,6 +112,7 @@ class StoreLayout:
             tasks,
             field(manifest, content, "provenance", list),
             [ShardLayout.read(path / shard_name(i), observation_dim) for i in range(cls._count(path, known))],
+            field(manifest, content, "unfinished", bool) if "unfinished" in content else False,
         )
 
     @staticmethod

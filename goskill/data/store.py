@@ -82,6 +82,11 @@ class EpisodeStore:
         return [dict(shard.note) for shard in self._layout.shards]
 
     @property
+    def unfinished(self) -> bool:
+        """Whether a program that was writing the store has yet to say that everything is there."""
+        return self._layout.unfinished
+
+    @property
     def tasks(self) -> list[str]:
         """Task names; a task index points into them."""
         return list(self._layout.tasks)
@@ -259,6 +264,7 @@ class EpisodeStore:
             }
         return {
             "path": str(self.path),
+            "unfinished": self.unfinished,
             "observation_dim": self.observation_dim,
             "action_dim": self.action_dim,
             "episodes": self.num_episodes,

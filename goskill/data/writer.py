@@ -159,6 +159,8 @@ class StoreWriter:
     provenance: where the data comes from (collector, policy, seeds, package versions …), JSON-able.
     append: go on writing to the store if there is one already. Its dimensions must be the same.
     shard_steps: a shard is closed when it holds at least this many steps.
+    unfinished: mark the store as unfinished until :meth:`finish`, for programs that know when everything is there.
+        Without ``append``, what such a program with the same provenance left unfinished is written anew.
 
     Raises
     ------
@@ -175,6 +177,7 @@ class StoreWriter:
         provenance: Mapping[str, Any] | None = None,
         append: bool = False,
         shard_steps: int = 1_000_000,
+        unfinished: bool = False,
     ) -> None:
         self.path = Path(path)
         for name, value in (
@@ -188,6 +191,7 @@ class StoreWriter:
         self.action_dim = int(action_dim)
         self._shard_steps = int(shard_steps)
         self._provenance = self._checked_provenance(provenance)
+        self._unfinished = unfinished
         self._shard: _Shard | None = None
         self._lock: IO[str] | None = None
         wanted = self._checked_tasks(tasks)
@@ -247,11 +251,15 @@ class StoreWriter:
             self._tasks, self._shards, self._all_provenance = tasks, 0, []
             self._write_store_manifest()
             return
-        if not append:
-            raise StoreError(
-                f"{self.path}: there is an episode store already; open it with append=True to add to it"
-            )
         layout = StoreLayout.read(self.path)
+        if not append:
+            if not (self._unfinished and layout.unfinished and layout.provenance in ([], [self._provenance])):
+                raise StoreError(
+                    f"{self.path}: there is an episode store already: give another folder, or append=True to add to it"
+                )
+            self._start_over(tasks, layout)
+            return
+        self._unfinished = self._unfinished or layout.unfinished
         for name, here, there in (
             ("observation_dim", self.observation_dim, layout.observation_dim),
             ("action_dim", self.action_dim, layout.action_dim),
@@ -265,6 +273,14 @@ class StoreWriter:
         if self._tasks != layout.tasks:
             self._write_store_manifest()
 
+    def _start_over(self, tasks: list[str], layout: StoreLayout) -> None:
+        self._tasks, self._shards, self._all_provenance = tasks, 0, []
+        self._write_store_manifest()
+        # From the last to the first, so that the store can be opened whenever this stops.
+        for shard in reversed(layout.shards):
+            os.rename(shard.folder, temporary_folder(self.path))
+        remove_temporaries(self.path)
+
     def _write_store_manifest(self) -> None:
         content = {
             "format": FORMAT,
@@ -275,6 +291,8 @@ class StoreWriter:
             "shards": self._shards,
             "provenance": self._all_provenance,
         }
+        if self._unfinished:
+            content["unfinished"] = True
         write_manifest(self.path / MANIFEST, content)
 
     @property
@@ -349,6 +367,14 @@ class StoreWriter:
         except BaseException:
             self._fail()
             raise
+
+    def finish(self) -> None:
+        """Flush, and take back that the store is unfinished."""
+        self.flush()
+        if self._unfinished:
+            self._unfinished = False
+            with storage_errors(self.path):
+                self._write_store_manifest()
 
     def close(self) -> None:
         """Flush and let other writers in. Closing twice does nothing."""

@@ -138,8 +138,10 @@ def test_interrupted_and_resumed_the_files_are_the_same_byte_for_byte(stops, tmp
     for stop in stops:
         with pytest.raises(KeyboardInterrupt):
             collect(TASKS, tmp_path / "stopped", episodes=30, workers=0, progress=stop_at(stop))
-        assert EpisodeStore.open(tmp_path / "stopped").num_episodes == stop // 20 * 20
-    collect(TASKS, tmp_path / "stopped", episodes=30, workers=0)
+        stopped = EpisodeStore.open(tmp_path / "stopped")
+        assert stopped.num_episodes == stop // 20 * 20
+        assert stopped.unfinished
+    assert not collect(TASKS, tmp_path / "stopped", episodes=30, workers=0).unfinished
     assert len(EpisodeStore.open(tmp_path / "whole").shard_folders) == 3
     assert files(tmp_path / "stopped") == files(tmp_path / "whole")
 

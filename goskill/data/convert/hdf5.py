@@ -82,12 +82,13 @@ def from_hdf5(
             dimensions = [int(file[name].shape[1]) for name in ("observations", "actions")]
         provenance = {"converter": "goskill", "layout": "hdf5", "source": str(root.resolve())}
         tasks = [file.stem for file in files]
-        with StoreWriter(target, dimensions[0], dimensions[1], tasks, provenance) as writer:
+        with StoreWriter(target, dimensions[0], dimensions[1], tasks, provenance, unfinished=True) as writer:
             for done, name in enumerate(files):
                 with h5py.File(name, "r") as file:
                     _copy_file(file, name.stem, writer, report)
                 if progress is not None:
                     progress(done + 1, len(files))
+            writer.finish()
     except (OSError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise StoreError(f"{root}: is not an HDF5 file in D4RL's layout: {error}") from error
     store = EpisodeStore.open(target)

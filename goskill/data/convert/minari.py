@@ -51,7 +51,7 @@ def from_minari(
             if writer is None:
                 widths = observations.shape[1], actions.shape[1]
                 provenance = {"converter": "goskill", "layout": "minari", "source": name}
-                writer = StoreWriter(path, *widths, [task or name], provenance)
+                writer = StoreWriter(path, *widths, [task or name], provenance, unfinished=True)
             infos = episode.infos if isinstance(episode.infos, dict) else {}
             success = np.asarray(infos["success"])[1:] if "success" in infos else None
             if success is not None and len(success) != len(actions):
@@ -63,6 +63,8 @@ def from_minari(
                 rewards=episode.rewards,
                 success=success,
             )
+        if writer is not None:
+            writer.finish()
     except BaseException:
         if writer is not None:
             writer.discard()

@@ -180,7 +180,9 @@ def from_npz(
     provenance = {"converter": "goskill", "layout": layout, "quality": quality, "source": str(root.resolve())}
     dimensions = (first[0].observations.shape[1], first[0].actions.shape[1])
     report = ConversionReport(source=str(root))
-    with StoreWriter(target, *dimensions, tasks, provenance, append=True, shard_steps=1 << 40) as writer:
+    with StoreWriter(
+        target, *dimensions, tasks, provenance, append=True, shard_steps=1 << 40, unfinished=True
+    ) as writer:
         store = EpisodeStore.open(target)
         if any(known != provenance for known in store.provenance):
             raise StoreError(f"{target}: holds other data than this conversion would write")
@@ -195,6 +197,7 @@ def from_npz(
             # What is not flushed has no note, and would be read again by the next call.
             writer.discard()
             raise
+        writer.finish()
     _finish(root, layout, quality, target, report, limit)
     return report
 
@@ -275,12 +278,13 @@ def _write_prompts(
 ) -> None:
     places = {_stored(store, i).digest(): i for i in range(store.num_episodes)}
     folder = store.path / "prompts"
-    if not (folder / "manifest.json").exists():
+    if not (folder / "manifest.json").exists() or EpisodeStore.open(folder).unfinished:
         dimensions = (store.observation_dim, store.action_dim)
-        with StoreWriter(folder, *dimensions, list(prompts), append=True) as writer:
+        with StoreWriter(folder, *dimensions, list(prompts), unfinished=True) as writer:
             for task, episodes in prompts.items():
                 for number, episode in enumerate(episodes):
                     append_episode(writer, f"prompt {number} of {task}", task, episode)
+            writer.finish()
     for task, episodes in prompts.items():
         found = [places[digest] for digest in (e.digest() for e in episodes) if digest in places]
         report.prompt_episodes[task] = found
