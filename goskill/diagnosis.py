@@ -31,7 +31,7 @@ from rich.table import Table
 
 from goskill.errors import InputError
 from goskill.files import write_atomically
-from goskill.runs import load_networks, prompts_of, settings_of
+from goskill.runs import load_networks, outside_metaworld, prompts_of, settings_of
 
 if TYPE_CHECKING:
     from goskill.data import EpisodeStore
@@ -209,15 +209,10 @@ def _grouped(values: Float64Array, group: IntArray, count: int) -> list[tuple[in
 
 
 def _no_rollouts(store: EpisodeStore, episodes: int) -> str:
-    from goskill.envs import task_names
-
     if episodes == 0:
         return "episodes = 0"
-    try:
-        task_names(store.tasks)
-    except InputError as error:
-        return f"rollouts are in MetaWorld: {error}"
-    return ""
+    reason = outside_metaworld(store)
+    return reason and f"rollouts are in MetaWorld: {reason}"
 
 
 def _roll_out(

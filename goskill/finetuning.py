@@ -19,6 +19,7 @@ from goskill.runs import (
     data_path,
     evaluate_over_ranks,
     load_networks,
+    outside_metaworld,
     prompts_of,
     record_of,
     settings_from,
@@ -69,7 +70,8 @@ def finetune(
     otherwise), then those of ``preset`` (a name of ``presets.names("finetuning")``), then ``overrides`` such as
     ``training.learning_rate=1e-4``. With ``evaluate_every`` positive the policy is evaluated in MetaWorld before
     the first iteration, after every so many, and after the last; the points are in ``out/evaluations.jsonl``
-    (:mod:`goskill.evaluation.points`). ``workers`` are evaluation's.
+    (:mod:`goskill.evaluation.points`). Its seed is training's, so that the last one is what ``goskill eval`` with
+    that seed finds. ``workers`` are evaluation's.
 
     The folder is a run like any other; ``settings.json`` says in section ``finetuning`` where it came from.
     :func:`resume` goes on with it after an interruption. Raises InputError for a run that is not finished, a store
@@ -199,17 +201,9 @@ def _check_tasks(store: EpisodeStore, tuning: FinetuningSettings, preset: str | 
         raise InputError(
             f"data: preset {preset} fine-tunes on {', '.join(tuning.tasks)}; {store.path} has {', '.join(store.tasks)}"
         )
-    if tuning.evaluate_every:
-        _check_evaluation(store)
-
-
-def _check_evaluation(store: EpisodeStore) -> None:
-    from goskill.envs import task_names
-
-    try:
-        task_names(store.tasks)
-    except InputError as error:
-        raise InputError(f"evaluate_every: only MetaWorld's tasks can be evaluated: {error}") from None
+    reason = outside_metaworld(store) if tuning.evaluate_every else ""
+    if reason:
+        raise InputError(f"evaluate_every: expected 0, for evaluation is in MetaWorld: {reason}")
 
 
 def _evaluations(
@@ -234,7 +228,9 @@ def _evaluations(
             return ""
         policy = family.policy(method.networks, "float32")
         episodes = settings.evaluation.episodes
-        results = evaluate_over_ranks(policy, store.tasks, episodes, prompts=prompts, workers=workers)
+        results = evaluate_over_ranks(
+            policy, store.tasks, episodes, prompts=prompts, seed=settings.training.seed, workers=workers
+        )
         if distributed.rank() == 0:
             add_point(run.evaluations_file, iteration, results)
         found = results.overall

@@ -213,6 +213,21 @@ def load_networks(
     return family.rebuild(settings.method, checkpoint.networks(), goal_features)
 
 
+def outside_metaworld(store: EpisodeStore) -> str:
+    """Why the tasks of a store cannot be rolled out in MetaWorld; "" if they can."""
+    from goskill.envs import task_names
+    from goskill.envs.single import ACTION_DIM, OBSERVATION_DIM
+
+    for name, size in (("observation_dim", OBSERVATION_DIM), ("action_dim", ACTION_DIM)):
+        if getattr(store, name) != size:
+            return f"{store.path}: expected {name} {size}, got {getattr(store, name)}"
+    try:
+        task_names(store.tasks)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
 def train_into(
     run: RunFolder,
     method: MethodWithNetworks,

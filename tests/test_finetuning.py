@@ -143,6 +143,9 @@ def test_points_are_what_evaluation_finds(
         assert point["tasks"][NEW[1]] == results.summary(NEW[1]).to_json()
     assert weights(out) == weights(tuned)
 
+    from goskill.figures import draw_run
+
+    assert "evaluations.png" in {path.name for path in draw_run(out)}
     before = (out / "evaluations.jsonl").read_bytes()
     finetuning.resume(unfinish(out))
     assert (out / "evaluations.jsonl").read_bytes() == before

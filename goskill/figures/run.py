@@ -8,11 +8,13 @@ from pathlib import Path
 from goskill.errors import InputError
 from goskill.evaluation.compare import compare
 from goskill.evaluation.contenders import RESULTS, read_contenders
+from goskill.evaluation.points import read_points
 from goskill.evaluation.results import Results
 from goskill.evaluation.skills import FILE_NAME as DATA_SKILLS
 from goskill.evaluation.skills import DataSkills
 from goskill.figures.bars import draw_bars
 from goskill.figures.curves import draw_learning_curves, read_metrics
+from goskill.figures.evaluations import draw_evaluations
 from goskill.figures.pictures import draw_skill_pictures
 from goskill.figures.returns import draw_returns
 from goskill.figures.skills import Strip, draw_skill_strips, draw_skill_usage
@@ -22,9 +24,10 @@ from goskill.figures.style import save, style
 def draw_run(run: str | Path) -> list[Path]:
     """Draw everything that the files of a run folder allow into its ``figures`` folder, as PNG and SVG.
 
-    ``metrics.jsonl`` gives the learning curves, ``results.json`` returns and the skills of single episodes,
-    and together with ``data_skills.json`` the skill usage in data and evaluation; what ``film`` left in
-    ``videos`` gives pictures of the skills. Returns the files written; raises InputError when there is none
+    ``metrics.jsonl`` gives the learning curves, ``evaluations.jsonl`` the evaluations on the way,
+    ``results.json`` returns and the skills of single episodes, and together with ``data_skills.json`` the skill
+    usage in data and evaluation; what ``film`` left in ``videos`` gives pictures of the skills. Returns the files
+    written; raises InputError when there is none
     of these, or when one is damaged.
     """
     folder = Path(run)
@@ -33,6 +36,9 @@ def draw_run(run: str | Path) -> list[Path]:
         if (folder / "metrics.jsonl").is_file():
             metrics = read_metrics(folder / "metrics.jsonl")
             written += save(draw_learning_curves(metrics), folder / "figures", "learning_curves")
+        points = read_points(folder / "evaluations.jsonl")
+        if points:
+            written += save(draw_evaluations(points), folder / "figures", "evaluations")
         if (folder / "results.json").is_file():
             results = Results.load(folder / "results.json")
             written += save(draw_returns({results.policy: results}), folder / "figures", "returns")

@@ -47,6 +47,10 @@ class Milestones:
     every: int
     reached: Callable[[int], str]
 
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise InputError(f"every: expected at least 1, got {self.every}")
+
 
 class Trainer:
     """Runs a method's phases, and continues a run that was interrupted anywhere.
