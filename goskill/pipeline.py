@@ -126,6 +126,8 @@ def show_store(data: PathLike, *, as_json: bool = False) -> None:
         console.print("unfinished: run the command again that was writing it")
     for name in ("episodes", "steps", "observation_dim", "action_dim", "shards", "bytes"):
         console.print(f"{name.replace('_', ' ')}: {facts[name]:,}")
+    if facts["actions_outside"]:
+        console.print(f"steps with actions outside [-1, 1]: {facts['actions_outside']:,}", markup=False)
     console.print(f"labels: {', '.join(facts['labels']) or 'none'}")
     for origin in filter(None, facts["provenance"]):
         console.print(

@@ -57,6 +57,7 @@ class ShardLayout:
     columns: dict[str, dict[str, Any]]
     note: dict[str, Any]
     checksum: str
+    actions_outside: int | None
 
     @classmethod
     def read(cls, folder: Path, observation_dim: int) -> ShardLayout:
@@ -74,7 +75,8 @@ class ShardLayout:
                 raise StoreError(f"{path}: expected a checksum for column {name!r:.80}")
         episodes = count_field(path, content, "episodes", 1)
         note = field(path, content, "note", dict) if "note" in content else {}
-        return cls(folder, steps, episodes, statistics, columns, note, str(content["checksum"]))
+        outside = count_field(path, content, "actions_outside", 0) if "actions_outside" in content else None
+        return cls(folder, steps, episodes, statistics, columns, note, str(content["checksum"]), outside)
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,12 @@ class EpisodeStore:
         """Number of episodes."""
         return self.native.num_episodes
 
+    @property
+    def actions_outside(self) -> int | None:
+        """Steps whose action lies outside [-1, 1] in some dimension; None for stores that do not say."""
+        counts = [shard.actions_outside for shard in self._layout.shards]
+        return None if None in counts else sum(count for count in counts if count)
+
     @cached_property
     def episode_task(self) -> Int64Array:
         """Task index of each episode, int64 [E]."""
@@ -269,6 +275,7 @@ class EpisodeStore:
             "action_dim": self.action_dim,
             "episodes": self.num_episodes,
             "steps": self.num_steps,
+            "actions_outside": self.actions_outside,
             "shards": len(self._layout.shards),
             "bytes": sum(file.stat().st_size for file in self._files()),
             "labels": {name: self.num_classes(name) for name in self.label_names},

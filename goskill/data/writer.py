@@ -81,6 +81,7 @@ class _Shard:
         self.folder = temporary_folder(store)
         self.steps = 0
         self.episodes = 0
+        self.actions_outside = 0
         self.statistics = Statistics.empty(observation_dim)
         self.columns: dict[str, ColumnWriter] = {}
         for name, descr, row in (
@@ -121,6 +122,7 @@ class _Shard:
         self.statistics = self.statistics.merge(Statistics.of(observations[:-1]))
         self.steps += len(rewards)
         self.episodes += 1
+        self.actions_outside += int((np.abs(actions) > 1).any(axis=1).sum())
 
     def publish(self, target: Path, provenance: Mapping[str, Any], note: Mapping[str, Any]) -> None:
         columns = {name: column.finish() for name, column in self.columns.items()}
@@ -129,6 +131,7 @@ class _Shard:
             "version": VERSION,
             "steps": self.steps,
             "episodes": self.episodes,
+            "actions_outside": self.actions_outside,
             "columns": columns,
             "statistics": self.statistics.to_json(),
             "provenance": dict(provenance),
@@ -312,8 +315,10 @@ class StoreWriter:
         """Add one episode of T >= 1 steps.
 
         ``observations`` [T + 1, observation_dim] with the final one, ``actions`` [T, action_dim], ``rewards``
-        [T]: real numbers, finite in float32, as which they are stored. ``success``: the truth value after
-        each step [T], or one for the whole episode (kept at its last step), or None if it was not recorded.
+        [T]: real numbers, finite in float32, as which they are stored. Actions outside [-1, 1], which no network here
+        can give, are kept as they are and counted (:attr:`EpisodeStore.actions_outside`). ``success``: the truth
+        value after each step [T], or one for the whole episode (kept at its last step), or None if it was not
+        recorded.
 
         Raises InputError (nothing is written) or StoreError (the unfinished shard is gone, and the writer
         closed).

@@ -96,6 +96,8 @@ def test_every_layout_is_converted_exactly(tmp_path: Path, layout: str) -> None:
     assert_holds(store, data)
     assert store.tasks == ["push", "reach"]
     assert report.episodes == 24
+    outside = [(np.abs(one["actions"]) > 1).any(axis=1).sum() for task in data.values() for one in task]
+    assert report.actions_outside == sum(outside) > 0
     assert report.fewer_episodes == {"reach": 12, "push": 12}
     assert seen[-1][0] == seen[-1][1]
     if layout != "harmodt":

@@ -318,3 +318,16 @@ def test_the_progress_of_verifying_ends_at_all_bytes(uneven: EpisodeStore) -> No
     checked = uneven.verify(lambda done, total: seen.append((done, total)))
     assert seen[-1] == (checked["bytes"], checked["bytes"])
     assert sorted(seen) == seen
+
+
+def test_steps_with_actions_outside_the_usual_range_are_kept_and_counted(tmp_path: Path) -> None:
+    actions = np.array([[0.0, 1.0], [-1.0, 1.0001], [0.5, -3.0], [2.0, 2.0]], dtype=np.float32)
+    with StoreWriter(tmp_path / "store", OBSERVATION_DIM, ACTION_DIM, ["one"], shard_steps=4) as writer:
+        for _ in range(3):
+            writer.append(
+                task="one", observations=np.zeros((5, OBSERVATION_DIM)), actions=actions, rewards=np.ones(4)
+            )
+    store = EpisodeStore.open(tmp_path / "store")
+    assert len(store.shard_folders) == 3
+    np.testing.assert_array_equal(store.episode(2).actions, actions)
+    assert store.actions_outside == store.info()["actions_outside"] == 9

@@ -92,7 +92,7 @@ def from_hdf5(
     except (OSError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise StoreError(f"{root}: is not an HDF5 file in D4RL's layout: {error}") from error
     store = EpisodeStore.open(target)
-    report.episodes, report.steps = store.num_episodes, store.num_steps
+    report.count(store)
     report.write(target)
     return report
 

@@ -75,7 +75,7 @@ def from_minari(
     if writer is None:
         raise StoreError(f"{name}: holds no episodes")
     store = EpisodeStore.open(path)
-    report.episodes, report.steps = store.num_episodes, store.num_steps
+    report.count(store)
     report.write(Path(path))
     return report
 

@@ -248,7 +248,7 @@ def _finish(
 ) -> None:
     """Add what is known only when all episodes are there: prompts and statistics."""
     store = EpisodeStore.open(target)
-    report.episodes, report.steps = store.num_episodes, store.num_steps
+    report.count(store)
     constant = store.statistics.minimum == store.statistics.maximum
     report.constant_dimensions = [int(i) for i in np.flatnonzero(constant)]
     counts = np.bincount(store.episode_task, minlength=len(store.tasks))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from goskill.data.store import EpisodeStore
 from goskill.files import write_atomically
 
 _LISTED = 100
@@ -20,6 +21,7 @@ class ConversionReport:
     source: str
     episodes: int = 0  # in the store
     steps: int = 0
+    actions_outside: int | None = 0  # steps whose action lies outside [-1, 1]; networks here give none such
     split: list[str] = field(default_factory=list)  # files cut where the next observation is not the next row
     duplicates: list[str] = field(default_factory=list)  # episodes equal to an earlier one
     shortened: list[str] = field(default_factory=list)  # episodes whose last step has no next observation
@@ -35,6 +37,11 @@ class ConversionReport:
         listed: list[str] = getattr(self, kind)
         if len(listed) < _LISTED:
             listed.append(what)
+
+    def count(self, store: EpisodeStore) -> None:
+        """Take what the finished store knows of itself."""
+        self.episodes, self.steps = store.num_episodes, store.num_steps
+        self.actions_outside = store.actions_outside
 
     def to_json(self) -> dict[str, Any]:
         """As JSON-able values."""
