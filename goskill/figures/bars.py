@@ -30,9 +30,9 @@ def draw_bars(panels: Mapping[str, Mapping[str, Estimate]], percent: bool = Fals
         axis.errorbar(
             range(len(panel)), values, np.abs(ends.T - values), fmt="none", ecolor="#333333", capsize=3
         )
-        axis.bar_label(
-            axis.containers[0], [f"{value:.0%}" if percent else f"{value:.0f}" for value in values], padding=9
-        )
+        for place, (value, end) in enumerate(zip(values, ends[:, 1], strict=True)):
+            text = f"{value:.0%}" if percent else f"{value:.0f}"
+            axis.annotate(text, (place, end), (0, 4), textcoords="offset points", ha="center")
         axis.set_title(title, loc="left")
         axis.set_xticks(range(len(panel)), list(panel), rotation=30, ha="right")
         axis.grid(visible=False, axis="x")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import threading
+from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
 import torch
 
-from goskill.errors import InputError
+from goskill.errors import InputError, WorkerDied
 from goskill.evaluation import Demonstration, SkillPolicy, evaluate
 from goskill.methods.go_skill import GoSkillNetworks, GoSkillPolicy, GoSkillSettings
 from goskill.models import Normalize
@@ -82,6 +87,42 @@ def test_halves_in_threads_and_one_after_the_other_give_the_same_numbers(policy,
     for task in TASKS:
         np.testing.assert_array_equal(*(run.episodes[task].returns for run in runs))
     assert runs[0].skills == runs[1].skills
+
+
+def worker_processes() -> list[int]:
+    """This process's children that run environments."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            if parent == os.getpid() and b"goskill.envs.process" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+    return found
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="halves run side by side on two cores or more")
+@pytest.mark.parametrize("cause", ["a worker dies", "the user interrupts"])
+def test_nothing_hangs_or_is_left_when_halves_are_stopped(policy, prompts, cause: str) -> None:
+    struck = Event()
+
+    def strike(done: int, total: int) -> None:
+        if done > total // 8 and not struck.is_set():
+            struck.set()
+            if cause == "a worker dies":
+                os.kill(worker_processes()[0], signal.SIGKILL)
+            else:
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    expected = (
+        pytest.raises(WorkerDied, match=r"environment worker 0 .* was killed by SIGKILL; it ran .*close")
+        if cause == "a worker dies"
+        else pytest.raises(KeyboardInterrupt)
+    )
+    with expected:
+        evaluate(policy, TASKS, 16, prompts=prompts, max_steps=500, workers=2, progress=strike)
+    assert struck.is_set()
+    assert worker_processes() == []
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("evaluation")]
 
 
 def test_an_episode_does_not_depend_on_what_runs_beside_it(policy, prompts, whole) -> None:
