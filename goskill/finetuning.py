@@ -80,7 +80,8 @@ def finetune(
     """
     from goskill.data import EpisodeStore
     from goskill.methods import registry
-    from goskill.training import Checkpoints, RunFolder
+    from goskill.training import RunFolder
+    from goskill.training.devices import choose_execution
 
     origin = RunFolder.open(path)
     before = settings_of(origin)
@@ -98,14 +99,13 @@ def finetune(
     settings = _settings(
         before, family.fine_tuned(before.method, tuning.iterations), tuning, chosen, overrides
     )
+    choose_execution(settings.training)  # raises before anything is written
     networks = load_networks(origin, goal_features)
     store = EpisodeStore.open(data)
     _check_tasks(store, tuning, preset)
     learner = family.build(settings.method, store, settings.training, networks, goal_features)
     settings = replace(settings, method=learner.settings)
-    newest = Checkpoints(origin.checkpoints).newest()
-    assert newest is not None
-    came_from = {"run": str(origin.path.resolve()), "checkpoint": newest.state["checksum"]}
+    came_from = {"run": str(origin.path.resolve()), "checkpoint": _checkpoint(origin)}
     record = {**record_of(settings, store), SECTION: {**came_from, **to_mapping(tuning)}}
     run = RunFolder.create(out, record)
     milestones = _evaluations(run, learner, settings, store, tuning, workers)
@@ -138,7 +138,7 @@ def resume(
     """
     from goskill.data import EpisodeStore
     from goskill.methods import registry
-    from goskill.training import Checkpoints, RunFolder
+    from goskill.training import RunFolder
 
     run = RunFolder.open(out)
     if not was_finetuned(out):
@@ -153,8 +153,12 @@ def resume(
     tuning = from_mapping(FinetuningSettings, section, SECTION)
     settings = settings_of(run, overrides)
     family = registry.find(settings.name).family
-    begun = Checkpoints(run.checkpoints).newest() is not None
+    begun = _checkpoint(run) is not None
     source = run if begun else RunFolder.open(came_from["run"])
+    if not begun and _checkpoint(source) != came_from["checkpoint"]:
+        raise CheckpointError(
+            f"{run.path} has no checkpoint yet, and {source.path} has another than it came from"
+        )
     networks = load_networks(source, goal_features, finished=not begun)
     store = EpisodeStore.open(data_path(run) if data is None else data)
     learner = family.build(settings.method, store, settings.training, networks, goal_features)
@@ -164,6 +168,14 @@ def resume(
     milestones = _evaluations(run, learner, settings, store, tuning, workers)
     train_into(run, learner, settings, store, resume=True, milestones=milestones)
     return run
+
+
+def _checkpoint(run: RunFolder) -> str | None:
+    """The checksum of a run's newest whole checkpoint, which covers the networks' own."""
+    from goskill.training import Checkpoints
+
+    newest = Checkpoints(run.checkpoints).newest()
+    return None if newest is None else str(newest.state["checksum"])
 
 
 def _settings(

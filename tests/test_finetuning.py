@@ -153,6 +153,19 @@ def test_points_are_what_evaluation_finds(
     assert weights(out) == weights(tuned)
 
 
+def test_the_old_run_has_to_be_the_one_that_was_there(
+    old: Path, new_data: Path, tuned: Path, tmp_path: Path
+) -> None:
+    moving = shutil.copytree(old, tmp_path / "old")
+    out = finetuning.finetune(moving, new_data, tmp_path / "run", iterations=8, overrides=QUICK).path
+    for folder in ("checkpoints", "prompts"):
+        shutil.rmtree(out / folder)
+    shutil.rmtree(moving / "checkpoints")
+    shutil.copytree(tuned / "checkpoints", moving / "checkpoints")
+    with pytest.raises(CheckpointError, match="another than it came from"):
+        finetuning.resume(out)
+
+
 class KilledError(Exception):
     pass
 
@@ -266,6 +279,7 @@ def narrow(folder: Path) -> Path:
         (lambda folder: write_store(folder, ["push"]), {"evaluate_every": -1}, "evaluate_every"),
         (lambda folder: write_store(folder, ["push"]), {"overrides": ["method.horizon=5"]}, "horizon"),
         (lambda folder: write_store(folder, ["push"]), {"overrides": ["data.episodes=5"]}, "data.episodes"),
+        (lambda folder: write_store(folder, ["push"]), {"overrides": ["training.device=cuda:7"]}, "cuda:7"),
     ],
 )
 def test_wrong_input_is_named_and_leaves_nothing(
