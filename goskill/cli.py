@@ -298,18 +298,29 @@ def label(
 
 
 @app.command()
-def figures(runs: Annotated[list[str], typer.Argument(help=_CONTENDERS, metavar="RUN...")]) -> None:
-    """Draw a run's figures from the files in its folder; several runs also beside each other.
+def figures(
+    runs: Annotated[list[str], typer.Argument(help=f"{_CONTENDERS} Study folders.", metavar="FOLDER...")],
+) -> None:
+    """Draw a run's figures from the files in its folder, or a study's figures and tables from its rows.
 
-    Examples: `goskill figures runs/mt10`, `goskill figures GO-Skill=runs/s0,runs/s1 Prompt-DT=runs/d0,runs/d1`
+    Several runs, or several studies, are also drawn beside each other.
+
+    Examples: `goskill figures runs/mt10`, `goskill figures GO-Skill=runs/s0,runs/s1 Prompt-DT=runs/d0,runs/d1`,
+    `goskill figures studies/paper-mt30 studies/paper-mt50`
     """
     from goskill.evaluation import read_contenders
-    from goskill.figures import draw_comparison, draw_run
+    from goskill.figures import draw_comparison, draw_run, draw_studies, draw_study, is_study
 
-    folders = [folder for group in read_contenders(runs).values() for folder in group]
-    written = [file for folder in folders for file in draw_run(folder)]
-    if len(folders) > 1:
-        written += draw_comparison(runs, folders[0] / "figures")
+    studies = [Path(folder) for folder in runs if is_study(folder)]
+    others = [run for run in runs if not is_study(run)]
+    written = [file for folder in studies for file in draw_study(folder)]
+    if len(studies) > 1:
+        written += draw_studies(studies, studies[0] / "figures")
+    if others:
+        folders = [folder for group in read_contenders(others).values() for folder in group]
+        written += [file for folder in folders for file in draw_run(folder)]
+        if len(folders) > 1:
+            written += draw_comparison(others, folders[0] / "figures")
     for file in written:
         typer.echo(file)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,12 @@ def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
 def versions(row: Mapping[str, Any]) -> tuple[str, ...]:
     """The versions that rows of one table share, in the order of ``VERSIONS``."""
     return tuple(str(row["versions"].get(name, "unknown")) for name in VERSIONS)
+
+
+def of_one_version(rows: Sequence[Row]) -> list[Row]:
+    """The rows of the versions that made most of them, for what can show one only."""
+    counts = Counter(versions(row) for row in rows)
+    return [row for row in rows if versions(row) == counts.most_common(1)[0][0]]
 
 
 def read_rows(path: str | Path) -> list[Row]:

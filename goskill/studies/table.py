@@ -54,7 +54,7 @@ def groups(study: Study, rows: Sequence[Row]) -> list[Group]:
     """The rows of the study's contenders, by data, budget and versions; nothing is mixed across these."""
     contenders = [one.name for one in study.contenders]
     order = list(study.data)
-    rows = _last(rows)
+    rows = newest(rows)
     keys = {(row["data"], row["budget"], versions(row)) for row in rows if row["data"] in order}
     found = []
     for key in sorted(keys, key=lambda one: (order.index(one[0]), list(BUDGETS).index(one[1]), one[2])):
@@ -64,7 +64,7 @@ def groups(study: Study, rows: Sequence[Row]) -> list[Group]:
     return found
 
 
-def _last(rows: Sequence[Row]) -> list[Row]:
+def newest(rows: Sequence[Row]) -> list[Row]:
     """The rows without those of evaluations on the way of fine-tuning."""
     last: dict[tuple[str, str], int] = {}
     for row in rows:
