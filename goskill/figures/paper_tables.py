@@ -11,14 +11,18 @@ from goskill.studies.rows import Row, of_one_version
 from goskill.studies.study import Contender, Study
 from goskill.studies.table import newest, scores
 
-SKILL_MODEL = {
+SKILL_MODEL: Mapping[tuple[str, ...], tuple[str, ...]] = {
     ("yes", "yes", "no"): (),
     ("no", "yes", "no"): ("no-reached-goal",),
     ("yes", "no", "no"): ("no-vq",),
     ("no", "yes", "yes"): ("action-encoder",),
 }
 """Table 1: reached goal, vector quantisation, action encoder -> ablations."""
-IMBALANCE = {("yes", "yes"): (), ("no", "yes"): ("no-focal",), ("yes", "no"): ("no-resampling",)}
+IMBALANCE: Mapping[tuple[str, ...], tuple[str, ...]] = {
+    ("yes", "yes"): (),
+    ("no", "yes"): ("no-focal",),
+    ("yes", "no"): ("no-resampling",),
+}
 """Table 2: focal loss, resampling -> ablations."""
 
 

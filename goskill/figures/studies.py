@@ -18,12 +18,13 @@ from goskill.errors import InputError
 from goskill.evaluation import statistics
 from goskill.evaluation.colours import PALETTE
 from goskill.evaluation.statistics import Estimate
+from goskill.figures.bars import draw_bars
 from goskill.figures.paper_tables import ablation_tables, task_table
 from goskill.figures.style import save, style
 from goskill.files import write_atomically
 from goskill.studies.rows import Row, of_one_version, read_rows, versions
 from goskill.studies.study import Study, parse_study
-from goskill.studies.table import BUDGETS, groups, newest, scores
+from goskill.studies.table import BUDGETS, Group, groups, newest, scores
 
 ROWS, STUDY = "rows.jsonl", "study.toml"
 LABELS = {"return_mean": "episode return", "success": "success at any step"}
@@ -45,7 +46,7 @@ def draw_study(folder: str | Path) -> list[Path]:
     written: list[Path] = []
     with style():
         for name, figure in (
-            ("returns", draw_returns([(study, rows)])),
+            ("returns", draw_returns(study, rows)),
             ("sweeps", draw_sweeps(study, rows)),
             ("fine_tuning", draw_fine_tuning(study, rows)),
         ):
@@ -57,23 +58,30 @@ def draw_study(folder: str | Path) -> list[Path]:
 
 
 def draw_studies(folders: Sequence[str | Path], out: Path) -> list[Path]:
-    """Draw the returns of several studies, such as MT30 and MT50, as one figure into ``out``."""
+    """Draw the returns of several studies, such as MT30 and MT50, side by side as the paper's Figure 5 into ``out``."""
+    panels = {}
+    for folder in folders:
+        study, rows = _read(Path(folder))
+        for group in groups(study, rows):
+            title = f"{study.name}: {_title(group)}"
+            panels[title] = {line.contender: line.returns for line in group.lines}
     with style():
-        return save(draw_returns([_read(Path(folder)) for folder in folders]), out, "set_ups")
+        return save(draw_bars(panels), out, "set_ups")
 
 
-def draw_returns(studies: Sequence[tuple[Study, Sequence[Row]]]) -> Figure:
+def draw_returns(study: Study, rows: Sequence[Row]) -> Figure:
     """Figure 5: return and success of every contender, a row of panels per data, budget and versions.
 
     Large marks are means with 95 % stratified bootstrap intervals, small ones are runs.
     """
-    panels = [(study, group, rows) for study, rows in studies for group in groups(study, rows)]
-    heights = [1.0 + 0.3 * len(group.lines) for _, group, _ in panels]
+    panels = groups(study, rows)
+    heights = [0.7 + 0.27 * len(group.lines) for group in panels]
     figure, axes = plt.subplots(
         len(panels), 2, figsize=(9.5, sum(heights)), sharex="col", squeeze=False, height_ratios=heights
     )
-    colours = _colours([line.contender for _, group, _ in panels for line in group.lines])
-    for (left, right), (study, group, rows) in zip(axes, panels, strict=True):
+    colours = _colours([line.contender for group in panels for line in group.lines])
+    several = len({group.versions for group in panels}) > 1
+    for (left, right), group in zip(axes, panels, strict=True):
         names = [line.contender for line in group.lines]
         here = [row for row in newest(rows) if _belongs(row, group)]
         for axis, value, estimates in (
@@ -87,11 +95,7 @@ def draw_returns(studies: Sequence[tuple[Study, Sequence[Row]]]) -> Figure:
             axis.tick_params(axis="y", length=0)
         left.set_yticks(range(len(names)), names)
         right.set_yticks(range(len(names)), [""] * len(names))
-        title = f"{group.data}{' (scripted)' if group.scripted else ''}, {BUDGETS[group.budget]}"
-        if len(studies) > 1:
-            title = f"{study.name}: {title}"
-        if len({one.versions for _, one, _ in panels}) > 1:
-            title += f" ({', '.join(group.versions)})"
+        title = _title(group) + (f" ({', '.join(group.versions)})" if several else "")
         left.set_title(title, loc="left")
     axes[-1][0].set_xlabel(LABELS["return_mean"])
     axes[-1][1].set_xlabel(LABELS["success"])
@@ -172,7 +176,11 @@ def _read(folder: Path) -> tuple[Study, list[Row]]:
     return study, rows
 
 
-def _belongs(row: Row, group: Any) -> bool:
+def _title(group: Group) -> str:
+    return f"{group.data}{' (scripted)' if group.scripted else ''}, {BUDGETS[group.budget]}"
+
+
+def _belongs(row: Row, group: Group) -> bool:
     return (row["data"], row["budget"], versions(row)) == (group.data, group.budget, group.versions)
 
 

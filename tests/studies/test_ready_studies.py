@@ -1,0 +1,82 @@
+"""The studies that come with the package can be planned as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from goskill.errors import InputError
+from goskill.studies import names, read_study
+from goskill.studies.plan import Data, jobs_of
+from goskill.studies.study import parse_study
+
+RUNS = {
+    "paper-ablations": 6 * 2 * 5,
+    "paper-hyperparameters": 14 * 5,
+    "paper-ml45": 3 * 2 * 5,
+    "paper-mt30": 6 * 2 * 5,
+    "paper-mt50": 6 * 2 * 5,
+    "small-mt10": 9 * 2 * 3,
+}
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_ready_study_names_methods_and_settings_that_exist(name: str) -> None:
+    study = read_study(name)
+    data = {one: Data(one, one, one, ("reach",), True) for one in study.data}
+    jobs = jobs_of(study, data)
+    assert len(jobs) == RUNS[name]
+    assert len({job.name for job in jobs}) == len(jobs)
+    assert len({(job.settings, *job.schedule.values()) for job in jobs}) == len(study.contenders)
+    if name.startswith("paper"):
+        assert {job.iterations for job in jobs} == {100_000}
+
+
+def test_the_file_of_a_ready_study_is_a_study_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(read_study("small-mt10").text)
+    assert read_study(file).contenders == read_study("small-mt10").contenders
+
+
+BASE = 'seeds = [0]\nreference = "a"\n[data.near]\nstore = "x"\n[[contenders]]\nmethod = "a"\n'
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[0]", "[0", "study s: "),
+        ("seeds", "sedes", "did you mean 'seeds'"),
+        ('[[contenders]]\nmethod = "a"', "", "at least one of contenders, data and seeds"),
+        ("[0]", "[0, 0]", "seeds: expected different ones"),
+        ("[0]", "[-1]", "seeds: expected an integer"),
+        ('reference = "a"', 'reference = "b"', "reference: no contender is named 'b'"),
+        ('reference = "a"', 'reference = "a"\nbaseline = "b"', "baseline: no contender is named 'b'"),
+        ('"x"', '"x"\nsuite = "mt10"', "data.near: expected one of store, suite and tasks"),
+        ('method = "a"', "settings = {}", r"contenders\[0\].method: expected the name of a method"),
+        ('method = "a"', 'method = "a"\n[[contenders]]\nmethod = "a"', "two are named 'a'"),
+        ('method = "a"', 'method = "a"\nname = "../b"', r"contenders\[0\].name: expected letters"),
+        ('method = "a"', 'method = "a"\nbudgets = ["hours"]', "expected one of 'iterations', 'seconds'"),
+        (
+            "[data",
+            '[finetuning]\npreset = "x"\ndata = "y"\n[data',
+            "finetuning.data: expected one of the study's",
+        ),
+        (
+            "[data",
+            '[[sweeps]]\nsetting = "x"\ndefault = 1\nvalues = [2]\nsettings = [{}, {}]\n[data',
+            "sweep of x: expected 1",
+        ),
+    ],
+)
+def test_a_wrong_study_is_refused_by_name(old: str, new: str, message: str) -> None:
+    assert parse_study(BASE, "s").reference == "a"
+    with pytest.raises(InputError, match=message):
+        parse_study(BASE.replace(old, new), "s")
+
+
+def test_an_unknown_study_is_named_with_what_is_near() -> None:
+    with pytest.raises(InputError, match="did you mean 'small-mt10'"):
+        read_study("smal-mt10")
+    with pytest.raises(InputError, match="no such file"):
+        read_study("nowhere.toml")
