@@ -274,9 +274,13 @@ class _Rebinder:
             return types.CellType(self(cell.cell_contents))
         return cell
 
-    def finish(self, made: type) -> None:
+    def finish(self, stock: type, made: type) -> None:
         for cell in self._class_cells:
             cell.cell_contents = made
+        # Some classes call their own static methods by the class's name.
+        for scope in self._scopes.values():
+            if scope.get(stock.__name__) is stock:
+                scope[stock.__name__] = made
 
 
 @cache
@@ -291,5 +295,5 @@ def fast_class(stock: type[Any]) -> type[Any]:
         elif isinstance(value, staticmethod):
             namespace[name] = staticmethod(rebind(cast("types.FunctionType", value.__func__)))
     made = type(stock.__name__, (FastSawyer, stock), namespace)
-    rebind.finish(made)
+    rebind.finish(stock, made)
     return made

@@ -21,17 +21,19 @@ _NORM_SQUARED_SLACK = 1e-9
 
 
 def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:
-    """`numpy.linalg.norm`, without its overhead for float64 vectors."""
-    if (
-        type(x) is np.ndarray
-        and x.ndim == 1
-        and x.dtype is _FLOAT64
-        and x.base is None
-        and (ord is None or ord == 2)
-        and axis is None
-        and not keepdims
-    ):
-        return np.float64(math.sqrt(x.dot(x)))
+    """`numpy.linalg.norm`, without its overhead for float64 vectors and numbers."""
+    if (ord is None or ord == 2) and axis is None and not keepdims:
+        if (
+            type(x) is np.ndarray
+            and x.ndim == 1
+            and x.dtype is _FLOAT64
+            # NumPy copies what is not contiguous, and the sum's rounding depends on where the numbers are.
+            and (x.base is None or x.flags.c_contiguous)
+        ):
+            return np.float64(math.sqrt(x.dot(x)))
+        if type(x) is np.float64 and ord is None:
+            number = float(x)
+            return np.float64(math.sqrt(number * number))
     return np.linalg.norm(x, ord, axis, keepdims)
 
 
