@@ -290,11 +290,16 @@ def label(
 ) -> None:
     """Label every step of an episode store with a run's skills; prints the name of the column.
 
+    Stopped or killed, the same command goes on. Under torchrun the ranks share the work.
+
     Example: `goskill label runs/mt10 data/mt10`
     """
     from goskill import pipeline
+    from goskill.training import distributed
 
-    typer.echo(pipeline.label(run, data, device=device))
+    column = pipeline.label(run, data, device=device)
+    if distributed.rank() == 0:
+        typer.echo(column)
 
 
 @app.command()

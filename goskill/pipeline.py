@@ -300,19 +300,25 @@ def diagnose(path: PathLike, data: PathLike, *, as_json: bool = False, **options
 
 
 def label(path: PathLike, data: PathLike, *, device: str | None = None) -> str:
-    """Label every step of a store with a run's skills; returns the name of the label column."""
+    """Label every step of a store with a run's skills; returns the name of the label column.
+
+    Interrupted, it goes on where it was when it is called again. Under torchrun the ranks share the work.
+    """
     from goskill.data import EpisodeStore
     from goskill.methods import registry
-    from goskill.training import RunFolder, choose_device
+    from goskill.training import RunFolder, choose_device, distributed
 
     run = RunFolder.open(path)
     settings = settings_of(run)
     family = registry.find(settings.name).family
     if family.label is None or not family.has_skills(settings.method):
         raise InputError(f"{path}: this run of {settings.name} has no codebook of skills to label with")
-    networks = load_networks(run).to(choose_device(device or "auto"))
+    chosen_device = choose_device(device or "auto")
+    distributed.start(chosen_device)
+    networks = load_networks(run).to(chosen_device)
     with _progress("labelling") as report:
-        return family.label(networks.eval(), EpisodeStore.open(data), report)
+        shown = report if distributed.rank() == 0 else None
+        return family.label(networks.eval(), EpisodeStore.open(data), shown)
 
 
 def compare(runs: Sequence[PathLike], *, as_json: bool = False) -> None:

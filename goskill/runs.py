@@ -246,9 +246,10 @@ def train_into(
         keep_prompts(store, run, settings.method.prompt_episodes)
     Trainer(method, run, settings.training, milestones=milestones).train(resume=resume)
     family = registry.find(settings.name).family
-    if family.label is not None and family.has_skills(settings.method) and distributed.rank() == 0:
+    if family.label is not None and family.has_skills(settings.method):
         column = family.label(method.networks, store, None)
-        DataSkills.of_store(store, column).save(run.path / "data_skills.json")
+        if distributed.rank() == 0:
+            DataSkills.of_store(store, column).save(run.path / "data_skills.json")
 
 
 def evaluate_over_ranks(policy: Policy, tasks: Sequence[str], episodes: int, **options: Any) -> Results:

@@ -95,6 +95,13 @@ def _unfinished(folder: Path) -> Iterator[Path]:
             raise
 
 
+def label_dtype(num_classes: int) -> np.dtype[Any]:
+    """The least unsigned integers that hold so many classes. InputError for a number that is not supported."""
+    if not 1 <= num_classes <= _CLASS_LIMIT:
+        raise InputError(f"num_classes: expected 1 to {_CLASS_LIMIT}, got {num_classes}")
+    return np.dtype("|u1" if num_classes <= 1 << 8 else "<u2" if num_classes <= 1 << 16 else "<u4")
+
+
 def write_labels(
     store: Path,
     data_checksum: str,
@@ -108,11 +115,9 @@ def write_labels(
     target = label_folder(store, name)
     if num_steps == 0:
         raise InputError("labels: the store has no steps")
-    if not 1 <= num_classes <= _CLASS_LIMIT:
-        raise InputError(f"num_classes: expected 1 to {_CLASS_LIMIT}, got {num_classes}")
-    width = 1 if num_classes <= 1 << 8 else 2 if num_classes <= 1 << 16 else 4
+    dtype = label_dtype(num_classes)
     with storage_errors(target), _unfinished(target.parent) as folder:
-        column = ColumnWriter(folder, "labels", {1: "|u1", 2: "<u2", 4: "<u4"}[width])
+        column = ColumnWriter(folder, "labels", dtype.str)
         for block in _blocks(labels, num_steps):
             outside = block[(block < 0) | (block >= num_classes)]
             if len(outside):
@@ -130,7 +135,7 @@ def write_labels(
             "version": VERSION,
             "steps": num_steps,
             "classes": num_classes,
-            "width": width,
+            "width": dtype.itemsize,
             "data": data_checksum,
             "columns": columns,
         }

@@ -17,6 +17,7 @@ from torch import Tensor
 from goskill import _core
 from goskill.data.episode import Episode
 from goskill.data.files import column_digest, storage_errors
+from goskill.data.label_blocks import LabelBlocks
 from goskill.data.labels import label_folder, label_names, read_label_manifest, write_labels
 from goskill.data.layout import StoreLayout
 from goskill.data.statistics import Normalization, Statistics
@@ -223,8 +224,12 @@ class EpisodeStore:
 
         Raises InputError for wrong labels (nothing changes) or StoreError if they cannot be written.
         """
-        write_labels(self.path, self._data_checksum, self.num_steps, name, labels, int(num_classes), threads)
+        write_labels(self.path, self.data_checksum, self.num_steps, name, labels, int(num_classes), threads)
         self._labels.pop(name, None)
+
+    def label_blocks(self, name: str, num_classes: int) -> LabelBlocks:
+        """Labels to be found block by block, by several processes or over several attempts."""
+        return LabelBlocks(self, name, num_classes)
 
     def labels(self, name: str) -> npt.NDArray[np.unsignedinteger[Any]]:
         """The labels of every step, a read-only view [num_steps] of uint8, uint16 or uint32 (the least
@@ -250,10 +255,11 @@ class EpisodeStore:
 
     def _label_manifest(self, name: str) -> dict[str, Any]:
         with storage_errors(self.path):
-            return read_label_manifest(self.path, self._data_checksum, self.num_steps, name)
+            return read_label_manifest(self.path, self.data_checksum, self.num_steps, name)
 
     @cached_property
-    def _data_checksum(self) -> str:
+    def data_checksum(self) -> str:
+        """What label columns are held to: it changes when episodes are added."""
         return hashlib.sha256(" ".join(shard.checksum for shard in self._layout.shards).encode()).hexdigest()
 
     def info(self) -> dict[str, Any]:

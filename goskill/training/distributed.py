@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -69,16 +67,6 @@ def global_mean(total: Tensor, count: Tensor) -> Tensor:
     gradient; where nothing counts it is 0. Alone it is the plain mean.
     """
     return total / average(count.float()).clamp(min=1 / world_size())
-
-
-@contextmanager
-def first_rank_first() -> Iterator[None]:
-    """Rank 0 passes through the block before the others begin it: what it writes, they find."""
-    if rank() > 0:
-        barrier()
-    yield
-    if rank() == 0:
-        barrier()
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +14,12 @@ from small_store import ACTION, OBSERVATION, small_settings, small_store
 from torch import Tensor, nn
 
 from goskill.data import EpisodeStore
+from goskill.data.label_blocks import LabelBlock, LabelBlocks
 from goskill.errors import CheckpointError, InputError
-from goskill.methods.go_skill import ABLATIONS, GoSkill, label_name, networks_from_state
+from goskill.methods.go_skill import ABLATIONS, GoSkill, label_name, label_store, networks_from_state
 from goskill.methods.go_skill.losses import PolicyLoss, SkillLoss, perplexity, usage
 from goskill.methods.losses import masked_mean
-from goskill.training import Objective, TrainingSettings
+from goskill.training import Objective, TrainingSettings, distributed
 
 
 @pytest.fixture(scope="module")
@@ -283,6 +286,74 @@ def test_labels_are_written_once(store: EpisodeStore, monkeypatch: pytest.Monkey
     monkeypatch.setattr(store, "write_labels", None)
     begin(method, "labelling")
     begin(method, "policy")
+
+
+class Killed(BaseException):
+    """Stands for a process that ends between two instructions."""
+
+
+@pytest.mark.parametrize("dies_after", [0, 1, 3])
+def test_labelling_goes_on_where_it_was_killed_and_ends_with_the_same_bits(
+    dies_after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("goskill.data.label_blocks.BLOCK_STEPS", 32)
+    monkeypatch.setattr("goskill.methods.go_skill.labelling.CPU_CHUNK", 16)
+    store = small_store(tmp_path / "store")
+    method = GoSkill(small_settings(), store, TrainingSettings())
+    begin(method, "extraction")
+    networks = method.networks
+    name = label_store(networks, store)
+    column, blocks = store.labels(name).copy(), len(store.label_blocks(name, 5).blocks)
+    assert blocks > 3
+    shutil.rmtree(store.path / "labels")
+
+    store, write, written = EpisodeStore.open(store.path), LabelBlocks.write, 0
+
+    def write_then_die(labels: LabelBlocks, block: LabelBlock, values: np.ndarray) -> None:
+        nonlocal written
+        if written == dies_after:
+            raise Killed
+        write(labels, block, values)
+        written += 1
+
+    monkeypatch.setattr(LabelBlocks, "write", write_then_die)
+    with pytest.raises(Killed):
+        label_store(networks, store)
+    assert store.label_names == []
+    dies_after = blocks
+    assert label_store(networks, store) == name
+    assert written == blocks  # none twice
+    np.testing.assert_array_equal(store.labels(name), column)
+
+
+def test_ranks_share_the_labelling_and_write_what_one_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("goskill.data.label_blocks.BLOCK_STEPS", 32)
+    store = small_store(tmp_path / "store")
+    method = GoSkill(small_settings(), store, TrainingSettings())
+    begin(method, "extraction")
+    networks = method.networks
+    name = label_store(networks, store)
+    column = store.labels(name).copy()
+    shutil.rmtree(store.path / "labels")
+
+    shares: dict[int, set[int]] = {0: set(), 1: set()}
+    write = LabelBlocks.write
+
+    def noted(labels: LabelBlocks, block: LabelBlock, values: np.ndarray) -> None:
+        shares[distributed.rank()].add(block.first_step)
+        write(labels, block, values)
+
+    monkeypatch.setattr(LabelBlocks, "write", noted)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "barrier", lambda: None)
+    for rank in (1, 0):  # one after the other: rank 0 finds what rank 1 wrote
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        label_store(networks, EpisodeStore.open(store.path))
+    blocks = [block.first_step for block in store.label_blocks(name, 5).blocks]
+    assert shares == {0: set(blocks[0::2]), 1: set(blocks[1::2])}
+    np.testing.assert_array_equal(EpisodeStore.open(store.path).labels(name), column)
 
 
 def test_continuous_skills_are_those_of_the_rows(store: EpisodeStore) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from small_store import small_store
 
+from goskill.data import EpisodeStore
+
 PROGRAM = Path(__file__).with_name("train_small.py")
 
 
@@ -43,3 +45,6 @@ def test_two_ranks_have_the_losses_of_one(method: str, lines: int, tmp_path: Pat
     assert len(alone) == len(together) == lines
     for expected, found in zip(alone, together, strict=True):
         assert found == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    labels = [EpisodeStore.open(tmp_path / f"{name}-store").label_names for name in ("one", "two")]
+    assert [len(names) for names in labels] == [method == "go_skill"] * 2
+    assert not list((tmp_path / "two-store").glob("labels/.unfinished-*"))

@@ -6,7 +6,7 @@ import sys
 
 from small_store import SMALL, SMALL_PROMPT_DT
 
-from goskill.data import EpisodeStore
+from goskill.data import EpisodeStore, label_blocks
 from goskill.methods import registry
 from goskill.training import RunFolder, Trainer, TrainingSettings
 
@@ -17,6 +17,7 @@ if __name__ == "__main__":
     entry = registry.find(sys.argv[1])
     small = SMALL_PROMPT_DT if entry.family is registry.PROMPT_DT else SMALL
     settings = entry.settings({**small, "dropout": 0.0})
+    label_blocks.BLOCK_STEPS = 32  # so that every rank has some to label
     method = entry.family.build(settings, EpisodeStore.open(sys.argv[2]), training, None, None)
     run = RunFolder.create(sys.argv[3], {"training": training})
     Trainer(method, run, training, progress=False).train()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from goskill.data import EpisodeStore
-from goskill.errors import StoreError
+from goskill.data.label_blocks import LabelBlock, LabelBlocks
 from goskill.methods.checking import check_dimensions
 from goskill.methods.go_skill.networks import GoSkillNetworks
+from goskill.training import distributed
 
 # Steps per forward pass: on a CPU what its caches hold, on a GPU enough to fill it.
 CPU_CHUNK, GPU_CHUNK = 4_096, 65_536
@@ -53,26 +54,53 @@ def label_store(
     """Write a label for every step of ``store`` unless they are there and whole; returns the column's name.
 
     The label of step t is the skill of s(t) -> s(t + H), with the final state standing in past the end. It is
-    found on the networks' device. ``progress(done, total)`` hears of steps.
+    found on the networks' device. What was found is kept when the process is killed, and the next call goes on
+    there; the column is the same bit for bit. Under torchrun all ranks have to call this and share the work.
+    ``progress(done, total)`` hears of this rank's steps.
 
     Raises InputError for a store of other observations or actions than the networks', and StoreError if the
     labels cannot be written.
     """
     check_dimensions(networks, store)
     name = label_name(networks)
-    try:
-        store.labels(name)
-    except StoreError:
-        chunks = _reported(_skills_by_chunk(networks, store), store.num_steps, progress)
-        store.write_labels(name, chunks, num_classes=networks.settings.codebook_size)
+    labels = store.label_blocks(name, networks.settings.codebook_size)
+    _find_labels(
+        networks, store, labels, labels.blocks[distributed.rank() :: distributed.world_size()], progress
+    )
+    distributed.barrier()
+    if distributed.rank() == 0:
+        # Ranks whose copy of the store is another one leave gaps in this one.
+        _find_labels(networks, store, labels, labels.blocks)
+        labels.join()
+    distributed.barrier()
     return name
+
+
+def _find_labels(
+    networks: GoSkillNetworks,
+    store: EpisodeStore,
+    labels: LabelBlocks,
+    blocks: Sequence[LabelBlock],
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write those of ``blocks`` that are missing."""
+    if labels.joined():
+        return
+    done, total = 0, sum(block.steps for block in blocks)
+    for block in blocks:
+        if labels.read(block) is None:
+            skills = [chunk.cpu() for chunk in _skills_by_chunk(networks, store, block.episodes)]
+            labels.write(block, torch.cat(skills).numpy())
+        done += block.steps
+        if progress is not None:
+            progress(done, total)
 
 
 def embed_store(networks: GoSkillNetworks, store: EpisodeStore) -> Tensor:
     """The continuous skill of every step of ``store``: float32 [num_steps, E] on the CPU."""
     table = torch.empty(store.num_steps, networks.settings.embedding_size)
     row = 0
-    for embeddings in _skills_by_chunk(networks, store):
+    for embeddings in _skills_by_chunk(networks, store, range(store.num_episodes)):
         table[row : row + len(embeddings)] = embeddings.cpu()
         row += len(embeddings)
     return table
@@ -105,28 +133,17 @@ def label_episodes(networks: GoSkillNetworks, episodes: list[EpisodeArrays]) -> 
     return networks.assign(embedding)
 
 
-def _skills_by_chunk(networks: GoSkillNetworks, store: EpisodeStore) -> Iterator[Tensor]:
+def _skills_by_chunk(networks: GoSkillNetworks, store: EpisodeStore, indices: range) -> Iterator[Tensor]:
     episodes: list[EpisodeArrays] = []
     steps = 0
     chunk = CPU_CHUNK if networks.normalize.mean.device.type == "cpu" else GPU_CHUNK
-    for index in range(store.num_episodes):
+    for index in indices:
         episode = store.episode(index)
         episodes.append(episode)
         steps += len(episode.actions)
-        if steps >= chunk or index == store.num_episodes - 1:
+        if steps >= chunk or index == indices[-1]:
             yield label_episodes(networks, episodes)
             episodes, steps = [], 0
-
-
-def _reported(
-    chunks: Iterator[Tensor], total: int, progress: Callable[[int, int], None] | None
-) -> Iterator[npt.NDArray[np.int64]]:
-    done = 0
-    for skills in chunks:
-        yield skills.cpu().numpy()
-        done += len(skills)
-        if progress is not None:
-            progress(done, total)
 
 
 def _action_windows(actions: npt.NDArray[np.float32], horizon: int) -> npt.NDArray[np.float32]:

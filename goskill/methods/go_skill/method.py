@@ -119,8 +119,7 @@ class GoSkill:
         return [policy, self._skill_objective(segments, frozen=True)]
 
     def _label_store(self) -> str:
-        with distributed.first_rank_first():
-            return label_store(self.networks, self.store)
+        return label_store(self.networks, self.store)
 
     def _skill_objective(self, sampler: Sampler, *, frozen: bool) -> Objective:
         modules = [*self.networks.abstraction, self.networks.decoder]
