@@ -20,7 +20,7 @@ from goskill.studies.rows import VERSIONS, Row, versions
 from goskill.studies.study import Study
 
 BUDGETS = {"iterations": "equal iterations", "seconds": "equal seconds"}
-COLUMNS = ("", "seeds", "return", "IQM of returns", "success", "better than {baseline}")
+COLUMNS = ("", "seeds", "iterations", "return", "IQM of returns", "success", "better than {baseline}")
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,10 @@ def _line(name: str, rows: Sequence[Row], baseline: npt.NDArray[np.float64] | No
 def rich_table(study: Study, group: Group) -> Table:
     """One group for a terminal."""
     table = Table(title=_title(group), caption=_caption(study, group), box=box.SIMPLE_HEAD)
-    for index, column in enumerate(_columns(study)):
-        table.add_column(column, justify="right" if index else "left", no_wrap=index > 0, overflow="fold")
+    longest = max(len(line.contender) for line in group.lines)
+    table.add_column("", min_width=min(longest, 22), overflow="fold")
+    for column in _columns(study)[1:]:
+        table.add_column(column, justify="right", overflow="fold")
     for line in group.lines:
         # Rich reads square brackets as markup; on a line of their own they fit narrow terminals.
         table.add_row(*(cell.replace(" [", "\n\\[") for cell in _cells(line)))
@@ -183,6 +185,7 @@ def _cells(line: Line) -> list[str]:
     return [
         line.contender,
         str(line.seeds),
+        str(line.iterations),
         _with_interval(line.returns, ".0f"),
         _with_interval(line.interquartile, ".0f"),
         _with_interval(line.success, ".0%"),
