@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <memory>
@@ -15,8 +16,10 @@ namespace goskill {
 namespace {
 
 // Waking a sleeping thread takes about as long as filling a batch, so both sides look out for a while before
-// they sleep: a few tens of microseconds.
-constexpr int spins = 1000;
+// they sleep: longer than a caller takes from one batch to the next. Measured by the clock, since a pause takes
+// ten times as long on some processors as on others.
+constexpr std::chrono::microseconds lookout{100};
+constexpr int pauses = 32;  // between two looks at the clock
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -28,10 +31,13 @@ inline void pause() {
 
 template <typename Condition>
 bool spin_until(const Condition& condition) {
-    for (int i = 0; i < spins; ++i) {
-        if (condition()) return true;
-        pause();
-    }
+    const auto end = std::chrono::steady_clock::now() + lookout;
+    do {
+        for (int i = 0; i < pauses; ++i) {
+            if (condition()) return true;
+            pause();
+        }
+    } while (std::chrono::steady_clock::now() < end);
     return false;
 }
 
