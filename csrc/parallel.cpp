@@ -16,8 +16,8 @@ namespace goskill {
 namespace {
 
 // Waking a sleeping thread takes about as long as filling a batch, so both sides look out for a while before
-// they sleep: longer than a caller takes from one batch to the next. Measured by the clock, since a pause takes
-// ten times as long on some processors as on others.
+// they sleep: longer than a caller takes from one batch to the next. Measured by the clock, since a pause
+// takes ten times as long on some processors as on others.
 constexpr std::chrono::microseconds lookout{100};
 constexpr int pauses = 32;  // between two looks at the clock
 
