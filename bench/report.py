@@ -1,4 +1,4 @@
-"""Tables from benchmark rows: on the terminal, and in a README by ``python -m goskill.bench.report``."""
+"""Tables and plots from benchmark rows: on the terminal, and in a README by ``python -m goskill.bench.report``."""
 
 from __future__ import annotations
 
@@ -46,6 +46,8 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 def update(readme: Path, results: Path = RESULTS) -> None:
     """Rewrites what stands between ``<!-- bench: SUITE -->`` and ``<!-- end -->`` from that suite's rows.
 
+    Rows with sizes are drawn as well, into ``docs/bench-SUITE.png`` beside the README.
+
     Raises:
         InputError: a marker without its end, or a suite without rows.
     """
@@ -58,9 +60,19 @@ def update(readme: Path, results: Path = RESULTS) -> None:
             raise InputError(
                 f"{readme}: benchmark marker {suite[:20]!r} needs '<!-- end -->' after it and rows in {rows}"
             )
-        table = markdown([json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()])
-        parts[index] = f"{suite} -->\n{table}<!-- end -->{after}"
+        newest = _newest([json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()])
+        text = markdown(newest)
+        if picture := _draw(newest, suite, readme.parent / "docs"):
+            text += f"\n![{suite}: time against size]({picture.relative_to(readme.parent).as_posix()})\n"
+        parts[index] = f"{suite} -->\n{text}<!-- end -->{after}"
     readme.write_text("<!-- bench: ".join(parts), encoding="utf-8")
+
+
+def _draw(rows: list[dict[str, Any]], suite: str, folder: Path) -> Path | None:
+    from goskill.figures import draw_sizes
+
+    picture, *_ = draw_sizes(rows, folder, f"bench-{suite}") or [None]
+    return picture
 
 
 def _groups(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

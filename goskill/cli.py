@@ -418,11 +418,13 @@ def bench(
     from goskill.bench import report, runner
 
     for name in [suite] if suite else runner.suites():
-        rows = runner.run(name, gpu=gpu, select=select)
+        rows, fault = runner.run(name, gpu=gpu, select=select)
         report.print_table(rows)
         file = as_json or Path("bench/results") / f"{name}.jsonl"
         if as_json or file.parent.is_dir():
             runner.append(rows, file)
+        if fault:
+            raise InputError(fault)
 
 
 @app.command()

@@ -124,7 +124,8 @@ class Codebook(nn.Module):
         dead = self.cluster_size[0] < self.threshold_ema_dead_code
         # Each dead code takes another row; codes beyond the number of rows wait for a later batch.
         turn = (dead.cumsum(0) - 1).clamp(min=0)
-        available = rows.shape[0] if row_mask is None else row_mask.sum()
+        # The rows come from the first rank, and so does their number.
+        available = rows.shape[0] if row_mask is None else self._same_on_all_ranks(row_mask.sum())
         replaced = (dead & (turn < available)).unsqueeze(-1)
         chosen = rows[_sample_rows(rows, row_mask, dead.shape[0])].to(self.embed.dtype)
         fresh = self._same_on_all_ranks(chosen)[turn]

@@ -1,4 +1,5 @@
-"""The kernels compiled to machine code for sm_80 and sm_90: no spills, bounded registers and memory."""
+"""The kernels compiled to machine code for sm_80 and sm_90: no spills, bounded registers and memory, and offsets
+of rows that are 64-bit from the program's number to the address."""
 
 from __future__ import annotations
 
@@ -15,9 +16,11 @@ from torch import Tensor
 
 triton = pytest.importorskip("triton")
 
+import triton.language as tl  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 from triton.runtime.jit import JITFunction  # noqa: E402
+from ttir import pointers_with_narrow_row_offsets  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter replaces the compiler"
@@ -134,6 +137,11 @@ CASES: dict[str, tuple[Callable[[], None], int, int]] = {
 }
 
 
+# What a program writes for itself or holds for a codebook: never more than 2^31 elements.
+PER_PROGRAM = {"partial", "parts", "partial_error", "partial_counts", "partial_sums"}
+PER_CODEBOOK = {"codebook", "norms", "counts", "sums"}
+
+
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("name", CASES)
 def test_machine_code_has_no_spills_and_stays_within_bounds(
@@ -152,6 +160,29 @@ def test_machine_code_has_no_spills_and_stays_within_bounds(
         assert used["REG"] <= most_registers, detail
         assert compiled.metadata.shared <= most_shared, detail
         assert "st.local" not in compiled.asm["ptx"], detail
+        narrow = pointers_with_narrow_row_offsets(compiled.asm["ttir"])
+        assert narrow <= PER_PROGRAM | PER_CODEBOOK, f"{kernel.__name__}: 32-bit offsets into {narrow}"
+
+
+@triton.jit
+def narrow_rows_kernel(x, y, out, stride, BLOCK: tl.constexpr):
+    row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    for first in range(row_of_program(BLOCK), 100, BLOCK):
+        tl.store(y + first * stride, 1.0)
+    wide = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(out + wide * stride, tl.load(x + (row * stride).to(tl.int64)))
+
+
+@triton.jit
+def row_of_program(BLOCK: tl.constexpr):
+    return tl.program_id(0) * BLOCK
+
+
+def test_offsets_that_overflow_are_found() -> None:
+    signature = {"x": "*fp32", "y": "*fp32", "out": "*fp32", "stride": "i32", "BLOCK": "constexpr"}
+    source = ASTSource(fn=narrow_rows_kernel, signature=signature, constexprs={(4,): 16})
+    text = triton.compile(source, target=GPUTarget("cuda", 80, 32)).asm["ttir"]
+    assert pointers_with_narrow_row_offsets(text) == {"x", "y"}
 
 
 def test_training_size_calls_are_one_launch(monkeypatch: pytest.MonkeyPatch) -> None:
