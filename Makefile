@@ -4,6 +4,7 @@ WHEEL_FLAGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+CXX_SOURCES := $(shell find csrc tests/csrc -name '*.cpp' -o -name '*.hpp' -o -name '*.inl')
 SOURCES := $(shell find csrc goskill kernels bench -type f -not -path '*/__pycache__/*' -not -path 'bench/results/*') \
            CMakeLists.txt pyproject.toml constraints.txt
 
@@ -40,12 +41,12 @@ lint: $(VENV)/test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $$(find csrc -name '*.cpp' -o -name '*.hpp')
+	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES)
 
 format: $(VENV)/test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-	$(BIN)/clang-format -i $$(find csrc -name '*.cpp' -o -name '*.hpp')
+	$(BIN)/clang-format -i $(CXX_SOURCES)
 
 packaging: $(VENV)/test  ## the sdist, a wheel built from it, an editable install
 	PYTHON=$(BIN)/python bash tests/packaging.sh
