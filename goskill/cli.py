@@ -150,6 +150,13 @@ def train(
     seed: Annotated[
         int | None, typer.Option(help="Decides every random choice.", min=0, max=2**60 - 1)
     ] = None,
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile",
+            help="Also write a trace of a few iterations of each phase to RUN/profile, for Perfetto.",
+        ),
+    ] = False,
 ) -> None:
     """Train on an episode store.
 
@@ -161,7 +168,12 @@ def train(
     from goskill import pipeline
 
     changes = list(overrides or ())
-    for name, value in (("device", device), ("precision", precision), ("seed", seed)):
+    for name, value in (
+        ("device", device),
+        ("precision", precision),
+        ("seed", seed),
+        ("profile", profile or None),
+    ):
         if value is not None:
             changes.append(f"training.{name}={json.dumps(value)}")
     left_out = [name.strip() for names in ablations or () for name in names.split(",") if name.strip()]

@@ -81,7 +81,7 @@ def share_done(job: Job, run: Path) -> float:
     """How much of its training a run has logged, in [0, 1]."""
     try:
         with open(run / "metrics.jsonl", "rb") as file:
-            file.seek(max(file.seek(0, 2) - 4096, 0))
+            file.seek(max(file.seek(0, 2) - (1 << 16), 0))
             last = file.read().splitlines()[-1]
         return min(float(json.loads(last)["step"]) / max(job.iterations, 1), 1.0)
     except (OSError, ValueError, IndexError, KeyError, TypeError):

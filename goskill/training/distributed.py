@@ -62,7 +62,7 @@ def average(value: Tensor) -> Tensor:
 def global_mean(total: Tensor, count: Tensor) -> Tensor:
     """A rank's share in the mean over the global batch: ``total`` over the ranks' mean ``count``.
 
-    ``total`` is a sum over the entries of the rank's batch that count, ``count`` their number, both 0-d. The
+    ``total`` is a sum (or several) over the entries of the rank's batch that count, ``count`` their number. The
     mean of the result over the ranks is the mean over the global batch, and averaged gradients are its
     gradient; where nothing counts it is 0. Alone it is the plain mean.
     """

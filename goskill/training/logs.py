@@ -15,9 +15,9 @@ class Logs:
     """Appends lines to ``metrics.jsonl`` and ``events.jsonl``, and scalars to TensorBoard and W&B.
 
     A line of metrics is one JSON object: ``step`` (iterations of the whole run), ``phase``, ``iteration``
-    (of the phase), ``<objective>/<metric>`` (means since the line before), rates, ``time/<part>`` (shares),
-    ``seconds`` and ``cpu_seconds`` (since the line before; their sums are what the run took, however often it was
-    resumed). A line of events has ``step``, ``phase``, ``event`` and ``message``.
+    (of the phase), ``<objective>/<metric>`` (means since the line before; a list for a vector), rates,
+    ``time/<part>`` (shares), ``seconds`` and ``cpu_seconds`` (since the line before; their sums are what the run
+    took, however often it was resumed). A line of events has ``step``, ``phase``, ``event`` and ``message``.
     """
 
     def __init__(self, run: RunFolder, sizes: Mapping[str, int], step: int, wandb_project: str = "") -> None:
@@ -39,7 +39,12 @@ class Logs:
     def metrics(self, line: Mapping[str, Any]) -> None:
         """One line of metrics."""
         self._append("metrics", line)
-        scalars = {name: value for name, value in line.items() if name not in ("step", "phase")}
+        scalars: dict[str, float] = {}
+        for name, value in line.items():
+            if isinstance(value, list):
+                scalars |= {f"{name}/{index}": entry for index, entry in enumerate(value)}
+            elif name not in ("step", "phase"):
+                scalars[name] = value
         for name, value in scalars.items():
             self._tensorboard.add_scalar(name, value, line["step"])
         if self._wandb is not None:

@@ -158,7 +158,10 @@ class Trainer:
             profile = None
             if self.settings.profile and self._writes and phase.iterations:
                 file = self.run.profile / f"{phase.name}.json"
-                profile = stack.enter_context(contextlib.closing(PhaseProfile(file, self._execution.device)))
+                left = phase.iterations - self._iteration
+                profile = stack.enter_context(
+                    contextlib.closing(PhaseProfile(file, self._execution.device, left))
+                )
             while self._iteration < phase.iterations:
                 for running in self._running:
                     running.run()
@@ -242,7 +245,8 @@ class Trainer:
             name, names = running.objective.name, running.window.names
             self._check_finite(phase, running, rows)
             for event in self._watch.look(name, names, rows):
-                self._logs.event({"step": self._step, "phase": phase.name, **event})
+                step = self._step - iterations + event.pop("row") + 1
+                self._logs.event({"step": step, "phase": phase.name, **event})
             line |= means(name, names, rows)
             line[f"{name}/learning_rate"] = learning_rate(self.settings, running.optimizer.steps - 1)
         now = time.perf_counter()
@@ -263,11 +267,11 @@ class Trainer:
         row, what = found
         value = "NaN" if math.isnan(rows[row, running.window.names.index(what)]) else "infinite"
         iteration = self._read_at + row + 1
-        message = (
-            f"{what.replace('_', ' ')} of objective {running.objective.name!r} became {value} at iteration "
-            f"{iteration} of phase {phase.name!r} (batch {running.optimizer.steps - len(rows) + row} of it)"
-        )
         step = self._step - self._iteration + iteration
+        message = (
+            f"{what.replace('_', ' ')} of objective {running.objective.name!r} became {value} at step {step}: "
+            f"iteration {iteration} of phase {phase.name!r}, batch {iteration - 1} of its sampler"
+        )
         self._logs.event({"step": step, "phase": phase.name, "event": "diverged", "message": message})
         raise DivergedError(f"{message}; the checkpoints in {self.run.checkpoints} are from before it")
 

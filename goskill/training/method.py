@@ -30,9 +30,9 @@ class Objective:
     """One loss with an optimiser of its own, minimised once per iteration of its phase.
 
     ``name`` names the optimiser, which goes on when a later phase has an objective of the same name, and
-    prefixes the metrics. ``loss`` maps a batch to a scalar and to further scalars to log (0-d tensors on the
-    device; never synchronised inside a step). ``modules`` are what the optimiser holds: parameters with
-    ``requires_grad`` False are left alone.
+    prefixes the metrics. ``loss`` maps a batch to a scalar and to metrics to log (scalars and vectors [n] on the
+    device; never synchronised inside a step), of which ``usage`` is the share of each code in the batch.
+    ``modules`` are what the optimiser holds: parameters with ``requires_grad`` False are left alone.
     """
 
     name: str

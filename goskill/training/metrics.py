@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,9 +24,10 @@ class DivergedError(InputError):
 
 
 class MetricWindow:
-    """The scalars of one objective since the last read, on the device: float32 [capacity, names].
+    """The metrics of one objective since the last read, on the device: float32 [capacity, names].
 
-    ``names`` are given before the first row and stay; ``loss`` and ``gradient_norm`` are among them.
+    ``names`` are given before the first row and stay; ``loss`` and ``gradient_norm`` are among them. The entries of
+    a metric that is a vector have names such as ``usage/3``.
     """
 
     def __init__(self, capacity: int, device: torch.device) -> None:
@@ -43,7 +44,7 @@ class MetricWindow:
         self.names = names
 
     def add(self, row: Tensor) -> None:
-        """Keep one iteration's scalars, float32 [names], without waiting for the device."""
+        """Keep one iteration's metrics, float32 [names], without waiting for the device."""
         if not len(self._rows):
             self._rows = torch.zeros(self._capacity, len(self.names), device=self._device)
         self._rows[self._count].copy_(row)
@@ -65,29 +66,34 @@ class Watch:
 
     def __init__(self) -> None:
         self._usual: dict[str, tuple[float, float]] = {}
-        self._dead: dict[str, float] = {}
+        self._dead: dict[str, list[int]] = {}
 
     def look(self, objective: str, names: Sequence[str], rows: Rows) -> Iterator[dict[str, Any]]:
-        """Events in what was read, each with ``event`` and ``message``.
+        """Events in what was read, each with the ``row`` it happened in, ``event`` and ``message``.
 
         A loss is a spike if it lies ``SPIKE`` standard deviations above the mean of the read before. A metric
-        called ``dead_codes`` tells how many codes no row of a batch chose; the fewest in any batch count.
+        called ``usage`` is the share of each code in a batch; a code is dead that nothing since the last read chose.
         """
         losses = rows[:, names.index("loss")].astype(np.float64)
         if objective in self._usual:
             mean, deviation = self._usual[objective]
-            worst = float(losses.max())
-            if worst > mean + SPIKE * max(deviation, SMALLEST_DEVIATION * abs(mean)):
+            row = int(losses.argmax())
+            if losses[row] > mean + SPIKE * max(deviation, SMALLEST_DEVIATION * abs(mean)):
                 yield {
+                    "row": row,
                     "event": "loss spike",
-                    "message": f"loss of objective {objective!r} rose to {worst:.4g} from {mean:.4g}",
+                    "message": f"loss of objective {objective!r} rose to {losses[row]:.4g} from {mean:.4g}",
                 }
         self._usual[objective] = float(losses.mean()), float(losses.std())
-        if "dead_codes" in names:
-            dead = float(rows[:, names.index("dead_codes")].min())
-            if dead != self._dead.get(objective, 0.0):
-                yield {"event": "dead codes", "message": f"{dead:g} codes of {objective!r} are not chosen"}
-            self._dead[objective] = dead
+        usage = rows[:, [column for column, name in enumerate(names) if name.startswith("usage/")]]
+        dead = np.flatnonzero((usage == 0).all(axis=0)).tolist()
+        if dead != self._dead.get(objective, []):
+            which = ", ".join(map(str, dead)) if dead else "none"
+            message = (
+                f"codes of objective {objective!r} that nothing chose in {len(rows)} iterations: {which}"
+            )
+            yield {"row": len(rows) - 1, "event": "dead codes", "message": message}
+        self._dead[objective] = dead
 
 
 def first_not_finite(names: Sequence[str], rows: Rows) -> tuple[int, str] | None:
@@ -99,7 +105,21 @@ def first_not_finite(names: Sequence[str], rows: Rows) -> tuple[int, str] | None
     return None
 
 
-def means(objective: str, names: Sequence[str], rows: Rows) -> dict[str, float]:
-    """Mean of every metric over the rows, named ``objective/metric``; computed in float64."""
-    columns = rows.astype(np.float64).mean(axis=0)
-    return {f"{objective}/{name}": float(value) for name, value in zip(names, columns, strict=True)}
+def flat_names(metrics: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """The names of all entries of ``metrics``, each a scalar or a vector, in their order."""
+    names: list[str] = []
+    for name, value in metrics.items():
+        names += [f"{name}/{index}" for index in range(len(value))] if value.ndim else [name]
+    return tuple(names)
+
+
+def means(objective: str, names: Sequence[str], rows: Rows) -> dict[str, float | list[float]]:
+    """Mean of every metric over the rows, named ``objective/metric``; computed in float64. A vector's is a list."""
+    result: dict[str, Any] = {}
+    for name, value in zip(names, rows.astype(np.float64).mean(axis=0).tolist(), strict=True):
+        metric, _, entry = name.partition("/")
+        if entry:
+            result.setdefault(f"{objective}/{metric}", []).append(value)
+        else:
+            result[f"{objective}/{metric}"] = value
+    return result

@@ -11,16 +11,21 @@ SKIPPED, WARMUP, RECORDED = 5, 2, 5  # iterations
 
 
 class PhaseProfile:
-    """Records iterations 8 to 12 of a phase and writes them to ``file`` when the last of them is through."""
+    """Records iterations 8 to 12 of the ``left`` ones and writes them to ``file`` when they are through.
 
-    def __init__(self, file: Path, device: torch.device) -> None:
+    Where there are fewer than 12 it records the last ones.
+    """
+
+    def __init__(self, file: Path, device: torch.device, left: int) -> None:
+        spare = max(left - RECORDED, 0)
+        warmup = min(WARMUP, spare)
         file.parent.mkdir(exist_ok=True)
         activities = [ProfilerActivity.CPU]
         if device.type == "cuda":
             activities.append(ProfilerActivity.CUDA)
         self._profile = profile(
             activities=activities,
-            schedule=schedule(wait=SKIPPED, warmup=WARMUP, active=RECORDED, repeat=1),
+            schedule=schedule(wait=min(SKIPPED, spare - warmup), warmup=warmup, active=RECORDED, repeat=1),
             on_trace_ready=lambda trace: trace.export_chrome_trace(str(file)),
         )
         self._profile.start()

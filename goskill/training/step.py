@@ -15,7 +15,7 @@ from goskill.training import distributed
 from goskill.training.devices import Execution
 from goskill.training.graphs import GraphedStep, PinnedCopies
 from goskill.training.method import Batch, Objective
-from goskill.training.metrics import MetricWindow
+from goskill.training.metrics import MetricWindow, flat_names
 from goskill.training.optimizer import ObjectiveOptimizer
 from goskill.training.timing import StepTimer
 
@@ -30,8 +30,8 @@ class _Loss(nn.Module):
         self.loss = functools.partial(objective.loss)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, scalars = self.loss(batch)
-        return loss, {name: value.detach() for name, value in scalars.items()}
+        loss, metrics = self.loss(batch)
+        return loss, {name: value.detach() for name, value in metrics.items()}
 
 
 class ObjectiveStep:
@@ -88,11 +88,12 @@ class ObjectiveStep:
         """Returns the metrics float32 [names], named by ``window.names``."""
         self._timer.mark("forward")
         with self._execution.autocast():
-            loss, scalars = self._loss(batch)
+            loss, metrics = self._loss(batch)
         self._timer.mark("backward")
         loss.backward()
         self._timer.mark("optimizer")
         norm = self.optimizer.step()
-        self.window.name(("loss", "gradient_norm", *scalars))
-        values = (loss, norm, *scalars.values())
-        return torch.stack([value.detach().to(self._execution.device, torch.float32) for value in values])
+        metrics = {"loss": loss, "gradient_norm": norm, **metrics}
+        self.window.name(flat_names(metrics))
+        device = self._execution.device
+        return torch.cat([value.detach().to(device, torch.float32).reshape(-1) for value in metrics.values()])

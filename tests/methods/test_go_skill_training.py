@@ -87,7 +87,7 @@ def test_every_variant_trains_and_learns(name: str, store: EpisodeStore) -> None
     for key, steps in history.items():
         values = torch.stack([step["loss"] for step in steps])
         assert values.isfinite().all(), key
-        assert all(metric.ndim == 0 for metric in steps[0].values())
+        assert {name for name, metric in steps[0].items() if metric.ndim} <= {"usage"}
     error = torch.stack([step["action_error"] for step in history["extraction/skill"]])
     assert error[-5:].mean() < 0.9 * error[:3].mean()
     losses = torch.stack([step["loss"] for step in history["policy/policy"]])
@@ -225,16 +225,23 @@ def test_focal_loss_and_cross_entropy_are_those_of_the_formula(store: EpisodeSto
     networks = method.networks
     logits: list[Tensor] = []
     networks.policy.skill_head.register_forward_hook(lambda *call: logits.append(call[2].double()))
-    losses = {}
+    losses, reported = {}, {}
     for policy_loss in ("focal", "cross_entropy"):
         networks.settings = replace(networks.settings, policy_loss=policy_loss)
-        losses[policy_loss], metrics = PolicyLoss(networks)(batch)
+        losses[policy_loss], reported[policy_loss] = PolicyLoss(networks)(batch)
+    metrics = reported["cross_entropy"]
     log_p = logits[0].log_softmax(-1).gather(-1, batch["skills"][..., None])[..., 0][batch["mask"]]
     expected = {"focal": -((1 - log_p.exp()) ** 2) * log_p, "cross_entropy": -log_p}
     for name, loss in losses.items():
         torch.testing.assert_close(loss.double(), expected[name].mean(), rtol=1e-5, atol=0)
     right = (logits[0].argmax(-1) == batch["skills"])[batch["mask"]]
     torch.testing.assert_close(metrics["accuracy"], right.float().mean())
+    p = log_p.exp()
+    torch.testing.assert_close(metrics["true_probability"].double(), p.mean(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(metrics["easy_share"], (p > 0.5).float().mean())
+    assert metrics["focal_weight"] == 1  # of the cross-entropy
+    weight = reported["focal"]["focal_weight"].double()
+    torch.testing.assert_close(weight, ((1 - p) ** 2).mean(), rtol=1e-5, atol=0)
 
 
 def test_labels_are_the_nearest_codes_of_every_step(

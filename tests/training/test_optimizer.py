@@ -100,7 +100,7 @@ def test_frozen_parameters_are_left_alone(tmp_path):
     ],
 )
 def test_a_setting_that_cannot_be_is_refused_by_name(name, value):
-    with pytest.raises(InputError, match=f"training.{name}: expected .*, got {value!r}"):
+    with pytest.raises(InputError, match=f"^{name}: expected .*, got {value!r}"):
         TrainingSettings(**{name: value})
 
 

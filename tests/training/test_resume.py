@@ -205,7 +205,7 @@ def test_two_trainers_in_one_folder_are_refused(tmp_path):
 def test_a_loss_that_is_not_a_number_ends_the_run_naming_where(tmp_path):
     run = folder(tmp_path / "run")
     with pytest.raises(
-        DivergedError, match=r"loss of objective 'skill' became NaN at iteration 18 .*'encode'.*batch 17"
+        DivergedError, match=r"'skill' became NaN at step 18: iteration 18 of phase 'encode', batch 17 of its"
     ):
         Trainer(make(ToySettings(poison_at=17)), run, TRAINING, progress=False).train()
     newest = Checkpoints(run.checkpoints).newest()
@@ -217,6 +217,12 @@ def test_a_loss_that_is_not_a_number_ends_the_run_naming_where(tmp_path):
     )
     event = json.loads(run.events_file.read_text())
     assert (event["event"], event["step"]) == ("diverged", 18)
+
+
+def test_a_batch_is_counted_from_the_beginning_of_its_phase(tmp_path):
+    trainer = Trainer(make(ToySettings(poison_at=25)), folder(tmp_path / "run"), TRAINING, progress=False)
+    with pytest.raises(DivergedError, match=r"step 49: iteration 26 of phase 'decode', batch 25 of its"):
+        trainer.train()
 
 
 def test_metrics_are_means_since_the_line_before(uninterrupted):

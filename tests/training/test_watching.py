@@ -55,22 +55,44 @@ def test_the_timer_adds_up_what_lies_between_marks(monkeypatch):
 
 
 def test_a_profile_is_a_trace_per_phase(tmp_path):
-    _, run, _ = train(tmp_path, profile=True)
+    _, run, _ = train(tmp_path, ToySettings(iterations=(23, 3)), profile=True)
     assert sorted(path.name for path in run.profile.iterdir()) == ["decode.json", "encode.json"]
-    events = json.loads((run.profile / "encode.json").read_text())["traceEvents"]
-    assert any("linear" in event.get("name", "") for event in events)
+    for phase in ("encode", "decode"):  # the second is shorter than what is recorded
+        events = json.loads((run.profile / f"{phase}.json").read_text())["traceEvents"]
+        assert any("linear" in event.get("name", "") for event in events)
 
 
 def test_spikes_and_dead_codes_are_events():
-    watch, names = Watch(), ("loss", "gradient_norm", "dead_codes")
-    usual = np.array([[1.0, 1.0, 0.0], [1.1, 1.0, 0.0]], dtype=np.float32)
-    spiked = np.array([[1.0, 1.0, 3.0], [1.7, 1.0, 4.0]], dtype=np.float32)
+    watch, names = Watch(), ("loss", "gradient_norm", "usage/0", "usage/1", "usage/2")
+    usual = np.array([[1.0, 1, 0.5, 0, 0.5], [1.1, 1, 0, 1, 0], [1.0, 1, 1, 0, 0]], dtype=np.float32)
+    spiked = np.array([[1.0, 1, 0, 1, 0], [1.7, 1, 0, 1, 0], [1.0, 1, 0, 1, 0]], dtype=np.float32)
     assert list(watch.look("skill", names, usual)) == []
     events = list(watch.look("skill", names, spiked))
-    assert [event["event"] for event in events] == ["loss spike", "dead codes"]
+    assert [(event["event"], event["row"]) for event in events] == [("loss spike", 1), ("dead codes", 2)]
     assert "1.7" in events[0]["message"]
-    assert "3 codes" in events[1]["message"]
-    assert [event["event"] for event in watch.look("skill", names, usual)] == ["dead codes"]
+    assert events[1]["message"].endswith("nothing chose in 3 iterations: 0, 2")
+    (alive,) = watch.look("skill", names, usual)
+    assert alive["message"].endswith(": none")
+
+
+def test_events_name_the_step_they_happened_at(tmp_path):
+    _, run, _ = train(tmp_path, ToySettings(spike_at=17))
+    event = lines(run.events_file)[0]
+    assert (event["step"], event["event"], event["phase"]) == (18, "loss spike", "encode")
+
+
+def test_a_vector_is_a_list_in_the_lines_and_scalars_elsewhere(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    _, run, _ = train(tmp_path)
+    logged = lines(run.metrics_file)
+    first = np.random.default_rng([1, 0]).standard_normal((8, 5)).astype(np.float32)
+    _, single, _ = train(tmp_path / "single", log_every=1)
+    assert lines(single.metrics_file)[0]["skill/means"] == pytest.approx(first.mean(0), rel=1e-5)
+    accumulator = EventAccumulator(str(run.tensorboard)).Reload()
+    for index in range(5):
+        drawn = [scalar.value for scalar in accumulator.Scalars(f"skill/means/{index}")]
+        assert drawn == pytest.approx([line["skill/means"][index] for line in logged])
 
 
 def test_wandb_gets_every_line(tmp_path, monkeypatch):

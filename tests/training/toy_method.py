@@ -79,6 +79,7 @@ class ToySettings:
     iterations: tuple[int, int] = (23, 31)
     dropout: float = 0.3
     poison_at: int = -1  # batch of the first objective whose loss is not a number
+    spike_at: int = -1  # batch of the first objective whose loss is a hundredfold
 
 
 @dataclass
@@ -144,7 +145,9 @@ class ToyMethod:
             error = distributed.global_mean((error * counted).sum(), counted.sum())
             if sampler.step - 1 == self.settings.poison_at:
                 error = error * float("nan")
-            return error, {"largest": batch["x"].abs().max()}
+            if sampler.step - 1 == self.settings.spike_at:
+                error = error * 100
+            return error, {"largest": batch["x"].abs().max(), "means": batch["x"].mean(0)}
 
         return loss
 

@@ -35,6 +35,7 @@ class SkillLoss(nn.Module):
         metrics = {"action_error": error.detach()}
         if index is not None:
             share = usage(index, networks.settings.codebook_size)
+            metrics["usage"] = share
             metrics["perplexity"] = perplexity(share)
             metrics["dead_codes"] = (share == 0).sum()
         if not self.frozen and networks.settings.discrete:
@@ -65,8 +66,24 @@ class PolicyLoss(nn.Module):
         gamma = settings.focal_gamma if settings.policy_loss == "focal" else 0.0
         total = focal_loss(scores.transpose(1, 2), skills, gamma=gamma, mask=mask, reduction="sum")
         loss = distributed.global_mean(total, mask.sum())
-        right = (scores.detach().argmax(-1) == skills).float()
-        return loss, {"accuracy": masked_mean(right, mask)}
+        return loss, choice_statistics(scores.detach(), skills, mask, gamma)
+
+
+def choice_statistics(scores: Tensor, skills: Tensor, mask: Tensor, gamma: float) -> dict[str, Tensor]:
+    """Where ``mask`` [B, K] is True: how well logits [B, K, M] know ``skills`` [B, K], and what focal loss makes of it.
+
+    ``accuracy``; mean ``true_probability`` of the true skill; ``easy_share``, where it is above one half; mean
+    ``focal_weight`` (1 - p)^gamma, 1 in cross-entropy.
+    """
+    probability = scores.float().softmax(-1).gather(-1, skills[..., None])[..., 0]
+    statistics = {
+        "accuracy": scores.argmax(-1) == skills,
+        "true_probability": probability,
+        "easy_share": probability > 0.5,
+        "focal_weight": (1 - probability) ** gamma,
+    }
+    totals = torch.stack([torch.where(mask, values.float(), 0.0).sum() for values in statistics.values()])
+    return dict(zip(statistics, distributed.global_mean(totals, mask.sum()), strict=True))
 
 
 def decisions(networks: GoSkillNetworks, batch: Batch, prefix: str = "") -> Decisions:
