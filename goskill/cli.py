@@ -487,3 +487,7 @@ def _status(command: Callable[[], Any]) -> int:
 def _fail(message: str, status: int = 2) -> int:
     typer.echo("error: " + " ".join(message.split()), err=True)
     return status
+
+
+if __name__ == "__main__":  # torchrun -m goskill.cli
+    main()

@@ -72,9 +72,14 @@ def collect(
     workers: int | None = None,
     seed: int = 0,
 ) -> EpisodeStore:
-    """Collect episodes of MetaWorld tasks into a store; see :func:`goskill.data.collection.collect`."""
-    from goskill.data.collection import collect as collect_episodes
+    """Collect episodes of MetaWorld tasks into a store; see :func:`goskill.data.collection.collect`.
 
+    Under torchrun the ranks share the episodes.
+    """
+    from goskill.data.collection import collect as collect_episodes
+    from goskill.training import choose_device, distributed
+
+    distributed.start(choose_device("cpu"))
     with _progress("collecting episodes") as report:
         store = collect_episodes(
             tasks,
@@ -82,11 +87,13 @@ def collect(
             episodes=episodes,
             policy=policy,
             quality=quality,
-            workers=workers,
+            workers=distributed.workers(workers),
             seed=seed,
-            progress=report,
+            progress=report if distributed.rank() == 0 else None,
+            ranks=distributed,
         )
-    console.print(f"{out}: {store.num_episodes} scripted episodes of {len(store.tasks)} tasks")
+    if distributed.rank() == 0:
+        console.print(f"{out}: {store.num_episodes} scripted episodes of {len(store.tasks)} tasks")
     return store
 
 
@@ -259,7 +266,13 @@ def evaluate(
     policy = registry.find(settings.name).family.policy(networks, precision)
     with _progress("evaluating") as report:
         results = evaluate_over_ranks(
-            policy, chosen, episodes, prompts=prompts, seed=seed, workers=workers, progress=report
+            policy,
+            chosen,
+            episodes,
+            prompts=prompts,
+            seed=seed,
+            workers=distributed.workers(workers),
+            progress=report if distributed.rank() == 0 else None,
         )
     results = results.with_data(returns_of(run))
     if distributed.rank() > 0:
@@ -363,7 +376,7 @@ def quickstart(
     started = run.settings_file.exists()
     if run.figures.exists():
         raise InputError(f"{run.path} holds a finished run: give another folder with --out")
-    if not started and run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+    if not started and not run.is_free():
         raise InputError(f"{run.path} exists already and holds no run: give another folder with --out")
     data = run.path.parent / f"{run.path.name}-data"
     collect(

@@ -84,6 +84,12 @@ def test_ctrl_c_while_modules_load_is_one_line(tmp_path: Path) -> None:
     assert (result.returncode, result.stderr) == (130, "interrupted\n")
 
 
+def test_the_module_is_the_command_as_torchrun_starts_it() -> None:
+    command = [sys.executable, "-m", "goskill.cli", "train"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, "--out" in result.stderr) == (2, True)
+
+
 def test_doctor_prints_json() -> None:
     facts = json.loads(goskill("doctor", "--json").stdout)
     assert facts["torch"]

@@ -6,9 +6,11 @@ import contextlib
 import importlib.metadata
 import os
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import goskill
 from goskill.data.files import MANIFEST
@@ -27,7 +29,31 @@ POLICIES = ("scripted",)
 _COLLECTOR = "goskill.data.collection"
 _LEAST_SHARD_EPISODES = 20
 _MOST_SHARDS = 200
+_ROUND_EPISODES = 16  # of each rank between two exchanges
 _Job = tuple[str, int]
+_Episodes = Generator[ScriptedEpisode, None, None]
+
+
+class Ranks(Protocol):
+    """Processes that do the same at once, such as ``goskill.training.distributed`` under torchrun."""
+
+    def rank(self) -> int: ...
+
+    def world_size(self) -> int: ...
+
+    def gather(self, value: Any, /) -> list[Any]:
+        """Every rank's ``value``, in the order of the ranks."""
+
+
+class _Alone:
+    def rank(self) -> int:
+        return 0
+
+    def world_size(self) -> int:
+        return 1
+
+    def gather(self, value: Any, /) -> list[Any]:
+        return [value]
 
 
 def collect(
@@ -40,6 +66,7 @@ def collect(
     workers: int | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    ranks: Ranks | None = None,
 ) -> EpisodeStore:
     """Collect episodes of MetaWorld tasks into the store ``path``; go on where an earlier call was stopped.
 
@@ -50,7 +77,8 @@ def collect(
     (`goskill.envs.scripted`); ``quality="near-optimal"`` keeps all, ``"sub-optimal"`` the first half.
     ``tasks`` is a suite's name or task names. ``workers`` processes share the work (default: one per core; 0:
     this process); the columns are the same, byte for byte, for any number of them. ``progress(done, total)``
-    is called with numbers of episodes. The store's provenance says that the data is scripted.
+    is called with numbers of episodes. The store's provenance says that the data is scripted. All ``ranks`` have to
+    call this alike (each with workers of its own); they share the episodes, and rank 0 writes the same columns.
 
     Raises `InputError` for wrong arguments, and for a folder that holds anything but an unfinished or
     finished collection with the same arguments; `WorkerDied` when a worker process ends (calling again goes
@@ -66,20 +94,27 @@ def collect(
     provenance = _provenance(episodes, quality, policy, seed)
     kept = episodes if quality == "near-optimal" else max(episodes // 2, 1)
     jobs = [(task, episode) for task in names for episode in range(kept)]
-    done = _collected(Path(path), names, provenance)
-    if done < len(jobs) or EpisodeStore.open(path).unfinished:
+    ranks = ranks or _Alone()
+    writes = ranks.rank() == 0
+    done = ranks.gather(_collected(Path(path), names, provenance) if writes else 0)[0]
+    rolled_out = _shared(
+        jobs[done:], ranks, partial(_roll_out, episodes=episodes, seed=seed, workers=workers)
+    )
+    if not writes:
+        for _ in rolled_out:
+            pass
+    elif done < len(jobs) or EpisodeStore.open(path).unfinished:
         shard_episodes = max(_LEAST_SHARD_EPISODES, -(-len(jobs) // _MOST_SHARDS))
         with (
             StoreWriter(
                 path, OBSERVATION_DIM, ACTION_DIM, names, provenance=provenance, append=True, unfinished=True
             ) as writer,
             _whole_shards(writer),
+            contextlib.closing(rolled_out),
         ):
             if progress is not None:
                 progress(done, len(jobs))
-            for (task, _), episode in zip(
-                jobs[done:], _roll_out(jobs[done:], episodes, seed, workers), strict=True
-            ):
+            for (task, _), episode in zip(jobs[done:], rolled_out, strict=True):
                 writer.append(
                     task=task,
                     observations=episode.observations,
@@ -93,6 +128,7 @@ def collect(
                 if progress is not None:
                     progress(done, len(jobs))
             writer.finish()
+    ranks.gather(None)  # the store is whole when any of them opens it
     return EpisodeStore.open(path)
 
 
@@ -163,7 +199,20 @@ def _collected(path: Path, tasks: Sequence[str], provenance: dict[str, Any]) -> 
     return store.num_episodes
 
 
-def _roll_out(jobs: Sequence[_Job], episodes: int, seed: int, workers: int) -> Iterator[ScriptedEpisode]:
+def _shared(jobs: Sequence[_Job], ranks: Ranks, roll_out: Callable[[Sequence[_Job]], _Episodes]) -> _Episodes:
+    """The episodes of the jobs, in their order, rolled out by all ranks."""
+    count = ranks.world_size()
+    with contextlib.closing(roll_out(jobs[ranks.rank() :: count])) as own:
+        if count == 1:
+            yield from own
+            return
+        for first in range(0, len(jobs), _ROUND_EPISODES * count):
+            parts = ranks.gather(list(islice(own, _ROUND_EPISODES)))
+            for index in range(min(_ROUND_EPISODES * count, len(jobs) - first)):
+                yield parts[index % count][index // count]
+
+
+def _roll_out(jobs: Sequence[_Job], episodes: int, seed: int, workers: int) -> _Episodes:
     """The episodes of the jobs, in their order."""
     if workers == 0:
         collector = ScriptedCollector()

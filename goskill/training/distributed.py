@@ -50,6 +50,13 @@ def share(batch_size: int) -> int:
     return batch_size // world_size()
 
 
+def workers(count: int | None) -> int | None:
+    """Worker processes of this rank: ``count`` if given, else alone None and among ranks its share of the cores."""
+    if count is not None or world_size() == 1:
+        return count
+    return max(len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
+
+
 def average(value: Tensor) -> Tensor:
     """The mean of ``value`` over the ranks, without gradient."""
     if world_size() == 1:

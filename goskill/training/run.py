@@ -91,10 +91,12 @@ class RunFolder:
                     f"{run.path} cannot be resumed: setting {name} was {there} in that run and is {given} now"
                 )
             return run
-        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+        if not run.is_free():
             raise InputError(
                 f"output folder {run.path} exists already: give another folder, or resume the run in it"
             )
+        for left_over in run.path.glob(f"{_unfinished(run.settings_file)}*"):
+            left_over.unlink()
         made = [folder for folder in (run.path, *run.path.parents) if not folder.exists()]
         try:
             write_atomically(run.settings_file, json.dumps(wanted, indent=2) + "\n")
@@ -114,6 +116,13 @@ class RunFolder:
         if not run.settings_file.is_file():
             raise InputError(f"{run.path} is not a run folder: it has no settings.json")
         return run
+
+    def is_free(self) -> bool:
+        """Whether a run can be begun here: there is nothing but what one left that was killed at its first file."""
+        if not self.path.exists():
+            return True
+        begun = _unfinished(self.settings_file)
+        return self.path.is_dir() and all(entry.name.startswith(begun) for entry in self.path.iterdir())
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -153,6 +162,11 @@ class RunFolder:
             file.write(str(os.getpid()))
             file.flush()
             yield
+
+
+def _unfinished(file: Path) -> str:
+    """How the names begin under which ``write_atomically`` writes a file."""
+    return f".{file.name}."
 
 
 def _plain(value: Any) -> Any:

@@ -4,6 +4,8 @@ import errno
 import itertools
 import os
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -233,3 +235,68 @@ def test_a_worker_that_dies_is_named_and_what_was_complete_is_kept(tmp_path, mon
     # Episodes that were under way when the worker died may still arrive; shards are whole in any case.
     kept = EpisodeStore.open(tmp_path / "s").num_episodes
     assert kept in range(2, 40, 2)
+
+
+class ThreadRanks:
+    """Ranks that are threads of this process."""
+
+    def __init__(self, count):
+        self.values, self.barrier, self.own = [None] * count, threading.Barrier(count), threading.local()
+
+    def rank(self):
+        return self.own.rank
+
+    def world_size(self):
+        return len(self.values)
+
+    def gather(self, value):
+        self.values[self.rank()] = value
+        self.barrier.wait()
+        gathered = list(self.values)
+        self.barrier.wait()
+        return gathered
+
+    def run(self, work):
+        def as_rank(rank):
+            self.own.rank = rank
+            return work()
+
+        with ThreadPoolExecutor(self.world_size()) as pool:
+            return list(pool.map(as_rank, range(self.world_size())))
+
+
+@pytest.mark.parametrize(("count", "already"), [(2, 0), (3, 5)])
+def test_ranks_share_the_episodes_and_write_what_one_writes(count, already, tmp_path, monkeypatch):
+    monkeypatch.setattr(collection, "_ROUND_EPISODES", 2)
+    monkeypatch.setattr(collection, "_LEAST_SHARD_EPISODES", 5)
+    ranks, rolled_out = ThreadRanks(count), []
+
+    class Short:
+        """Stands for the collector of MetaWorld's episodes."""
+
+        def __call__(self, task, episode, episodes, seed):
+            rolled_out.append((getattr(ranks.own, "rank", None), task, episode))
+            random = np.random.default_rng([episode, seed, len(task)])
+            observations, actions = random.normal(size=(4, 39)), random.uniform(-1, 1, (3, 4))
+            return ScriptedEpisode(observations, actions, random.normal(size=3), np.zeros(3, bool))
+
+    monkeypatch.setattr(collection, "ScriptedCollector", Short)
+
+    def work(path, **options):
+        return collect(["reach", "push"], path, episodes=8, workers=0, **options)
+
+    def fail(done, total):
+        if done == already:
+            raise KeyboardInterrupt
+
+    if already:
+        with pytest.raises(KeyboardInterrupt):
+            work(tmp_path / "ranks", progress=fail)
+        rolled_out.clear()
+    stores = ranks.run(lambda: work(tmp_path / "ranks", ranks=ranks))
+    shares = [sum(rank == one for rank, *_ in rolled_out) for one in range(count)]
+    assert sum(shares) == 16 - already
+    assert max(shares) - min(shares) <= 1
+    alone = work(tmp_path / "alone")
+    assert {store.num_episodes for store in stores} == {16}
+    assert stores[0].fingerprint == alone.fingerprint
