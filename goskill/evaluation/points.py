@@ -1,7 +1,7 @@
 """Evaluations on the way of a training run: ``evaluations.jsonl``, one JSON object per line.
 
-A line is ``{"iteration": N, "overall": {...}, "tasks": {NAME: {...}}}``: after how many iterations, and the
-numbers under the keys of ``results.json``.
+A line is ``{"iteration": N, "overall": {...}, "tasks": {NAME: {...}}, "versions": {...}}``: after how many
+iterations, the numbers under the keys of ``results.json``, and the versions of the packages that made them.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ def add_point(path: str | Path, iteration: int, results: Results) -> None:
         "iteration": iteration,
         "overall": results.overall.to_json(),
         "tasks": {task: results.summary(task).to_json() for task in results.tasks},
+        "versions": dict(results.versions),
     }
     points = [other for other in read_points(path) if other["iteration"] != iteration]
     points = sorted([*points, point], key=lambda one: int(one["iteration"]))

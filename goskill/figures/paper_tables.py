@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from goskill.studies.rows import Row, of_one_version
+from goskill.studies.rows import Row, versions
+from goskill.studies.selection import Selection, named_versions, newest, of_one_origin, whole_runs
 from goskill.studies.study import Contender, Study
-from goskill.studies.table import newest, scores
+from goskill.studies.table import scores
 
 SKILL_MODEL: Mapping[tuple[str, ...], tuple[str, ...]] = {
     ("yes", "yes", "no"): (),
@@ -36,7 +37,8 @@ def ablation_tables(study: Study, rows: Sequence[Row]) -> dict[str, str]:
 
 def task_table(study: Study, rows: Sequence[Row]) -> str:
     """Table 6: the reference's mean return on each task, and its standard deviation over runs."""
-    chosen = of_one_version([row for row in newest(rows) if _is_of(row, study.contender(study.reference))])
+    selection = _select(rows, [study.contender(study.reference)])
+    chosen = selection.rows
     data = [name for name in study.data if any(row["data"] == name for row in chosen)]
     if not data:
         return ""
@@ -47,7 +49,7 @@ def task_table(study: Study, rows: Sequence[Row]) -> str:
             mine = [row["return_mean"] for row in chosen if (row["data"], row["task"]) == (name, task)]
             cells.append(_with_deviation(np.array(mine)) if mine else "")
         lines.append(_line((task, *cells)))
-    return _document(f"Return of {study.reference} per task", lines, chosen)
+    return _document(f"Return of {study.reference} per task", lines, selection)
 
 
 def _ablations(
@@ -63,8 +65,8 @@ def _ablations(
             plain = one.settings == reference.settings and one.method == reference.method
             if plain and one.ablations == ablations:
                 found[flags] = one
-    chosen = [row for row in newest(rows) if any(_is_of(row, one) for one in found.values())]
-    chosen = of_one_version(chosen)
+    selection = _select(rows, list(found.values()))
+    chosen = selection.rows
     data = [name for name in study.data if any(row["data"] == name for row in chosen)]
     if len(found) < 2 or not data:
         return ""
@@ -75,18 +77,26 @@ def _ablations(
             mine = [row for row in chosen if _is_of(row, one) and row["data"] == name]
             cells.append(_with_deviation(scores(mine, "return_mean").mean(1)) if mine else "")
         lines.append(_line((*flags, *cells)))
-    return _document("Mean return over tasks", lines, chosen)
+    return _document("Mean return over tasks", lines, selection)
 
 
 def _is_of(row: Row, contender: Contender) -> bool:
     return (row["contender"], row["budget"]) == (contender.name, "iterations")
 
 
-def _document(title: str, lines: Sequence[str], rows: Sequence[Row]) -> str:
+def _select(rows: Sequence[Row], contenders: Sequence[Contender]) -> Selection:
+    whole = whole_runs(newest(rows))
+    chosen = of_one_origin([row for row in whole.rows if any(_is_of(row, one) for one in contenders)])
+    return Selection(chosen.rows, (*whole.left_out, *chosen.left_out))
+
+
+def _document(title: str, lines: Sequence[str], selection: Selection) -> str:
+    rows = selection.rows
     seeds = len({row["seed"] for row in rows})
     scripted = ", scripted data" if any(row["scripted"] for row in rows) else ""
-    head = f"{title}; plus or minus the standard deviation over {seeds} runs{scripted}."
-    return "\n".join([head, "", *lines]) + "\n"
+    made = named_versions(versions(rows[0]))
+    head = f"{title}; plus or minus the standard deviation over {seeds} runs{scripted}. {made}."
+    return "\n".join([head, *selection.left_out, "", *lines]) + "\n"
 
 
 def _head(parts: Sequence[str], data: Sequence[str]) -> list[str]:

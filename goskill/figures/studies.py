@@ -1,6 +1,7 @@
 """The figures and tables of a study, from its rows: the paper's Figures 5, 6 and 8 and Tables 1, 2 and 6.
 
-Returns are drawn apart for rows of different versions; everything else takes the versions that made most rows.
+Returns are drawn apart for rows of different versions or data; everything else takes those that made most rows, and
+says what it leaves out.
 """
 
 from __future__ import annotations
@@ -22,9 +23,19 @@ from goskill.figures.bars import draw_bars
 from goskill.figures.paper_tables import ablation_tables, task_table
 from goskill.figures.style import save, style
 from goskill.files import write_atomically
-from goskill.studies.rows import Row, of_one_version, read_rows, versions
-from goskill.studies.study import Study, parse_study
-from goskill.studies.table import BUDGETS, Group, groups, newest, scores
+from goskill.studies.rows import Row, read_rows
+from goskill.studies.selection import newest, of_one_origin, whole_runs
+from goskill.studies.study import Study, read_study_file
+from goskill.studies.table import (
+    BUDGETS,
+    Group,
+    distinctions,
+    group_key,
+    groups,
+    left_out,
+    rows_of_study,
+    scores,
+)
 
 ROWS, STUDY = "rows.jsonl", "study.toml"
 LABELS = {"return_mean": "episode return", "success": "success at any step"}
@@ -59,12 +70,17 @@ def draw_study(folder: str | Path) -> list[Path]:
 
 def draw_studies(folders: Sequence[str | Path], out: Path) -> list[Path]:
     """Draw the returns of several studies, such as MT30 and MT50, side by side as the paper's Figure 5 into ``out``."""
-    panels = {}
+    found: list[Group] = []
+    names: list[str] = []
     for folder in folders:
         study, rows = _read(Path(folder))
-        for group in groups(study, rows):
-            title = f"{study.name}: {_title(group)}"
-            panels[title] = {line.contender: line.returns for line in group.lines}
+        mine = groups(study, rows)
+        found += mine
+        names += [study.name if study.name not in names else str(folder)] * len(mine)
+    panels = {
+        f"{name}: {_title(group)}{distinction}": {line.contender: line.returns for line in group.lines}
+        for name, group, distinction in zip(names, found, distinctions(found), strict=True)
+    }
     with style():
         return save(draw_bars(panels), out, "set_ups")
 
@@ -80,10 +96,10 @@ def draw_returns(study: Study, rows: Sequence[Row]) -> Figure:
         len(panels), 2, figsize=(9.5, sum(heights)), sharex="col", squeeze=False, height_ratios=heights
     )
     colours = _colours([line.contender for group in panels for line in group.lines])
-    several = len({group.versions for group in panels}) > 1
-    for (left, right), group in zip(axes, panels, strict=True):
+    whole = whole_runs(newest(rows_of_study(study, rows))).rows
+    for (left, right), group, distinction in zip(axes, panels, distinctions(panels), strict=True):
         names = [line.contender for line in group.lines]
-        here = [row for row in newest(rows) if _belongs(row, group)]
+        here = [row for row in whole if _belongs(row, group)]
         for axis, value, estimates in (
             (left, "return_mean", [line.returns for line in group.lines]),
             (right, "success", [line.success for line in group.lines]),
@@ -95,21 +111,24 @@ def draw_returns(study: Study, rows: Sequence[Row]) -> Figure:
             axis.tick_params(axis="y", length=0)
         left.set_yticks(range(len(names)), names)
         right.set_yticks(range(len(names)), [""] * len(names))
-        title = _title(group) + (f" ({', '.join(group.versions)})" if several else "")
-        left.set_title(title, loc="left")
+        left.set_title(_title(group) + distinction, loc="left")
     axes[-1][0].set_xlabel(LABELS["return_mean"])
     axes[-1][1].set_xlabel(LABELS["success"])
     axes[0][0].set_xlim(left=min(0.0, axes[0][0].get_xlim()[0]))
     axes[0][1].set_xlim(-0.03, 1.03)
     axes[0][1].xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    _note(figure, left_out(study, rows))
     return figure
 
 
 def draw_sweeps(study: Study, rows: Sequence[Row]) -> Figure | None:
     """Figure 6: return over each setting that the study varies; the baseline is a line. None without sweeps."""
     settings = list(dict.fromkeys(name for one in study.contenders for name in one.sweep))
-    every = [row for row in newest(rows) if row["budget"] == "iterations"]
-    baseline = of_one_version([row for row in every if row["sweep"] or row["contender"] == study.baseline])
+    every = whole_runs([row for row in newest(rows) if row["budget"] == "iterations"])
+    selection = of_one_origin(
+        [row for row in every.rows if row["sweep"] or row["contender"] == study.baseline]
+    )
+    baseline = selection.rows
     chosen = [row for row in baseline if row["sweep"]]
     if not settings or not chosen:
         return None
@@ -126,6 +145,7 @@ def draw_sweeps(study: Study, rows: Sequence[Row]) -> Figure | None:
             _draw_baseline(axis, study, [row for row in baseline if row["data"] == name])
         row_of_axes[0].set_ylabel(LABELS["return_mean"])
         row_of_axes[0].set_title(name, loc="left")
+    _note(figure, (*every.left_out, *selection.left_out))
     return figure
 
 
@@ -134,7 +154,9 @@ def draw_fine_tuning(study: Study, rows: Sequence[Row]) -> Figure | None:
 
     None for a study without fine-tuning.
     """
-    chosen = of_one_version([row for row in rows if row["finetuned"]])
+    whole = whole_runs([row for row in rows if row["finetuned"]])
+    selection = of_one_origin(whole.rows)
+    chosen = selection.rows
     if not chosen:
         return None
     data = [name for name in study.data if any(row["data"] == name for row in chosen)]
@@ -157,6 +179,7 @@ def draw_fine_tuning(study: Study, rows: Sequence[Row]) -> Figure | None:
     figure.legend(
         *axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=min(5, len(names))
     )
+    _note(figure, (*whole.left_out, *selection.left_out))
     return figure
 
 
@@ -164,16 +187,10 @@ def _read(folder: Path) -> tuple[Study, list[Row]]:
     rows = read_rows(folder / ROWS)
     if not rows:
         raise InputError(f"{folder / ROWS}: expected rows of a study, found none")
-    try:
-        text = (folder / STUDY).read_text(encoding="utf-8")
-    except OSError:
-        raise InputError(
-            f"{folder / STUDY}: expected the study that the rows belong to, found none"
-        ) from None
-    study = parse_study(text, folder.resolve().name)
+    study = read_study_file(folder / STUDY, folder.resolve().name)
     if not groups(study, rows):
         raise InputError(f"{folder / ROWS}: has no rows of the study in {folder / STUDY}")
-    return study, rows
+    return study, rows_of_study(study, rows)
 
 
 def _title(group: Group) -> str:
@@ -181,7 +198,12 @@ def _title(group: Group) -> str:
 
 
 def _belongs(row: Row, group: Group) -> bool:
-    return (row["data"], row["budget"], versions(row)) == (group.data, group.budget, group.versions)
+    return group_key(row) == (group.data, group.budget, group.versions, group.fingerprint)
+
+
+def _note(figure: Figure, left_out: Sequence[str]) -> None:
+    if left_out:
+        figure.suptitle("\n".join(left_out), fontsize=7, x=0.01, ha="left")
 
 
 def _colours(names: Sequence[str]) -> dict[str, str]:

@@ -79,16 +79,19 @@ def show_study(
     folder = StudyFolder(Path(out))
     rows = read_rows(folder.rows)
     found = table.groups(study, rows)
+    notices = table.left_out(study, rows)
+    if any(table.distinctions(found)):
+        notices = ("Rows of different versions or data are shown apart.", *notices)
     if not found:
         raise InputError(f"{folder.rows}: has no rows of study {study.name} yet")
     if as_json:
         print(json.dumps(table.to_json(found), indent=2))
     else:
-        for group in found:
-            console.print(table.rich_table(study, group))
-        if len({group.versions for group in found}) > 1:
-            console.print("rows of different versions are shown apart", highlight=False)
-    text = table.markdown(study, found)
+        for group, distinction in zip(found, table.distinctions(found), strict=True):
+            console.print(table.rich_table(study, group, distinction))
+        for notice in notices:
+            console.print(notice, highlight=False, markup=False)
+    text = table.markdown(study, found, notices)
     write_atomically(folder.path / MARKDOWN, text)
     if into is not None:
         table.write_between_markers(Path(into), study.name, text)

@@ -11,7 +11,6 @@ from typing import Any
 from goskill.errors import InputError
 from goskill.evaluation import Results
 from goskill.evaluation.points import read_points
-from goskill.evaluation.results import package_versions
 from goskill.studies.plan import Data, Job
 from goskill.studies.rows import Row
 
@@ -55,10 +54,15 @@ def rows_of(
         **origin,
     }
     if job.finetuning is not None:
-        common["versions"] = package_versions()
         points = read_points(finetuned_run(run) / "evaluations.jsonl")
         return [
-            {**common, "iterations": point["iteration"], "task": task, **_numbers(point["tasks"][task])}
+            {
+                **common,
+                "versions": point.get("versions", {}),
+                "iterations": point["iteration"],
+                "task": task,
+                **_numbers(point["tasks"][task]),
+            }
             for point in points
             for task in point["tasks"]
         ]

@@ -12,7 +12,7 @@ from typing import Any
 
 from goskill import presets
 from goskill.data import EpisodeStore
-from goskill.errors import InputError
+from goskill.errors import InputError, closest
 from goskill.files import write_atomically
 from goskill.runs import read_settings
 from goskill.settings import to_mapping
@@ -106,8 +106,10 @@ def open_data(name: str, path: str | Path) -> Data:
 def jobs_of(study: Study, data: Mapping[str, Data]) -> list[Job]:
     """The jobs with equal iterations, the reference's first, then in the file's order.
 
-    Raises InputError for an unknown method, ablation or setting, and for contenders whose iterations differ.
+    Raises InputError for an unknown method, ablation or setting, settings of a family that no contender is of, and
+    contenders whose iterations differ.
     """
+    _check_families(study)
     ordered = sorted(study.contenders, key=lambda one: one.name != study.reference)
     jobs = [
         _job(study, contender, data, name, seed)
@@ -122,6 +124,18 @@ def jobs_of(study: Study, data: Mapping[str, Data]) -> list[Job]:
                 f"{study.reference} for {jobs[0].iterations}: they must be equal"
             )
     return jobs
+
+
+def _check_families(study: Study) -> None:
+    from goskill.methods import registry
+
+    try:
+        used = list(dict.fromkeys(registry.find(one.method).family.section for one in study.contenders))
+        for name in study.families:
+            if name not in used:
+                raise InputError(f"families.{name}: no contender is of that family, {closest(name, used)}")
+    except InputError as error:
+        raise InputError(f"study {study.name}: {error}") from None
 
 
 def _job(study: Study, contender: Contender, every: Mapping[str, Data], name: str, seed: int) -> Job:

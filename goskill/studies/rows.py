@@ -5,8 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +28,10 @@ def versions(row: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(str(row["versions"].get(name, "unknown")) for name in VERSIONS)
 
 
-def of_one_version(rows: Sequence[Row]) -> list[Row]:
-    """The rows of the versions that made most of them, for what can show one only."""
-    counts = Counter(versions(row) for row in rows)
-    return [row for row in rows if versions(row) == counts.most_common(1)[0][0]]
-
-
 def read_rows(path: str | Path) -> list[Row]:
     """The rows of a file, none if there is no file. An unfinished last line is left out.
 
-    Raises InputError for a line that is no row, by its number.
+    Raises InputError for a line that is no row, by its number and what it lacks.
     """
     file = Path(path)
     if not file.exists():
@@ -49,21 +42,33 @@ def read_rows(path: str | Path) -> list[Row]:
 def append_rows(path: str | Path, rows: Iterable[Row]) -> list[Row]:
     """Add the rows that are not in the file yet, safely on disk, and return them.
 
-    What a killed writer left of a line is removed first. The file is locked meanwhile.
+    What a killed writer left of a line is removed first. The file is locked meanwhile. Raises OSError that names the
+    file, as of a full disk; the file is then as it was.
     """
     file = Path(path)
     file.parent.mkdir(parents=True, exist_ok=True)
-    with open(file, "a+b") as stream:
+    with open(file, "a+b", buffering=0) as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         stream.seek(0)
         content = stream.read()
         there = {key(row) for row in _parse(content, file)}
         new = [row for row in rows if key(row) not in there]
-        stream.truncate(content.rfind(b"\n") + 1)
-        stream.write("".join(json.dumps(row, sort_keys=True) + "\n" for row in new).encode())
-        stream.flush()
-        os.fsync(stream.fileno())
+        whole = content.rfind(b"\n") + 1
+        stream.truncate(whole)
+        try:
+            _write_all(
+                stream.fileno(), "".join(json.dumps(row, sort_keys=True) + "\n" for row in new).encode()
+            )
+            os.fsync(stream.fileno())
+        except OSError as error:
+            stream.truncate(whole)
+            raise OSError(error.errno, error.strerror, str(file)) from error
     return new
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(descriptor, content) :]
 
 
 def _parse(content: bytes, file: Path) -> list[Row]:
@@ -74,18 +79,48 @@ def _parse(content: bytes, file: Path) -> list[Row]:
             row = json.loads(line)
         except (ValueError, RecursionError):
             row = None
-        if not _is_row(row):
+        if not isinstance(row, dict):
             raise InputError(f"{file}: line {number}: expected a row of a study, got {line[:60]!r}")
+        for name, is_right in FIELDS.items():
+            if name not in row or not is_right(row[name]):
+                got = f"{row[name]!r}" if name in row else "none"
+                raise InputError(f"{file}: line {number}: expected a row of a study: {name!r} is {got}")
         rows.append(row)
     return rows
 
 
-def _is_row(row: Any) -> bool:
-    if not isinstance(row, dict) or any(name not in row for name in NAMES):
-        return False
-    numbers: Sequence[Any] = [row.get(name) for name in ("return_mean", "success", "episodes", "iterations")]
-    return (
-        all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers)
-        and all(isinstance(row.get(name), dict) for name in ("versions", "machine", "seconds", "schedule"))
-        and all(isinstance(row.get(name), str) for name in ("fingerprint", "settings", "method"))
-    )
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+FIELDS: Mapping[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("contender", "method", "data", "task", "fingerprint", "settings"), _is_text),
+    **dict.fromkeys(("seed", "iterations", "episodes"), _is_count),
+    **dict.fromkeys(("return_mean", "success", "success_last"), _is_number),
+    **dict.fromkeys(("versions", "machine", "sweep"), _is_table),
+    **dict.fromkeys(("finetuned", "scripted"), _is_flag),
+    "budget": lambda value: value in ("iterations", "seconds"),
+    "ablations": lambda value: isinstance(value, list),
+    "schedule": lambda value: _is_table(value) and all(map(_is_count, value.values())),
+    "seconds": lambda value: (
+        _is_table(value) and all(_is_number(value.get(name)) for name in ("wall", "cpu"))
+    ),
+    "commit": lambda value: value is None or _is_text(value),
+}
+"""What every row has, and how it is told to be right. What a row has besides is kept."""

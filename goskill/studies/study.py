@@ -122,13 +122,23 @@ def read_study(source: str | Path) -> Study:
     """The study of a file, or the ready one of that name. Raises InputError that says what is wrong where."""
     path = Path(source)
     if path.is_file():
-        return parse_study(path.read_text(encoding="utf-8"), path.stem)
+        return read_study_file(path, path.stem)
     if path.suffix == ".toml" or str(source) not in names():
         raise InputError(
             f"study {str(source)!r}: no such file, and no ready study: {closest(str(source), names())}"
         )
     ready = resources.files(__name__.rpartition(".")[0]).joinpath("ready").joinpath(f"{source}.toml")
     return parse_study(ready.read_text(encoding="utf-8"), str(source))
+
+
+def read_study_file(path: Path, name: str) -> Study:
+    """The study ``name`` of a file. Raises InputError."""
+    try:
+        return parse_study(path.read_text(encoding="utf-8"), name)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected a study in UTF-8: {error}") from None
+    except OSError as error:
+        raise InputError(f"{path}: expected a study: {error.strerror}") from None
 
 
 def parse_study(text: str, name: str) -> Study:
@@ -162,6 +172,8 @@ class _File:
 def _study(content: Mapping[str, Any], text: str, name: str) -> Study:
     for section in ("data", "families", "training", "evaluation", "finetuning"):
         _table(content.get(section, {}), section)
+    if "seed" in content.get("training", {}):
+        raise InputError("training.seed: the study's seeds decide it, leave it out")
     file = from_mapping(_File, content, "study")
     contenders = _with_sweeps(
         [_contender(_table(one, f"contenders[{i}]"), i) for i, one in enumerate(file.contenders)],

@@ -17,10 +17,13 @@ from goskill.evaluation import statistics
 from goskill.evaluation.statistics import Estimate
 from goskill.files import write_atomically
 from goskill.studies.rows import VERSIONS, Row, versions
+from goskill.studies.selection import check_settings, named_versions, newest, whole_runs
 from goskill.studies.study import Study
 
 BUDGETS = {"iterations": "equal iterations", "seconds": "equal seconds"}
 COLUMNS = ("", "seeds", "iterations", "return", "IQM of returns", "success", "better than {baseline}")
+
+GroupKey = tuple[str, str, tuple[str, ...], str]
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,11 @@ class Line:
 class Group:
     """What can be compared: the same data, budget and versions."""
 
+    study: str
     data: str
     budget: str
     versions: tuple[str, ...]  # as ``rows.VERSIONS`` names them
+    fingerprint: str  # of the data
     lines: Sequence[Line]
     tasks: int
     episodes: int  # per task and run
@@ -51,30 +56,52 @@ class Group:
 
 
 def groups(study: Study, rows: Sequence[Row]) -> list[Group]:
-    """The rows of the study's contenders, by data, budget and versions; nothing is mixed across these."""
-    contenders = [one.name for one in study.contenders]
+    """The rows of the study's contenders, by data, its fingerprint, budget and versions; nothing is mixed across these.
+
+    Raises InputError if rows of a contender that belong together were made with different settings.
+    """
     order = list(study.data)
-    rows = newest(rows)
-    keys = {(row["data"], row["budget"], versions(row)) for row in rows if row["data"] in order}
-    found = []
-    for key in sorted(keys, key=lambda one: (order.index(one[0]), list(BUDGETS).index(one[1]), one[2])):
-        here = [row for row in rows if (row["data"], row["budget"], versions(row)) == key]
-        named = [row for row in here if row["contender"] in contenders]
-        found += [_group(study, named)] if named else []
-    return found
+    mine = rows_of_study(study, rows)
+    check_settings(mine, study.name)
+    whole = whole_runs(newest(mine))
+    by_key: dict[GroupKey, list[Row]] = {}
+    for row in whole.rows:
+        by_key.setdefault(group_key(row), []).append(row)
+    keys = sorted(by_key, key=lambda one: (order.index(one[0]), list(BUDGETS).index(one[1]), one[2], one[3]))
+    return [_group(study, by_key[key]) for key in keys]
 
 
-def newest(rows: Sequence[Row]) -> list[Row]:
-    """The rows without those of evaluations on the way of fine-tuning."""
-    last: dict[tuple[str, str], int] = {}
-    for row in rows:
-        name = (row["contender"], row["data"])
-        last[name] = max(row["iterations"], last.get(name, 0))
-    return [
-        row
-        for row in rows
-        if not row["finetuned"] or row["iterations"] == last[row["contender"], row["data"]]
-    ]
+def group_key(row: Row) -> GroupKey:
+    """What the rows of a group share: data, budget, versions, and the data's fingerprint."""
+    return row["data"], row["budget"], versions(row), row["fingerprint"]
+
+
+def left_out(study: Study, rows: Sequence[Row]) -> tuple[str, ...]:
+    """What ``groups`` does not show, a sentence each."""
+    return whole_runs(newest(rows_of_study(study, rows))).left_out
+
+
+def rows_of_study(study: Study, rows: Sequence[Row]) -> list[Row]:
+    """The rows of the study's contenders on its data."""
+    names = {one.name for one in study.contenders}
+    return [row for row in rows if row["data"] in study.data and row["contender"] in names]
+
+
+def distinctions(found: Sequence[Group]) -> list[str]:
+    """What tells each group from others of its data and budget: versions and fingerprints, as far as they differ."""
+    varying = [len({group.versions[place] for group in found}) > 1 for place in range(len(VERSIONS))]
+    notes = []
+    for group in found:
+        parts = [
+            f"{name} {version}"
+            for name, version, varies in zip(VERSIONS, group.versions, varying, strict=True)
+            if varies
+        ]
+        same = [other for other in found if (other.study, other.data) == (group.study, group.data)]
+        if len({other.fingerprint for other in same}) > 1:
+            parts.append(f"fingerprint {group.fingerprint}")
+        notes.append(f" ({', '.join(parts)})" if parts else "")
+    return notes
 
 
 def scores(rows: Sequence[Row], value: str) -> npt.NDArray[np.float64]:
@@ -95,9 +122,11 @@ def _group(study: Study, rows: Sequence[Row]) -> Group:
     baseline = scores(by_contender[study.baseline], "return_mean") if study.baseline in by_contender else None
     first = rows[0]
     return Group(
+        study=study.name,
         data=first["data"],
         budget=first["budget"],
         versions=versions(first),
+        fingerprint=first["fingerprint"],
         lines=[
             _line(name, mine, None if name == study.baseline else baseline)
             for name, mine in by_contender.items()
@@ -122,9 +151,9 @@ def _line(name: str, rows: Sequence[Row], baseline: npt.NDArray[np.float64] | No
     )
 
 
-def rich_table(study: Study, group: Group) -> Table:
-    """One group for a terminal."""
-    table = Table(title=_title(group), caption=_caption(study, group), box=box.SIMPLE_HEAD)
+def rich_table(study: Study, group: Group, distinction: str = "") -> Table:
+    """One group for a terminal; ``distinction`` is what tells it from others (``distinctions``)."""
+    table = Table(title=_title(group) + distinction, caption=_caption(study, group), box=box.SIMPLE_HEAD)
     longest = max(len(line.contender) for line in group.lines)
     table.add_column("", min_width=min(longest, 22), overflow="fold")
     for column in _columns(study)[1:]:
@@ -135,17 +164,17 @@ def rich_table(study: Study, group: Group) -> Table:
     return table
 
 
-def markdown(study: Study, found: Sequence[Group]) -> str:
-    """All groups as Markdown tables."""
+def markdown(study: Study, found: Sequence[Group], notices: Sequence[str] = ()) -> str:
+    """All groups as Markdown tables, and ``notices`` after them."""
     parts = []
-    for group in found:
+    for group, distinction in zip(found, distinctions(found), strict=True):
         columns = _columns(study)
-        lines = [f"**{_title(group)}**", ""]
+        lines = [f"**{_title(group)}{distinction}**", ""]
         lines += ["| " + " | ".join(columns) + " |", "|---" + "|--:" * (len(columns) - 1) + "|"]
         lines += ["| " + " | ".join(_cells(line)) + " |" for line in group.lines]
         lines += ["", _caption(study, group)]
         parts.append("\n".join(lines))
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, *notices]) + "\n"
 
 
 def write_between_markers(file: Path, name: str, text: str) -> None:
@@ -168,7 +197,7 @@ def _title(group: Group) -> str:
 
 
 def _caption(study: Study, group: Group) -> str:
-    made = ", ".join(f"{name} {version}" for name, version in zip(VERSIONS, group.versions, strict=True))
+    made = named_versions(group.versions)
     commits = ", ".join(group.commits)
     return (
         f"{group.tasks} tasks, {group.episodes} episodes per task and run. Brackets hold 95 % (stratified bootstrap). "
@@ -213,6 +242,7 @@ def to_json(found: Sequence[Group]) -> list[dict[str, Any]]:
             "data": group.data,
             "budget": group.budget,
             "versions": dict(zip(VERSIONS, group.versions, strict=True)),
+            "fingerprint": group.fingerprint,
             "tasks": group.tasks,
             "episodes": group.episodes,
             "scripted": group.scripted,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib import pyplot as plt
 
 from goskill.errors import InputError
 from goskill.figures import draw_studies, draw_study, is_study
@@ -185,6 +186,39 @@ def test_rows_of_other_versions_have_panels_of_their_own(tmp_path) -> None:
     rows = some_rows() + [row for row in some_rows(torch="99") if row["contender"] == "prompt_dt"]
     figure = draw_returns(parse_study(STUDY, "s"), rows)
     assert [len(axis.get_yticks()) for axis in figure.axes[::2]] == [6, 1, 1, 1, 6, 1, 1, 1]
+
+
+def test_what_a_figure_or_table_leaves_out_is_written_on_it(tmp_path) -> None:
+    rows = some_rows() + [row for row in some_rows(torch="99") if row["data"] == "near" and not row["seed"]]
+    folder = write(tmp_path / "s", rows)
+    draw_study(folder)
+    text = (folder / "figures" / "tasks.md").read_text()
+    assert "torch 2." in text
+    assert "left out: 3 rows on near (fingerprint f) by goskill unknown" in text
+    assert "torch 99" in text
+    sweeps = draw_sweeps(parse_study(STUDY, "s"), rows)
+    assert "torch 99" in sweeps.get_suptitle()
+    other = [{**row, "fingerprint": "g", "seed": 7} for row in some_rows() if row["seed"] == 0]
+    figure = draw_returns(parse_study(STUDY, "s"), some_rows() + other)
+    assert figure.axes[2].get_title(loc="left") == "near (scripted), equal iterations (fingerprint g)"
+    torn = draw_returns(parse_study(STUDY, "s"), some_rows()[1:])
+    assert torn.get_suptitle() == "go_skill on near, seed 0: left out, it has 2 of 3 tasks"
+
+
+def test_studies_beside_each_other_lose_no_versions(tmp_path, monkeypatch) -> None:
+    drawn = {}
+    monkeypatch.setattr(
+        "goskill.figures.studies.draw_bars", lambda panels: drawn.update(panels) or plt.figure()
+    )
+    rows = [row for row in some_rows() if row["data"] == "near" and row["budget"] == "iterations"]
+    mixed = rows + [{**row, "versions": {"torch": "99"}} for row in rows if row["contender"] == "prompt_dt"]
+    draw_studies([write(tmp_path / "a", mixed), write(tmp_path / "b", rows)], tmp_path)
+    assert list(drawn) == [
+        "a: near (scripted), equal iterations (torch 2)",
+        "a: near (scripted), equal iterations (torch 99)",
+        "b: near (scripted), equal iterations (torch 2)",
+    ]
+    assert len(drawn["a: near (scripted), equal iterations (torch 2)"]) == 6
 
 
 def test_several_studies_stand_side_by_side(tmp_path) -> None:

@@ -49,6 +49,7 @@ BASE = 'seeds = [0]\nreference = "a"\n[data.near]\nstore = "x"\n[[contenders]]\n
         ("seeds", "sedes", "did you mean 'seeds'"),
         ('[[contenders]]\nmethod = "a"', "", "at least one of contenders, data and seeds"),
         ("[0]", "[0, 0]", "seeds: expected different ones"),
+        ("[data", "[training]\nseed = 3\n[data", "training.seed: the study's seeds decide it"),
         ("[0]", "[-1]", "seeds: expected an integer"),
         ('reference = "a"', 'reference = "b"', "reference: no contender is named 'b'"),
         ('reference = "a"', 'reference = "a"\nbaseline = "b"', "baseline: no contender is named 'b'"),
@@ -80,3 +81,10 @@ def test_an_unknown_study_is_named_with_what_is_near() -> None:
         read_study("smal-mt10")
     with pytest.raises(InputError, match="no such file"):
         read_study("nowhere.toml")
+
+
+def test_a_study_that_is_not_utf_8_is_refused_in_a_line(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_bytes(b'title = "caf\xe9"\n')
+    with pytest.raises(InputError, match=r"mine\.toml: expected a study in UTF-8"):
+        read_study(file)

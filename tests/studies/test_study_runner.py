@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,11 @@ from rich.console import Console
 
 from goskill.data import StoreWriter
 from goskill.errors import InputError
+from goskill.evaluation.points import add_point
 from goskill.evaluation.results import Protocol, Results, TaskEpisodes
 from goskill.studies import run_study, show_study
-from goskill.studies.plan import open_data, same_seconds, with_seconds
+from goskill.studies.finished import rows_of
+from goskill.studies.plan import FinetuningJob, open_data, same_seconds, with_seconds
 from goskill.studies.processes import Place, places
 from goskill.studies.progress import StudyProgress
 from goskill.studies.rows import append_rows, read_rows
@@ -223,7 +227,7 @@ def test_rows_of_other_versions_are_shown_apart(tmp_path, store, capsys) -> None
         ("99", ["b"]),
     ]
     show_study(parse_study(study, "s"), tmp_path / "out")
-    assert "different versions are shown apart" in capsys.readouterr().out
+    assert "different versions or data are shown apart" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -261,9 +265,72 @@ def test_rows_that_are_there_are_not_added_again(tmp_path, store) -> None:
     rows = read_rows(file)
     assert append_rows(file, rows) == []
     assert read_rows(file) == rows
-    file.write_text("{}\n" + file.read_text())
+    file.write_text("[]\n" + file.read_text())
     with pytest.raises(InputError, match="line 1: expected a row of a study"):
         read_rows(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(
+            (name, None)
+            for name in ("finetuned", "sweep", "scripted", "success_last", "ablations", "settings")
+        ),
+        *(("seconds", value) for value in ({}, {"wall": 1.0}, {"wall": 1.0, "cpu": "1"})),
+        *(("seed", value) for value in (True, "0")),
+        ("commit", 3),
+        ("budget", "hours"),
+        ("schedule", {"iterations": "many"}),
+    ],
+)
+def test_a_row_that_lacks_something_is_refused_by_line_and_name(tmp_path, store, name, value) -> None:
+    run(text("a", head="seeds = [0]"), tmp_path / "out", store)
+    file = tmp_path / "out" / "rows.jsonl"
+    rows = read_rows(file)
+    wrong = {**rows[0], name: value}
+    file.write_text("".join(json.dumps(row) + "\n" for row in (rows[0], wrong)))
+    with pytest.raises(InputError, match=rf"rows.jsonl: line 2: expected a row of a study: '{name}' is"):
+        read_rows(file)
+    del wrong[name]
+    file.write_text("".join(json.dumps(row) + "\n" for row in (rows[0], wrong)))
+    with pytest.raises(InputError, match=rf"line 2: expected a row of a study: '{name}' is none"):
+        read_rows(file)
+
+
+def test_a_full_disk_is_named_with_the_file_which_stays_as_it_was(tmp_path, store) -> None:
+    run(text("a"), tmp_path / "out", store)
+    file = tmp_path / "out" / "rows.jsonl"
+    content, rows = file.read_bytes(), read_rows(file)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(content) + 100, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"rows\.jsonl"):
+            append_rows(file, [{**row, "seed": 7} for row in rows])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert file.read_bytes() == content
+
+
+def test_settings_that_no_contender_uses_are_refused(tmp_path, store) -> None:
+    for families, message in (
+        ("[families.go_skil]\nhorizon = 3\n", "families.go_skil: .*did you mean 'go_skill'"),
+        ("[families.prompt_dt]\nlayers = 3\n", "families.prompt_dt: no contender is of that family"),
+    ):
+        with pytest.raises(InputError, match=f"study s: {message}"):
+            runner(text("a") + families, tmp_path / "out", store)
+
+
+def test_fine_tuned_rows_carry_the_versions_of_their_evaluations(tmp_path, store) -> None:
+    job = runner(text("a"), tmp_path / "out", store).jobs[0]
+    tuned = tmp_path / "run-finetuned"
+    for at, torch in ((0, "1"), (5, "2")):
+        add_point(tuned / "evaluations.jsonl", at, some_results({**VERSIONS, "torch": torch}))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 1, "seconds": 1, "cpu_seconds": 1}\n')
+    job = replace(job, finetuning=FinetuningJob("mt10", "store", 5))
+    rows = rows_of(tmp_path / "run", job, open_data("near", store), {}, {"commit": "c", "machine": {}})
+    assert [(row["iterations"], row["versions"]["torch"]) for row in rows] == [(0, "1")] * 2 + [(5, "2")] * 2
 
 
 def test_places_share_cores_and_gpus(monkeypatch) -> None:

@@ -10,7 +10,7 @@ from scipy import stats
 
 from goskill.errors import InputError
 from goskill.studies.study import parse_study
-from goskill.studies.table import groups, markdown, write_between_markers
+from goskill.studies.table import distinctions, groups, left_out, markdown, write_between_markers
 
 STUDY = """
 reference = "a"
@@ -35,6 +35,11 @@ def some_rows() -> list[dict]:
             "task": task,
             "iterations": 50,
             "finetuned": False,
+            "fingerprint": "f",
+            "settings": "s",
+            "schedule": {"iterations": 50},
+            "seconds": {"cpu": 1.0, "wall": 1.0},
+            "machine": {},
             "scripted": True,
             "commit": "c",
             "versions": {"goskill": "1"},
@@ -62,9 +67,53 @@ def test_numbers_are_those_of_the_rows_in_whatever_order_they_came() -> None:
     assert group.lines[1].improvement is None
 
 
-def test_a_run_that_lacks_a_task_is_named() -> None:
-    with pytest.raises(InputError, match="rows of a: a task is missing in a run"):
-        groups(parse_study(STUDY, "s"), some_rows()[1:])
+def changed(rows: list[dict], **changes: object) -> list[dict]:
+    return [{**row, **changes} for row in rows]
+
+
+def test_a_run_that_lacks_a_task_is_left_out_with_a_notice() -> None:
+    study = parse_study(STUDY, "s")
+    (group,) = groups(study, some_rows()[1:])
+    assert [(line.contender, line.seeds) for line in group.lines] == [("a", 1), ("b", 2)]
+    assert group.lines[0].returns.value == 270.0
+    notice = "a on near, seed 0: left out, it has 1 of 2 tasks"
+    assert left_out(study, some_rows()[1:]) == (notice,)
+    assert left_out(study, some_rows()) == ()
+    assert notice in markdown(study, [group], [notice])
+
+
+def test_rows_of_other_data_or_versions_are_never_averaged_together() -> None:
+    study = parse_study(STUDY, "s")
+    rows = some_rows()
+    other = changed([row for row in rows if row["seed"] == 1], seed=2, return_mean=0.0)
+    for change in ({"fingerprint": "g"}, {"versions": {"goskill": "2"}}):
+        found = groups(study, rows + changed(other, **change))
+        assert [group.lines[0].returns.value for group in found] == [215.0, 0.0]
+    assert distinctions(groups(study, rows + changed(other, fingerprint="g"))) == [
+        " (fingerprint f)",
+        " (fingerprint g)",
+    ]
+    found = groups(study, rows + changed(other, versions={"goskill": "2"}))
+    assert distinctions(found) == [" (goskill 1)", " (goskill 2)"]
+    assert "equal iterations (goskill 2)**" in markdown(study, found)
+    assert distinctions(groups(study, rows)) == [""]
+
+
+@pytest.mark.parametrize("change", [{"settings": "t"}, {"schedule": {"iterations": 51}}])
+def test_rows_of_other_settings_of_a_contender_are_refused(change) -> None:
+    mixed = [{**row, **change} if (row["contender"], row["seed"]) == ("a", 1) else row for row in some_rows()]
+    with pytest.raises(InputError, match=r"s: rows of a on near were made with different settings.*seed 1"):
+        groups(parse_study(STUDY, "s"), mixed)
+    # Another contender may well have other settings.
+    whole = [{**row, **change} if row["contender"] == "a" else row for row in some_rows()]
+    assert len(groups(parse_study(STUDY, "s"), whole)) == 1
+
+
+def test_the_last_evaluation_of_fine_tuning_is_told_for_each_version() -> None:
+    before = changed(some_rows(), finetuned=True, iterations=30)
+    after = changed(some_rows(), finetuned=True, iterations=20, versions={"goskill": "2"})
+    found = groups(parse_study(STUDY, "s"), before + after + changed(before, iterations=10))
+    assert [(group.versions[0], group.lines[0].iterations) for group in found] == [("1", 30), ("2", 20)]
 
 
 def test_markdown_goes_between_its_markers_and_nothing_else_changes(tmp_path: Path) -> None:
