@@ -44,7 +44,7 @@ class Metrics:
 
 
 def read_metrics(path: str | Path) -> Metrics:
-    """Read the metrics of a run; an unfinished last line is left out. Raises InputError for anything else."""
+    """Read a run's metrics; an unfinished last line and vectors are left out. Raises InputError for anything else."""
     lines = _lines(Path(path))
     found: dict[str, tuple[list[float], list[float]]] = {}
     bounds: dict[str, list[float]] = {}
@@ -142,13 +142,17 @@ def _lines(path: Path) -> list[dict[str, Any]]:
             raise InputError(
                 f"{path}: line {number}: expected an object with a number 'step', got {text[:60]!r}"
             )
-        wrong = next((name for name, value in line.items() if "/" in name and not _is_value(value)), None)
+        wrong = next((name for name, value in line.items() if "/" in name and not _is_metric(value)), None)
         if wrong is not None:
             raise InputError(
                 f"{path}: line {number}: expected {wrong!r} to be a number, got {line[wrong]!r:.60}"
             )
         lines.append(line)
     return lines
+
+
+def _is_metric(value: Any) -> bool:
+    return all(map(_is_value, value)) if isinstance(value, list) else _is_value(value)
 
 
 def _is_value(value: Any) -> bool:

@@ -112,6 +112,13 @@ def test_learning_curves_have_a_panel_per_metric_and_name_the_phases(run) -> Non
     np.testing.assert_allclose(raw.get_ydata(), 1 / np.arange(10, 110, 10))
 
 
+def test_vectors_have_no_curve(run) -> None:
+    path = run / "metrics.jsonl"
+    before = len(read_metrics(path).curves)
+    path.write_text(path.read_text() + '{"step": 200, "phase": "policy", "skill/usage": [0.25, 0.75]}\n')
+    assert len(read_metrics(path).curves) == before
+
+
 def test_moving_average_is_the_mean_of_the_neighbours() -> None:
     values = np.random.default_rng(0).normal(size=23)
     for window in (1, 2, 5, 40):
