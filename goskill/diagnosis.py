@@ -11,8 +11,10 @@ document that it writes, ``RUN/diagnosis.json``, holds
 - ``rollouts``: return and success in MetaWorld of the demonstrations themselves, of the decoder with the
   demonstration's skills (the oracle, :class:`goskill.methods.go_skill.OraclePolicy`), and of the policy, from the same
   starts. With a store of ``goskill collect`` environments are reset with the demonstrations' own seeds, so that the
-  oracle's skills were made for this very object and goal. Elsewhere seeds are not known: environments are reset with
-  evaluation's, the oracle follows the demonstration with the nearest start, and how near it is decides what it shows.
+  oracle's skills were made for this very object and goal. The policy's prompts are the task's best episodes, maybe
+  with the one from the same start: its numbers lean upwards. Elsewhere seeds are not known: environments are reset
+  with evaluation's, the oracle follows the demonstration with the nearest start, and how near it is decides what it
+  shows.
 - ``left_out``: parts that the method does not have, or that cannot be measured on this store, and why.
 """
 
@@ -31,7 +33,7 @@ from rich.table import Table
 
 from goskill.errors import InputError
 from goskill.files import write_atomically
-from goskill.runs import load_networks, outside_metaworld, prompts_of, settings_of
+from goskill.runs import check_finished, load_networks, outside_metaworld, prompts_of, settings_of
 
 if TYPE_CHECKING:
     from goskill.data import EpisodeStore
@@ -67,7 +69,7 @@ def diagnose(
     Labels that the store does not have yet are written beside it. ``progress(done, total)`` hears of environment
     steps.
 
-    Raises InputError for a run that is not finished, a store that does not fit it, and wrong numbers.
+    Raises InputError for a run or store that is not finished, a store that does not fit the run, and wrong numbers.
     """
     from goskill.data import EpisodeStore
     from goskill.methods import registry
@@ -80,6 +82,7 @@ def diagnose(
     settings = settings_of(run)
     family = registry.find(settings.name).family
     store = EpisodeStore.open(data)
+    check_finished(store)
     if store.num_steps == 0:
         raise InputError(f"data: {store.path} has no episodes")
     networks = load_networks(run, goal_features).to(choose_device(device or "auto")).eval()

@@ -30,6 +30,7 @@ from goskill.runs import (
     DEFAULT_METHOD,
     Settings,
     check_data,
+    check_finished,
     data_path,
     evaluate_over_ranks,
     load_networks,
@@ -254,6 +255,7 @@ def evaluate(
     distributed.start(chosen_device)
     networks = load_networks(run, goal_features).to(chosen_device)
     store = EpisodeStore.open(run.prompts if data is None else data)
+    check_finished(store)
     settings = settings_of(run)
     prompts = prompts_of(store, settings.method.prompt_episodes)
     chosen = choose_tasks(None, tasks) if tasks else list(prompts)
@@ -326,12 +328,14 @@ def label(path: PathLike, data: PathLike, *, device: str | None = None) -> str:
     family = registry.find(settings.name).family
     if family.label is None or not family.has_skills(settings.method):
         raise InputError(f"{path}: this run of {settings.name} has no codebook of skills to label with")
+    store = EpisodeStore.open(data)
+    check_finished(store)
     chosen_device = choose_device(device or "auto")
     distributed.start(chosen_device)
     networks = load_networks(run).to(chosen_device)
     with _progress("labelling") as report:
         shown = report if distributed.rank() == 0 else None
-        return family.label(networks.eval(), EpisodeStore.open(data), shown)
+        return family.label(networks.eval(), store, shown)
 
 
 def compare(runs: Sequence[PathLike], *, as_json: bool = False) -> None:

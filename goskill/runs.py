@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from goskill.data import EpisodeStore
     from goskill.evaluation import DataReturns, Policy, Prompts, Results
     from goskill.methods.registry import GoalFeatures, MethodSettings, MethodWithNetworks
-    from goskill.training import Milestones, RunFolder, TrainingSettings
+    from goskill.training import Checkpoint, Milestones, RunFolder, TrainingSettings
 
 DEFAULT_METHOD = "go_skill"
 
@@ -131,10 +131,7 @@ def record_of(settings: Settings, store: EpisodeStore) -> dict[str, Any]:
     """What ``settings.json`` of a run on ``store`` holds. Raises InputError for a store that is unfinished."""
     from goskill.evaluation import data_returns
 
-    if store.unfinished:
-        raise InputError(
-            f"{store.path} is unfinished: first run the command again that was writing it, it goes on"
-        )
+    check_finished(store)
     return {
         "data": {
             "path": str(store.path.resolve()),
@@ -147,6 +144,14 @@ def record_of(settings: Settings, store: EpisodeStore) -> dict[str, Any]:
         "training": to_mapping(settings.training),
         "evaluation": to_mapping(settings.evaluation),
     }
+
+
+def check_finished(store: EpisodeStore) -> None:
+    """Raises InputError for a store whose writer has been stopped, or is not done."""
+    if store.unfinished:
+        raise InputError(
+            f"{store.path} is unfinished: first run the command again that was writing it, it goes on"
+        )
 
 
 def data_path(run: RunFolder) -> str:
@@ -199,18 +204,31 @@ def load_networks(
     from goskill.training import Checkpoints
 
     settings = settings_of(run)
-    checkpoint = Checkpoints(run.checkpoints).newest()
+    checkpoint = _last_checkpoint(run) if finished else Checkpoints(run.checkpoints).newest()
     if checkpoint is None:
         raise CheckpointError(
             f"{run.checkpoints} holds no whole checkpoint: "
             f"train again with goskill train --resume --out {run.path}"
         )
-    if finished and checkpoint.state["phase"] < len(checkpoint.state["phases"]):
-        raise CheckpointError(
-            f"{run.path} is not finished: go on with goskill train --resume --out {run.path}"
-        )
     family = registry.find(settings.name).family
     return family.rebuild(settings.method, checkpoint.networks(), goal_features)
+
+
+def _last_checkpoint(run: RunFolder) -> Checkpoint | None:
+    """The checkpoint at the end of training; None if there is no checkpoint at all."""
+    from goskill.training import Checkpoints, read_checkpoint
+
+    path = Checkpoints(run.checkpoints).newest_path()
+    if path is None:
+        return None
+    resume = f"go on with goskill train --resume --out {run.path}"
+    try:
+        checkpoint = read_checkpoint(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {resume}, which repeats what it held") from None
+    if checkpoint.state["phase"] < len(checkpoint.state["phases"]):
+        raise CheckpointError(f"{run.path} is not finished: {resume}")
+    return checkpoint
 
 
 def outside_metaworld(store: EpisodeStore) -> str:

@@ -145,11 +145,43 @@ def test_a_run_that_is_not_finished_is_neither_evaluated_nor_used_for_labels(
     assert not (run / "results.json").exists()
 
 
+def test_a_damaged_end_of_a_run_is_one_line_that_names_it(
+    trained: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    file = next((run / "checkpoints").glob("*-finished")) / "policy.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    for use in (lambda: pipeline.evaluate(run, episodes=1, workers=0), lambda: pipeline.label(run, data)):
+        with pytest.raises(
+            CheckpointError, match=rf"{file} is damaged: .*; go on with goskill train --resume"
+        ):
+            use()
+    assert not caplog.records
+    pipeline.train(None, run, resume=True)
+    assert weights(run) == weights(trained)
+
+
 def test_resuming_needs_nothing_but_the_run(trained: Path, tmp_path: Path) -> None:
     run = shutil.copytree(trained, tmp_path / "run")
     shutil.rmtree(next((run / "checkpoints").glob("*-finished")))
     pipeline.train(None, run, resume=True)
     assert weights(run) == weights(trained)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_resumed_in_any_phase_and_precision_ends_with_the_same_weights(
+    precision: str, data: Path, tmp_path: Path
+) -> None:
+    """bfloat16 is what ``auto`` chooses on processors that are fast at it; here it is asked for."""
+    changes = (*SMALL, f"training.precision={precision}", "training.keep_checkpoints=9")
+    whole = pipeline.train(data, tmp_path / "whole", preset="quickstart", overrides=changes).path
+    steps = sorted(path.name for path in (whole / "checkpoints").iterdir())
+    for last in ("step-00000004-extraction", "step-00000008-policy"):
+        run = shutil.copytree(whole, tmp_path / last)
+        for later in steps[steps.index(last) + 1 :]:
+            shutil.rmtree(run / "checkpoints" / later)
+        pipeline.train(None, run, resume=True)
+        assert weights(run) == weights(whole)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +205,7 @@ def test_damaged_settings_are_named(trained: Path, tmp_path: Path, damage: str) 
         pipeline.evaluate(run, episodes=1, workers=0)
 
 
-def test_a_store_that_is_unfinished_is_not_trained_on(data: Path, tmp_path: Path) -> None:
+def test_a_store_that_is_unfinished_is_not_used(trained: Path, data: Path, tmp_path: Path) -> None:
     shutil.copytree(data, tmp_path / "data")
     store = EpisodeStore.open(data)
     writer = StoreWriter(
@@ -184,9 +216,15 @@ def test_a_store_that_is_unfinished_is_not_trained_on(data: Path, tmp_path: Path
         writer.append(
             task="reach", observations=episode.observations, actions=episode.actions, rewards=episode.rewards
         )
-    with pytest.raises(InputError, match=f"{tmp_path / 'data'} is unfinished"):
-        pipeline.train(tmp_path / "data", tmp_path / "run", preset="quickstart", overrides=SMALL)
-    assert not (tmp_path / "run").exists()
+    for use in (
+        lambda: pipeline.train(tmp_path / "data", tmp_path / "run", preset="quickstart", overrides=SMALL),
+        lambda: pipeline.label(trained, tmp_path / "data"),
+        lambda: pipeline.evaluate(trained, data=tmp_path / "data", out=tmp_path / "results.json", workers=0),
+        lambda: pipeline.diagnose(trained, tmp_path / "data"),
+    ):
+        with pytest.raises(InputError, match=f"{tmp_path / 'data'} is unfinished"):
+            use()
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
 def test_an_existing_output_folder_is_refused(trained: Path, data: Path) -> None:
@@ -273,6 +311,18 @@ def test_quickstart_goes_the_whole_way(tmp_path: Path) -> None:
         pipeline.quickstart(out, workers=0, overrides=(*SMALL, *few))
         assert (out / "results.json").read_bytes() == results
         assert weights(out) == before
+
+
+def test_quickstart_gives_the_same_numbers_twice(tmp_path: Path) -> None:
+    few = ('data.tasks=["reach", "window-close"]', "data.episodes=1", "evaluation.episodes=1")
+    first, second = (
+        (tmp_path / name, pipeline.quickstart(tmp_path / name, workers=0, overrides=(*SMALL, *few), seed=3))[
+            0
+        ]
+        for name in ("first", "second")
+    )
+    assert weights(first) == weights(second)
+    assert (first / "results.json").read_bytes() == (second / "results.json").read_bytes()
 
 
 def unfinished(run: Path) -> list[str]:

@@ -55,8 +55,8 @@ class Milestones:
 class Trainer:
     """Runs a method's phases, and continues a run that was interrupted anywhere.
 
-    Interrupted at any moment and resumed, a run on the CPU in float32 ends with the same bits as one that was
-    not: weights, buffers, optimisers, schedule, samplers and random states all come from the checkpoint.
+    Interrupted at any moment and resumed, a run on the CPU, in either precision, ends with the same bits as one that
+    was not: weights, buffers, optimisers, schedule, samplers and random states all come from the checkpoint.
     Under torchrun each rank has a trainer; rank 0 writes.
     """
 
