@@ -109,9 +109,9 @@ def convert(
         raise InputError(f"layout: expected one of {', '.join(layouts)}, got {layout!r}")
     with _progress("converting") as report:
         if layout == "hdf5":
-            found = from_hdf5(source, out, progress=report)
+            found = from_hdf5(source, out, workers=workers or 0, progress=report)
         elif layout == "minari":
-            found = from_minari(source, out)
+            found = from_minari(source, out, workers=workers or 0, progress=report)
         else:
             found = from_npz(layout, source, out, quality, workers=workers or 0, progress=report)
     console.print_json(json.dumps(found.to_json()))

@@ -1,11 +1,20 @@
-"""The episode store, its writer, and the samplers over it."""
+"""The episode store, its writer, and the samplers over it.
 
-from goskill.data.context_sampler import ContextSampler
-from goskill.data.episode import Episode
-from goskill.data.segment_sampler import SegmentSampler
-from goskill.data.statistics import Normalization, Statistics
-from goskill.data.store import EpisodeStore
-from goskill.data.writer import StoreWriter
+Parts load at first use, so that processes that only read or write episodes need no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from goskill.data.context_sampler import ContextSampler
+    from goskill.data.episode import Episode
+    from goskill.data.segment_sampler import SegmentSampler
+    from goskill.data.statistics import Normalization, Statistics
+    from goskill.data.store import EpisodeStore
+    from goskill.data.writer import StoreWriter
 
 __all__ = [
     "ContextSampler",
@@ -16,3 +25,18 @@ __all__ = [
     "Statistics",
     "StoreWriter",
 ]
+_LAZY = {
+    "ContextSampler": "context_sampler",
+    "Episode": "episode",
+    "EpisodeStore": "store",
+    "Normalization": "statistics",
+    "SegmentSampler": "segment_sampler",
+    "Statistics": "statistics",
+    "StoreWriter": "writer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"goskill.data.{_LAZY[name]}"), name)
+    raise AttributeError(f"module 'goskill.data' has no attribute {name!r}")

@@ -8,11 +8,10 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from goskill import _core
 from goskill.data.episode import Episode
@@ -22,6 +21,9 @@ from goskill.data.labels import label_folder, label_names, read_label_manifest, 
 from goskill.data.layout import StoreLayout
 from goskill.data.statistics import Normalization, Statistics
 from goskill.errors import InputError, StoreError, closest
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Int64Array = npt.NDArray[np.int64]
 

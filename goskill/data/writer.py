@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -27,51 +28,11 @@ from goskill.data.files import (
 )
 from goskill.data.layout import FORMAT, SHARD_FORMAT, VERSION, StoreLayout, shard_name
 from goskill.data.statistics import Statistics
+from goskill.data.values import float32_values, success_values
 from goskill.errors import InputError, StoreError, closest
 
 _LOCK = ".lock"
 _TASK_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
-
-
-def _values(name: str, value: npt.ArrayLike, shape: tuple[int | None, ...]) -> npt.NDArray[np.float32]:
-    """The array in float32, or an InputError that says what is wrong with it."""
-    array = np.asarray(value)
-    if array.dtype.kind not in "fiu":
-        raise InputError(f"{name}: expected real numbers, got dtype {array.dtype}")
-    fits = array.ndim == len(shape) and all(
-        w is None or w == g for w, g in zip(shape, array.shape, strict=True)
-    )
-    if not fits:
-        wanted = "[" + ", ".join("T" if size is None else str(size) for size in shape) + "]"
-        raise InputError(f"{name}: expected shape {wanted}, got {list(array.shape)}")
-    with np.errstate(over="ignore"):
-        result = array.astype(np.float32)
-    finite = np.isfinite(result)
-    if not finite.all():
-        place = tuple(int(i) for i in np.argwhere(~finite)[0])
-        reason = "finite values" if not np.isfinite(array[place]) else "values that fit float32"
-        raise InputError(f"{name}: expected {reason}, got {array[place]} at index {list(place)}")
-    return result
-
-
-def _success(value: npt.ArrayLike | None, length: int) -> npt.NDArray[np.int8]:
-    if value is None:
-        return np.full(length, -1, dtype=np.int8)
-    array = np.asarray(value)
-    if (
-        array.dtype.kind not in "biuf"
-        or array.shape not in ((), (length,))
-        or not np.isin(array, (0, 1)).all()
-    ):
-        raise InputError(
-            f"success: expected one truth value or {length} of them, "
-            f"got dtype {array.dtype} and shape {list(array.shape)}"
-        )
-    if array.ndim == 1:
-        return array.astype(np.int8)
-    column = np.zeros(length, dtype=np.int8)
-    column[-1] = array
-    return column
 
 
 class _Shard:
@@ -122,10 +83,14 @@ class _Shard:
         self.statistics = self.statistics.merge(Statistics.of(observations[:-1]))
         self.steps += len(rewards)
         self.episodes += 1
-        self.actions_outside += int((np.abs(actions) > 1).any(axis=1).sum())
+        if not -1 <= actions.min() <= actions.max() <= 1:
+            self.actions_outside += int((np.abs(actions) > 1).any(axis=1).sum())
 
     def publish(self, target: Path, provenance: Mapping[str, Any], note: Mapping[str, Any]) -> None:
-        columns = {name: column.finish() for name, column in self.columns.items()}
+        # At once, since a disk makes several files durable in the time of one.
+        with ThreadPoolExecutor(len(self.columns)) as pool:
+            entries = pool.map(ColumnWriter.finish, self.columns.values())
+            columns = dict(zip(self.columns, entries, strict=True))
         content = {
             "format": SHARD_FORMAT,
             "version": VERSION,
@@ -330,20 +295,20 @@ class StoreWriter:
                 f"task: expected one of the store's {len(self._tasks)} tasks, got {task!r:.80}; "
                 f"{closest(str(task), self._tasks)}"
             )
-        reward_values = _values("rewards", rewards, (None,))
+        reward_values = float32_values("rewards", rewards, (None,))
         length = len(reward_values)
         if length == 0:
             raise InputError("rewards: expected at least one step, got an empty episode")
-        observation_values = _values("observations", observations, (length + 1, self.observation_dim))
-        action_values = _values("actions", actions, (length, self.action_dim))
-        success_values = _success(success, length)
+        observation_values = float32_values("observations", observations, (length + 1, self.observation_dim))
+        action_values = float32_values("actions", actions, (length, self.action_dim))
+        success_column = success_values(success, length)
         complete = False
         try:
             with storage_errors(self.path):
                 if self._shard is None:
                     self._shard = _Shard(self.path, self.observation_dim, self.action_dim)
                 self._shard.append(
-                    self._tasks.index(task), observation_values, action_values, reward_values, success_values
+                    self._tasks.index(task), observation_values, action_values, reward_values, success_column
                 )
                 complete = True
         finally:

@@ -151,7 +151,7 @@ def test_only_the_first_episodes_of_a_quality_are_taken(tmp_path: Path, monkeypa
 def test_an_interrupted_conversion_goes_on_without_loss_or_repetition(
     tmp_path: Path, monkeypatch, stop: int
 ) -> None:
-    monkeypatch.setattr("goskill.data.convert.npz._SHARD_STEPS", 15)
+    monkeypatch.setattr("goskill.data.convert.copying._SHARD_STEPS", 15)
     data = build(tmp_path / "source", "goskill", ["reach"], 12)
 
     def interrupt(done: int, _: int) -> None:
@@ -165,29 +165,6 @@ def test_an_interrupted_conversion_goes_on_without_loss_or_repetition(
     from_npz("goskill", tmp_path / "source", tmp_path / "store")
     assert_holds(EpisodeStore.open(tmp_path / "store"), data)
     assert not EpisodeStore.open(tmp_path / "store").unfinished
-
-
-def test_an_interrupted_hdf5_conversion_is_unfinished_and_done_anew(
-    uneven: EpisodeStore, tmp_path: Path
-) -> None:
-    to_hdf5(uneven, tmp_path / "d4rl")
-
-    def interrupt(done: int, _: int) -> None:
-        if done == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        from_hdf5(tmp_path / "d4rl", tmp_path / "store", progress=interrupt)
-    assert EpisodeStore.open(tmp_path / "store").unfinished
-    assert EpisodeStore.open(tmp_path / "store").num_episodes > 0
-    from_hdf5(tmp_path / "d4rl", tmp_path / "store")
-    from_hdf5(tmp_path / "d4rl", tmp_path / "other")
-    store, other = EpisodeStore.open(tmp_path / "store"), EpisodeStore.open(tmp_path / "other")
-    assert not store.unfinished
-    np.testing.assert_array_equal(store.episode_return, other.episode_return)
-    store.verify()
-    with pytest.raises(StoreError, match="there is an episode store already"):
-        from_hdf5(tmp_path / "d4rl", tmp_path / "store")
 
 
 def test_other_data_is_not_mixed_in(tmp_path: Path) -> None:

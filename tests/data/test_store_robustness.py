@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -12,14 +13,15 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from store_builders import write_store
+from store_builders import random_episode, write_store
 
 from goskill.data import ContextSampler, EpisodeStore, SegmentSampler, StoreWriter
 from goskill.errors import StoreError
@@ -241,14 +243,44 @@ except StoreError as error:
     EpisodeStore.open(store.path).verify()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_read_only_folders_are_a_clean_error(store: EpisodeStore) -> None:
-    store.path.chmod(0o500)
+@contextlib.contextmanager
+def without_privileges(folder: Path) -> Iterator[None]:
+    """Root may write anywhere: hand the folder to another user, and act as that one for a while."""
+    nobody = 65534
+    if os.geteuid() != 0:
+        yield
+        return
+    for path in [folder, *folder.rglob("*")]:
+        os.chown(path, nobody, -1)
     try:
-        with pytest.raises(StoreError, match="Permission denied"):
-            StoreWriter(store.path, 5, 2, [], append=True)
+        os.seteuid(nobody)
+    except PermissionError:
+        pytest.skip("root may write anywhere, and cannot become another user here")
+    try:
+        yield
     finally:
-        store.path.chmod(0o700)
+        os.seteuid(0)
+
+
+def test_read_only_folders_are_a_clean_error_and_can_be_read() -> None:
+    # Not in tmp_path, whose parents other users may not enter.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "store"
+        store = write_store(path, [3, 4], [0, 0])
+        path.chmod(0o500)
+        try:
+            with without_privileges(Path(folder)):
+                EpisodeStore.open(path).verify()
+                writer = StoreWriter(path, 5, 2, ["task-0"], append=True)
+                with pytest.raises(StoreError, match="Permission denied"):
+                    writer.append(task="task-0", **random_episode(np.random.default_rng(0), 2))
+                with pytest.raises(StoreError, match="Permission denied"):
+                    StoreWriter(path, 5, 2, ["another"], append=True)
+                with pytest.raises(StoreError, match="Permission denied"):
+                    store.write_labels("skills", np.zeros(7, int), 1)
+        finally:
+            path.chmod(0o700)
+        assert EpisodeStore.open(path).num_episodes == 2
 
 
 def write_forever(path: Path) -> None:

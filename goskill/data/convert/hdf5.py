@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from goskill.data.convert.copying import Part, Source, copy_source
 from goskill.data.convert.report import ConversionReport
-from goskill.data.convert.transitions import append_episode, columns_of, episodes_of
+from goskill.data.convert.transitions import Content, columns_of, content_of
 from goskill.data.store import EpisodeStore
-from goskill.data.writer import StoreWriter
 from goskill.errors import InputError, StoreError
 
 _COLUMNS = ("observations", "actions", "rewards", "next_observations")
 _EPISODE_LIMIT = 10_000_000
+_STEPS_PER_PART = 4_000
 
 
 def _h5py() -> ModuleType:
@@ -28,81 +30,103 @@ def _h5py() -> ModuleType:
     return h5py  # type: ignore[no-any-return]
 
 
-def _flags(file: Any, name: str, length: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    flags = np.zeros(length, bool) if name not in file else np.asarray(file[name]).reshape(-1).astype(bool)
-    if len(flags) != length:
-        raise StoreError(f"{file.filename}: expected {length} {name}, got {len(flags)}")
-    return flags
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The open file; what is wrong with it or with the columns in it becomes a StoreError that names it."""
+    try:
+        with _h5py().File(path, "r") as file:
+            yield file
+    except StoreError:
+        raise
+    except (OSError, KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        raise StoreError(f"{path}: is not an HDF5 file in D4RL's layout: {error}") from error
 
 
-def _copy_file(file: Any, task: str, writer: StoreWriter, report: ConversionReport) -> None:
-    length = len(file["rewards"])
-    cuts = _flags(file, "terminals", length) | _flags(file, "timeouts", length)
-    cuts[-1] = True
-    begin = 0
-    for end in (np.flatnonzero(cuts) + 1).tolist():
-        if end - begin > _EPISODE_LIMIT:
-            raise StoreError(
-                f"{file.filename}: an episode of {end - begin} steps, terminals or timeouts are missing"
-            )
-        where = f"{file.filename}: steps {begin} to {end}"
-        columns = columns_of(where, {name: file[name][begin:end] for name in _COLUMNS if name in file})
-        episodes, further, dropped = episodes_of(columns, np.zeros(end - begin, bool))
-        if further:
-            report.add("split", f"{where}: {further} times")
-        if dropped:
-            report.add("shortened", where)
-        for episode in episodes:
-            append_episode(writer, where, task, episode)
+def _ends(file: Any, begin: int, end: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Where episodes end among some steps; the last of them always does."""
+    ends = np.zeros(end - begin, bool)
+    for name in ("terminals", "timeouts"):
+        if name in file:
+            if len(file[name]) != len(file["rewards"]):
+                raise StoreError(
+                    f"{file.filename}: expected {len(file['rewards'])} {name}, got {len(file[name])}"
+                )
+            ends |= np.asarray(file[name][begin:end]).reshape(-1).astype(bool)
+    ends[-1] = True
+    return ends
+
+
+def _parts(path: Path) -> list[Part]:
+    """Runs of whole episodes."""
+    with _opened(path) as file:
+        length = len(file["rewards"])
+        ends = np.flatnonzero(_ends(file, 0, length)) + 1 if length else np.zeros(0, np.int64)
+    longest = int(np.diff(ends, prepend=0).max(initial=0))
+    if longest > _EPISODE_LIMIT:
+        raise StoreError(f"{path}: an episode of {longest} steps, terminals or timeouts are missing")
+    parts, begin = [], 0
+    for end in ends.tolist():
+        if end - begin >= _STEPS_PER_PART or end == length:
+            parts.append(Part(path.stem, (path, begin, end)))
+            begin = end
+    return parts
+
+
+def read_steps(key: tuple[Path, int, int]) -> Content:
+    """The episodes among some steps of a file. StoreError names the file and the episode's steps."""
+    path, first, last = key
+    with _opened(path) as file:
+        columns = {name: np.asarray(file[name][first:last]) for name in _COLUMNS if name in file}
+        ends = _ends(file, first, last)
+    contents, begin = [], 0
+    for end in (np.flatnonzero(ends) + 1).tolist():
+        where = f"{path}: steps {first + begin} to {first + end}"
+        episode = columns_of(where, {name: column[begin:end] for name, column in columns.items()})
+        contents.append(content_of(where, episode, np.zeros(end - begin, bool)))
         begin = end
+    return Content(
+        [episode for content in contents for episode in content.episodes],
+        sum(content.cuts for content in contents),
+        [what for content in contents for what in content.split],
+        [what for content in contents for what in content.shortened],
+    )
 
 
 def from_hdf5(
     source: str | os.PathLike[str],
     path: str | os.PathLike[str],
+    workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> ConversionReport:
-    """Convert a file in D4RL's layout, or a folder of them (a task per file, named after it), into a new
-    store.
+    """Convert a file in D4RL's layout, or a folder of them (a task per file, named after it), into a store, going on
+    where an earlier call was interrupted.
 
-    One episode is in memory at a time. Without ``next_observations`` the last step of every episode is
-    dropped, since nothing says where it led. Raises InputError without h5py, and StoreError that names the
-    file and the steps.
+    ``workers``: processes that read, 0 for all cores. ``progress`` is called with (parts done, parts): a part is
+    some thousand steps, and a few are in memory at a time. Without ``next_observations`` the last step of every
+    episode is dropped, since nothing says where it led; where they are not the next observations, the episode is cut.
+
+    Returns the report, also written to ``conversion.json``. Raises InputError without h5py, StoreError that names
+    the file and the steps, or WorkerDied when a process is killed (calling again goes on).
     """
-    h5py = _h5py()
-    root, target = Path(source), Path(path)
+    _h5py()
+    root = Path(source)
     files = sorted([*root.glob("*.hdf5"), *root.glob("*.h5")]) if root.is_dir() else [root]
     if not root.exists():
         raise StoreError(f"{root}: there is no such file or folder")
     if not files:
         raise StoreError(f"{root}: found no .hdf5 files")
-    report = ConversionReport(source=str(root))
-    try:
-        with h5py.File(files[0], "r") as file:
-            dimensions = [int(file[name].shape[1]) for name in ("observations", "actions")]
-        provenance = {"converter": "goskill", "layout": "hdf5", "source": str(root.resolve())}
-        tasks = [file.stem for file in files]
-        with StoreWriter(target, dimensions[0], dimensions[1], tasks, provenance, unfinished=True) as writer:
-            for done, name in enumerate(files):
-                with h5py.File(name, "r") as file:
-                    _copy_file(file, name.stem, writer, report)
-                if progress is not None:
-                    progress(done + 1, len(files))
-            writer.finish()
-    except (OSError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise StoreError(f"{root}: is not an HDF5 file in D4RL's layout: {error}") from error
-    store = EpisodeStore.open(target)
-    report.count(store)
-    report.write(target)
+    parts = [part for file in files for part in _parts(file)]
+    steps = Source(str(root), "hdf5", {"source": str(root.resolve())}, parts, read_steps)
+    _, report = copy_source(steps, path, workers, progress)
+    report.write(Path(path))
     return report
 
 
 def to_hdf5(store: EpisodeStore, folder: str | os.PathLike[str]) -> list[Path]:
     """Write a store as files in D4RL's layout, one per task, into a new folder. Returns the files.
 
-    Columns: ``observations``, ``actions``, ``rewards``, ``next_observations``, ``terminals`` (all False:
-        the store does
-    not tell ends from time limits) and ``timeouts`` (True at the last step of every episode).
+    Columns: ``observations``, ``actions``, ``rewards``, ``next_observations``, ``terminals`` (all False: the store
+    does not tell ends from time limits) and ``timeouts`` (True at the last step of every episode).
     """
     h5py = _h5py()
     target = Path(folder)

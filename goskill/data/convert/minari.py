@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from goskill.data.convert.copying import Part, Source, copy_source
 from goskill.data.convert.report import ConversionReport
+from goskill.data.convert.transitions import Content, SourceEpisode
 from goskill.data.store import EpisodeStore
-from goskill.data.writer import StoreWriter
 from goskill.errors import InputError, StoreError
+
+_EPISODES_PER_PART = 8
 
 
 def _minari() -> ModuleType:
@@ -23,14 +28,48 @@ def _minari() -> ModuleType:
     return minari  # type: ignore[no-any-return]
 
 
-def from_minari(
-    dataset: str | Any, path: str | os.PathLike[str], task: str | None = None
-) -> ConversionReport:
-    """Convert a Minari dataset (its id, if it is on this machine, or the object) of flat arrays into a new
-    store.
+@functools.lru_cache(1)
+def _opened(folder: str) -> Any:
+    return _minari().MinariDataset(folder)
 
-    ``task`` names the one task, by default as the dataset. An episode's last observation is kept. Success
-    is read from the info ``success`` where it was recorded at every step.
+
+def read_episodes(key: tuple[str, str, list[int]]) -> Content:
+    """Some episodes of the dataset of a name in a folder. StoreError names the episode."""
+    name, folder, indices = key
+    return Content([_episode(name, episode) for episode in _opened(folder).iterate_episodes(indices)])
+
+
+def _episode(name: str, episode: Any) -> SourceEpisode:
+    where = f"{name}: episode {episode.id}"
+    for kind in ("observations", "actions"):
+        values = getattr(episode, kind)
+        if not isinstance(values, np.ndarray) or values.ndim != 2:
+            found = f"shape {list(values.shape)}" if isinstance(values, np.ndarray) else type(values).__name__
+            raise StoreError(f"{where}: expected flat {kind}, got {found}")
+    infos = episode.infos if isinstance(episode.infos, dict) else {}
+    success = np.asarray(infos["success"])[1:] if "success" in infos else None
+    if success is not None and len(success) != len(episode.actions):
+        success = None
+    rewards = np.asarray(episode.rewards)
+    return SourceEpisode(where, episode.observations, episode.actions, rewards, success).checked()
+
+
+def from_minari(
+    dataset: str | Any,
+    path: str | os.PathLike[str],
+    task: str | None = None,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> ConversionReport:
+    """Convert a Minari dataset (its id, if it is on this machine, or the object) of flat arrays into a store, going
+    on where an earlier call was interrupted.
+
+    ``task`` names the one task, by default as the dataset. An episode's last observation is kept. Success is read
+    from the info ``success`` where it was recorded at every step. ``workers``: processes that read, 0 for all
+    cores. ``progress`` is called with (parts done, parts): a part is a few episodes.
+
+    Returns the report, also written to ``conversion.json``. Raises InputError without minari, StoreError that names
+    the episode, or WorkerDied when a process is killed (calling again goes on).
     """
     minari = _minari()
     if isinstance(dataset, str):
@@ -38,44 +77,17 @@ def from_minari(
             dataset = minari.load_dataset(dataset)
         except (FileNotFoundError, ValueError, OSError) as error:
             raise StoreError(f"Minari dataset {dataset!r}: {error}") from error
-    name = str(dataset.spec.dataset_id)
-    report = ConversionReport(source=name)
-    writer: StoreWriter | None = None
-    try:
-        for episode in dataset.iterate_episodes():
-            observations, actions = np.asarray(episode.observations), np.asarray(episode.actions)
-            if observations.ndim != 2 or actions.ndim != 2:
-                raise StoreError(
-                    f"{name}: expected flat observations and actions, got {observations.shape} and {actions.shape}"
-                )
-            if writer is None:
-                widths = observations.shape[1], actions.shape[1]
-                provenance = {"converter": "goskill", "layout": "minari", "source": name}
-                writer = StoreWriter(path, *widths, [task or name], provenance, unfinished=True)
-            infos = episode.infos if isinstance(episode.infos, dict) else {}
-            success = np.asarray(infos["success"])[1:] if "success" in infos else None
-            if success is not None and len(success) != len(actions):
-                success = None
-            writer.append(
-                task=task or name,
-                observations=observations,
-                actions=actions,
-                rewards=episode.rewards,
-                success=success,
-            )
-        if writer is not None:
-            writer.finish()
-    except BaseException:
-        if writer is not None:
-            writer.discard()
-        raise
-    finally:
-        if writer is not None:
-            writer.close()
-    if writer is None:
+    name, folder = str(dataset.spec.dataset_id), str(dataset.storage.data_path)
+    indices = [int(index) for index in dataset.episode_indices]
+    if not indices:
         raise StoreError(f"{name}: holds no episodes")
-    store = EpisodeStore.open(path)
-    report.count(store)
+    parts = [
+        Part(task or name, (name, folder, indices[i : i + _EPISODES_PER_PART]))
+        for i in range(0, len(indices), _EPISODES_PER_PART)
+    ]
+    _, report = copy_source(
+        Source(name, "minari", {"source": name}, parts, read_episodes), path, workers, progress
+    )
     report.write(Path(path))
     return report
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
+import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from goskill.data.writer import StoreWriter
+from goskill.data.values import float32_values, success_values
 from goskill.errors import InputError, StoreError
 
 Array = npt.NDArray[Any]
@@ -18,19 +18,51 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class SourceEpisode:
-    """One episode: ``observations`` [T + 1, …] with the final one, ``actions`` [T, …], ``rewards`` [T]."""
+    """One episode: ``observations`` [T + 1, …] with the final one, ``actions`` [T, …], ``rewards`` [T].
 
+    ``where`` it came from, for messages; ``success`` [T] or None if it was not recorded.
+    """
+
+    where: str
     observations: Array
     actions: Array
     rewards: Array
+    success: Array | None = None
 
-    def digest(self) -> bytes:
-        """Equal for episodes that are equal in float32."""
-        digest = hashlib.blake2b(digest_size=16)
+    def checked(self) -> SourceEpisode:
+        """The same in float32. StoreError names where it came from, and what is wrong with it."""
+        length = len(self.rewards)
+        try:
+            return SourceEpisode(
+                self.where,
+                float32_values("observations", self.observations, (length + 1, None)),
+                float32_values("actions", self.actions, (length, None)),
+                float32_values("rewards", self.rewards, (length,)),
+                None if self.success is None else success_values(self.success, length),
+            )
+        except InputError as error:
+            raise StoreError(f"{self.where}: {error}") from error
+
+    def digest(self) -> tuple[int, ...]:
+        """96 bits that are equal for episodes that are equal in float32."""
         with np.errstate(over="ignore"):
-            for array in (self.observations, self.actions, self.rewards):
-                digest.update(np.ascontiguousarray(array, dtype=np.float32).data)
-        return digest.digest()
+            columns = (
+                np.ascontiguousarray(array, dtype=np.float32)
+                for array in (self.observations, self.actions, self.rewards)
+            )
+            return tuple(zlib.crc32(column.data.cast("B")) for column in columns)
+
+
+@dataclass(frozen=True)
+class Content:
+    """What was read at once: checked episodes in float32, and what was odd about them."""
+
+    episodes: list[SourceEpisode]
+    cuts: int = 0  # where the next observation is not the next row, although no episode ends there
+    split: list[str] = field(default_factory=list)  # what was cut there, and how often
+    shortened: list[str] = field(
+        default_factory=list
+    )  # what lost last steps, which nothing says the result of
 
 
 def columns_of(where: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
@@ -56,44 +88,34 @@ def columns_of(where: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
     return result
 
 
-def episodes_of(columns: Mapping[str, Array], ends: Array) -> tuple[list[SourceEpisode], int, int]:
+def content_of(where: str, columns: Mapping[str, Array], ends: Array) -> Content:
     """Cut transitions into episodes at ``ends``, and wherever the next observation is not the next row.
 
-    Returns the episodes, the number of such further cuts, and the number of steps dropped because nothing
-    says what follows them (a source without next observations).
+    Without next observations the last step of every episode is dropped, since nothing says what follows it.
+    StoreError names where the transitions came from.
     """
     observations, following = columns["observations"], columns.get("next_observations")
-    length = len(observations)
     cuts = ends.copy()
     cuts[-1] = True
     regular = int(cuts.sum())
     if following is not None:
-        cuts[:-1] |= (following[:-1] != observations[1:]).any(axis=1)
-    episodes, dropped, begin = [], 0, 0
+        jumps = following[:-1] != observations[1:]
+        if jumps.any():
+            cuts[:-1] |= jumps.any(axis=1)
+    episodes, begin = [], 0
     for end in (np.flatnonzero(cuts) + 1).tolist():
         if following is not None:
-            states = np.concatenate([observations[begin:end], following[end - 1 : end]])
-            episodes.append(
-                SourceEpisode(states, columns["actions"][begin:end], columns["rewards"][begin:end])
-            )
+            states, last = np.concatenate([observations[begin:end], following[end - 1 : end]]), end
         else:
-            dropped += 1
-            if end - begin > 1:
-                steps = slice(begin, end - 1)
-                states = observations[begin:end]
-                episodes.append(SourceEpisode(states, columns["actions"][steps], columns["rewards"][steps]))
+            states, last = observations[begin:end], end - 1
+        if last > begin:
+            actions, rewards = columns["actions"][begin:last], columns["rewards"][begin:last]
+            episodes.append(SourceEpisode(where, states, actions, rewards).checked())
         begin = end
-    assert begin == length
-    return episodes, int(cuts.sum()) - regular, dropped
-
-
-def append_episode(writer: StoreWriter, where: str, task: str, episode: SourceEpisode) -> None:
-    """Write an episode; what is wrong with it becomes a StoreError that says where it came from."""
-    try:
-        writer.append(
-            task=task, observations=episode.observations, actions=episode.actions, rewards=episode.rewards
-        )
-    except StoreError:
-        raise
-    except InputError as error:
-        raise StoreError(f"{where}: {error}") from error
+    further = int(cuts.sum()) - regular
+    return Content(
+        episodes,
+        further,
+        [f"{where}: {further} times"] if further else [],
+        [where] if following is None else [],
+    )

@@ -1,0 +1,186 @@
+"""Copying a source's episodes into a store: by several processes, in order, and going on after an interruption."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from goskill.data.convert.report import ConversionReport
+from goskill.data.convert.transitions import Content, SourceEpisode
+from goskill.data.store import EpisodeStore
+from goskill.data.writer import StoreWriter
+from goskill.envs.jobs import in_order
+from goskill.errors import InputError, StoreError
+
+_SHARD_STEPS = 500_000
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is read at once: episodes of one task, and the ``key`` that the reader finds them by."""
+
+    task: str
+    key: Any
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where episodes come from. ``read`` and the parts' keys travel to other processes, pickled."""
+
+    name: str
+    layout: str
+    details: dict[str, Any]  # what else the store is to remember of the source
+    parts: list[Part]
+    read: Callable[[Any], Content]  # what is behind a key; StoreError says what is wrong with it
+    parts_per_job: int = 1
+    limit: int | None = None  # episodes of a task that are taken
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        return {"converter": "goskill", "layout": self.layout, **self.details}
+
+    def dimensions(self) -> tuple[int, int]:
+        """Sizes of an observation and an action."""
+        for part in self.parts:
+            for episode in self.read(part.key).episodes:
+                return episode.observations.shape[1], episode.actions.shape[1]
+        raise StoreError(f"{self.name}: holds no whole step")
+
+
+def serve(read: Callable[[Any], Content]) -> Callable[[bytes], bytes]:
+    """In a worker process: reads the pickled keys it is sent; what is wrong with the source is an answer, too."""
+
+    def handle(message: bytes) -> bytes:
+        answer: list[Content] | StoreError
+        try:
+            answer = [read(key) for key in pickle.loads(message)]
+        except StoreError as error:
+            answer = error
+        return pickle.dumps(answer, protocol=pickle.HIGHEST_PROTOCOL)
+
+    return handle
+
+
+def _read_in_order(source: Source, parts: Sequence[Part], workers: int) -> Iterator[tuple[Part, Content]]:
+    """Each part with its content, in order; only a few are in memory at a time."""
+    if workers == 1:
+        yield from ((part, source.read(part.key)) for part in parts)
+        return
+    groups = [parts[i : i + source.parts_per_job] for i in range(0, len(parts), source.parts_per_job)]
+    jobs = [[part.key for part in group] for group in groups]
+    target = "goskill.data.convert.copying:serve"
+    for group, answer in zip(
+        groups, in_order(jobs, workers, "reading worker", target, (source.read,)), strict=True
+    ):
+        if isinstance(answer, StoreError):
+            raise answer
+        yield from zip(group, answer, strict=True)
+
+
+def copy_source(
+    source: Source,
+    path: str | os.PathLike[str],
+    workers: int,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[EpisodeStore, ConversionReport]:
+    """Copy every episode into the store at ``path``, going on where an earlier call was interrupted.
+
+    ``workers``: processes that read, 0 for all cores. ``progress`` is called with (parts done, parts).
+    Raises InputError, StoreError that names the place, or WorkerDied when a process is killed.
+    """
+    if workers < 0:
+        raise InputError(f"workers: expected at least 0, got {workers}")
+    tasks = list(dict.fromkeys(part.task for part in source.parts))
+    with StoreWriter(
+        path,
+        *source.dimensions(),
+        tasks,
+        source.provenance,
+        append=True,
+        shard_steps=1 << 40,
+        unfinished=True,
+    ) as writer:
+        store = EpisodeStore.open(path)
+        state: dict[str, Any] = {"done": 0, "parts": len(source.parts), "taken": {}}
+        state |= {"report": ConversionReport(source.name).to_json()}
+        if any(known != source.provenance for known in store.provenance):
+            raise StoreError(f"{store.path}: holds other data than this conversion would write")
+        if store.shard_notes:
+            state = store.shard_notes[-1]
+        if state.get("parts") != len(source.parts):
+            raise StoreError(f"{source.name}: is not what it was when the conversion to {store.path} began")
+        report = ConversionReport(**state["report"])
+        try:
+            _copy(writer, store, source, state, report, workers or len(os.sched_getaffinity(0)), progress)
+        except BaseException:
+            # What is not flushed has no note, and would be read again by the next call.
+            writer.discard()
+            raise
+        writer.finish()
+    store = EpisodeStore.open(path)
+    report.count(store)
+    constant = store.statistics.minimum == store.statistics.maximum
+    report.constant_dimensions = [int(i) for i in np.flatnonzero(constant)]
+    return store, report
+
+
+def _copy(
+    writer: StoreWriter,
+    store: EpisodeStore,
+    source: Source,
+    state: dict[str, Any],
+    report: ConversionReport,
+    workers: int,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    done, taken, pending = int(state["done"]), dict(state["taken"]), 0
+    digests = {stored_episode(store, i).digest() for i in range(store.num_episodes)}
+    for part, content in _read_in_order(source, source.parts[done:], workers):
+        for kind, found in (("split", content.split), ("shortened", content.shortened)):
+            for what in found:
+                report.add(kind, what)
+        chosen = content.episodes
+        if source.limit is not None:
+            room = source.limit - taken.get(part.task, 0)
+            chosen = chosen[: room + content.cuts] if room > 0 else []
+        for episode in chosen:
+            digest = episode.digest()
+            if digest in digests:
+                report.add("duplicates", episode.where)
+            digests.add(digest)
+            append_episode(writer, part.task, episode)
+            pending += len(episode.rewards)
+        taken[part.task] = taken.get(part.task, 0) + len(content.episodes) - content.cuts
+        done += 1
+        if progress is not None:
+            progress(done, len(source.parts))
+        if pending >= _SHARD_STEPS or done == len(source.parts):
+            writer.flush({**state, "done": done, "taken": taken, "report": report.to_json()})
+            pending = 0
+
+
+def stored_episode(store: EpisodeStore, index: int) -> SourceEpisode:
+    """An episode of a store, as sources give them."""
+    episode = store.episode(index)
+    return SourceEpisode(str(store.path), episode.observations, episode.actions, episode.rewards)
+
+
+def append_episode(writer: StoreWriter, task: str, episode: SourceEpisode) -> None:
+    """Write an episode; what is wrong with it becomes a StoreError that says where it came from."""
+    try:
+        writer.append(
+            task=task,
+            observations=episode.observations,
+            actions=episode.actions,
+            rewards=episode.rewards,
+            success=episode.success,
+        )
+    except StoreError:
+        raise
+    except InputError as error:
+        raise StoreError(f"{episode.where}: {error}") from error
