@@ -1,0 +1,1 @@
+"""The commands by room: each is one call into the rooms below."""

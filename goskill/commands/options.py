@@ -1,0 +1,16 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Tasks = Annotated[str | None, typer.Option(help="Task names, separated by commas.", metavar="A,B")]
+Workers = Annotated[int | None, typer.Option(help="Worker processes. Default: one per core.", min=0)]
+Seed = Annotated[int, typer.Option(help="Decides every random choice.", min=0, max=2**60 - 1)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a setting: section.key=value.", metavar="KEY=VALUE"),
+]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]

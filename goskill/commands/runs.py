@@ -1,0 +1,193 @@
+"""Commands about one run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from goskill.commands.options import Device, Overrides, Seed, Tasks, Workers
+from goskill.errors import InputError
+
+
+def quickstart(
+    out: Annotated[Path, typer.Option(help="The run folder to write.")] = Path("runs/quickstart"),
+    seed: Seed = 0,
+    workers: Workers = None,
+    overrides: Overrides = None,
+) -> None:
+    """Go the whole way on five MetaWorld tasks: collect, train, evaluate, draw. Minutes on two cores.
+
+    Example: `goskill quickstart --out runs/first --seed 1`
+    """
+    from goskill import pipeline
+
+    pipeline.quickstart(out, seed=seed, workers=workers, overrides=overrides or ())
+
+
+def train(
+    out: Annotated[Path, typer.Option(help="The run folder to write.", metavar="RUN")],
+    data: Annotated[Path | None, typer.Option(help="The episode store to learn from.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="go_skill (the default), prompt_dt, mtdt, or one of them with several heads: mh_go_skill, "
+            "mh_prompt_dt, mh_mtdt.",
+            metavar="NAME",
+        ),
+    ] = None,
+    ablations: Annotated[
+        list[str] | None,
+        typer.Option("--ablation", help="Leave a part of the method out, such as no-focal.", metavar="NAME"),
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="quickstart, mt10 (the default), mt30, mt50 or ml45.")
+    ] = None,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    device: Device = None,
+    precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or auto.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Decides every random choice.", min=0, max=2**60 - 1)
+    ] = None,
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile",
+            help="Also write a trace of a few iterations of each phase to RUN/profile, for Perfetto.",
+        ),
+    ] = False,
+) -> None:
+    """Train on an episode store.
+
+    Examples: `goskill train --preset mt10 --data data/mt10 --out runs/mt10`; after an interruption
+    `goskill train --resume --out runs/mt10`; `goskill train --data data/mt10 --out runs/short --set method.horizon=5`;
+    `goskill train --data data/mt10 --out runs/plain --ablation no-focal,no-resampling`;
+    `goskill train --data data/mt10 --out runs/baseline --method prompt_dt`
+    """
+    from goskill import pipeline
+
+    changes = list(overrides or ())
+    for name, value in (
+        ("device", device),
+        ("precision", precision),
+        ("seed", seed),
+        ("profile", profile or None),
+    ):
+        if value is not None:
+            changes.append(f"training.{name}={json.dumps(value)}")
+    left_out = [name.strip() for names in ablations or () for name in names.split(",") if name.strip()]
+    pipeline.train(
+        data, out, method=method, preset=preset, ablations=left_out, overrides=changes, resume=resume
+    )
+
+
+def finetune(
+    run: Annotated[Path, typer.Argument(help="The run folder to start from.", metavar="RUN")],
+    out: Annotated[Path, typer.Option(help="The run folder to write.", metavar="RUN2")],
+    data: Annotated[Path | None, typer.Option(help="An episode store of the new tasks.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="ml45 (its five new tasks) or mt10 (two new tasks).")
+    ] = None,
+    iterations: Annotated[int | None, typer.Option(help="Default: 3000, or the preset's.", min=1)] = None,
+    evaluate_every: Annotated[
+        int | None,
+        typer.Option(help="Also evaluate on the way, into evaluations.jsonl. Default: as the preset says."),
+    ] = None,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted RUN2.")] = False,
+    workers: Workers = None,
+) -> None:
+    """Train a finished run on with other tasks. GO-Skill keeps its skills, other methods train everything.
+
+    Examples: `goskill collect --suite ml45-test --out data/new`,
+    `goskill finetune runs/ml45 --preset ml45 --data data/new --out runs/new`, after an interruption
+    `goskill finetune runs/ml45 --out runs/new --resume`, then `goskill eval runs/new`
+    """
+    from goskill import finetuning
+
+    if not resume:
+        if data is None:
+            raise InputError("--data: expected an episode store of the new tasks, got none")
+        finetuning.finetune(
+            run,
+            data,
+            out,
+            preset=preset,
+            iterations=iterations,
+            evaluate_every=evaluate_every,
+            overrides=overrides or (),
+            workers=workers,
+        )
+        return
+    for name, value in (
+        ("--preset", preset),
+        ("--iterations", iterations),
+        ("--evaluate-every", evaluate_every),
+    ):
+        if value is not None:
+            raise InputError(f"{name}: --resume goes on as {out} was started, leave it out")
+    finetuning.resume(out, data, path=run, overrides=overrides or (), workers=workers)
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")],
+    episodes: Annotated[
+        int | None, typer.Option(help="New episodes per task. Default: as the run's settings say.", min=1)
+    ] = None,
+    tasks: Tasks = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="An episode store with demonstrations of tasks that the run never saw."),
+    ] = None,
+    workers: Workers = None,
+    seed: Seed = 0,
+    device: Device = None,
+    precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    video: Annotated[bool, typer.Option("--video", help="Also write a short film of each task.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the results go, instead of RUN/results.json.", metavar="FILE")
+    ] = None,
+) -> None:
+    """Evaluate a run in MetaWorld: mean return and success, per task and overall.
+
+    Examples: `goskill eval runs/mt10`, `goskill eval runs/mt10 --tasks reach,push --episodes 10 --out two.json`
+    """
+    from goskill import pipeline
+
+    pipeline.evaluate(
+        run,
+        episodes=episodes,
+        tasks=tasks,
+        data=data,
+        workers=workers,
+        seed=seed,
+        device=device,
+        precision=precision,
+        video=video,
+        out=out,
+    )
+
+
+def diagnose(
+    run: Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")],
+    data: Annotated[Path, typer.Argument(help="An episode store of the run's tasks.", metavar="DATA")],
+    episodes: Annotated[
+        int, typer.Option(help="Demonstrations per task to follow in MetaWorld. 0: none.", min=0)
+    ] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    workers: Workers = None,
+    seed: Seed = 0,
+    device: Device = None,
+) -> None:
+    """Find where return is lost: action errors, skill accuracy, codebook use, rollouts with a demonstration's skills.
+
+    Examples: `goskill diagnose runs/mt10 data/mt10`, `goskill diagnose runs/mt10 data/mt10 --episodes 0 --json`
+    """
+    from goskill import pipeline
+
+    pipeline.diagnose(
+        run, data, episodes=episodes, as_json=as_json, workers=workers, seed=seed, device=device
+    )
