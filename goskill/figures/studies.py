@@ -1,4 +1,4 @@
-"""The figures and tables of a study, from its rows: the paper's Figures 5, 6 and 8 and Tables 1, 2 and 6.
+"""The figures and tables of a study, from its rows: the paper's Figures 5 to 8 and Tables 1, 2 and 6.
 
 Returns are drawn apart for rows of different versions or data; everything else takes those that made most rows, and
 says what it leaves out.
@@ -6,7 +6,7 @@ says what it leaves out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,10 @@ from goskill.evaluation.colours import PALETTE
 from goskill.evaluation.statistics import Estimate
 from goskill.figures.bars import draw_bars
 from goskill.figures.paper_tables import ablation_tables, task_table
+from goskill.figures.skills import draw_skill_usage
 from goskill.figures.style import save, style
 from goskill.files import write_atomically
+from goskill.studies.finished import skills_of
 from goskill.studies.rows import Row, read_rows
 from goskill.studies.selection import newest, of_one_origin, whole_runs
 from goskill.studies.study import Study, read_study_file
@@ -63,6 +65,8 @@ def draw_study(folder: str | Path) -> list[Path]:
         ):
             if figure is not None:
                 written += save(figure, out, name)
+        for name, figure in draw_skills(study, rows, path).items():
+            written += save(figure, out, name)
     tables = {**ablation_tables(study, rows), "tasks": task_table(study, rows)}
     written += [write_atomically(out / f"{name}.md", text) for name, text in tables.items() if text]
     return written
@@ -181,6 +185,48 @@ def draw_fine_tuning(study: Study, rows: Sequence[Row]) -> Figure | None:
     )
     _note(figure, (*whole.left_out, *selection.left_out))
     return figure
+
+
+def draw_skills(study: Study, rows: Sequence[Row], folder: Path) -> dict[str, Figure]:
+    """Figure 7 by file name: which skills each task's data and evaluation use, for each contender with skills and data.
+
+    It shows the first seed, as skills of different runs have nothing in common but their numbers. Rows without skills
+    are completed from the runs in the study's ``folder``, as far as they are there.
+    """
+    plain = [row for row in rows if row["budget"] == "iterations" and not row["finetuned"]]
+    chosen = of_one_origin(whole_runs(plain).rows).rows
+    figures = {}
+    for contender in study.contenders:
+        for data in study.data:
+            mine = [row for row in chosen if (row["contender"], row["data"]) == (contender.name, data)]
+            first = [row for row in mine if row["seed"] == min(one["seed"] for one in mine)]
+            panels = _skill_panels(first, folder)
+            if panels:
+                figure = draw_skill_usage(panels)
+                figure.suptitle(f"{contender.name} on {data}, seed {first[0]['seed']}", x=0.01, ha="left")
+                figures[f"skills-{contender.name}-{data}"] = figure
+    return figures
+
+
+def _skill_panels(rows: Sequence[Row], folder: Path) -> dict[str, Mapping[str, Sequence[int]]]:
+    """The counts of one run by task, by where they were counted; empty if it has none."""
+    usage: Mapping[str, Mapping[str, Sequence[int]]]
+    kept = [row for row in rows if "skills" in row]
+    if kept:
+        sources = dict.fromkeys(where for row in kept for where in row["skills"])
+        usage = {
+            where: {row["task"]: row["skills"][where] for row in kept if row["skills"].get(where)}
+            for where in sources
+        }
+    elif rows:
+        run = folder / "runs" / rows[0]["contender"] / rows[0]["data"] / f"seed-{rows[0]['seed']}"
+        usage = skills_of(run)
+    else:
+        return {}
+    sizes = {len(counts) for tasks in usage.values() for counts in tasks.values() if counts}
+    if len(sizes) != 1:
+        return {}
+    return {where.replace("_", " "): tasks for where, tasks in usage.items()}
 
 
 def _read(folder: Path) -> tuple[Study, list[Row]]:

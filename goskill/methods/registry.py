@@ -77,6 +77,7 @@ class Family:
     policy: Callable[[Any, str], Policy]
     fine_tuned: Callable[[Any, int], Any]
     predict_actions: Callable[[Any, EpisodeStore, int, int], ActionPredictions]
+    schedule: tuple[str, ...]  # the settings that say how many iterations each part of the training has
     label: Callable[[Any, EpisodeStore, Callable[[int, int], None] | None], str] | None = None
     has_skills: Callable[[Any], bool] = lambda settings: False
     skills: SkillTools | None = None
@@ -155,6 +156,7 @@ GO_SKILL = Family(
     label=lambda networks, store, progress: go_skill.label_store(networks, store, progress=progress),
     has_skills=lambda settings: bool(settings.discrete),
     predict_actions=go_skill.predict_actions,
+    schedule=("extraction_iterations", "policy_iterations"),
     skills=SkillTools(go_skill.predict_skills, go_skill.OraclePolicy),
     ablations=go_skill.ABLATIONS,
 )
@@ -171,6 +173,7 @@ PROMPT_DT = Family(
     policy=lambda networks, precision: prompt_dt.PromptDTPolicy(networks, precision=precision),
     fine_tuned=prompt_dt.fine_tuned,
     predict_actions=prompt_dt.predict_actions,
+    schedule=("iterations",),
     training=MappingProxyType({"warmup_iterations": 10_000}),
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 from goskill.errors import InputError
 from goskill.evaluation import Results
 from goskill.evaluation.points import read_points
+from goskill.evaluation.skills import FILE_NAME as DATA_SKILLS
+from goskill.evaluation.skills import DataSkills
 from goskill.studies.plan import Data, Job
 from goskill.studies.rows import Row
 
@@ -50,6 +52,7 @@ def rows_of(
         "schedule": dict(job.schedule),
         "finetuned": job.finetuning is not None,
         "seconds": training_seconds(run / "metrics.jsonl"),
+        "device": _device(run / "metrics.jsonl"),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         **origin,
     }
@@ -68,7 +71,11 @@ def rows_of(
         ]
     results = Results.load(run / "results.json")
     common |= {"versions": dict(results.versions), "iterations": job.iterations}
-    return [{**common, "task": task, **_numbers(results.summary(task).to_json())} for task in results.tasks]
+    skills = skills_of(run)
+    rows = [{**common, "task": task, **_numbers(results.summary(task).to_json())} for task in results.tasks]
+    for row in rows if skills else []:
+        row["skills"] = {where: list(usage.get(row["task"], ())) for where, usage in skills.items()}
+    return rows
 
 
 def _numbers(summary: Mapping[str, Any]) -> dict[str, float | int]:
@@ -77,12 +84,39 @@ def _numbers(summary: Mapping[str, Any]) -> dict[str, float | int]:
 
 def training_seconds(metrics: Path) -> dict[str, float]:
     """What training took, by the clock (``wall``) and on the processor (``cpu``), over all its resumptions."""
-    total = {"wall": 0.0, "cpu": 0.0}
+    lines = _metrics(metrics)
+    return {
+        name: round(sum(line[key] for line in lines), 3)
+        for name, key in (("wall", "seconds"), ("cpu", "cpu_seconds"))
+    }
+
+
+def skills_of(run: Path) -> dict[str, Mapping[str, Sequence[int]]]:
+    """How often each skill is chosen in each task, ``in_data`` and ``in_evaluation``, as far as a run tells.
+
+    Raises InputError for damaged files.
+    """
+    found: dict[str, Mapping[str, Sequence[int]]] = {}
+    if (run / DATA_SKILLS).exists():
+        found["in_data"] = DataSkills.load(run / DATA_SKILLS).usage
+    if (run / "results.json").exists():
+        skills = Results.load(run / "results.json").skills
+        if skills is not None:
+            found["in_evaluation"] = skills.usage
+    return found
+
+
+def _metrics(file: Path) -> list[dict[str, Any]]:
     try:
-        for text in metrics.read_text(encoding="utf-8").splitlines():
-            line = json.loads(text)
-            total["wall"] += line["seconds"]
-            total["cpu"] += line["cpu_seconds"]
+        lines = [json.loads(text) for text in file.read_text(encoding="utf-8").splitlines()]
+        if not all(
+            isinstance(line[name], int | float) for line in lines for name in ("seconds", "cpu_seconds")
+        ):
+            raise ValueError("seconds that are no numbers")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{metrics}: expected the metrics of a finished run: {error!r}") from None
-    return {name: round(seconds, 3) for name, seconds in total.items()}
+        raise InputError(f"{file}: expected the metrics of a finished run: {error!r}") from None
+    return lines
+
+
+def _device(metrics: Path) -> str:
+    return str(next((line["device"] for line in reversed(_metrics(metrics)) if "device" in line), "cpu"))

@@ -16,12 +16,10 @@ from goskill.errors import InputError, closest
 from goskill.files import write_atomically
 from goskill.runs import read_settings
 from goskill.settings import to_mapping
-from goskill.studies.rows import Row
+from goskill.studies.rows import Row, versions
 from goskill.studies.study import Budget, Contender, Study
 from goskill.training.run import FREE_ON_RESUME
 
-SCHEDULE = ("extraction_iterations", "policy_iterations", "iterations")
-"""The methods' settings that say how long they train."""
 SAME_SECONDS = 0.1
 """Equal iterations count as equal seconds, too, when they are no further apart than this share."""
 
@@ -152,7 +150,7 @@ def _job(study: Study, contender: Contender, every: Mapping[str, Data], name: st
     except InputError as error:
         raise InputError(f"study {study.name}: contender {contender.name}: {error}") from None
     values = to_mapping(settings.method)
-    schedule = {name: values.pop(name) for name in SCHEDULE if name in values}
+    schedule = {name: values.pop(name) for name in family.schedule}
     training = {
         name: value
         for name, value in to_mapping(settings.training).items()
@@ -203,14 +201,26 @@ def same_seconds(job: Job, scaled: Job) -> bool:
     return abs(scaled.iterations / job.iterations - 1) <= SAME_SECONDS
 
 
-def seconds(rows: Sequence[Row], contender: str, data: str) -> list[float]:
-    """Training seconds of each run of equal iterations: of the processor, or by the clock where a GPU works."""
-    runs = {
-        row["seed"]: row["seconds"]["wall" if "gpus" in row["machine"] else "cpu"]
-        for row in rows
-        if (row["contender"], row["data"], row["budget"]) == (contender, data, "iterations")
-    }
-    return list(runs.values())
+def comparable_seconds(
+    rows: Sequence[Row], contender: str, reference: str, data: str
+) -> tuple[list[float], list[float]]:
+    """Training seconds of each run of equal iterations of a contender, and of the reference.
+
+    They are of the processor, or by the clock for runs on a GPU. Only runs of the same versions on the same machine
+    and device are told: where several have such runs, those with most. Both are empty where there are none.
+    """
+    places: dict[str, tuple[dict[int, float], dict[int, float]]] = {}
+    for row in rows:
+        if (row["data"], row["budget"]) != (data, "iterations"):
+            continue
+        device = row.get("device", "cpu")
+        place = json.dumps([versions(row), row["machine"], device], sort_keys=True)
+        found = places.setdefault(place, ({}, {}))
+        for name, runs in zip((contender, reference), found, strict=True):
+            if row["contender"] == name:
+                runs[row["seed"]] = row["seconds"]["wall" if device == "cuda" else "cpu"]
+    own, other = max(places.values(), key=lambda found: min(map(len, found)), default=({}, {}))
+    return (list(own.values()), list(other.values())) if own and other else ([], [])
 
 
 def check_rows(rows: Sequence[Row], jobs: Sequence[Job], file: Path) -> None:

@@ -82,6 +82,8 @@ def _parse(content: bytes, file: Path) -> list[Row]:
         if not isinstance(row, dict):
             raise InputError(f"{file}: line {number}: expected a row of a study, got {line[:60]!r}")
         for name, is_right in FIELDS.items():
+            if name not in row and name in OPTIONAL:
+                continue
             if name not in row or not is_right(row[name]):
                 got = f"{row[name]!r}" if name in row else "none"
                 raise InputError(f"{file}: line {number}: expected a row of a study: {name!r} is {got}")
@@ -122,5 +124,12 @@ FIELDS: Mapping[str, Callable[[Any], bool]] = {
         _is_table(value) and all(_is_number(value.get(name)) for name in ("wall", "cpu"))
     ),
     "commit": lambda value: value is None or _is_text(value),
+    "device": _is_text,
+    "skills": lambda value: (
+        _is_table(value)
+        and all(isinstance(counts, list) and all(map(_is_count, counts)) for counts in value.values())
+    ),
 }
-"""What every row has, and how it is told to be right. What a row has besides is kept."""
+"""What a row has, and how it is told to be right. What it has besides is kept."""
+OPTIONAL = ("device", "skills")
+"""What rows may lack: runs before it was written down, and runs without skills."""

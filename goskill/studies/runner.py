@@ -148,10 +148,11 @@ class Runner:
             if (job.contender, job.data) in busy or (self.study.reference, job.data) in busy:
                 continue
             self._timed.remove(job)
-            own = plan.seconds(self.rows, job.contender, job.data)
-            reference = plan.seconds(self.rows, self.study.reference, job.data)
-            if not own or not reference or job.name in self.failed:
-                self.failed[_timed(job).name] = "the runs that it takes its length from failed"
+            own, reference = plan.comparable_seconds(self.rows, job.contender, self.study.reference, job.data)
+            if not own or job.name in self.failed:
+                self.failed[_timed(job).name] = (
+                    "the runs that it takes its length from failed, or are of different versions, machines or devices"
+                )
                 progress.failed(_timed(job), self.failed[_timed(job).name])
                 continue
             scaled = self._started_or(plan.with_seconds(job, reference, own))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,17 @@ from goskill.errors import InputError
 from goskill.evaluation import statistics
 from goskill.evaluation.statistics import Estimate
 from goskill.files import write_atomically
+from goskill.studies.plan import SAME_SECONDS
 from goskill.studies.rows import VERSIONS, Row, versions
 from goskill.studies.selection import check_settings, named_versions, newest, whole_runs
 from goskill.studies.study import Study
 
 BUDGETS = {"iterations": "equal iterations", "seconds": "equal seconds"}
 COLUMNS = ("", "seeds", "iterations", "return", "IQM of returns", "success", "better than {baseline}")
+TWICE = "†"
+"""Marks runs that count for both budgets."""
+ENOUGH_RUNS = 10
+"""With fewer, a percentile bootstrap holds less than it says."""
 
 GroupKey = tuple[str, str, tuple[str, ...], str]
 
@@ -37,6 +43,7 @@ class Line:
     interquartile: Estimate  # of returns over runs x tasks
     success: Estimate  # at any step, mean over runs and tasks
     improvement: Estimate | None  # probability that a run has a higher return than one of the baseline
+    counted_twice: bool  # runs of equal iterations that count as ones of equal seconds, too
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,8 @@ def groups(study: Study, rows: Sequence[Row]) -> list[Group]:
     for row in whole.rows:
         by_key.setdefault(group_key(row), []).append(row)
     keys = sorted(by_key, key=lambda one: (order.index(one[0]), list(BUDGETS).index(one[1]), one[2], one[3]))
-    return [_group(study, by_key[key]) for key in keys]
+    made = {_but_budget(row) for row in mine if row["budget"] == "iterations"}
+    return [_group(study, by_key[key], made) for key in keys]
 
 
 def group_key(row: Row) -> GroupKey:
@@ -114,7 +122,12 @@ def scores(rows: Sequence[Row], value: str) -> npt.NDArray[np.float64]:
     return np.array([[cells[seed, task] for task in sorted(tasks)] for seed in seeds], dtype=np.float64)
 
 
-def _group(study: Study, rows: Sequence[Row]) -> Group:
+def _but_budget(row: Row) -> str:
+    return json.dumps({**row, "budget": ""}, sort_keys=True)
+
+
+def _group(study: Study, rows: Sequence[Row], made: Collection[str]) -> Group:
+    """``made`` are the rows of equal iterations without their budget."""
     by_contender = {
         one.name: [row for row in rows if row["contender"] == one.name] for one in study.contenders
     }
@@ -128,17 +141,19 @@ def _group(study: Study, rows: Sequence[Row]) -> Group:
         versions=versions(first),
         fingerprint=first["fingerprint"],
         lines=[
-            _line(name, mine, None if name == study.baseline else baseline)
+            _line(name, mine, None if name == study.baseline else baseline, made)
             for name, mine in by_contender.items()
         ],
         tasks=len({row["task"] for row in rows}),
         episodes=first["episodes"],
         scripted=any(row["scripted"] for row in rows),
-        commits=sorted({str(row["commit"]) for row in rows}),
+        commits=sorted({row["commit"] or f"of goskill {versions(row)[0]}" for row in rows}),
     )
 
 
-def _line(name: str, rows: Sequence[Row], baseline: npt.NDArray[np.float64] | None) -> Line:
+def _line(
+    name: str, rows: Sequence[Row], baseline: npt.NDArray[np.float64] | None, made: Collection[str]
+) -> Line:
     returns = scores(rows, "return_mean")
     return Line(
         contender=name,
@@ -148,13 +163,14 @@ def _line(name: str, rows: Sequence[Row], baseline: npt.NDArray[np.float64] | No
         interquartile=statistics.bootstrap(returns),
         success=statistics.bootstrap(scores(rows, "success"), np.mean),
         improvement=None if baseline is None else statistics.probability_of_improvement(baseline, returns),
+        counted_twice=rows[0]["budget"] == "seconds" and any(_but_budget(row) in made for row in rows),
     )
 
 
 def rich_table(study: Study, group: Group, distinction: str = "") -> Table:
     """One group for a terminal; ``distinction`` is what tells it from others (``distinctions``)."""
     table = Table(title=_title(group) + distinction, caption=_caption(study, group), box=box.SIMPLE_HEAD)
-    longest = max(len(line.contender) for line in group.lines)
+    longest = max(len(_cells(line)[0]) for line in group.lines)
     table.add_column("", min_width=min(longest, 22), overflow="fold")
     for column in _columns(study)[1:]:
         table.add_column(column, justify="right", overflow="fold")
@@ -199,11 +215,25 @@ def _title(group: Group) -> str:
 def _caption(study: Study, group: Group) -> str:
     made = named_versions(group.versions)
     commits = ", ".join(group.commits)
-    return (
-        f"{group.tasks} tasks, {group.episodes} episodes per task and run. Brackets hold 95 % (stratified bootstrap). "
-        f"IQM: interquartile mean. Better than {study.baseline}: the probability that a run's return on a task is "
-        f"higher. {made}; commit {commits}."
+    twice = (
+        f" {TWICE}: runs of equal iterations, whose seconds are within {SAME_SECONDS:.0%} of the reference's."
+        if any(line.counted_twice for line in group.lines)
+        else ""
     )
+    return (
+        f"{group.tasks} tasks, {group.episodes} episodes per task and run.{_about_intervals(group)} "
+        f"IQM: interquartile mean. Better than {study.baseline}: the probability that a run's return on a task is "
+        f"higher.{twice} {made}; commit {commits}."
+    )
+
+
+def _about_intervals(group: Group) -> str:
+    runs = sorted({line.seeds for line in group.lines if line.seeds > 1})
+    if not runs:
+        return ""
+    over = f"{runs[0]}" if len(runs) == 1 else f"{runs[0]} to {runs[-1]}"
+    few = "; with so few they are too narrow" if runs[0] < ENOUGH_RUNS else ""
+    return f" Brackets hold 95 % (stratified bootstrap over {over} runs{few})."
 
 
 def _columns(study: Study) -> list[str]:
@@ -212,7 +242,7 @@ def _columns(study: Study) -> list[str]:
 
 def _cells(line: Line) -> list[str]:
     return [
-        line.contender,
+        line.contender + (f" {TWICE}" if line.counted_twice else ""),
         str(line.seeds),
         str(line.iterations),
         _with_interval(line.returns, ".0f"),
@@ -254,6 +284,7 @@ def to_json(found: Sequence[Group]) -> list[dict[str, Any]]:
                     "return_iqm": estimate(line.interquartile),
                     "success": estimate(line.success),
                     "improvement": estimate(line.improvement),
+                    "counted_twice": line.counted_twice,
                 }
                 for line in group.lines
             },

@@ -43,7 +43,7 @@ class Logs:
         for name, value in line.items():
             if isinstance(value, list):
                 scalars |= {f"{name}/{index}": entry for index, entry in enumerate(value)}
-            elif name not in ("step", "phase"):
+            elif name not in ("step", "phase", "device"):
                 scalars[name] = value
         for name, value in scalars.items():
             self._tensorboard.add_scalar(name, value, line["step"])

@@ -255,6 +255,7 @@ class Trainer:
         line |= {"steps_per_second": rate, "samples_per_second": rate * samples}
         line |= {f"time/{part}": share for part, share in self._timer.read().items()}
         line |= self._clock.read()
+        line["device"] = self._execution.device.type
         self._logs.metrics(line)
         losses = {running.objective.name: line[f"{running.objective.name}/loss"] for running in self._running}
         self._progress.update(self._iteration, losses, rate)

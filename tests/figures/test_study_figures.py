@@ -10,8 +10,9 @@ import pytest
 from matplotlib import pyplot as plt
 
 from goskill.errors import InputError
+from goskill.evaluation.skills import DataSkills
 from goskill.figures import draw_studies, draw_study, is_study
-from goskill.figures.studies import draw_fine_tuning, draw_returns, draw_sweeps
+from goskill.figures.studies import draw_fine_tuning, draw_returns, draw_skills, draw_sweeps
 from goskill.studies.rows import read_rows
 from goskill.studies.study import parse_study
 
@@ -203,6 +204,26 @@ def test_what_a_figure_or_table_leaves_out_is_written_on_it(tmp_path) -> None:
     assert figure.axes[2].get_title(loc="left") == "near (scripted), equal iterations (fingerprint g)"
     torn = draw_returns(parse_study(STUDY, "s"), some_rows()[1:])
     assert torn.get_suptitle() == "go_skill on near, seed 0: left out, it has 2 of 3 tasks"
+
+
+def test_skills_are_drawn_from_rows_or_else_from_the_run_folders(tmp_path) -> None:
+    rows = some_rows()
+    study = parse_study(STUDY, "s")
+    assert draw_skills(study, rows, tmp_path) == {}
+    usage = {"reach": [1, 3], "push": [4, 0], "door-open": [2, 2]}
+    for row in rows:
+        if (row["contender"], row["seed"]) == ("go_skill", 0):
+            row["skills"] = {"in_data": usage[row["task"]], "in_evaluation": [1, 1]}
+    run = tmp_path / "runs/go_skill-no-vq/sub/seed-0"
+    run.mkdir(parents=True)
+    DataSkills("column", 3, {task: [1, 0, 1] for task in TASKS}).save(run / "data_skills.json")
+    figures = draw_skills(study, rows, tmp_path)
+    assert list(figures) == ["skills-go_skill-near", "skills-go_skill-sub", "skills-go_skill-no-vq-sub"]
+    figure = figures["skills-go_skill-near"]
+    assert figure.get_suptitle() == "go_skill on near, seed 0"
+    assert [axis.get_title(loc="left") for axis in figure.axes[:2]] == ["in data", "in evaluation"]
+    shares = figure.axes[0].collections[0].get_array()
+    np.testing.assert_allclose(shares, [[0.25, 0.75], [1, 0], [0.5, 0.5]])
 
 
 def test_studies_beside_each_other_lose_no_versions(tmp_path, monkeypatch) -> None:

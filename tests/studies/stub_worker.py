@@ -24,5 +24,6 @@ if "hangs" in job["contender"] and not Path(os.environ["STUB_MENDED"]).exists():
 iterations = sum(job["schedule"].values())
 cost = 3.0 if "slow" in job["contender"] else 1.0
 line = {"step": iterations, "seconds": 2 * cost * iterations, "cpu_seconds": cost * iterations}
+line["device"] = os.environ.get("STUB_DEVICE", "cpu")
 (run / "metrics.jsonl").write_text(json.dumps(line) + "\n")
 shutil.copy(os.environ["STUB_RESULTS"], run / "results.json")

@@ -15,15 +15,17 @@ from rich.console import Console
 from goskill.data import StoreWriter
 from goskill.errors import InputError
 from goskill.evaluation.points import add_point
-from goskill.evaluation.results import Protocol, Results, TaskEpisodes
+from goskill.evaluation.results import Protocol, Results, Skills, TaskEpisodes
+from goskill.evaluation.skills import DataSkills
 from goskill.studies import run_study, show_study
-from goskill.studies.finished import rows_of
-from goskill.studies.plan import FinetuningJob, open_data, same_seconds, with_seconds
+from goskill.studies.finished import rows_of, skills_of
+from goskill.studies.plan import FinetuningJob, comparable_seconds, open_data, same_seconds, with_seconds
 from goskill.studies.processes import Place, places
 from goskill.studies.progress import StudyProgress
 from goskill.studies.rows import append_rows, read_rows
 from goskill.studies.runner import Runner, StudyFolder
 from goskill.studies.study import parse_study
+from goskill.studies.table import groups, markdown
 
 TASKS = ("reach", "door-close")
 WORKER = (sys.executable, str(Path(__file__).with_name("stub_worker.py")))
@@ -49,14 +51,14 @@ def write_store(path: Path, seed: int = 0) -> Path:
     return path
 
 
-def some_results(versions: dict[str, str]) -> Results:
+def some_results(versions: dict[str, str], skills: Skills | None = None) -> Results:
     episodes = {
         task: TaskEpisodes(
             np.arange(2), np.array([100.0, 300.0]), np.array([5, -1]), np.array([True, False]), np.full(2, 30)
         )
         for task in TASKS
     }
-    return Results("stub", Protocol(2, 30, 0, 250), episodes, versions=versions)
+    return Results("stub", Protocol(2, 30, 0, 250), episodes, skills=skills, versions=versions)
 
 
 VERSIONS = {"goskill": "1", "torch": "2", "metaworld": "3", "mujoco": "4"}
@@ -183,6 +185,54 @@ def test_a_contender_as_fast_as_the_reference_is_not_run_twice(tmp_path, store) 
     rows = read_rows(tmp_path / "out" / "rows.jsonl")
     assert {row["budget"] for row in rows if row["contender"] == "b"} == {"iterations", "seconds"}
     assert not (tmp_path / "out/runs/b/near/seed-0-equal-seconds").exists()
+
+
+def test_seconds_are_those_of_one_machine_and_of_the_clock_only_on_a_gpu(tmp_path, store) -> None:
+    run(text("a", "b"), tmp_path / "out", store)
+    rows = read_rows(tmp_path / "out" / "rows.jsonl")
+    count = rows[0]["iterations"]
+    assert {row["device"] for row in rows} == {"cpu"}
+    own, reference = comparable_seconds(rows, "b", "a", "near")
+    assert (own, reference) == ([count, count], [count, count])
+    # A GPU in the machine is not one that the run used.
+    there = [{**row, "machine": {**row["machine"], "gpus": ["one"]}} for row in rows]
+    assert comparable_seconds(there, "b", "a", "near") == (own, reference)
+    on_gpu = [{**row, "device": "cuda"} for row in rows]
+    assert comparable_seconds(on_gpu, "b", "a", "near") == ([2 * count] * 2, [2 * count] * 2)
+    for change in ({"versions": {}}, {"machine": {}}, {"device": "cuda"}):
+        moved = [{**row, **change} if row["contender"] == "b" else row for row in rows]
+        assert comparable_seconds(moved, "b", "a", "near") == ([], [])
+        one_seed = [{**row, **change} if (row["contender"], row["seed"]) == ("b", 1) else row for row in rows]
+        assert comparable_seconds(one_seed, "b", "a", "near") == ([count], [count, count])
+
+
+def test_runs_that_count_for_both_budgets_are_marked(tmp_path, store) -> None:
+    tail = 'budgets = ["iterations", "seconds"]\n'
+    study = parse_study(text("a", "slow", tail=tail), "s")
+    run(study.text, tmp_path / "out", store)
+    found = groups(study, read_rows(tmp_path / "out" / "rows.jsonl"))
+    assert [(line.contender, line.counted_twice) for group in found for line in group.lines] == [
+        ("a", False),
+        ("slow", False),
+        ("a", True),
+        ("slow", False),
+    ]
+    shown = markdown(study, found)
+    assert shown.count("| a |") == shown.count("| a † |") == 1
+    assert shown.count("†: runs of equal iterations, whose seconds are within 10% of the reference's") == 1
+
+
+def test_rows_carry_how_often_each_skill_is_chosen(tmp_path, store) -> None:
+    study = text("a", head="seeds = [0]")
+    some_results(VERSIONS, Skills(3, 10, {"reach": [1, 2, 3], "door-close": [0, 0, 6]}, {})).save(
+        tmp_path / "results.json"
+    )
+    run(study, tmp_path / "out", store)
+    rows = {row["task"]: row for row in read_rows(tmp_path / "out" / "rows.jsonl")}
+    assert rows["reach"]["skills"] == {"in_evaluation": [1, 2, 3]}
+    folder = tmp_path / "out/runs/a/near/seed-0"
+    DataSkills("column", 2, {"reach": [4, 5]}).save(folder / "data_skills.json")
+    assert skills_of(folder)["in_data"] == {"reach": [4, 5]}
 
 
 def test_near_enough_is_within_a_tenth(tmp_path, store) -> None:

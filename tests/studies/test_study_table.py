@@ -116,6 +116,20 @@ def test_the_last_evaluation_of_fine_tuning_is_told_for_each_version() -> None:
     assert [(group.versions[0], group.lines[0].iterations) for group in found] == [("1", 30), ("2", 20)]
 
 
+def test_the_caption_says_over_how_few_runs_intervals_are_and_what_made_them() -> None:
+    study = parse_study(STUDY, "s")
+    (group,) = groups(study, changed(some_rows(), commit=None))
+    text = markdown(study, [group])
+    assert "(stratified bootstrap over 2 runs; with so few they are too narrow)" in text
+    assert "commit of goskill 1." in text
+    (group,) = groups(study, [row for row in some_rows() if (row["contender"], row["seed"]) != ("a", 1)])
+    assert "over 2 runs" in markdown(study, [group])
+    many = [{**row, "seed": seed} for seed in range(12) for row in some_rows() if row["seed"] == 0]
+    assert "(stratified bootstrap over 12 runs)." in markdown(study, groups(study, many))
+    alone = [row for row in some_rows() if row["seed"] == 0]
+    assert "Brackets" not in markdown(study, groups(study, alone))
+
+
 def test_markdown_goes_between_its_markers_and_nothing_else_changes(tmp_path: Path) -> None:
     study = parse_study(STUDY, "s")
     text = markdown(study, groups(study, some_rows()))
