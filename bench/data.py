@@ -178,6 +178,7 @@ def test_segments_numpy(benchmark, store: EpisodeStore, columns: Arrays) -> None
 
 @pytest.mark.benchmark(group="segment batch 800x(11x39+10x4)")
 def test_segments_python_loop(benchmark, store: EpisodeStore, columns: Arrays) -> None:
+    benchmark.extra_info["peer"] = True
     loop = LoopSegments(store, columns)
     expected = NumpySegments(store, columns)()
     for name, value in loop.gather(expected["episode"], expected["start"]).items():
@@ -188,6 +189,7 @@ def test_segments_python_loop(benchmark, store: EpisodeStore, columns: Arrays) -
 @pytest.mark.benchmark(group="segment batch 800x(11x39+10x4)")
 def test_segments_torchrl(benchmark, store: EpisodeStore, columns: Arrays, tmp_path: Path) -> None:
     """torchrl's SliceSampler over a memory map: slices of H + 1 steps, whole ones only."""
+    benchmark.extra_info["peer"] = True
     torch = pytest.importorskip("torch")
     torchrl = pytest.importorskip("torchrl.data")
     from tensordict import TensorDict

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from goskill.data import ContextSampler, EpisodeStore, SegmentSampler
+from goskill.data import EpisodeStore, SegmentSampler
 from goskill.errors import InputError
 from goskill.evaluation.policy import FloatArray, Prompts
 from goskill.methods.checking import check_dimensions
 from goskill.methods.go_skill.acting import Execution
+from goskill.methods.go_skill.contexts import contexts
 from goskill.methods.go_skill.labelling import label_episodes
 from goskill.methods.go_skill.losses import decisions
 from goskill.methods.go_skill.networks import GoSkillNetworks
@@ -69,17 +70,7 @@ def predict_skills(
     ``samples`` contexts, the same number from each task; ``labels`` is the column that these networks wrote.
     """
     settings = networks.eval().settings
-    sampler = ContextSampler(
-        store,
-        horizon=settings.horizon,
-        context=settings.context,
-        prompt=settings.prompt_length,
-        batch_size=min(BATCH, samples),
-        labels=labels,
-        prompt_episodes={task: store.best_episodes(task, settings.prompt_episodes) for task in store.tasks},
-        return_scale=settings.return_scale,
-        seed=seed,
-    )
+    sampler = contexts(settings, store, labels, min(BATCH, samples), seed)
     parts = []
     for batch, rows in batches(sampler, networks.normalize.mean.device, samples):
         prompt = decisions(networks, batch, "prompt_") if settings.prompt_length else None

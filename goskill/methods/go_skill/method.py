@@ -11,6 +11,7 @@ from torch import nn
 from goskill.data import ContextSampler, EpisodeStore, SegmentSampler
 from goskill.errors import InputError
 from goskill.methods.checking import check_dimensions, check_lengths, check_trained
+from goskill.methods.go_skill.contexts import contexts
 from goskill.methods.go_skill.continuous import ContinuousContexts
 from goskill.methods.go_skill.labelling import label_store
 from goskill.methods.go_skill.losses import PolicyLoss, SkillLoss
@@ -112,10 +113,10 @@ class GoSkill:
         labels = self._label_store() if self.settings.discrete else None
         balance = "skill" if self.settings.resampling and labels else "task"
         segments = self._segments(balance, labels if balance == "skill" else None, ENHANCEMENT_STREAM)
-        contexts: Sampler = self._contexts(labels)
+        sampler: Sampler = self._contexts(labels)
         if labels is None:
-            contexts = ContinuousContexts(contexts, self.store, self.networks)
-        policy = Objective("policy", contexts, PolicyLoss(self.networks), [self.networks.policy])
+            sampler = ContinuousContexts(sampler, self.store, self.networks)
+        policy = Objective("policy", sampler, PolicyLoss(self.networks), [self.networks.policy])
         return [policy, self._skill_objective(segments, frozen=True)]
 
     def _label_store(self) -> str:
@@ -153,16 +154,11 @@ class GoSkill:
         )
 
     def _contexts(self, labels: str | None) -> ContextSampler:
-        count = self.settings.prompt_episodes
-        return ContextSampler(
+        return contexts(
+            self.settings,
             self.store,
-            horizon=self.settings.horizon,
-            context=self.settings.context,
-            prompt=self.settings.prompt_length,
+            labels,
             batch_size=distributed.share(self.settings.policy_batch_per_task * self._tasks_with_episodes),
-            labels=labels,
-            prompt_episodes={task: self.store.best_episodes(task, count) for task in self.store.tasks},
-            return_scale=self.settings.return_scale,
             seed=self.training.seed * STREAMS + POLICY_STREAM,
             threads=self.training.threads or 1,
             rank=distributed.rank(),
