@@ -30,6 +30,23 @@ def code_norms_kernel(
 
 
 @triton.jit
+def load_rows(
+    x,
+    row,
+    rows,
+    row_stride,
+    column_stride,
+    start,
+    dim: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Columns [start, start + BLOCK_D) of rows ``row`` [BN] (int64), float32; zero where there are none."""
+    d = start + tl.arange(0, BLOCK_D)  # [BD]
+    at = row[:, None] * row_stride + d.to(tl.int64)[None, :] * column_stride
+    return tl.load(x + at, (row < rows)[:, None] & (d < dim)[None, :], 0.0).to(tl.float32)
+
+
+@triton.jit
 def assign(
     x,
     codebook,
@@ -47,18 +64,23 @@ def assign(
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Index of the nearest code for rows ``row`` [BN] (int64)."""
+    """Index of the nearest code for rows ``row`` [BN] (int64).
+
+    Rows of up to BLOCK_D dimensions are read once and stay on chip while the codes pass.
+    """
+    WHOLE: tl.constexpr = dim <= BLOCK_D
     best = tl.full([BLOCK_N], float("inf"), tl.float32)
     best_code = tl.zeros([BLOCK_N], tl.int32)
-    present = row < rows
+    if WHOLE:
+        tile = load_rows(x, row, rows, row_stride, column_stride, 0, dim, BLOCK_D)
     for first in range(0, codes, BLOCK_M):
         code = first + tl.arange(0, BLOCK_M)  # [BM]
         dots = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
         norm = tl.zeros([BLOCK_M], tl.float32)
         for start in range(0, dim, BLOCK_D):
+            if not WHOLE:
+                tile = load_rows(x, row, rows, row_stride, column_stride, start, dim, BLOCK_D)
             d = start + tl.arange(0, BLOCK_D)  # [BD]
-            x_at = row[:, None] * row_stride + d.to(tl.int64)[None, :] * column_stride
-            tile = tl.load(x + x_at, present[:, None] & (d < dim)[None, :], 0.0).to(tl.float32)  # [BN, BD]
             inside = (d < dim)[:, None] & (code < codes)[None, :]
             e = tl.load(codebook + code.to(tl.int64)[None, :] * dim + d[:, None], inside, 0.0)  # [BD, BM]
             dots = tl.dot(tile, e, dots, input_precision=PRECISION)

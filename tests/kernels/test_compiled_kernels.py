@@ -106,6 +106,20 @@ def call_quantize(codes: int, dim: int, dtype: torch.dtype) -> Callable[[], None
     return call
 
 
+def call_without_gradient(rows: int, classes: int) -> Callable[[], None]:
+    """Focal loss alone, and nearest code without distances."""
+    from goskill.kernels import focal_loss, nearest_code
+
+    logits, target = torch.zeros(rows, classes), torch.zeros(rows, dtype=torch.int64)
+
+    def call() -> None:
+        loss = torch.zeros(rows)
+        focal_loss.focal_loss(logits, target, None, None, 0.5, -100, 0.0, focal_loss.NONE, loss, None)
+        nearest_code.nearest_code(logits[:, :64], torch.zeros(16, 64), True, target, None)
+
+    return call
+
+
 def call_focal(rows: int, classes: int, dtype: torch.dtype, smoothing: float = 0.0) -> Callable[[], None]:
     from goskill.kernels import focal_loss
 
@@ -133,6 +147,8 @@ CASES: dict[str, tuple[Callable[[], None], int, int]] = {
     "focal-8000x16-float32": (call_focal(8000, 16, torch.float32), 128, 16384),
     "focal-8000x16-smoothed": (call_focal(8000, 16, torch.float32, 0.1), 128, 16384),
     "focal-64x131072-bfloat16": (call_focal(64, 131072, torch.bfloat16), 64, 1024),
+    "alone-64x64": (call_without_gradient(64, 64), 128, 32768),
+    "alone-64x32768": (call_without_gradient(64, 32768), 128, 32768),
     "focal-64x32768-smoothed": (call_focal(64, 32768, torch.float32, 0.1), 64, 1024),
 }
 

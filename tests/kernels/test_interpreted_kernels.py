@@ -49,6 +49,9 @@ def test_nearest_code(rows: int, dim: int, codes: int, cosine: bool) -> None:
     )
     assert torch.equal(indices, exact)
     torch.testing.assert_close(distance.double(), exact_distance, rtol=1e-5, atol=1e-6)
+    alone = torch.full((rows,), -7)
+    nearest_code(x, codebook, cosine, alone, None)
+    assert torch.equal(alone, indices)
 
 
 def test_ties_and_nan() -> None:
@@ -152,6 +155,9 @@ def check_focal(
     assert leaf.grad is not None
     torch.testing.assert_close(loss.double(), exact.detach(), rtol=5e-5, atol=1e-6)
     torch.testing.assert_close(gradient.double(), leaf.grad, rtol=5e-5, atol=1e-6)
+    alone = torch.full_like(loss, torch.nan)
+    focal_loss(logits, target, weight, mask, gamma, -100, smoothing, reduction, alone, None)
+    assert torch.equal(alone, loss)
 
 
 @pytest.mark.parametrize("reduction", [0, 1, 2])
