@@ -10,6 +10,8 @@ import importlib.util
 import json
 import os
 import platform
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -32,7 +34,7 @@ def suites() -> list[str]:
 
 
 def run(
-    suite: str, *, gpu: bool = False, select: str | None = None
+    suite: str, *, gpu: bool = False, select: str | None = None, limit: float | None = None
 ) -> tuple[list[dict[str, Any]], str | None]:
     """Runs one suite in a process of its own; returns a row per benchmark, and what went wrong with others.
 
@@ -40,6 +42,7 @@ def run(
         suite: a name of :func:`suites`.
         gpu: run the benchmarks marked ``gpu`` instead of the others.
         select: a pytest ``-k`` expression.
+        limit: seconds after which the suite is interrupted; what was measured by then counts.
 
     Raises:
         InputError: no such suite, or pytest-benchmark is missing.
@@ -68,13 +71,32 @@ def run(
             "gpu" if gpu else "not gpu",
         ]
         command += ["-k", select] if select else []
-        status = subprocess.run(command, check=False, cwd=folder).returncode
+        status = _run(command, folder, limit)
         text = report.read_text() if report.exists() else ""
         benchmarks = json.loads(text)["benchmarks"] if text else []
     fault = None
-    if status not in (0, 5):
+    if status is None:
+        fault = f"benchmark suite {suite!r} was interrupted after {limit:g} seconds"
+    elif status not in (0, 5):
         fault = f"benchmark suite {suite!r} failed with pytest's exit status {status}"
     return [_row(suite, benchmark) for benchmark in benchmarks], fault
+
+
+def _run(command: list[str], folder: str, limit: float | None) -> int | None:
+    """The command's exit status, None if it had to be interrupted."""
+    with subprocess.Popen(command, cwd=folder) as process:
+        try:
+            return process.wait(limit)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)  # pytest then ends in order
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            return None
+        except BaseException:
+            process.kill()
+            raise
 
 
 def append(rows: list[dict[str, Any]], file: Path) -> None:
@@ -108,6 +130,10 @@ def provenance() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
+    if commit := os.environ.get("GOSKILL_COMMIT"):
+        return commit
+    if shutil.which("git") is None:
+        return None
     git = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, check=False
     )

@@ -52,6 +52,10 @@ def bench(
     select: Annotated[
         str | None, typer.Option("-k", help="Only benchmarks that match (as pytest's -k).")
     ] = None,
+    limit: Annotated[
+        float | None,
+        typer.Option(min=1, help="Interrupt a suite after so many seconds; its rows until then are kept."),
+    ] = None,
 ) -> None:
     """Run benchmark suites beside their peers and keep the results as rows.
 
@@ -62,7 +66,7 @@ def bench(
     from goskill.bench import report, runner
 
     for name in [suite] if suite else runner.suites():
-        rows, fault = runner.run(name, gpu=gpu, select=select)
+        rows, fault = runner.run(name, gpu=gpu, select=select, limit=limit)
         report.print_table(rows)
         file = as_json or Path("bench/results") / f"{name}.jsonl"
         if as_json or file.parent.is_dir():

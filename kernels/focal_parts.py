@@ -30,7 +30,7 @@ def class_loss(log_p, gamma, GAMMA: tl.constexpr):
     elif GAMMA == 2:
         focus = miss * miss
     else:
-        focus = tl.where(miss > 0, tl.exp2(gamma * tl.log2(tl.maximum(miss, 1.0e-38))), 0.0)
+        focus = tl.where(miss > 0, tl.exp2(gamma * tl.log2(tl.maximum(miss, 1.2e-38))), 0.0)
     p = tl.exp(log_p)
     # p log p / (1 - p) tends to -1 as p tends to 1 and to 0 as p tends to 0.
     ratio = tl.where(p > 0, tl.where(miss > 0, p * log_p / tl.where(miss > 0, miss, 1.0), -1.0), 0.0)

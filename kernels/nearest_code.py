@@ -1,7 +1,8 @@
 """Nearest code on a GPU: scores |e|^2 - 2 x.e on chip, no N x M matrix in memory.
 
-Up to ``SMALL_CODEBOOK`` codes the products are exact float32; more codes use the tensor cores with each
-float32 split in TF32 terms, whose error is that of float32 sums.
+Up to ``SMALL_CODEBOOK`` codes float32 rows are multiplied in float32. More codes use the tensor cores with each
+float32 split in TF32 terms, whose error is that of float32 sums. Rows of 16 bits are TF32 numbers as they are:
+only the codes are split, in two terms, and the tensor cores serve every codebook.
 """
 
 from __future__ import annotations
@@ -83,7 +84,13 @@ def assign(
             d = start + tl.arange(0, BLOCK_D)  # [BD]
             inside = (d < dim)[:, None] & (code < codes)[None, :]
             e = tl.load(codebook + code.to(tl.int64)[None, :] * dim + d[:, None], inside, 0.0)  # [BD, BM]
-            dots = tl.dot(tile, e, dots, input_precision=PRECISION)
+            if PRECISION == "tf32x2":
+                # The upper 11 significant bits of a code, which TF32 holds, and the rest.
+                high = (e.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
+                dots = tl.dot(tile, e - high, dots, input_precision="tf32")
+                dots = tl.dot(tile, high, dots, input_precision="tf32")
+            else:
+                dots = tl.dot(tile, e, dots, input_precision=PRECISION)
             if not NORMS and not COSINE:
                 norm += tl.sum(e * e, 0)
         if NORMS:
@@ -158,11 +165,11 @@ def nearest_code_kernel(
         tl.store(distance + row, result, row < rows)
 
 
-def block_sizes(codes: int, dim: int) -> dict[str, object]:
-    """Tile sizes and precision for a codebook; nothing depends on the number of rows."""
+def block_sizes(codes: int, dim: int, half: bool) -> dict[str, object]:
+    """Tile sizes and precision for a codebook and rows of 16 bits or not; nothing depends on their number."""
     small = codes <= SMALL_CODEBOOK
     return {
-        "PRECISION": "ieee" if small else "tf32x3",
+        "PRECISION": "tf32x2" if half else "ieee" if small else "tf32x3",
         "NORMS": not small,
         "BLOCK_N": 64 if small else 128,
         "BLOCK_M": power_of_two(codes, 16) if small else 64,
@@ -190,7 +197,7 @@ def nearest_code(x: Tensor, codebook: Tensor, cosine: bool, indices: Tensor, dis
     rows, dim = x.shape
     if rows == 0:
         return
-    sizes = block_sizes(codebook.shape[0], dim)
+    sizes = block_sizes(codebook.shape[0], dim, x.element_size() == 2)
     sizes["NORMS"] = sizes["NORMS"] and not cosine
     norms = code_norms(codebook) if sizes["NORMS"] else codebook
     with on_device_of(x):

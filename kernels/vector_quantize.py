@@ -248,7 +248,7 @@ def vector_quantize(
     """
     rows, dim = x.shape
     codes = codebook.shape[0]
-    sizes = block_sizes(codes, dim)
+    sizes = block_sizes(codes, dim, x.element_size() == 2)
     on_chip = codes <= SUMS_ON_CHIP and dim <= WIDEST_ON_CHIP
     tiles = triton.cdiv(rows, sizes["BLOCK_N"])
     parts = max(1, min(tiles, MOST_PROGRAMS)) if on_chip else max(1, min(tiles, 4096))

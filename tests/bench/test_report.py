@@ -72,6 +72,9 @@ def test_a_marker_without_rows_is_refused(tmp_path: Path) -> None:
 
 
 SUITE = """
+import time
+
+
 def test_fine(benchmark):
     benchmark.pedantic(int, rounds=1)
 
@@ -79,6 +82,11 @@ def test_fine(benchmark):
 def test_wrong(benchmark):
     assert int() == 1
     benchmark.pedantic(int, rounds=1)
+
+
+def test_endless(benchmark):
+    open("begun", "w").close()
+    time.sleep(1000)
 """
 
 
@@ -87,10 +95,30 @@ def test_a_benchmark_that_fails_is_reported_and_the_others_keep_their_rows(
 ) -> None:
     (tmp_path / "half.py").write_text(SUITE, encoding="utf-8")
     monkeypatch.setattr(runner, "FOLDER", tmp_path)
-    rows, fault = runner.run("half")
+    rows, fault = runner.run("half", select="not endless")
     assert [row["name"] for row in rows] == ["test_fine"]
     assert fault is not None
-    assert "half" in fault
+    assert "failed" in fault
+
+
+def test_a_suite_that_is_interrupted_keeps_the_rows_until_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "half.py").write_text(SUITE, encoding="utf-8")
+    monkeypatch.setattr(runner, "FOLDER", tmp_path)
+    wait = subprocess.Popen.wait
+
+    def wait_for_the_endless_test(process: subprocess.Popen[bytes], timeout: float | None = None) -> int:
+        if timeout != 7.0:
+            return wait(process, timeout)
+        while not list(Path(process.args[process.args.index("--benchmark-json") + 1]).parent.glob("begun")):  # type: ignore[union-attr,index,arg-type]
+            pass
+        raise subprocess.TimeoutExpired("pytest", timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "wait", wait_for_the_endless_test)
+    rows, fault = runner.run("half", select="not wrong", limit=7.0)
+    assert [row["name"] for row in rows] == ["test_fine"]
+    assert fault == "benchmark suite 'half' was interrupted after 7 seconds"
 
 
 def test_the_gpu_suites_are_collected_without_a_gpu() -> None:

@@ -28,16 +28,17 @@ def poisoned(*shape: int) -> Tensor:
     return torch.full(shape, torch.nan)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("cosine", [False, True])
 @pytest.mark.parametrize(
     ("rows", "dim", "codes"),
     [(1, 1, 1), (5, 3, 2), (130, 64, 16), (70, 17, 100), (65, 130, 33), (3, 512, 20)],
 )
-def test_nearest_code(rows: int, dim: int, codes: int, cosine: bool) -> None:
+def test_nearest_code(rows: int, dim: int, codes: int, cosine: bool, dtype: torch.dtype) -> None:
     from goskill.kernels.nearest_code import nearest_code
 
     torch.manual_seed(0)
-    wide = torch.randn(dim, 2 * rows)
+    wide = torch.randn(dim, 2 * rows).to(dtype)
     x = wide.T[::2]
     codebook = torch.randn(codes, dim)
     if cosine:
