@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # goskill on one GPU, offline, within ten minutes: builds and installs it, runs the GPU tests and the GPU benchmark
 # suites, prints a short table last. Needs Python with torch, triton, pybind11, scikit-build-core, cmake and pytest.
-#   WHEELS  folder of wheels of what else the machine lacks: gymnasium, metaworld, mujoco and what they need,
-#           vector-quantize-pytorch, safetensors, typer, rich, pytest-benchmark; flash-kmeans and liger-kernel if wanted
+#   WHEELS  folder of wheels of what the machine lacks of: gymnasium, farama-notifications, scipy, safetensors, typer,
+#           shellingham, rich, hypothesis, pytest-benchmark; and of the peers, which are skipped where they are missing:
+#           vector-quantize-pytorch, torch-einops-utils, einx, frozendict, loguru; flash-kmeans; liger-kernel
 #   OUT     folder that gets the rows, one gpu-SUITE.jsonl per suite, and the logs (default: bench/results)
 #   PYTHON  the interpreter (default: python3)
 #   LIMIT   seconds for everything (default: 570); suites that do not end in their share keep the rows they have

@@ -36,6 +36,7 @@ from goskill.training.step import ObjectiveStep
 from goskill.training.timing import StepTimer
 
 TASKS = int(os.environ.get("GOSKILL_BENCH_TASKS", "50"))
+GPU_STEPS = 20  # a round, between two synchronisations
 OBJECTIVES = ("extraction", "enhancement", "policy", "prompt-dt")
 
 
@@ -148,13 +149,13 @@ def measure(benchmark: Any, group: str, step: Callable[[], Any], device: torch.d
         benchmark.pedantic(step, rounds=3, warmup_rounds=1)
         return
 
-    def hundred() -> None:
-        for _ in range(100):
+    def several() -> None:
+        for _ in range(GPU_STEPS):
             step()
         torch.cuda.synchronize()
 
-    benchmark.extra_info["steps_per_round"] = 100
-    benchmark.pedantic(hundred, rounds=5, warmup_rounds=1)
+    benchmark.extra_info["steps_per_round"] = GPU_STEPS
+    benchmark.pedantic(several, rounds=9, warmup_rounds=1)
 
 
 def peer_step(subject: Subject, name: str, device: torch.device) -> Callable[[], Any]:
@@ -183,6 +184,16 @@ def test_goskill(benchmark: Any, subject: Subject, name: str, precision: str) ->
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True], ids=["graphs", "graphs-compiled"])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_gpu_goskill(benchmark: Any, subject: Subject, name: str, compiled: bool) -> None:
+    device = torch.device("cuda", 0)
+    step = step_of(subject, name, device, precision="bfloat16", compile=compiled, cuda_graphs="on")
+    how = "compiled, whole-step graphs" if compiled else "whole-step graphs"
+    measure(benchmark, name, step.run, device, label=f"goskill bfloat16, {how}")
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_gpu_plain_float32(benchmark: Any, subject: Subject, name: str) -> None:
     device = torch.device("cuda", 0)
@@ -197,13 +208,3 @@ def test_gpu_compiled_bfloat16(benchmark: Any, subject: Subject, name: str) -> N
     device = torch.device("cuda", 0)
     step = step_of(subject, name, device, precision="bfloat16", compile=True, cuda_graphs="off")
     measure(benchmark, name, step.run, device, peer=True, label="SDPA, bfloat16, torch.compile")
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("compiled", [False, True], ids=["graphs", "graphs-compiled"])
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_gpu_goskill(benchmark: Any, subject: Subject, name: str, compiled: bool) -> None:
-    device = torch.device("cuda", 0)
-    step = step_of(subject, name, device, precision="bfloat16", compile=compiled, cuda_graphs="on")
-    how = "compiled, whole-step graphs" if compiled else "whole-step graphs"
-    measure(benchmark, name, step.run, device, label=f"goskill bfloat16, {how}")

@@ -197,7 +197,11 @@ def nearest_code(x: Tensor, codebook: Tensor, cosine: bool, indices: Tensor, dis
     rows, dim = x.shape
     if rows == 0:
         return
-    sizes = block_sizes(codebook.shape[0], dim, x.element_size() == 2)
+    half = x.element_size() == 2
+    sizes = block_sizes(codebook.shape[0], dim, half)
+    if half:
+        # One term of x leaves room for whole rows, which are then read once; a training pass needs that room.
+        sizes["BLOCK_D"] = min(power_of_two(dim, 16), WIDEST_CHUNK)
     sizes["NORMS"] = sizes["NORMS"] and not cosine
     norms = code_norms(codebook) if sizes["NORMS"] else codebook
     with on_device_of(x):

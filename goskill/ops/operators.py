@@ -13,6 +13,8 @@ Gradients are autograd functions beside the public operations, which cost a thir
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.library import define, register_fake
@@ -68,27 +70,11 @@ def _fake_vector_quantize(
     )
 
 
-def _fake_straight_through(
-    x: Tensor,
-    quantized: Tensor,
-    mask: Tensor | None,
-    gradient: Tensor,
-    loss_gradient: Tensor,
-    counts: Tensor,
-    commitment_weight: float,
-) -> Tensor:
-    return x.new_empty(x.shape)
+def _fake_like_the_first(first: Tensor, *_others: Any) -> Tensor:
+    return first.new_empty(first.shape)
 
 
-def _fake_move_codebook_in_place(
-    cluster_size: Tensor,
-    average: Tensor,
-    codes: Tensor,
-    counts: Tensor,
-    sums: Tensor,
-    decay: float,
-    eps: float,
-) -> None:
+def _fake_in_place(*_arguments: Any) -> None:
     return None
 
 
@@ -107,18 +93,10 @@ def _fake_focal_loss(
     return loss, logits.new_empty(logits.shape if with_gradient else (0,))
 
 
-def _fake_scale_rows(rows: Tensor, factor: Tensor) -> Tensor:
-    return rows.new_empty(rows.shape)
-
-
-def _fake_scale_rows_in_place(rows: Tensor, factor: Tensor) -> None:
-    return None
-
-
 register_fake("goskill::nearest_code", _fake_nearest_code)
 register_fake("goskill::vector_quantize", _fake_vector_quantize)
-register_fake("goskill::straight_through", _fake_straight_through)
-register_fake("goskill::move_codebook_", _fake_move_codebook_in_place)
+register_fake("goskill::straight_through", _fake_like_the_first)
+register_fake("goskill::move_codebook_", _fake_in_place)
 register_fake("goskill::focal_loss", _fake_focal_loss)
-register_fake("goskill::scale_rows", _fake_scale_rows)
-register_fake("goskill::scale_rows_", _fake_scale_rows_in_place)
+register_fake("goskill::scale_rows", _fake_like_the_first)
+register_fake("goskill::scale_rows_", _fake_in_place)

@@ -140,9 +140,12 @@ def call_focal(rows: int, classes: int, dtype: torch.dtype, smoothing: float = 0
 CASES: dict[str, tuple[Callable[[], None], int, int]] = {
     "nearest-16x64-float32": (call_nearest(16, 64, torch.float32), 128, 32768),
     "nearest-16x64-bfloat16": (call_nearest(16, 64, torch.bfloat16), 128, 32768),
+    "nearest-1024x32-float32": (call_nearest(1024, 32, torch.float32), 255, 65536),
     "nearest-1024x64-float32": (call_nearest(1024, 64, torch.float32), 255, 49152),
-    "nearest-1024x512-float16": (call_nearest(1024, 512, torch.float16), 255, 49152),
+    "nearest-256x64-bfloat16": (call_nearest(256, 64, torch.bfloat16), 224, 98304),
+    "nearest-1024x512-float16": (call_nearest(1024, 512, torch.float16), 255, 98304),
     "quantize-16x64-float32": (call_quantize(16, 64, torch.float32), 192, 32768),
+    "quantize-16x64-bfloat16": (call_quantize(16, 64, torch.bfloat16), 192, 49152),
     "quantize-1024x64-bfloat16": (call_quantize(1024, 64, torch.bfloat16), 255, 49152),
     "focal-8000x16-float32": (call_focal(8000, 16, torch.float32), 128, 16384),
     "focal-8000x16-smoothed": (call_focal(8000, 16, torch.float32, 0.1), 128, 16384),

@@ -38,7 +38,7 @@ def pointers_with_narrow_row_offsets(text: str) -> set[str]:
         for kind in (from_program, narrow):
             derived = operation != "tt.load" and any(operand in kind for operand in operands)
             (kind.add if derived else kind.discard)(name)
-        if operation == "tt.get_program_id":
+        if operation == "tt.get_program_id" and rest.split()[0] == "x":  # y and z count columns
             from_program.add(name)
         if operation in ARITHMETIC and name in from_program and re.search(r"\bi32>?\s*$", rest.strip()):
             narrow.add(name)
