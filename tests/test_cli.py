@@ -16,7 +16,7 @@ from goskill import files
 
 COMMANDS = (
     *("quickstart", "collect", "info", "verify", "train", "eval"),
-    *("finetune", "diagnose", "label", "figures", "compare", "bench", "doctor", "convert"),
+    *("finetune", "diagnose", "label", "figures", "compare", "study", "bench", "doctor", "convert"),
 )
 
 
