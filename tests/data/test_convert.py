@@ -345,3 +345,8 @@ def test_missing_packages_are_named() -> None:
     code = "import sys; sys.modules['h5py'] = None; from goskill.data.convert import from_hdf5; from_hdf5('a', 'b')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "pip install h5py" in done.stderr
+
+
+def test_processes_that_read_episodes_need_no_torch() -> None:
+    code = "import sys; import goskill.data.convert.copying; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
