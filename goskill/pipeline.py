@@ -99,7 +99,13 @@ def collect(
 
 
 def convert(
-    layout: str, source: str, out: PathLike, *, quality: str = "near-optimal", workers: int | None = None
+    layout: str,
+    source: str,
+    out: PathLike,
+    *,
+    quality: str = "near-optimal",
+    tasks: Sequence[str] | None = None,
+    workers: int | None = None,
 ) -> None:
     """Convert npz files, D4RL's HDF5 or a Minari dataset into a store; see :mod:`goskill.data.convert`."""
     from goskill.data.convert import from_hdf5, from_minari, from_npz
@@ -107,13 +113,15 @@ def convert(
     layouts = ("mtdiff", "goskill", "harmodt", "minari", "hdf5")
     if layout not in layouts:
         raise InputError(f"layout: expected one of {', '.join(layouts)}, got {layout!r}")
+    if tasks is not None and layout in ("minari", "hdf5"):
+        raise InputError(f"tasks: only npz layouts are converted in part, got layout {layout!r}")
     with _progress("converting") as report:
         if layout == "hdf5":
             found = from_hdf5(source, out, workers=workers or 0, progress=report)
         elif layout == "minari":
             found = from_minari(source, out, workers=workers or 0, progress=report)
         else:
-            found = from_npz(layout, source, out, quality, workers=workers or 0, progress=report)
+            found = from_npz(layout, source, out, quality, workers=workers or 0, progress=report, tasks=tasks)
     console.print_json(json.dumps(found.to_json()))
 
 

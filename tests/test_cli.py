@@ -43,6 +43,8 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
         (["collect", "--out", "data", "--tasks", "reach", "--episodes", "0"], "--episodes"),
         (["convert", "zip", "nowhere", "data"], "mtdiff"),
         (["collect", "--out", "data", "--tasks", "reach,reach"], "'reach' twice"),
+        (["convert", "hdf5", "nowhere", "data", "--suite", "mt10"], "tasks: only npz layouts"),
+        (["convert", "goskill", "nowhere", "data", "--tasks", "door-opn"], "did you mean 'door-open'"),
         (["convert", "hdf5", "nowhere", "data"], "nowhere: there is no such file"),
         (["info", "nowhere"], "nowhere"),
         (["verify", "nowhere"], "nowhere"),

@@ -47,15 +47,24 @@ def convert(
     quality: Annotated[
         str, typer.Option(help="npz layouts: near-optimal, or sub-optimal (the first half).")
     ] = "near-optimal",
+    suite: Annotated[
+        str | None,
+        typer.Option(help="npz layouts: only these tasks: mt10, mt30, mt50, ml45-train or ml45-test."),
+    ] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="npz layouts: only these, with commas between them.")
+    ] = None,
     workers: Workers = None,
 ) -> None:
     """Convert another dataset into an episode store. What was odd about it is printed.
 
-    Examples: `goskill convert goskill downloads/metaworld data/mt50`, `goskill convert hdf5 episodes.hdf5 data/mine`
+    Examples: `goskill convert goskill downloads/metaworld data/mt30 --suite mt30`,
+    `goskill convert hdf5 episodes.hdf5 data/mine`
     """
     from goskill import pipeline
 
-    pipeline.convert(layout, source, data, quality=quality, workers=workers)
+    chosen = pipeline.choose_tasks(suite, tasks) if suite is not None or tasks is not None else None
+    pipeline.convert(layout, source, data, quality=quality, tasks=chosen, workers=workers)
 
 
 def info(

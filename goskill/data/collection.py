@@ -6,7 +6,7 @@ import contextlib
 import importlib.metadata
 import os
 import pickle
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -180,6 +180,23 @@ def _provenance(episodes: int, quality: str, policy: str, seed: int) -> dict[str
         "seed": seed,
         "packages": {"goskill": goskill.__version__, **packages},
     }
+
+
+def finished_by(
+    path: str | os.PathLike[str], tasks: Sequence[str], episodes: int, quality: str, seed: int
+) -> Mapping[str, str] | None:
+    """The versions of the packages that finished this collection in the folder; None if it has none, or another."""
+    if not (Path(path) / MANIFEST).exists():
+        return None
+    store = EpisodeStore.open(path)
+    if store.unfinished or store.tasks != list(tasks) or len(store.provenance) != 1:
+        return None
+    (origin,) = store.provenance
+    wanted = {"collector": _COLLECTOR, "episodes": episodes, "quality": quality, "seed": seed}
+    packages = origin.get("packages")
+    if not isinstance(packages, dict) or any(origin.get(name) != value for name, value in wanted.items()):
+        return None
+    return packages
 
 
 def _collected(path: Path, tasks: Sequence[str], provenance: dict[str, Any]) -> int:

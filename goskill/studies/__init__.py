@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from goskill.errors import InputError
 from goskill.studies.rows import read_rows
-from goskill.studies.study import Study, names, read_study
+from goskill.studies.study import DataSource, Study, names, read_study
 
 if TYPE_CHECKING:
     from goskill.studies.plan import Data
@@ -99,23 +99,37 @@ def show_study(
 
 def _data(study: Study, folder: StudyFolder) -> dict[str, Data]:
     """The study's stores; those to collect are collected, or gone on with."""
-    from goskill import pipeline
+    from goskill.envs.suites import task_names
     from goskill.studies.plan import open_data
 
     data = {}
     for name, source in study.data.items():
         path = Path(source.store) if source.store else folder.data(name)
         try:
+            tasks = task_names(source.suite or source.tasks) if source.suite or source.tasks else []
             if not source.store:
-                tasks = pipeline.choose_tasks(source.suite or None, ",".join(source.tasks) or None)
-                pipeline.collect(
-                    path, tasks=tasks, episodes=source.episodes, quality=source.quality, seed=source.seed
-                )
-            data[name] = open_data(name, path)
+                _collect(path, source, tasks)
+            data[name] = open_data(name, path, tasks)
         except InputError as error:
-            hint = f" (give a store with --data {name}=PATH)" if source.store else ""
-            raise InputError(f"study {study.name}: data {name}: {error}{hint}") from None
+            raise InputError(
+                f"study {study.name}: data {name}: {error} (give a store with --data {name}=PATH)"
+            ) from None
     return data
+
+
+def _collect(path: Path, source: DataSource, tasks: Sequence[str]) -> None:
+    """Collect what is missing; a collection that other packages finished is taken as it is."""
+    from goskill import pipeline
+    from goskill.data.collection import finished_by
+
+    packages = finished_by(path, tasks, source.episodes, source.quality, source.seed)
+    if packages is None:
+        pipeline.collect(
+            path, tasks=tasks, episodes=source.episodes, quality=source.quality, seed=source.seed
+        )
+        return
+    made = ", ".join(f"{name} {version}" for name, version in packages.items())
+    pipeline.console.print(f"{path}: collected before, with {made}", highlight=False, markup=False)
 
 
 @contextmanager

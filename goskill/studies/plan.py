@@ -20,6 +20,8 @@ from goskill.studies.rows import Row, versions
 from goskill.studies.study import Budget, Contender, Study
 from goskill.training.run import FREE_ON_RESUME
 
+NAMED = 5
+"""Tasks that a message names at most."""
 SAME_SECONDS = 0.1
 """Equal iterations count as equal seconds, too, when they are no further apart than this share."""
 
@@ -94,9 +96,19 @@ class Job:
             raise InputError(f"{path}: expected a job of a study: {error!r}") from None
 
 
-def open_data(name: str, path: str | Path) -> Data:
-    """A store of a study. Raises StoreError."""
+def open_data(name: str, path: str | Path, tasks: Sequence[str] = ()) -> Data:
+    """A store of a study. Raises StoreError, and InputError unless its tasks are ``tasks``, where any are given."""
     store = EpisodeStore.open(path)
+    if tasks and set(tasks) != set(store.tasks):
+        parts = [
+            f"{what} {', '.join(names[:NAMED])}" + (f" and {len(names) - NAMED} more" * (len(names) > NAMED))
+            for what, names in (
+                ("lacks", [task for task in tasks if task not in store.tasks]),
+                ("also has", [task for task in store.tasks if task not in tasks]),
+            )
+            if names
+        ]
+        raise InputError(f"{path}: expected {len(tasks)} tasks, but it {' and '.join(parts)}")
     scripted = any(origin.get("source") == "scripted" for origin in store.provenance)
     return Data(name, str(path), store.fingerprint, tuple(store.tasks), scripted)
 

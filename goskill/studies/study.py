@@ -29,7 +29,7 @@ class DataSource:
     """Where the episodes of one data set come from: a store that is there, or scripted ones to collect."""
 
     store: str = ""  # an episode store; "": collect
-    suite: str = ""  # whose tasks are collected
+    suite: str = ""  # whose tasks are collected, or expected in the store
     tasks: tuple[str, ...] = ()  # or these
     episodes: int = 40  # per task, from random to expert
     quality: Literal["near-optimal", "sub-optimal"] = "near-optimal"  # all episodes, or the first half
@@ -108,7 +108,7 @@ class Study:
         for name in stores:
             if name not in self.data:
                 raise InputError(f"--data {name}: {self.name} has no such data, {closest(name, self.data)}")
-        given = {name: DataSource(store=path) for name, path in stores.items()}
+        given = {name: replace(self.data[name], store=path) for name, path in stores.items()}
         return replace(self, data={**self.data, **given})
 
 
@@ -269,8 +269,10 @@ def _finetuning(
 def _source(values: Any, name: str) -> DataSource:
     where = f"data.{_file_name(name, 'data')}"
     source = from_mapping(DataSource, _table(values, where), where)
-    if sum(map(bool, (source.store, source.suite, source.tasks))) != 1:
-        raise InputError(f"{where}: expected one of store, suite and tasks")
+    if source.suite and source.tasks:
+        raise InputError(f"{where}: expected suite or tasks, got both")
+    if not (source.store or source.suite or source.tasks):
+        raise InputError(f"{where}: expected a store, or suite or tasks to collect")
     return source
 
 

@@ -105,6 +105,23 @@ def test_every_layout_is_converted_exactly(tmp_path: Path, layout: str) -> None:
         assert EpisodeStore.open(tmp_path / "store" / "prompts").num_episodes == 4
 
 
+@pytest.mark.parametrize("layout", ["goskill", "mtdiff", "harmodt"])
+def test_only_the_tasks_asked_for_are_converted(tmp_path: Path, layout: str) -> None:
+    data = build(tmp_path / "source", layout, ["reach-v2", "push-v2", "door-open-v2"], 4)
+    report = from_npz(layout, tmp_path / "source", tmp_path / "store", tasks=["reach", "push-v2"])
+    store = EpisodeStore.open(tmp_path / "store")
+    assert store.tasks == ["push", "reach"]
+    assert_holds(store, {task: data[task] for task in ("reach-v2", "push-v2")})
+    assert set(report.prompt_episodes) == (set() if layout == "harmodt" else {"push", "reach"})
+    with pytest.raises(StoreError, match="tasks"):
+        from_npz(layout, tmp_path / "source", tmp_path / "store")
+    with pytest.raises(
+        InputError, match=r"has no episodes of door-opn, sweep \(door-opn: did you mean 'door-open'"
+    ):
+        from_npz(layout, tmp_path / "source", tmp_path / "other", tasks=["sweep", "door-opn", "push"])
+    assert not (tmp_path / "other").exists()
+
+
 def test_several_processes_write_the_same_store(tmp_path: Path) -> None:
     data = build(tmp_path / "source", "goskill", ["reach"], 20)
     from_npz("goskill", tmp_path / "source", tmp_path / "store", workers=2)

@@ -30,6 +30,7 @@ def test_a_ready_study_names_methods_and_settings_that_exist(name: str) -> None:
     assert len({job.name for job in jobs}) == len(jobs)
     assert len({(job.settings, *job.schedule.values()) for job in jobs}) == len(study.contenders)
     if name.startswith("paper"):
+        assert all(source.store and source.suite for source in study.data.values())
         assert {job.iterations for job in jobs} == {100_000}
 
 
@@ -48,12 +49,13 @@ BASE = 'seeds = [0]\nreference = "a"\n[data.near]\nstore = "x"\n[[contenders]]\n
         ("[0]", "[0", "study s: "),
         ("seeds", "sedes", "did you mean 'seeds'"),
         ('[[contenders]]\nmethod = "a"', "", "at least one of contenders, data and seeds"),
+        ('store = "x"', "episodes = 3", "data.near: expected a store, or suite or tasks"),
         ("[0]", "[0, 0]", "seeds: expected different ones"),
         ("[data", "[training]\nseed = 3\n[data", "training.seed: the study's seeds decide it"),
         ("[0]", "[-1]", "seeds: expected an integer"),
         ('reference = "a"', 'reference = "b"', "reference: no contender is named 'b'"),
         ('reference = "a"', 'reference = "a"\nbaseline = "b"', "baseline: no contender is named 'b'"),
-        ('"x"', '"x"\nsuite = "mt10"', "data.near: expected one of store, suite and tasks"),
+        ('"x"', '"x"\nsuite = "mt10"\ntasks = ["a"]', "data.near: expected suite or tasks, got both"),
         ('method = "a"', "settings = {}", r"contenders\[0\].method: expected the name of a method"),
         ('method = "a"', 'method = "a"\n[[contenders]]\nmethod = "a"', "two are named 'a'"),
         ('method = "a"', 'method = "a"\nname = "../b"', r"contenders\[0\].name: expected letters"),

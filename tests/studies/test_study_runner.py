@@ -24,7 +24,7 @@ from goskill.studies.processes import Place, places
 from goskill.studies.progress import StudyProgress
 from goskill.studies.rows import append_rows, read_rows
 from goskill.studies.runner import Runner, StudyFolder
-from goskill.studies.study import parse_study
+from goskill.studies.study import DataSource, parse_study
 from goskill.studies.table import groups, markdown
 
 TASKS = ("reach", "door-close")
@@ -301,6 +301,40 @@ def test_missing_data_is_named_with_the_way_out(tmp_path) -> None:
         run_study(tmp_path / "s.toml", tmp_path / "out", stores={"near": str(tmp_path / "nowhere")})
     with pytest.raises(InputError, match="--data naer: s has no such data, did you mean 'near'"):
         run_study(tmp_path / "s.toml", tmp_path / "out", stores={"naer": "x"})
+
+
+def test_a_store_with_other_tasks_than_the_study_expects_is_refused(tmp_path, store) -> None:
+    study = parse_study(text("a").replace('"replaced"', '"replaced"\nsuite = "mt10"'), "s")
+    moved = study.with_stores({"near": str(store)})
+    assert (moved.data["near"].store, moved.data["near"].suite) == (str(store), "mt10")
+    (tmp_path / "s.toml").write_text(study.text)
+    message = r"data near: .*expected 10 tasks, but it lacks push, pick-place, .* and 4 more and also has door-close"
+    with pytest.raises(InputError, match=message):
+        run_study(tmp_path / "s.toml", tmp_path / "out", stores={"near": str(store)})
+    assert open_data("near", store, list(reversed(TASKS))).tasks == TASKS
+
+
+def test_a_finished_collection_of_other_packages_is_gone_on_with(tmp_path, monkeypatch, capsys) -> None:
+    from goskill import studies
+
+    path, packages = tmp_path / "store", {"goskill": "0.0.1", "metaworld": "2"}
+    made = {"collector": "goskill.data.collection", "episodes": 1, "quality": "near-optimal", "seed": 0}
+    with StoreWriter(path, 39, 4, TASKS, provenance={**made, "packages": packages}) as writer:
+        for task in TASKS:
+            writer.append(
+                task=task, observations=np.zeros((3, 39)), actions=np.zeros((2, 4)), rewards=np.zeros(2)
+            )
+    collected = []
+    monkeypatch.setattr("goskill.pipeline.collect", lambda *_, **options: collected.append(options))
+    source = DataSource(tasks=TASKS, episodes=1)
+    studies._collect(path, source, TASKS)
+    assert collected == []
+    assert "collected before, with goskill 0.0.1, metaworld 2" in " ".join(capsys.readouterr().out.split())
+    for change in ({"episodes": 2}, {"seed": 1}, {"quality": "sub-optimal"}):
+        studies._collect(path, replace(source, **change), TASKS)
+    studies._collect(path, source, TASKS[:1])
+    studies._collect(tmp_path / "none", source, TASKS)
+    assert len(collected) == 5
 
 
 def test_two_runners_do_not_share_a_folder(tmp_path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from goskill.data.convert.restricted_pickle import load_prompts
 from goskill.data.convert.transitions import Content, SourceEpisode, columns_of, content_of
 from goskill.data.store import EpisodeStore
 from goskill.data.writer import StoreWriter
-from goskill.errors import InputError, StoreError
+from goskill.errors import InputError, StoreError, closest
 
 _FILES_PER_JOB = 8
 _COLUMNS = ("observations", "actions", "rewards", "next_observations", "terminals", "dones")
@@ -33,7 +33,8 @@ def _numbered(files: Iterable[Path]) -> list[Path]:
     return sorted(numbers, key=lambda file: (not numbers[file], numbers[file], file.name))
 
 
-def _task_folders(root: Path, layout: str) -> list[Path]:
+def _task_folders(root: Path, layout: str, tasks: Sequence[str] | None) -> list[Path]:
+    """The folders with a task's episodes, of ``tasks`` or of all."""
     base = root / "metaworld" if layout == "goskill" and (root / "metaworld").is_dir() else root
     if not base.is_dir():
         raise StoreError(f"{base}: there is no such folder")
@@ -43,7 +44,16 @@ def _task_folders(root: Path, layout: str) -> list[Path]:
     ]
     if not folders:
         raise StoreError(f"{base}: found no task folders with {pattern} files of the {layout} layout")
-    return folders
+    if tasks is None:
+        return folders
+    there = {_VERSION.sub("", folder.name) for folder in folders}
+    wanted = {_VERSION.sub("", task) for task in tasks}
+    missing = sorted(wanted - there)
+    if missing:
+        raise InputError(
+            f"tasks: {base} has no episodes of {', '.join(missing)} ({missing[0]}: {closest(missing[0], there)})"
+        )
+    return [folder for folder in folders if _VERSION.sub("", folder.name) in wanted]
 
 
 def _limit(layout: str, quality: str) -> int:
@@ -51,9 +61,9 @@ def _limit(layout: str, quality: str) -> int:
     return limits[quality] - (2 if layout == "harmodt" else 0)
 
 
-def _parts(root: Path, layout: str, limit: int) -> list[Part]:
+def _parts(folders: Sequence[Path], layout: str, limit: int) -> list[Part]:
     parts = []
-    for folder in _task_folders(root, layout):
+    for folder in folders:
         pattern = "*/dataset/*.npz" if layout == "mtdiff" else "*.npz"
         task = _VERSION.sub("", folder.name)
         # A file holds at least one episode.
@@ -86,6 +96,7 @@ def from_npz(
     quality: str = "near-optimal",
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    tasks: Sequence[str] | None = None,
 ) -> ConversionReport:
     """Convert a dataset of npz files into a store, going on where an earlier call was interrupted.
 
@@ -98,6 +109,7 @@ def from_npz(
         first half).
     workers: processes that read files, 0 for all cores.
     progress: called with (files done, files).
+    tasks: only these, with or without a version suffix; by default all that have a folder.
 
     Every file is checked: columns, shapes, dtypes, finite values that fit float32. Where
     ``next_observations[t]`` is not ``observations[t + 1]`` the episode is cut, so that every transition
@@ -112,12 +124,15 @@ def from_npz(
         raise InputError(f"layout: expected one of {', '.join(LAYOUTS)}, got {layout!r}")
     if quality not in _QUALITIES:
         raise InputError(f"quality: expected 'near-optimal' or 'sub-optimal', got {quality!r}")
+    if tasks is not None and not tasks:
+        raise InputError("tasks: expected at least one task, got none")
     limit = _limit(layout, quality)
+    folders = _task_folders(root, layout, tasks)
     source_files = Source(
         str(root),
         layout,
         {"quality": quality, "source": str(root.resolve())},
-        _parts(root, layout, limit),
+        _parts(folders, layout, limit),
         functools.partial(read_file, at_terminals=layout == "mtdiff"),
         _FILES_PER_JOB,
         limit,
@@ -127,17 +142,22 @@ def from_npz(
     report.fewer_episodes = {
         task: int(count) for task, count in zip(store.tasks, counts, strict=True) if count < limit
     }
-    _copy_prompts(root, layout, quality, store, report)
+    _copy_prompts(root, folders, layout, quality, store, report)
     report.write(target)
     return report
 
 
 def _copy_prompts(
-    root: Path, layout: str, quality: str, store: EpisodeStore, report: ConversionReport
+    root: Path,
+    folders: Sequence[Path],
+    layout: str,
+    quality: str,
+    store: EpisodeStore,
+    report: ConversionReport,
 ) -> None:
     report.missing_prompts, report.prompt_episodes = [], {}
     prompts: dict[str, list[SourceEpisode]] = {}
-    for folder in _task_folders(root, layout):
+    for folder in folders:
         task, file = _VERSION.sub("", folder.name), _prompt_file(root, layout, folder, quality)
         if file is None:
             continue
