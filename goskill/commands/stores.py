@@ -56,7 +56,8 @@ def convert(
     ] = None,
     workers: Workers = None,
 ) -> None:
-    """Convert another dataset into an episode store. What was odd about it is printed.
+    """Convert another dataset into an episode store. What was odd about it is printed. Called again, an interrupted
+    conversion goes on.
 
     Examples: `goskill convert goskill downloads/metaworld data/mt30 --suite mt30`,
     `goskill convert hdf5 episodes.hdf5 data/mine`

@@ -185,10 +185,13 @@ def test_an_interrupted_conversion_goes_on_without_loss_or_repetition(
 
 
 def test_other_data_is_not_mixed_in(tmp_path: Path) -> None:
-    build(tmp_path / "source", "goskill", ["reach"], 2)
-    from_npz("goskill", tmp_path / "source", tmp_path / "store")
-    with pytest.raises(StoreError, match="other data"):
-        from_npz("goskill", tmp_path / "source", tmp_path / "store", quality="sub-optimal")
+    data = build(tmp_path / "source", "goskill", ["reach", "push"], 2)
+    from_npz("goskill", tmp_path / "source", tmp_path / "store", tasks=["reach"])
+    for other in ({"tasks": ["reach"], "quality": "sub-optimal"}, {"tasks": ["push"]}, {}):
+        with pytest.raises(StoreError, match="other data"):
+            from_npz("goskill", tmp_path / "source", tmp_path / "store", **other)
+    assert EpisodeStore.open(tmp_path / "store").tasks == ["reach"]
+    assert_holds(EpisodeStore.open(tmp_path / "store"), {"reach": data["reach"]})
 
 
 def test_an_episode_whose_next_observations_jump_is_cut_and_reported(tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.transitions import Content, SourceEpisode
+from goskill.data.files import MANIFEST
 from goskill.data.store import EpisodeStore
 from goskill.data.writer import StoreWriter
 from goskill.envs.jobs import in_order
@@ -96,6 +98,10 @@ def copy_source(
     if workers < 0:
         raise InputError(f"workers: expected at least 0, got {workers}")
     tasks = list(dict.fromkeys(part.task for part in source.parts))
+    if (Path(path) / MANIFEST).exists():
+        there = EpisodeStore.open(path)
+        if there.tasks != tasks or any(known != source.provenance for known in there.provenance):
+            raise StoreError(f"{path}: holds other data than this conversion would write")
     with StoreWriter(
         path,
         *source.dimensions(),
@@ -108,8 +114,6 @@ def copy_source(
         store = EpisodeStore.open(path)
         state: dict[str, Any] = {"done": 0, "parts": len(source.parts), "taken": {}}
         state |= {"report": ConversionReport(source.name).to_json()}
-        if any(known != source.provenance for known in store.provenance):
-            raise StoreError(f"{store.path}: holds other data than this conversion would write")
         if store.shard_notes:
             state = store.shard_notes[-1]
         if state.get("parts") != len(source.parts):
