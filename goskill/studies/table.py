@@ -59,7 +59,7 @@ class Group:
     tasks: int
     episodes: int  # per task and run
     scripted: bool
-    commits: Sequence[str]
+    programs: Sequence[str]  # which goskill made the rows
 
 
 def groups(study: Study, rows: Sequence[Row]) -> list[Group]:
@@ -122,6 +122,11 @@ def scores(rows: Sequence[Row], value: str) -> npt.NDArray[np.float64]:
     return np.array([[cells[seed, task] for task in sorted(tasks)] for seed in seeds], dtype=np.float64)
 
 
+def _program(row: Row) -> str:
+    """The commit, or the version of an installed wheel, which has none."""
+    return f"commit {row['commit']}" if row["commit"] else f"goskill {versions(row)[0]} as installed"
+
+
 def _but_budget(row: Row) -> str:
     return json.dumps({**row, "budget": ""}, sort_keys=True)
 
@@ -147,7 +152,7 @@ def _group(study: Study, rows: Sequence[Row], made: Collection[str]) -> Group:
         tasks=len({row["task"] for row in rows}),
         episodes=first["episodes"],
         scripted=any(row["scripted"] for row in rows),
-        commits=sorted({row["commit"] or f"of goskill {versions(row)[0]}" for row in rows}),
+        programs=sorted({_program(row) for row in rows}),
     )
 
 
@@ -214,7 +219,6 @@ def _title(group: Group) -> str:
 
 def _caption(study: Study, group: Group) -> str:
     made = named_versions(group.versions)
-    commits = ", ".join(group.commits)
     twice = (
         f" {TWICE}: runs of equal iterations, whose seconds are within {SAME_SECONDS:.0%} of the reference's."
         if any(line.counted_twice for line in group.lines)
@@ -223,7 +227,7 @@ def _caption(study: Study, group: Group) -> str:
     return (
         f"{group.tasks} tasks, {group.episodes} episodes per task and run.{_about_intervals(group)} "
         f"IQM: interquartile mean. Better than {study.baseline}: the probability that a run's return on a task is "
-        f"higher.{twice} {made}; commit {commits}."
+        f"higher.{twice} {made}; {', '.join(group.programs)}."
     )
 
 

@@ -121,7 +121,8 @@ def test_the_caption_says_over_how_few_runs_intervals_are_and_what_made_them() -
     (group,) = groups(study, changed(some_rows(), commit=None))
     text = markdown(study, [group])
     assert "(stratified bootstrap over 2 runs; with so few they are too narrow)" in text
-    assert "commit of goskill 1." in text
+    assert text.rstrip().endswith("goskill 1 as installed.")
+    assert "commit c." in markdown(study, groups(study, some_rows()))
     (group,) = groups(study, [row for row in some_rows() if (row["contender"], row["seed"]) != ("a", 1)])
     assert "over 2 runs" in markdown(study, [group])
     many = [{**row, "seed": seed} for seed in range(12) for row in some_rows() if row["seed"] == 0]

@@ -7,11 +7,13 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from goskill.data import StoreWriter
-from goskill.studies.finished import training_seconds
+from goskill.studies.finished import rows_of, training_seconds
 from goskill.studies.plan import jobs_of, open_data
 from goskill.studies.processes import WORKER, Place, Process
+from goskill.studies.rows import append_rows, read_rows
 from goskill.studies.study import parse_study
 
 STUDY = """
@@ -88,3 +90,8 @@ def test_a_run_whose_owner_is_gone_leaves_a_checkpoint_and_goes_on_later(tmp_pat
     assert (settings["training"]["seed"], settings["training"]["threads"]) == (3, 1)
     results = json.loads((run / "results.json").read_text())
     assert (results["protocol"]["seed"], results["overall"]["episodes"]) == (3, 1)
+    (row,) = rows_of(run, job, data, {}, {"commit": None, "machine": {}})
+    assert row["device"] == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert sum(row["skills"]["in_data"]) == 4 * 60
+    assert sum(row["skills"]["in_evaluation"]) == sum(results["skills"]["usage"]["reach"]) > 0
+    assert append_rows(tmp_path / "rows.jsonl", [row]) == read_rows(tmp_path / "rows.jsonl")
