@@ -17,7 +17,7 @@ RUNS = {
     "paper-ml45": 3 * 2 * 5,
     "paper-mt30": 6 * 2 * 5,
     "paper-mt50": 6 * 2 * 5,
-    "small-mt10": 9 * 2 * 3,
+    "small-mt10": 10 * 2 * 3,
 }
 
 
