@@ -1,5 +1,5 @@
 """Training steps at MT50 shapes: 800 windows of 31 tokens, 400 contexts of 90, for GO-Skill's policy and for
-Prompt-DT; networks of the paper's size.
+Prompt-DT; networks of the paper's size. Labelling of a store with them.
 
 The peer is ``goskill.bench.peers.training`` in float32, and on a GPU also the same networks with bfloat16 and
 ``torch.compile``. ``GOSKILL_BENCH_TASKS`` makes the shapes smaller for a try.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import os
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,13 +22,14 @@ from goskill.bench.peers.training import (
     PlainBatches,
     PlainStep,
     action_loss,
+    plain_labels,
     policy_loss,
     skill_loss,
     stock_codebook,
 )
 
 from goskill.data import EpisodeStore, StoreWriter
-from goskill.methods.go_skill import GoSkill, GoSkillSettings, label_store
+from goskill.methods.go_skill import GoSkill, GoSkillNetworks, GoSkillSettings, label_store
 from goskill.methods.prompt_dt import PromptDT, PromptDTNetworks, PromptDTSettings
 from goskill.training import Objective, TrainingSettings
 from goskill.training.devices import choose_execution, fast_at_bfloat16
@@ -43,12 +45,12 @@ OBJECTIVES = ("extraction", "enhancement", "policy", "prompt-dt")
 class Subject:
     """GO-Skill and Prompt-DT on a store of random episodes, and the same weights for the peer."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, episodes: int = 2) -> None:
         random = np.random.default_rng(0)
         names = [f"task-{index}" for index in range(TASKS)]
         with StoreWriter(folder, observation_dim=39, action_dim=4, tasks=names) as writer:
             for task in names:
-                for _ in range(2):
+                for _ in range(episodes):
                     walk = random.normal(size=(501, 39)).cumsum(0).astype(np.float32) / 10
                     actions = np.tanh(random.normal(size=(500, 4))).astype(np.float32)
                     rewards = random.uniform(0, 10, 500).astype(np.float32)
@@ -111,6 +113,12 @@ def _build(build: Callable[..., Any], names: tuple[str, ...], batch: dict[str, t
 @pytest.fixture(scope="module")
 def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
     return Subject(tmp_path_factory.mktemp("bench") / "store")
+
+
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    """As large as it takes for what is done once per store not to count."""
+    return Subject(tmp_path_factory.mktemp("bench") / "store", episodes=16)
 
 
 def assert_same_loss(subject: Subject, name: str, device: torch.device) -> None:
@@ -181,6 +189,55 @@ def test_goskill(benchmark: Any, subject: Subject, name: str, precision: str) ->
         pytest.skip("this processor has no bfloat16 instructions")
     step = step_of(subject, name, device, precision=precision)
     measure(benchmark, name, step.run, device, label=f"goskill {precision}")
+
+
+def skill_model(subject: Subject) -> GoSkillNetworks:
+    """Networks whose codebook has seen data."""
+    method, _ = subject.objective("extraction", torch.device("cpu"))
+    assert isinstance(method, GoSkill)
+    return method.networks.eval()
+
+
+def measure_labelling(benchmark: Any, subject: Subject, work: Callable[[], Any], **facts: Any) -> None:
+    benchmark.group = f"labelling {subject.store.num_steps:,} transitions"
+    benchmark.extra_info.update(facts)
+
+    def forget() -> None:
+        shutil.rmtree(subject.store.path / "labels", ignore_errors=True)
+
+    benchmark.pedantic(work, setup=forget, rounds=5, warmup_rounds=1)
+
+
+def test_labelling_plain_float32(benchmark: Any, larger: Subject) -> None:
+    """Trajectory by trajectory with the stock codebook; the labels are not even written."""
+    networks = skill_model(larger)
+    codebook = stock_codebook(networks).eval()
+    assert_same_labels(networks, codebook, larger.store)
+    measure_labelling(
+        benchmark,
+        larger,
+        lambda: plain_labels(networks, codebook, larger.store),
+        peer=True,
+        label="plain float32",
+    )
+
+
+def test_labelling_goskill(benchmark: Any, larger: Subject) -> None:
+    """With the column, its class index and their checksums on disk in the end."""
+    networks = skill_model(larger)
+    work = partial(_label, networks, larger.store.path)
+    measure_labelling(benchmark, larger, work, label="goskill float32")
+
+
+def _label(networks: GoSkillNetworks, store: Path) -> None:
+    label_store(networks, EpisodeStore.open(store))
+
+
+def assert_same_labels(networks: GoSkillNetworks, codebook: Any, store: EpisodeStore) -> None:
+    """The same codes, but for a few in a million steps that are equally near to two."""
+    found = np.asarray(store.labels(label_store(networks, store)))
+    assert np.mean(found != plain_labels(networks, codebook, store)) < 1e-5
+    assert len(np.unique(found)) > 1
 
 
 @pytest.mark.gpu

@@ -129,6 +129,21 @@ def _transform(transformer: CausalTransformer, tokens: Tensor, mask: Tensor) -> 
     return result
 
 
+@torch.no_grad()
+def plain_labels(
+    networks: GoSkillNetworks, codebook: VectorQuantize, store: EpisodeStore
+) -> np.ndarray[Any, Any]:
+    """The skill of every step, int64 [num_steps], a trajectory at a time."""
+    horizon, labels = networks.settings.horizon, []
+    for index in range(store.num_episodes):
+        observations = networks.normalize(torch.tensor(np.asarray(store.episode(index).observations)))
+        steps = len(observations) - 1
+        later = (torch.arange(steps) + horizon).clamp(max=steps)
+        embedding = networks.encoder(observations[later] - observations[:steps])
+        labels.append(codebook(embedding, freeze_codebook=True)[1].numpy())
+    return np.concatenate(labels)
+
+
 class PlainBatches:
     """Builds batches sample by sample from episodes in memory."""
 
