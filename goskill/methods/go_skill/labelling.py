@@ -87,13 +87,22 @@ def _find_labels(
     if labels.joined():
         return
     done, total = 0, sum(block.steps for block in blocks)
-    for block in blocks:
-        if labels.read(block) is None:
-            skills = [chunk.cpu() for chunk in _skills_by_chunk(networks, store, block.episodes)]
-            labels.write(block, torch.cat(skills).numpy())
-        done += block.steps
+
+    def advance(steps: int) -> None:
+        nonlocal done
+        done += steps
         if progress is not None:
             progress(done, total)
+
+    for block in blocks:
+        if labels.read(block) is not None:
+            advance(block.steps)
+            continue
+        skills = []
+        for chunk in _skills_by_chunk(networks, store, block.episodes):
+            skills.append(chunk.cpu())
+            advance(len(chunk))
+        labels.write(block, torch.cat(skills).numpy())
 
 
 def embed_store(networks: GoSkillNetworks, store: EpisodeStore) -> Tensor:
