@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from threading import Event
+from threading import Event, Lock
 
 Job = Callable[[Event], None]
 """Works until it is done or the event is set."""
@@ -21,10 +21,20 @@ def run_side_by_side(jobs: Sequence[Job]) -> None:
     import torch
 
     threads = torch.get_num_threads()
+    begun: list[Event] = []  # an event per job at work, set at its end
+    beginning = Lock()
 
     def work(job: Job) -> None:
-        torch.set_num_threads(max(1, threads // len(jobs)))
-        job(stop)
+        ended = Event()
+        with beginning:
+            if stop.is_set():
+                return
+            begun.append(ended)
+        try:
+            torch.set_num_threads(max(1, threads // len(jobs)))
+            job(stop)
+        finally:
+            ended.set()
 
     with ThreadPoolExecutor(len(jobs), thread_name_prefix="evaluation") as pool:
         try:
@@ -32,7 +42,11 @@ def run_side_by_side(jobs: Sequence[Job]) -> None:
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
         finally:
             # After an exception there is nothing left to wait for; otherwise all are done.
-            stop.set()
+            with beginning:
+                stop.set()
+            # Ctrl-C amid `submit` leaves a thread that the pool does not know of.
+            for ended in begun:
+                ended.wait()
             torch.set_num_threads(threads)
     for future in [*done, *futures]:
         future.result()

@@ -14,7 +14,7 @@ from goskill.evaluation.side_by_side import run_side_by_side
 
 def waiting(ended: list[str]):
     def job(stop: Event) -> None:
-        assert stop.wait(30)
+        assert stop.wait(120)
         ended.append("stopped")
 
     return job
@@ -26,7 +26,7 @@ def test_jobs_run_at_the_same_time_with_a_share_of_the_threads() -> None:
     barrier, shares = Barrier(2), []
 
     def job(stop: Event) -> None:
-        barrier.wait(30)
+        barrier.wait(120)
         shares.append(torch.get_num_threads())
 
     try:
@@ -50,12 +50,32 @@ def test_a_failure_stops_the_other_job_and_is_raised() -> None:
 
 def test_an_interruption_stops_both_jobs() -> None:
     ended: list[str] = []
+    both = Barrier(2)
+
+    def interrupted(stop: Event) -> None:
+        both.wait(120)
+        waiting(ended)(stop)
 
     def interrupting(stop: Event) -> None:
+        both.wait(120)
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         waiting(ended)(stop)
 
     with pytest.raises(KeyboardInterrupt):
-        run_side_by_side([waiting(ended), interrupting])
+        run_side_by_side([interrupted, interrupting])
     assert ended == ["stopped", "stopped"]
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("evaluation")]
+
+
+def test_an_interruption_while_jobs_start_leaves_none_at_work() -> None:
+    begun: list[str] = []
+    ended: list[str] = []
+
+    def interrupting(stop: Event) -> None:
+        begun.append("at work")
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        waiting(ended)(stop)
+
+    for _ in range(20):
+        with pytest.raises(KeyboardInterrupt):
+            run_side_by_side([interrupting, waiting(ended)])
+        assert len(ended) >= len(begun) > 0
