@@ -105,7 +105,7 @@ class WorkerProcess:
 
     def _died(self) -> WorkerDied:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(1.0)
+            self._process.wait(10.0)
         code = self._process.returncode
         if code is None:
             how = "closed its connection"

@@ -6,11 +6,15 @@ Everything here also works, and does nothing, in a process of its own.
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed
+
+# DistributedDataParallel loads it, and loaded after the group was made it holds that for ever in default arguments.
+import torch.distributed.nn.functional
 from torch import Tensor
 
 from goskill.errors import InputError
@@ -40,7 +44,13 @@ def start(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    atexit.register(torch.distributed.destroy_process_group)
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    """End the threads of the group: one that lets go of a tensor while Python ends would abort the process."""
+    gc.collect()  # what is left of a DistributedDataParallel holds the group
+    torch.distributed.destroy_process_group()
 
 
 def share(batch_size: int) -> int:

@@ -34,7 +34,7 @@ def test_two_ranks_give_the_losses_of_one_and_resume_when_terminated(tmp_path):
     Trainer(make(toy), alone, TRAINING, progress=False).train()
 
     run = RunFolder(tmp_path / "ranks")
-    process = start_ranks(run.path, 2, "--dropout", "0", "--slow", "0.005")
+    process = start_ranks(run.path, 2, "--dropout", "0", "--hold", "18")
     wait_for_step(run, 10, process)
     process.send_signal(signal.SIGTERM)
     process.communicate()

@@ -123,7 +123,7 @@ def wait_for_step(run: RunFolder, step: int, process: subprocess.Popen) -> None:
 def test_killed_by_sigkill_and_resumed_gives_the_same_bits(first, second, tmp_path, uninterrupted):
     run = RunFolder(tmp_path / "run")
     for count, step in enumerate((first, second)):
-        process = start(run.path, "--slow", "0.01", *(["--resume"] if count else []))
+        process = start(run.path, "--hold", str(step + 8), *(["--resume"] if count else []))
         wait_for_step(run, step, process)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL

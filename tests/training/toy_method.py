@@ -1,11 +1,16 @@
 """A method small enough to train in a second, with everything that resuming has to bring back.
 
-Run as a program it trains: ``python toy_method.py RUN [--resume] [--slow SECONDS] [--dropout P]``.
+Run as a program it trains: ``python toy_method.py RUN [--resume] [--hold STEP] [--dropout P]``. It waits for a signal
+before the step that it is to hold at. Ranks whose group leaves threads behind end with status 3.
 """
 
 from __future__ import annotations
 
 import argparse
+import atexit
+import contextlib
+import os
+import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,12 +45,11 @@ TRAINING = TrainingSettings(
 class ToySampler:
     """Batches that are a pure function of (seed, step)."""
 
-    def __init__(self, seed: int, pause: float = 0.0) -> None:
-        self.seed, self.step, self.pause = seed, 0, pause
+    def __init__(self, seed: int) -> None:
+        self.seed, self.step = seed, 0
 
     def __iter__(self) -> Iterator[Batch]:
         while True:
-            time.sleep(self.pause)
             random = np.random.default_rng([self.seed, self.step])
             self.step += 1
             rows = torch.from_numpy(random.standard_normal((8, 5)).astype(np.float32))
@@ -88,7 +92,6 @@ class ToyMethod:
 
     settings: ToySettings = field(default_factory=ToySettings)
     name: str = "toy"
-    pause: float = 0.0
     begun: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -119,7 +122,7 @@ class ToyMethod:
 
     def _begin_encode(self) -> Sequence[Objective]:
         self.begun.append("encode")
-        sampler = ToySampler(1, self.pause)
+        sampler = ToySampler(1)
         return [Objective("skill", sampler, self._skill_loss(sampler), [self.encoder, self.decoder])]
 
     def _begin_count(self) -> Sequence[Objective]:
@@ -132,7 +135,7 @@ class ToyMethod:
         self.encoder.requires_grad_(False)
         with torch.no_grad():
             self.other.weight.normal_()
-        sampler = ToySampler(2, self.pause)
+        sampler = ToySampler(2)
         return [
             Objective("skill", sampler, self._skill_loss(sampler), [self.encoder, self.decoder]),
             Objective("other", ToySampler(3), self._other_loss, [self.other]),
@@ -158,9 +161,9 @@ class ToyMethod:
         ).square().mean(), {}
 
 
-def make(settings: ToySettings | None = None, pause: float = 0.0) -> ToyMethod:
+def make(settings: ToySettings | None = None) -> ToyMethod:
     seed_everything(TRAINING.seed)
-    return ToyMethod(settings or ToySettings(), pause=pause)
+    return ToyMethod(settings or ToySettings())
 
 
 def folder(
@@ -169,13 +172,47 @@ def folder(
     return RunFolder.create(path, {"toy": toy or ToySettings(), "training": training}, resume=resume)
 
 
+def hold_at(step: int) -> None:
+    """From here on, wait for a signal before this iteration of the whole run."""
+    signalled, wakeup = os.pipe()
+    os.set_blocking(wakeup, False)
+    signal.set_wakeup_fd(wakeup)
+    after = Trainer._after_iteration
+
+    def held(trainer: Trainer, *arguments) -> None:
+        after(trainer, *arguments)
+        if trainer._step == step - 1:
+            os.read(signalled, 1)
+
+    Trainer._after_iteration = held
+
+
+def fail_if_threads_are_left() -> None:
+    """End with status 3 if threads of the ranks' group stay."""
+    deadline = time.monotonic() + 60  # the kernel lists a thread a little longer than it can be joined
+    while any(b"gloo" in name for name in thread_names()):
+        if time.monotonic() > deadline:
+            os._exit(3)
+
+
+def thread_names() -> list[bytes]:
+    names = []
+    for task in os.listdir("/proc/self/task"):
+        with contextlib.suppress(OSError), open(f"/proc/self/task/{task}/comm", "rb") as file:
+            names.append(file.read())
+    return names
+
+
 if __name__ == "__main__":
+    atexit.register(fail_if_threads_are_left)  # before the ranks' own, so that it comes after that
     parser = argparse.ArgumentParser()
     parser.add_argument("run")
     parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--slow", type=float, default=0.0)
+    parser.add_argument("--hold", type=int)
     parser.add_argument("--dropout", type=float, default=0.3)
     arguments = parser.parse_args()
     toy = ToySettings(dropout=arguments.dropout)
     run = folder(arguments.run, arguments.resume, toy=toy)
-    Trainer(make(toy, arguments.slow), run, TRAINING, progress=False).train(resume=arguments.resume)
+    if arguments.hold is not None:
+        hold_at(arguments.hold)
+    Trainer(make(toy), run, TRAINING, progress=False).train(resume=arguments.resume)
