@@ -204,11 +204,14 @@ def test_no_process_is_left_when_the_owner_is_interrupted_or_killed(how):
         "while True: pool.step(np.zeros((2, 4), np.float32))\n"
     )
     owner = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    workers = [int(pid) for pid in owner.stdout.readline().split()]
-    assert len(workers) == 2
-    owner.send_signal(how)
-    owner.communicate(timeout=60)
-    deadline = time.monotonic() + 60
+    try:
+        workers = [int(pid) for pid in owner.stdout.readline().split()]
+        assert len(workers) == 2
+        owner.send_signal(how)
+        owner.communicate(timeout=300)
+    finally:
+        owner.kill()
+    deadline = time.monotonic() + 300
     while any(alive(worker) for worker in workers) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not any(alive(worker) for worker in workers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,15 +78,14 @@ def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Silent(StudyProgress):
-    """Says nothing, and interrupts after some looks where a test asks for it."""
+    """Says nothing, and interrupts when a test says so."""
 
-    def __init__(self, looks: int = 10**9) -> None:
+    def __init__(self, until: Callable[[], bool]) -> None:
         super().__init__(Console(quiet=True), 0, 0)
-        self.looks = looks
+        self.until = until
 
     def show(self, running, left) -> None:
-        self.looks -= 1
-        if self.looks == 0:
+        if self.until():
             raise KeyboardInterrupt
 
 
@@ -93,9 +93,9 @@ def runner(study: str, folder: Path, store: Path) -> Runner:
     return Runner(parse_study(study, "s"), StudyFolder(folder), {"near": open_data("near", store)}, WORKER)
 
 
-def run(study: str, folder: Path, store: Path, looks: int = 10**9) -> Runner:
+def run(study: str, folder: Path, store: Path, until: Callable[[], bool] = lambda: False) -> Runner:
     made = runner(study, folder, store)
-    made.run([Place(1, None), Place(1, None)], Silent(looks))
+    made.run([Place(1, None), Place(1, None)], Silent(until))
     return made
 
 
@@ -142,7 +142,7 @@ def test_a_failed_run_is_named_and_the_others_go_on(tmp_path, store) -> None:
 def test_an_interruption_lets_runs_leave_a_checkpoint_and_the_next_call_goes_on(tmp_path, store) -> None:
     study = text("hangs", "b", head="seeds = [0]")
     with pytest.raises(KeyboardInterrupt):
-        run(study, tmp_path / "out", store, looks=15)
+        run(study, tmp_path / "out", store, until=lambda: bool(kept(tmp_path / "out")))
     assert (tmp_path / "out/runs/hangs/near/seed-0/checkpoint").exists()
     assert {one[0] for one in kept(tmp_path / "out")} == {"b"}
     (tmp_path / "mended").touch()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 from goskill.data import StoreWriter
+from goskill.studies import worker
 from goskill.studies.finished import rows_of, training_seconds
 from goskill.studies.plan import jobs_of, open_data
 from goskill.studies.processes import WORKER, Place, Process
@@ -32,7 +34,7 @@ policy_heads = 2
 codebook_size = 4
 skill_batch_per_task = 4
 policy_batch_per_task = 2
-extraction_iterations = 300
+extraction_iterations = 20
 policy_iterations = 5
 [training]
 log_every = 1
@@ -42,6 +44,9 @@ episodes = 1
 [[contenders]]
 method = "go_skill"
 """
+
+
+HELD_WORKER = (sys.executable, str(Path(__file__).parents[1] / "held_run.py"), "9", worker.__file__)
 
 
 def write_store(path: Path) -> Path:
@@ -58,7 +63,7 @@ def write_store(path: Path) -> Path:
 
 
 def wait_for(condition, process: Process) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not condition():
         assert process.status() is None, process.last_words()
         assert time.monotonic() < deadline
@@ -70,17 +75,17 @@ def test_a_run_whose_owner_is_gone_leaves_a_checkpoint_and_goes_on_later(tmp_pat
     (job,) = jobs_of(parse_study(STUDY, "s"), {"near": data})
     run = tmp_path / "runs" / "seed-3"
     job.save(run.with_name("seed-3.json"))
-    process = Process(job, run, Place(1, None), WORKER)
+    process = Process(job, run, Place(1, None), HELD_WORKER)
     metrics = run / "metrics.jsonl"
     wait_for(lambda: metrics.exists() and b"\n" in metrics.read_bytes(), process)
     process.ask_to_end()
-    process.wait(60)
+    process.wait(600)
     assert process.status() == 143
     assert not (run / "results.json").exists()
     done = len(metrics.read_text().splitlines())
     assert 0 < done < job.iterations
     process = Process(job, run, Place(1, None), WORKER)
-    process.wait(200)
+    process.wait(600)
     assert process.status() == 0, process.last_words()
     assert f"step-{done:08d}" in process.log.read_text()
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]

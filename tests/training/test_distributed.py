@@ -9,16 +9,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_resume import metric_lines, wait_for_step
+from test_resume import HELD_RUN, metric_lines, wait_for_step
 from toy_method import TRAINING, ToySettings, folder, make
 
 from goskill.errors import InputError
 from goskill.training import Checkpoints, RunFolder, Trainer, distributed
 
 
-def start_ranks(path: Path, ranks: int, *arguments: str) -> subprocess.Popen:
+def start_ranks(path: Path, ranks: int, *arguments: str, held_at: int | None = None) -> subprocess.Popen:
     program = Path(__file__).with_name("toy_method.py")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    if held_at is not None:
+        command += [str(HELD_RUN), str(held_at)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [*command, str(program), str(path), *arguments],
@@ -34,7 +36,7 @@ def test_two_ranks_give_the_losses_of_one_and_resume_when_terminated(tmp_path):
     Trainer(make(toy), alone, TRAINING, progress=False).train()
 
     run = RunFolder(tmp_path / "ranks")
-    process = start_ranks(run.path, 2, "--dropout", "0", "--hold", "18")
+    process = start_ranks(run.path, 2, "--dropout", "0", held_at=18)
     wait_for_step(run, 10, process)
     process.send_signal(signal.SIGTERM)
     process.communicate()

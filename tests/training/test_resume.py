@@ -99,10 +99,13 @@ def test_killed_at_known_iterations_and_resumed_gives_the_same_bits(kills, tmp_p
     assert resumed.state["random"] == checkpoint.state["random"]
 
 
-def start(path: Path, *arguments: str) -> subprocess.Popen:
+HELD_RUN = Path(__file__).parents[1] / "held_run.py"
+
+
+def start(path: Path, held_at: int, *arguments: str) -> subprocess.Popen:
     program = Path(__file__).with_name("toy_method.py")
     return subprocess.Popen(
-        [sys.executable, str(program), str(path), *arguments],
+        [sys.executable, str(HELD_RUN), str(held_at), str(program), str(path), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
@@ -123,7 +126,7 @@ def wait_for_step(run: RunFolder, step: int, process: subprocess.Popen) -> None:
 def test_killed_by_sigkill_and_resumed_gives_the_same_bits(first, second, tmp_path, uninterrupted):
     run = RunFolder(tmp_path / "run")
     for count, step in enumerate((first, second)):
-        process = start(run.path, "--hold", str(step + 8), *(["--resume"] if count else []))
+        process = start(run.path, step + 8, *(["--resume"] if count else []))
         wait_for_step(run, step, process)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL

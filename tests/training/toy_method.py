@@ -1,7 +1,7 @@
 """A method small enough to train in a second, with everything that resuming has to bring back.
 
-Run as a program it trains: ``python toy_method.py RUN [--resume] [--hold STEP] [--dropout P]``. It waits for a signal
-before the step that it is to hold at. Ranks whose group leaves threads behind end with status 3.
+Run as a program it trains: ``python toy_method.py RUN [--resume] [--dropout P]``. Ranks whose group leaves
+threads behind end with status 3.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import argparse
 import atexit
 import contextlib
 import os
-import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -172,21 +171,6 @@ def folder(
     return RunFolder.create(path, {"toy": toy or ToySettings(), "training": training}, resume=resume)
 
 
-def hold_at(step: int) -> None:
-    """From here on, wait for a signal before this iteration of the whole run."""
-    signalled, wakeup = os.pipe()
-    os.set_blocking(wakeup, False)
-    signal.set_wakeup_fd(wakeup)
-    after = Trainer._after_iteration
-
-    def held(trainer: Trainer, *arguments) -> None:
-        after(trainer, *arguments)
-        if trainer._step == step - 1:
-            os.read(signalled, 1)
-
-    Trainer._after_iteration = held
-
-
 def fail_if_threads_are_left() -> None:
     """End with status 3 if threads of the ranks' group stay."""
     deadline = time.monotonic() + 60  # the kernel lists a thread a little longer than it can be joined
@@ -208,11 +192,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("run")
     parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--hold", type=int)
     parser.add_argument("--dropout", type=float, default=0.3)
     arguments = parser.parse_args()
     toy = ToySettings(dropout=arguments.dropout)
     run = folder(arguments.run, arguments.resume, toy=toy)
-    if arguments.hold is not None:
-        hold_at(arguments.hold)
     Trainer(make(toy), run, TRAINING, progress=False).train(resume=arguments.resume)
