@@ -24,7 +24,7 @@ from goskill.training.devices import choose_device, choose_execution
 from goskill.training.logs import Logs, SilentLogs
 from goskill.training.method import Method, Objective, Phase, TrainingSettings
 from goskill.training.metrics import DivergedError, Watch, first_not_finite, means
-from goskill.training.optimizer import ObjectiveOptimizer, learning_rate
+from goskill.training.optimizer import ObjectiveOptimizer
 from goskill.training.profiling import PhaseProfile
 from goskill.training.progress import TrainingProgress
 from goskill.training.randomness import random_state, seed_everything, set_random_state
@@ -164,7 +164,7 @@ class Trainer:
                 )
             while self._iteration < phase.iterations:
                 for running in self._running:
-                    running.run()
+                    running.run(phase.iterations - self._iteration)
                 self._timer.end_iteration()
                 self._iteration += 1
                 self._step += 1
@@ -248,7 +248,7 @@ class Trainer:
                 step = self._step - iterations + event.pop("row") + 1
                 self._logs.event({"step": step, "phase": phase.name, **event})
             line |= means(name, names, rows)
-            line[f"{name}/learning_rate"] = learning_rate(self.settings, running.optimizer.steps - 1)
+            line[f"{name}/learning_rate"] = running.optimizer.rate
         now = time.perf_counter()
         rate = iterations / max(now - self._read_time, 1e-9)
         samples = sum(running.batch_size for running in self._running) * distributed.world_size()

@@ -78,7 +78,8 @@ class TrainingSettings:
 
     learning_rate: float = 3e-4  # AdamW
     weight_decay: float = 1e-4  # AdamW, on all parameters, as released
-    warmup_iterations: int = 5_000  # linear warm-up to the learning rate, constant afterwards, per optimiser
+    warmup_iterations: int = 5_000  # linear warm-up to the learning rate, per optimiser
+    decay_iterations: int = 0  # linear fall of the rate to 0 at the end of each phase; 0: none, as released
     gradient_clip: float = 1.0  # global norm per objective
     seed: int = 0  # of initial weights, dropout, samplers; below 2**60
     device: str = "auto"  # auto | cpu | cuda | cuda:N
@@ -95,7 +96,7 @@ class TrainingSettings:
     wandb: str = ""  # project on Weights & Biases that also gets the metrics; "": none
 
     def __post_init__(self) -> None:
-        for name in ("warmup_iterations", "weight_decay", "threads"):
+        for name in ("warmup_iterations", "decay_iterations", "weight_decay", "threads"):
             if not getattr(self, name) >= 0:
                 self._refuse(name, "a number that is not negative")
         check_seed("seed", self.seed)

@@ -13,9 +13,14 @@ from goskill.training.method import TrainingSettings
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
-def learning_rate(settings: TrainingSettings, steps: int) -> float:
-    """The rate of the step that follows ``steps`` finished ones: linear warm-up, then constant."""
-    return settings.learning_rate * min((steps + 1) / max(settings.warmup_iterations, 1), 1.0)
+def learning_rate(settings: TrainingSettings, steps: int, left: int) -> float:
+    """The rate of the step that follows ``steps`` finished ones, with ``left`` steps to the end of the phase.
+
+    It rises linearly over ``warmup_iterations``, stays, and falls linearly over the last ``decay_iterations``.
+    """
+    rising = (steps + 1) / max(settings.warmup_iterations, 1)
+    falling = left / max(settings.decay_iterations, 1)
+    return settings.learning_rate * min(rising, falling, 1.0)
 
 
 class ObjectiveOptimizer:
@@ -26,6 +31,7 @@ class ObjectiveOptimizer:
 
     def __init__(self, settings: TrainingSettings) -> None:
         self.steps = 0
+        self.rate = 0.0  # of the newest step
         self._settings = settings
         self._parameters: dict[str, nn.Parameter] = {}
         self._resting: dict[str, dict[str, Tensor]] = {}
@@ -48,10 +54,10 @@ class ObjectiveOptimizer:
             if state is not None:
                 self._adamw.state[parameter] = _place(name, state, parameter)
 
-    def set_learning_rate(self) -> None:
-        """Bring the rate of the next step to where the update finds it."""
+    def set_learning_rate(self, left: int) -> None:
+        """Bring the rate of the next step, the first of ``left`` in its phase, to where the update finds it."""
         assert self._adamw is not None
-        rate = learning_rate(self._settings, self.steps)
+        self.rate = rate = learning_rate(self._settings, self.steps, left)
         for group in self._adamw.param_groups:
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)

@@ -63,14 +63,14 @@ class ObjectiveStep:
         self._copies = PinnedCopies(execution.device) if execution.device.type == "cuda" else None
         self._graph = GraphedStep(self._minimize) if execution.graphs else None
 
-    def run(self) -> None:
-        """One iteration, queued on the device."""
+    def run(self, left: int) -> None:
+        """One iteration, the first of ``left`` in its phase, queued on the device."""
         self._timer.mark("sampling")
         batch = next(self._batches)
         self.batch_size = len(next(iter(batch.values())))
         if self._copies is not None:
             batch = self._copies.to_device(batch)
-        self.optimizer.set_learning_rate()
+        self.optimizer.set_learning_rate(left)
         if self._graph is not None:
             self._timer.mark("step")
             row = self._graph(batch)

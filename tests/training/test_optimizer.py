@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -17,9 +18,33 @@ from goskill.training.optimizer import ObjectiveOptimizer, learning_rate
 
 def test_the_rate_warms_up_linearly_and_stays():
     settings = TrainingSettings(learning_rate=3e-4, warmup_iterations=5000)
-    rates = [learning_rate(settings, steps) for steps in (0, 1, 2499, 4999, 5000, 100_000)]
+    rates = [learning_rate(settings, steps, 1) for steps in (0, 1, 2499, 4999, 5000, 100_000)]
     assert rates == pytest.approx([3e-4 / 5000, 6e-4 / 5000, 1.5e-4, 3e-4, 3e-4, 3e-4])
-    assert learning_rate(replace(settings, warmup_iterations=0), 0) == 3e-4
+    assert learning_rate(replace(settings, warmup_iterations=0), 0, 1) == 3e-4
+
+
+def test_the_rate_falls_linearly_to_the_end_of_a_phase():
+    settings = TrainingSettings(learning_rate=1e-3, warmup_iterations=4, decay_iterations=10)
+    rates = [learning_rate(settings, 100 + done, 20 - done) for done in range(20)]
+    assert rates == pytest.approx([1e-3] * 10 + [1e-3 * left / 10 for left in range(10, 0, -1)])
+    # Where both ends of a short phase overlap the lower rate counts.
+    rates = [learning_rate(settings, done, 6 - done) for done in range(6)]
+    assert rates == pytest.approx([2.5e-4, 5e-4, 4e-4, 3e-4, 2e-4, 1e-4])
+
+
+def test_the_rate_of_a_run_is_logged_and_falls_in_every_phase(tmp_path):
+    settings = replace(TRAINING, learning_rate=1e-2, warmup_iterations=0, decay_iterations=4, log_every=1)
+    run = folder(tmp_path / "run")
+    Trainer(make(), run, settings, progress=False).train()
+    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    for phase in {line["phase"] for line in lines}:
+        rates = [
+            [value for name, value in line.items() if name.endswith("/learning_rate")]
+            for line in lines
+            if line["phase"] == phase
+        ]
+        for left, found in enumerate(reversed(rates), 1):
+            assert found == pytest.approx([1e-2 * min(left / 4, 1)] * len(found))
 
 
 def test_steps_are_those_of_adamw_written_out():
@@ -34,7 +59,7 @@ def test_steps_are_those_of_adamw_written_out():
     for step in range(1, 8):
         gradient = random.standard_normal(6) * 10.0 ** (step % 3 - 1)
         parameter.grad = torch.tensor(gradient, dtype=torch.float32)
-        optimizer.set_learning_rate()
+        optimizer.set_learning_rate(left=1)
         norm = optimizer.step()
         optimizer.steps += 1
         expected_norm = np.linalg.norm(gradient)
@@ -54,12 +79,12 @@ def test_moments_go_on_over_a_phase_in_which_a_parameter_rests():
     optimizer = ObjectiveOptimizer(settings)
     optimizer.begin({"kept": kept, "resting": resting})
     kept.grad, resting.grad = torch.ones(3), torch.ones(2)
-    optimizer.set_learning_rate()
+    optimizer.set_learning_rate(left=1)
     optimizer.step()
     before = {name: tensor.clone() for name, tensor in optimizer.tensors().items()}
     optimizer.begin({"kept": kept})
     kept.grad = torch.ones(3)
-    optimizer.set_learning_rate()
+    optimizer.set_learning_rate(left=1)
     optimizer.step()
     optimizer.begin({"kept": kept, "resting": resting})
     after = optimizer.tensors()

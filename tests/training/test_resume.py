@@ -54,10 +54,10 @@ def before_each_iteration(trainer: Trainer, act):
     """Within, ``act`` is called before each iteration of the phase's first objective."""
     run = ObjectiveStep.run
 
-    def acting(step):
+    def acting(step, left):
         if step is trainer._running[0]:
             act()
-        run(step)
+        run(step, left)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ObjectiveStep, "run", acting)

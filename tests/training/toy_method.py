@@ -32,6 +32,7 @@ from goskill.training import (
 TRAINING = TrainingSettings(
     learning_rate=1e-2,
     warmup_iterations=20,
+    decay_iterations=9,
     log_every=7,
     checkpoint_every=10,
     seed=3,
