@@ -11,6 +11,7 @@ from goskill.data import EpisodeStore, StoreWriter
 from goskill.evaluation.policy import Demonstration
 from goskill.methods.go_skill import GoSkillSettings
 from goskill.methods.prompt_dt import PromptDTSettings
+from goskill.training import Method, Objective
 
 OBSERVATION, ACTION, TASKS = 6, 2, ("left", "right")
 
@@ -85,3 +86,9 @@ def small_store(path: Path, lengths: tuple[int, ...] = (30, 23, 3, 17)) -> Episo
                     task=task, observations=one.observations, actions=one.actions, rewards=one.rewards
                 )
     return EpisodeStore.open(path)
+
+
+def begin(method: Method, phase: str) -> dict[str, Objective]:
+    """Objectives of a phase by name."""
+    found = next(one for one in method.phases() if one.name == phase)
+    return {objective.name: objective for objective in found.begin()}

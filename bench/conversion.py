@@ -1,0 +1,70 @@
+"""Conversion of npz episodes beside reading them alone, which is its limit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from goskill.data.convert import from_npz
+
+STEPS = 500
+
+
+@pytest.fixture(scope="module", params=["compressed float64", "plain float32"])
+def npz_source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """400 episodes of MetaWorld's shapes: compressed, or as large as those of the field's dataset."""
+    root = tmp_path_factory.mktemp("npz")
+    generator = np.random.default_rng(0)
+    compressed = request.param == "compressed float64"
+    save, dtype = (np.savez_compressed, np.float64) if compressed else (np.savez, np.float32)
+    for task in range(4):
+        folder = root / f"task-{task}"
+        folder.mkdir()
+        for episode in range(100):
+            states = generator.standard_normal((STEPS + 1, 39)).round(3).astype(dtype)
+            save(
+                folder / f"{episode}.npz",
+                observations=states[:-1],
+                next_observations=states[1:],
+                actions=generator.standard_normal((STEPS, 4)).astype(dtype),
+                rewards=generator.random(STEPS).astype(dtype),
+                terminals=np.zeros(STEPS, dtype),
+            )
+    return root
+
+
+def source_facts(benchmark, source: Path, request: pytest.FixtureRequest) -> None:
+    size = sum(file.stat().st_size for file in source.rglob("*.npz"))
+    kind = request.node.callspec.params["npz_source"]
+    benchmark.group = f"conversion of 400 npz episodes, {kind}"
+    benchmark.extra_info["source_bytes"] = size
+    benchmark.extra_info["megabytes_per_second"] = round(size / 1e6 / benchmark.stats.stats.median)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_conversion_goskill(
+    benchmark, npz_source: Path, tmp_path: Path, workers: int, request: pytest.FixtureRequest
+) -> None:
+    def convert() -> None:
+        convert.count += 1
+        from_npz("harmodt", npz_source, tmp_path / str(convert.count), workers=workers)
+
+    convert.count = 0
+    benchmark.pedantic(convert, rounds=3, iterations=1, warmup_rounds=1)
+    source_facts(benchmark, npz_source, request)
+
+
+def test_conversion_decompression_alone(benchmark, npz_source: Path, request: pytest.FixtureRequest) -> None:
+    """The limit: reading the source by NumPy in one process, and doing nothing with it."""
+    benchmark.extra_info["peer"] = True
+
+    def read() -> None:
+        for file in npz_source.rglob("*.npz"):
+            with np.load(file) as content:
+                for name in content.files:
+                    content[name]
+
+    benchmark.pedantic(read, rounds=3, iterations=1, warmup_rounds=1)
+    source_facts(benchmark, npz_source, request)

@@ -1,0 +1,141 @@
+"""Labelling a store: the nearest code of every step, once, whole, shared by ranks, going on after a kill."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_store import ACTION, begin, small_settings, small_store
+
+from goskill.data import EpisodeStore
+from goskill.data.label_blocks import LabelBlock, LabelBlocks
+from goskill.methods.go_skill import ABLATIONS, GoSkill, label_name, label_store
+from goskill.training import TrainingSettings, distributed
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
+    return small_store(tmp_path_factory.mktemp("data") / "store")
+
+
+def test_labels_are_the_nearest_codes_of_every_step(
+    store: EpisodeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("goskill.methods.go_skill.labelling.CPU_CHUNK", 40)  # several chunks
+    for changes in ({}, {"goal_dimensions": (0, 4)}, ABLATIONS["action-encoder"]):
+        method = GoSkill(small_settings(**changes), store, TrainingSettings(seed=7))
+        begin(method, "extraction")
+        begin(method, "labelling")
+        labels = store.labels(label_name(method.networks))
+        networks, row = method.networks, 0
+        assert networks.codebook is not None
+        for index in range(store.num_episodes):
+            episode = store.episode(index)
+            normalized = networks.normalize(torch.from_numpy(episode.observations.copy()))
+            for step in range(len(episode.actions)):
+                if networks.settings.skill_source == "actions":
+                    window = np.zeros((4, ACTION), np.float32)
+                    ahead = episode.actions[step : step + 4]
+                    window[: len(ahead)] = ahead
+                    seen = torch.from_numpy(window.reshape(-1))
+                else:
+                    seen = normalized[min(step + 4, len(episode.actions))] - normalized[step]
+                    dimensions = networks.settings.goal_dimensions
+                    seen = seen if dimensions is None else seen[list(dimensions)]
+                distance = (networks.encoder(seen) - networks.codebook.codebook).norm(dim=-1)
+                assert distance[int(labels[row])] <= distance.min() + 1e-5
+                row += 1
+        assert row == len(labels)
+
+
+def test_label_columns_are_named_by_what_decides_them(store: EpisodeStore) -> None:
+    def name(**changes: Any) -> str:
+        seed = changes.pop("seed", 0)
+        method = GoSkill(small_settings(**changes), store, TrainingSettings(seed=seed))
+        torch.manual_seed(0)
+        begin(method, "extraction")
+        return label_name(method.networks)
+
+    assert name() == name() == name(decoder_width=32, dropout=0.5)
+    assert len({name(), name(seed=1), name(horizon=3), name(goal_dimensions=(0, 1, 2, 3, 4, 5))}) == 4
+
+
+def test_labels_are_written_once(store: EpisodeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    method = GoSkill(small_settings(), store, TrainingSettings(seed=11))
+    begin(method, "extraction")
+    begin(method, "labelling")
+    monkeypatch.setattr(store, "write_labels", None)
+    begin(method, "labelling")
+    begin(method, "policy")
+
+
+class Killed(BaseException):
+    """Stands for a process that ends between two instructions."""
+
+
+@pytest.mark.parametrize("dies_after", [0, 1, 3])
+def test_labelling_goes_on_where_it_was_killed_and_ends_with_the_same_bits(
+    dies_after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("goskill.data.label_blocks.BLOCK_STEPS", 32)
+    monkeypatch.setattr("goskill.methods.go_skill.labelling.CPU_CHUNK", 16)
+    store = small_store(tmp_path / "store")
+    method = GoSkill(small_settings(), store, TrainingSettings())
+    begin(method, "extraction")
+    networks = method.networks
+    name = label_store(networks, store)
+    column, blocks = store.labels(name).copy(), len(store.label_blocks(name, 5).blocks)
+    assert blocks > 3
+    shutil.rmtree(store.path / "labels")
+
+    store, write, written = EpisodeStore.open(store.path), LabelBlocks.write, 0
+
+    def write_then_die(labels: LabelBlocks, block: LabelBlock, values: np.ndarray) -> None:
+        nonlocal written
+        if written == dies_after:
+            raise Killed
+        write(labels, block, values)
+        written += 1
+
+    monkeypatch.setattr(LabelBlocks, "write", write_then_die)
+    with pytest.raises(Killed):
+        label_store(networks, store)
+    assert store.label_names == []
+    dies_after = blocks
+    assert label_store(networks, store) == name
+    assert written == blocks  # none twice
+    np.testing.assert_array_equal(store.labels(name), column)
+
+
+def test_ranks_share_the_labelling_and_write_what_one_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("goskill.data.label_blocks.BLOCK_STEPS", 32)
+    store = small_store(tmp_path / "store")
+    method = GoSkill(small_settings(), store, TrainingSettings())
+    begin(method, "extraction")
+    networks = method.networks
+    name = label_store(networks, store)
+    column = store.labels(name).copy()
+    shutil.rmtree(store.path / "labels")
+
+    shares: dict[int, set[int]] = {0: set(), 1: set()}
+    write = LabelBlocks.write
+
+    def noted(labels: LabelBlocks, block: LabelBlock, values: np.ndarray) -> None:
+        shares[distributed.rank()].add(block.first_step)
+        write(labels, block, values)
+
+    monkeypatch.setattr(LabelBlocks, "write", noted)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "barrier", lambda: None)
+    for rank in (1, 0):  # one after the other: rank 0 finds what rank 1 wrote
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        label_store(networks, EpisodeStore.open(store.path))
+    blocks = [block.first_step for block in store.label_blocks(name, 5).blocks]
+    assert shares == {0: set(blocks[0::2]), 1: set(blocks[1::2])}
+    np.testing.assert_array_equal(EpisodeStore.open(store.path).labels(name), column)
