@@ -55,14 +55,16 @@ class DecisionEmbedding(nn.Module):
         time: Tensor = self.time(decisions.timesteps)
         return torch.stack(parts, dim=2) + time[:, :, None]
 
-    def return_and_state(self, returns_to_go: Tensor, observation: Tensor, timestep: int) -> Tensor:
-        """The first two tokens of one decision: [B, 1], [B, observation_dim] -> [B, 2, width]."""
+    def return_and_state(self, returns_to_go: Tensor, observation: Tensor, timestep: Tensor) -> Tensor:
+        """The first two tokens of one decision: [B, 1], [B, observation_dim], int64 [] -> [B, 2, width]."""
         parts = [self.return_to_go(returns_to_go), self.state(observation)]
-        return torch.stack(parts, dim=1) + self.time.weight[timestep]
+        time: Tensor = self.time(timestep)
+        return torch.stack(parts, dim=1) + time
 
-    def choice_token(self, choices: Tensor, timestep: int) -> Tensor:
-        """The third token of one decision: choices of B sequences -> [B, width]."""
-        return self.choice(choices) + self.time.weight[timestep]
+    def choice_token(self, choices: Tensor, timestep: Tensor) -> Tensor:
+        """The third token of one decision: choices of B sequences, int64 [] -> [B, width]."""
+        time: Tensor = self.time(timestep)
+        return self.choice(choices) + time
 
 
 class DecisionTransformer(nn.Module):
@@ -134,35 +136,65 @@ class DecisionTransformer(nn.Module):
 
 
 class DecisionContext:
-    """What episodes that go on together have shown a policy: their prompt, and their last ``context`` decisions.
+    """What ``batch`` episodes that go on together have shown a policy: their prompt, their last ``context`` decisions.
 
     Keys and values are kept: the prompt's throughout, the history's until the context slides. Then its first
     decision leaves, which changes everything that has attended to it, and what is left of the history is read
     again behind the cached prompt.
 
-    ``cache`` holds the prompt (or nothing) and has room for ``context`` decisions more.
+    Everything that changes from one decision to the next lies in tensors that stay where they are, and what is
+    done with them depends on ``phase`` alone: decisions of one phase can be captured in one CUDA graph.
     """
 
-    def __init__(self, cache: KeyValueCache, context: int) -> None:
-        self._cache = cache
-        self._prompt_tokens = cache.length
+    def __init__(self, policy: DecisionTransformer, batch: int, prompt_length: int, context: int) -> None:
+        self._policy = policy
         self._context = context
-        self._history: list[Tensor] = []  # embedded tokens [B, 3, width] of the decisions in the context
+        self._capacity = prompt_length + context
+        self._cache = policy.new_cache(batch, self._capacity)
+        like = policy.embedding.time.weight
+        # Embedded tokens of the decisions in the context, oldest first.
+        self._history = like.new_zeros(batch, context, TOKENS_PER_DECISION, like.shape[1])
+        shape = (batch, TOKENS_PER_DECISION * self._capacity)
+        self._visible = torch.ones(shape, dtype=torch.bool, device=like.device)
+        self._prompt_tokens = 0
 
-    def read(self, policy: DecisionTransformer, now: Tensor) -> Tensor:
-        """The hidden state [B, 1, width] of a decision's state token, from its first two tokens [B, 2, width]."""
-        if len(self._history) == self._context:
-            self._history.pop(0)
-            self._cache.truncate(self._prompt_tokens)
-            unread = torch.cat([*self._history, now], dim=1)
+    def begin(self, prompts: Decisions, rows: Tensor) -> None:
+        """New episodes, of which episode b is shown ``prompts`` row ``rows[b]``, int64 [batch]."""
+        read = self._policy.read_prompt(prompts, self._capacity)
+        self._cache.load(read, rows)
+        self._prompt_tokens = read.length
+        self._cache.visible = None
+        if read.visible is not None:
+            torch.index_select(read.visible, 0, rows, out=self._visible)
+            self._cache.visible = self._visible
+
+    def phase(self, decisions: int) -> tuple[int, bool]:
+        """On what the next decision's computation depends, beside the values in tensors, after so many."""
+        return min(decisions, self._context), self._cache.visible is not None
+
+    def read(self, now: Tensor, decisions: int) -> Tensor:
+        """The hidden state [B, 1, width] of a decision's state token, from its first two tokens [B, 2, width].
+
+        ``decisions`` of the episodes came before it.
+        """
+        before = min(decisions, self._context)
+        self._cache.length = self._prompt_tokens
+        if before == self._context:
+            before -= 1
+            self._history[:, :-1] = self._history[:, 1:].clone()
+            unread = torch.cat([self._history[:, :before].flatten(1, 2), now], dim=1)
+        elif before:
+            # The last choice was made after its decision had been read.
+            self._cache.length += TOKENS_PER_DECISION * before - 1
+            unread = torch.cat([self._history[:, before - 1, -1:], now], dim=1)
         else:
-            unread = torch.cat([*(tokens[:, -1:] for tokens in self._history[-1:]), now], dim=1)
-        self._now = now
-        return policy.extend(unread, self._cache)
+            unread = now
+        self._history[:, before, :-1] = now
+        return self._policy.extend(unread, self._cache)
 
-    def choose(self, token: Tensor) -> None:
+    def choose(self, token: Tensor, decisions: int) -> None:
         """Complete the decision that was read last by its third token [B, width]."""
-        self._history.append(torch.cat([self._now, token[:, None]], dim=1))
+        self._history[:, min(decisions, self._context - 1), -1] = token
 
 
 def _joint_mask(history: Decisions, prompt: Decisions | None) -> Tensor | None:

@@ -94,7 +94,11 @@ class SkillDecoder(nn.Module):
         step: int,
         cache: KeyValueCache,
     ) -> Tensor:
-        """The action of step ``step`` >= 1, after ``action`` [B, action_dim] was taken: [B, action_dim]."""
+        """The action of step ``step`` >= 1, after ``action`` [B, action_dim] was taken: [B, action_dim].
+
+        The cache holds the steps before; what it holds after them is forgotten.
+        """
+        cache.length = self.tokens_per_step * step
         taken = self.embed_action(action) + self.embed_step.weight[step - 1]
         return self._extend([taken], skill_index, reached, observation, step, cache)
 

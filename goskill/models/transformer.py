@@ -46,15 +46,14 @@ class KeyValueCache:
         """Forget everything after the first ``length`` positions."""
         self.length = min(self.length, length)
 
-    def select(self, rows: Tensor) -> KeyValueCache:
-        """A cache of its own whose sequence b is this one's ``rows[b]``: int64 [B']."""
-        return KeyValueCache(
-            [keys.index_select(0, rows) for keys in self.keys],
-            [values.index_select(0, rows) for values in self.values],
-            self.length,
-            None if self.visible is None else self.visible.index_select(0, rows),
-            self.native,
-        )
+    def load(self, other: KeyValueCache, rows: Tensor) -> None:
+        """Copy the tokens of another cache of the same capacity: sequence b becomes its ``rows[b]``, int64 [B].
+
+        Writes into this cache's own tensors. What is hidden is the caller's to say.
+        """
+        for own, source in zip([*self.keys, *self.values], [*other.keys, *other.values], strict=True):
+            torch.index_select(source, 0, rows, out=own)
+        self.length = other.length
 
     def attention_mask(self, new: int) -> Tensor | None:
         """What each of the last ``new`` tokens sees: bool [1 or B, 1, new, length], None for everything."""

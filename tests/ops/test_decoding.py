@@ -84,7 +84,10 @@ def test_a_native_cache_equals_the_whole_sequence(read: slice) -> None:
         assert cache.native
         cache.visible = visible
         model.extend(tokens[:, :12], cache)
-        cache = cache.select(rows)
+        chosen = model.new_cache(batch=3, capacity=20)
+        chosen.load(cache, rows)
+        chosen.visible = visible[rows]
+        cache = chosen
         model.extend(torch.randn(3, 8, 64), cache)
         cache.truncate(12)
         hidden = model.extend(tokens[rows, 12:], cache, read)

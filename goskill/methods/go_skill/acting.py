@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from goskill.evaluation.policy import Demonstration
-from goskill.methods.acting import PromptedPolicy, prompt_cache
+from goskill.methods.acting import PromptedPolicy, show_prompts
 from goskill.methods.go_skill.networks import GoSkillNetworks
 from goskill.methods.go_skill.prompting import read_prompts
+from goskill.methods.graphs import Steps
 from goskill.models import DecisionContext
 
 
@@ -21,12 +22,22 @@ class GoSkillPolicy(PromptedPolicy):
     """Chooses the most probable skill every H steps and decodes it into deterministic actions.
 
     A demonstration is labelled by the networks' own skill model. Keys and values are kept: three new tokens a
-    step in the decoder; prompt and history as ``goskill.models.DecisionContext`` says. ``networks``, ``chunk`` and
-    ``precision`` are those of :class:`goskill.methods.acting.PromptedPolicy`.
+    step in the decoder; prompt and history as ``goskill.models.DecisionContext`` says. ``networks``, ``chunk``,
+    ``precision`` and ``cuda_graphs`` are those of :class:`goskill.methods.acting.PromptedPolicy`; "auto" leaves
+    networks with ``goal_features`` without graphs, as these may be anything.
     """
 
-    def __init__(self, networks: GoSkillNetworks, *, chunk: int = 512, precision: str = "float32") -> None:
+    def __init__(
+        self,
+        networks: GoSkillNetworks,
+        *,
+        chunk: int = 512,
+        precision: str = "float32",
+        cuda_graphs: str = "auto",
+    ) -> None:
         settings = networks.settings
+        if cuda_graphs == "auto" and networks.goal_features is not None:
+            cuda_graphs = "off"
         super().__init__(
             networks,
             ("decoder", "policy"),
@@ -34,6 +45,7 @@ class GoSkillPolicy(PromptedPolicy):
             max_decisions=settings.max_decisions,
             chunk=chunk,
             precision=precision,
+            cuda_graphs=cuda_graphs,
         )
         self.name = "MH-GO-Skill" if settings.multi_head_decoder else "GO-Skill"
         self.horizon = settings.horizon
@@ -47,75 +59,109 @@ class GoSkillPolicy(PromptedPolicy):
         history = torch.cat([torch.stack(group.chosen) for group in self._groups], dim=1)
         return np.asarray(history.cpu().numpy(), dtype=np.int64)
 
-    def begin(self, tasks: Sequence[str], shown: Sequence[Demonstration], returns_to_go: Tensor) -> _Group:
-        return _Group(self.networks, shown, returns_to_go)
+    def new_group(self, count: int, steps: Steps) -> _Group:
+        return _Group(self.networks, count, steps)
 
 
 class Execution(ABC):
-    """Episodes in which the decoder carries out one skill after the other. All are at the same step."""
+    """``count`` episodes in which the decoder carries out one skill after the other. All are at the same step.
+
+    What changes from step to step lies in tensors that stay where they are.
+    """
 
     def __init__(self, networks: GoSkillNetworks, count: int) -> None:
         self.networks = networks
         self.step = 0
         self.chosen: list[Tensor] = []  # int64 [B] per decision; none without a codebook
         self._cache = networks.decoder.new_cache(count)
+        settings, like = networks.settings, networks.normalize.mean
+        self._raw = like.new_zeros(count, networks.observation_dim)
+        self._start = torch.zeros_like(networks.goals(self._raw))
+        self._action = like.new_zeros(count, networks.action_dim)
+        self._skill = (
+            torch.zeros(count, dtype=torch.int64, device=like.device)
+            if settings.discrete
+            else like.new_zeros(count, settings.embedding_size)
+        )
 
     @abstractmethod
     def decide(self, observations: Tensor, normalized: Tensor) -> Tensor:
         """The skills of the next H steps, int64 [B], or [B, E] without a codebook, where the environments are."""
 
     def act(self, observations: Tensor) -> Tensor:
-        """Raw observations [B, observation_dim] on the CPU -> actions [B, action_dim]."""
-        networks, decoder = self.networks, self.networks.decoder
-        raw = observations.to(networks.normalize.mean.device)
-        normalized = networks.normalize(raw)
-        within = self.step % networks.settings.horizon
-        if within == 0:
-            self._begin(self.decide(raw, normalized), raw)
-        reached = (
-            networks.encoder(networks.goals(raw) - self._start) if networks.settings.reached_goal else None
-        )
-        if within == 0:
-            self._action = decoder.begin(self._vector, self._index, reached, normalized, self._cache)
-        else:
-            self._action = decoder.step(self._index, self._action, reached, normalized, within, self._cache)
+        """Raw observations [B, observation_dim] on the CPU -> actions [B, action_dim], valid until the next."""
+        settings = self.networks.settings
+        self._raw.copy_(observations)
+        self.run(self.advance)
+        if settings.discrete and self.step % settings.horizon == 0:
+            self.chosen.append(self._skill.clone())
         self.step += 1
         return self._action
 
-    def _begin(self, skill: Tensor, raw: Tensor) -> None:
-        discrete = self.networks.settings.discrete
-        self._vector = self.networks.vectors(skill)
-        self._index = skill if discrete else None
-        self._start = self.networks.goals(raw)
-        if discrete:
-            self.chosen.append(skill)
+    def run(self, advance: Callable[[], None]) -> None:
+        """Run one step's ``advance``."""
+        advance()
+
+    def advance(self) -> None:
+        """One step, from the observations that are there to the actions."""
+        networks, raw = self.networks, self._raw
+        settings, decoder = networks.settings, networks.decoder
+        normalized = networks.normalize(raw)
+        within = self.step % settings.horizon
+        if within == 0:
+            self._skill.copy_(self.decide(raw, normalized))
+            self._start.copy_(networks.goals(raw))
+        reached = networks.encoder(networks.goals(raw) - self._start) if settings.reached_goal else None
+        index = self._skill if settings.discrete else None
+        if within == 0:
+            action = decoder.begin(networks.vectors(self._skill), index, reached, normalized, self._cache)
+        else:
+            action = decoder.step(index, self._action, reached, normalized, within, self._cache)
+        self._action.copy_(action)
 
 
 class _Group(Execution):
     """Episodes that share a forward pass, whose skills the policy chooses."""
 
-    def __init__(
-        self, networks: GoSkillNetworks, shown: Sequence[Demonstration], returns_to_go: Tensor
-    ) -> None:
-        super().__init__(networks, len(shown))
-        self.returns_to_go = returns_to_go  # float64 [B] on the CPU, not scaled
-        settings = networks.settings
-        cache = prompt_cache(
-            networks.policy,
-            [id(demonstration) for demonstration in shown],
-            lambda rows: read_prompts(networks, [shown[row] for row in rows]),
-            prompt_length=settings.prompt_length,
-            context=settings.context,
-        )
-        self._context = DecisionContext(cache, settings.context)
+    def __init__(self, networks: GoSkillNetworks, count: int, steps: Steps) -> None:
+        super().__init__(networks, count)
+        self._steps = steps
+        settings, like = networks.settings, networks.normalize.mean
+        self._context = DecisionContext(networks.policy, count, settings.prompt_length, settings.context)
+        self._scaled = like.new_zeros(count, 1)
+        self._timestep = torch.zeros((), dtype=torch.int64, device=like.device)
+
+    def begin(self, tasks: Sequence[str], shown: Sequence[Demonstration], returns_to_go: Tensor) -> None:
+        """New episodes, as ``goskill.methods.acting.Group`` says."""
+        networks = self.networks
+        self.step = 0
+        self.chosen = []
+        self.returns_to_go = returns_to_go
+        if networks.settings.prompt_length:
+            show_prompts(
+                self._context,
+                [id(demonstration) for demonstration in shown],
+                lambda rows: read_prompts(networks, [shown[row] for row in rows]),
+                networks.normalize.mean.device,
+            )
+
+    def run(self, advance: Callable[[], None]) -> None:
+        settings = self.networks.settings
+        decision, within = divmod(self.step, settings.horizon)
+        phase = None
+        if within == 0:
+            self._scaled.copy_((self.returns_to_go / settings.return_scale)[:, None])
+            self._timestep.fill_(decision)
+            phase = self._context.phase(decision)
+        self._steps.run((id(self), within, phase), advance)
 
     def decide(self, observations: Tensor, normalized: Tensor) -> Tensor:
         """The most probable skills, which also enter the history."""
-        networks, settings = self.networks, self.networks.settings
-        policy, timestep = networks.policy, self.step // settings.horizon
-        scaled = (self.returns_to_go / settings.return_scale).to(normalized.device, torch.float32)
-        now = policy.embedding.return_and_state(scaled[:, None], normalized, timestep)
-        scores = policy.scores(self._context.read(policy, now))[:, 0]
+        networks, settings, context = self.networks, self.networks.settings, self._context
+        policy, decision = networks.policy, self.step // settings.horizon
+        now = policy.embedding.return_and_state(self._scaled, normalized, self._timestep)
+        scores = policy.scores(context.read(now, decision))[:, 0]
         skill: Tensor = scores.argmax(-1) if settings.discrete else scores.float()
-        self._context.choose(policy.embedding.choice_token(networks.policy_input(skill), timestep))
+        token = policy.embedding.choice_token(networks.policy_input(skill), self._timestep)
+        context.choose(token, decision)
         return skill

@@ -121,11 +121,11 @@ class OraclePolicy:
     def act(self, observations: FloatArray) -> FloatArray:
         """Actions float32 [N, action_dim] for raw observations float32 [N, observation_dim]."""
         following = self._following
-        actions = as_array(following.act(torch.from_numpy(np.asarray(observations, dtype=np.float32))))
+        taken = following.act(torch.from_numpy(np.asarray(observations, dtype=np.float32)))
         if following.step == 1:
             places = zip(following.tasks, self._seeds, following.exact, strict=True)
             self._exact |= {(task, seed) for task, seed, exact in places if exact}
-        return actions
+        return as_array(taken.clone())
 
 
 class _Following(Execution):

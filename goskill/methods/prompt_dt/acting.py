@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from goskill.evaluation.policy import Demonstration
-from goskill.methods.acting import PromptedPolicy, prompt_cache
+from goskill.methods.acting import PromptedPolicy, show_prompts
+from goskill.methods.graphs import Steps
 from goskill.methods.prompt_dt.networks import PromptDTNetworks
 from goskill.methods.prompting import last_decisions
 from goskill.models import DecisionContext, Decisions
@@ -24,7 +25,14 @@ class PromptDTPolicy(PromptedPolicy):
     :class:`goskill.methods.acting.PromptedPolicy`.
     """
 
-    def __init__(self, networks: PromptDTNetworks, *, chunk: int = 512, precision: str = "float32") -> None:
+    def __init__(
+        self,
+        networks: PromptDTNetworks,
+        *,
+        chunk: int = 512,
+        precision: str = "float32",
+        cuda_graphs: str = "auto",
+    ) -> None:
         settings = networks.settings
         super().__init__(
             networks,
@@ -33,49 +41,64 @@ class PromptDTPolicy(PromptedPolicy):
             max_decisions=settings.max_decisions,
             chunk=chunk,
             precision=precision,
+            cuda_graphs=cuda_graphs,
         )
         family = "Prompt-DT" if settings.prompt_length else "MTDT"
         self.name = f"MH-{family}" if settings.multi_head else family
 
-    def begin(self, tasks: Sequence[str], shown: Sequence[Demonstration], returns_to_go: Tensor) -> _Group:
-        return _Group(self.networks, tasks, shown, returns_to_go)
+    def new_group(self, count: int, steps: Steps) -> _Group:
+        return _Group(self.networks, count, steps)
 
 
 class _Group:
     """Episodes that share a forward pass. All are at the same step."""
 
-    def __init__(
-        self,
-        networks: PromptDTNetworks,
-        tasks: Sequence[str],
-        shown: Sequence[Demonstration],
-        returns_to_go: Tensor,
-    ) -> None:
+    def __init__(self, networks: PromptDTNetworks, count: int, steps: Steps) -> None:
         self.networks = networks
-        self.returns_to_go = returns_to_go  # float64 [B] on the CPU, not scaled
         self.step = 0
-        self._task = networks.task_index(tasks)
-        settings = networks.settings
-        cache = prompt_cache(
-            networks.policy,
-            [(task, id(demonstration)) for task, demonstration in zip(tasks, shown, strict=True)],
-            lambda rows: read_prompts(networks, [tasks[row] for row in rows], [shown[row] for row in rows]),
-            prompt_length=settings.prompt_length,
-            context=settings.context,
-        )
-        self._context = DecisionContext(cache, settings.context)
+        self._steps = steps
+        settings, like = networks.settings, networks.normalize.mean
+        self._context = DecisionContext(networks.policy, count, settings.prompt_length, settings.context)
+        self._raw = like.new_zeros(count, networks.observation_dim)
+        self._scaled = like.new_zeros(count, 1)
+        self._timestep = torch.zeros((), dtype=torch.int64, device=like.device)
+        self._task = torch.zeros(count, dtype=torch.int64, device=like.device)
+        self._action = like.new_zeros(count, networks.action_dim)
+
+    def begin(self, tasks: Sequence[str], shown: Sequence[Demonstration], returns_to_go: Tensor) -> None:
+        """New episodes, as ``goskill.methods.acting.Group`` says."""
+        networks = self.networks
+        self.step = 0
+        self.returns_to_go = returns_to_go
+        task = networks.task_index(tasks)
+        if task is not None:
+            self._task.copy_(task)
+        if networks.settings.prompt_length:
+            show_prompts(
+                self._context,
+                [(task, id(demonstration)) for task, demonstration in zip(tasks, shown, strict=True)],
+                lambda rows: read_prompts(
+                    networks, [tasks[row] for row in rows], [shown[row] for row in rows]
+                ),
+                networks.normalize.mean.device,
+            )
 
     def act(self, observations: Tensor) -> Tensor:
         """Raw observations [B, observation_dim] on the CPU -> actions [B, action_dim]."""
-        networks, policy = self.networks, self.networks.policy
-        normalized = networks.normalize(observations.to(networks.normalize.mean.device))
-        scaled = (self.returns_to_go / networks.settings.return_scale).to(normalized.device, torch.float32)
-        states = policy.states(normalized, self._task)
-        now = policy.embedding.return_and_state(scaled[:, None], states, self.step)
-        action = policy.actions(self._context.read(policy, now), self._task)[:, 0]
-        self._context.choose(policy.embedding.choice_token(action, self.step))
+        self._raw.copy_(observations)
+        self._scaled.copy_((self.returns_to_go / self.networks.settings.return_scale)[:, None])
+        self._timestep.fill_(self.step)
+        self._steps.run((id(self), self._context.phase(self.step)), self._advance)
         self.step += 1
-        return action
+        return self._action
+
+    def _advance(self) -> None:
+        policy, context = self.networks.policy, self._context
+        states = policy.states(self.networks.normalize(self._raw), self._task)
+        now = policy.embedding.return_and_state(self._scaled, states, self._timestep)
+        action = policy.actions(context.read(now, self.step), self._task)[:, 0]
+        context.choose(policy.embedding.choice_token(action, self._timestep), self.step)
+        self._action.copy_(action)
 
 
 def read_prompts(
