@@ -90,7 +90,7 @@ def _run(command: list[str], folder: str, limit: float | None) -> int | None:
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGINT)  # pytest then ends in order
             try:
-                process.wait(30)
+                process.wait(120)
             except subprocess.TimeoutExpired:
                 process.kill()
             return None
