@@ -251,8 +251,7 @@ class EnvironmentPool(
             return tuple(self._batch.render(range(self.num_envs)))
         frames: dict[int, npt.NDArray[np.uint8]] = {}
         for group in range(len(self._groups)):
-            for worker in self._workers:
-                worker.request(bytes([RENDER, group]))
+            self._request(RENDER, group)
             for worker, share in zip(self._workers, self._shares, strict=True):
                 frames.update(zip(share[group], pickle.loads(self._guarded(worker)), strict=True))
         return tuple(frames[index] for index in range(self.num_envs))
@@ -289,6 +288,9 @@ class EnvironmentPool(
             (self._batch.step if operation == STEP else self._batch.reset)(self._groups[group])
             return
         self._in_flight.append(group)
+        self._request(operation, group)
+
+    def _request(self, operation: int, group: int) -> None:
         try:
             for worker in self._workers:
                 worker.request(bytes([operation, group]))

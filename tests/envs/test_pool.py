@@ -1,5 +1,6 @@
 """`goskill.envs.make_vec`: one vector environment over worker processes."""
 
+import copy
 import os
 import signal
 import subprocess
@@ -10,7 +11,9 @@ import gymnasium
 import numpy as np
 import pytest
 from envs_stock import Reseeding, actions, stock
+from gymnasium.utils import env_checker
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector.utils import batch_space
 
 from goskill.envs import WorkerDied, make_vec
 from goskill.errors import InputError
@@ -111,6 +114,30 @@ def test_groups_step_on_their_own():
             pool.send(action, 2)
 
 
+def test_passes_gymnasiums_checks_of_spaces_resets_and_results():
+    with make_vec(TASKS, workers=1) as pool:
+        for space in (pool.single_action_space, pool.action_space):
+            env_checker.check_action_space(space)
+        for space in (pool.single_observation_space, pool.observation_space):
+            env_checker.check_observation_space(space)
+        assert pool.action_space == batch_space(pool.single_action_space, 3)
+        assert pool.observation_space == batch_space(pool.single_observation_space, 3)
+        for check in (
+            env_checker.check_reset_return_type,
+            env_checker.check_reset_return_info_deprecation,
+            env_checker.check_reset_options,
+            env_checker.check_seed_deprecation,
+        ):
+            check(pool)
+        first = roll(pool, 2)
+        kept = copy.deepcopy(first)
+        for one, other in zip(roll(pool, 2), first, strict=True):
+            assert_same(one, other)
+        for one, other in zip(first, kept, strict=True):
+            assert_same(one, other)  # what was returned is not written to again
+        assert pool.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
+
+
 def test_works_under_gymnasiums_vector_wrappers():
     pool = gymnasium.wrappers.vector.RecordEpisodeStatistics(make_vec(TASKS, workers=0))
     observations, _ = pool.reset(seed=0)
@@ -191,6 +218,63 @@ def test_a_worker_that_dies_is_named_and_the_pool_is_closed():
     assert not any(alive(process) for process in processes)
     with pytest.raises(RuntimeError, match="closed"):
         pool.step(np.zeros((3, 4), np.float32))
+
+
+@pytest.mark.parametrize("call", ["reset", "step", "recv of the other group", "render"])
+@pytest.mark.parametrize("when", ["before", "amid"])
+def test_a_worker_may_die_at_any_time(call, when, monkeypatch):
+    pool = make_vec(TASKS, 4, workers=2, groups=2, render_mode="rgb_array")
+    pool.reset(seed=0)
+    processes = [worker.pid for worker in pool._workers]
+    action = np.zeros((4, 4), np.float32)
+    request = pool._request
+
+    def request_and_kill(operation, group):
+        os.kill(processes[1], signal.SIGSTOP)  # it has got the request and does nothing
+        request(operation, group)
+        os.kill(processes[1], signal.SIGKILL)
+
+    if when == "amid":
+        monkeypatch.setattr(pool, "_request", request_and_kill)
+    else:
+        os.kill(processes[1], signal.SIGKILL)
+
+    def send_to_both_groups():
+        pool.send(action[:2], 0)
+        pool.send(action[2:], 1)
+        pool.recv(1)
+
+    calls = {
+        "reset": pool.reset,
+        "step": lambda: pool.step(action),
+        "recv of the other group": send_to_both_groups,
+        "render": pool.render,
+    }
+    with pytest.raises(WorkerDied, match=r"environment worker 1 .*SIGKILL.*it ran .*pool is closed"):
+        calls[call]()
+    assert pool.closed
+    assert not any(alive(process) for process in processes)
+
+
+def test_a_worker_that_dies_at_the_start_is_named_and_none_is_left(monkeypatch):
+    started = []
+    popen = subprocess.Popen.__init__
+
+    def start(process, *arguments, **keywords):
+        popen(process, *arguments, **keywords)
+        started.append(process.pid)
+        if len(started) == 2:
+            process.kill()
+            process.wait()
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", start)
+    with (
+        pytest.raises(WorkerDied, match=r"environment worker 1 .*SIGKILL"),
+        make_vec(TASKS, workers=2) as pool,
+    ):
+        pool.reset(seed=0)
+    assert len(started) == 2
+    assert not any(alive(process) for process in started)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
