@@ -27,9 +27,9 @@ from goskill.models import Decisions, Normalize
 
 TASKS = tasks_of("mt50")
 STEPS = 500
-EPISODES = 4
+EPISODES = 1
 SEED = 0
-GROUP = "paper-size GO-Skill, 200 episodes of MT50"
+GROUP = "paper-size GO-Skill, an episode of each task of MT50"
 OBSERVATION_DIM, ACTION_DIM = 39, 4
 
 
