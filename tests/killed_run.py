@@ -67,11 +67,11 @@ class Moments:
         sys.addaudithook(self._hear)
         run = ObjectiveStep.run
 
-        def counted(step: ObjectiveStep) -> None:
+        def counted(step: ObjectiveStep, left: int) -> None:
             if step.objective.name == "skill":
                 self._now = (step.optimizer.steps + 1, 0)
             self._note("extraction" if self._now[0] <= 6 and step.objective.name == "skill" else "policy")
-            run(step)
+            run(step, left)
 
         ObjectiveStep.run = counted  # type: ignore[method-assign]
 

@@ -158,10 +158,10 @@ def test_a_step_does_not_wait_for_the_gpu_between_reads(tmp_path):
 
     run = ObjectiveStep.run
 
-    def strict(step):
+    def strict(step, left):
         torch.cuda.set_sync_debug_mode("error")
         try:
-            run(step)
+            run(step, left)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
