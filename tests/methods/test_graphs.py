@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch._dynamo  # a dispatch mode does so, and Triton must load its LLVM before a renderer its own
 from small_store import ACTION, OBSERVATION, episode, small_prompt_dt, small_settings
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
