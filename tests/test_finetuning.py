@@ -224,7 +224,9 @@ def test_methods_without_skills_train_the_whole_network(
     assert all(torch.equal(before[name], after[name]) for name in before)
     before, after = tensors(old, "policy"), tensors(out, "policy")
     for name, values in before.items():
-        assert not torch.equal(after[name][: len(values)], values), name
+        # The new tasks have parts of their own, so nothing but weight decay moves those of the old ones.
+        if not (method.startswith("mh_") and name.startswith(("action_head", "embed_task"))):
+            assert not torch.equal(after[name][: len(values)], values), name
     heads = 4 if method.startswith("mh_") else 1
     assert [len(before["action_head.weight"]), len(after["action_head.weight"])] == [
         4 * max(1, heads // 2),
