@@ -18,7 +18,7 @@ from goskill.runs import read_settings
 from goskill.settings import to_mapping
 from goskill.studies.rows import Row, versions
 from goskill.studies.study import Budget, Contender, Study
-from goskill.training.run import FREE_ON_RESUME
+from goskill.training.run import FREE_ON_RESUME, SINCE_ADDED
 
 NAMED = 5
 """Tasks that a message names at most."""
@@ -166,7 +166,9 @@ def _job(study: Study, contender: Contender, every: Mapping[str, Data], name: st
     training = {
         name: value
         for name, value in to_mapping(settings.training).items()
-        if f"training.{name}" not in FREE_ON_RESUME and name != "seed"
+        if f"training.{name}" not in FREE_ON_RESUME
+        and name != "seed"
+        and SINCE_ADDED.get(f"training.{name}") != value
     }
     return Job(
         contender=contender.name,

@@ -21,6 +21,9 @@ FREE_ON_RESUME = {"data.path"} | frozenset(
     for name in ("device", "threads", "log_every", "checkpoint_every", "keep_checkpoints", "profile", "wandb")
 )
 
+# Settings that older runs and rows know nothing of, each with the value that does what was done without it.
+SINCE_ADDED: Mapping[str, Any] = {"training.decay_iterations": 0}
+
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
@@ -187,7 +190,8 @@ def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _first_difference(there: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[str, str, str] | None:
-    old, new = _flatten(there), _flatten(given)
+    new = _flatten(given)
+    old = {name: value for name, value in SINCE_ADDED.items() if name in new} | _flatten(there)
     for name in [*old, *(name for name in new if name not in old)]:
         if name in FREE_ON_RESUME:
             continue
