@@ -6,7 +6,8 @@ import mmap
 import os
 import pickle
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium
@@ -87,8 +88,8 @@ class EnvironmentPool(
     group while the physics of another runs.
 
     Raises `InputError` for wrong arguments, and for actions that are misshapen, NaN or outside [-1, 1]
-    (named by environment and step); `WorkerDied` when a worker process ends; the pool is closed then and
-    nothing hangs.
+    (named by environment and step); `WorkerDied` when a worker process ends, `WorkerFailed` when its work
+    raises. The pool is closed then, and after Ctrl-C in a call while workers are asked; nothing hangs.
     """
 
     def __init__(
@@ -175,23 +176,10 @@ class EnvironmentPool(
             self._buffers = Buffers(mmap.mmap(descriptor, size), self.num_envs)
             for worker, share in enumerate(self._shares):
                 tasks = {index: self.tasks[index] for indices in share for index in indices}
-                arguments = (
-                    descriptor,
-                    self.num_envs,
-                    tasks,
-                    share,
-                    self.autoreset_mode,
-                    goal_visible,
-                    render,
-                )
-                self._workers.append(
-                    WorkerProcess(
-                        f"environment worker {worker}",
-                        "goskill.envs.batch:serve_batch",
-                        arguments,
-                        (descriptor,),
-                    )
-                )
+                options = (self.autoreset_mode, goal_visible, render)
+                arguments = (descriptor, self.num_envs, tasks, share, *options)
+                name, target = f"environment worker {worker}", "goskill.envs.batch:serve_batch"
+                self._workers.append(WorkerProcess(name, target, arguments, (descriptor,)))
         except BaseException:
             self._stop_workers()
             raise
@@ -210,10 +198,11 @@ class EnvironmentPool(
         self._check_idle("reset()")
         self._buffers.seeds[:] = self._seeds(seed)
         self._buffers.reset_mask[:] = checked_reset_mask(options, self.num_envs)
-        for group in range(len(self._groups)):
-            self._begin(RESET, group)
-        for group in range(len(self._groups)):
-            self._finish(group)
+        with self._exchange():
+            for group in range(len(self._groups)):
+                self._begin(RESET, group)
+            for group in range(len(self._groups)):
+                self._finish(group)
         self._finished &= ~self._buffers.reset_mask
         return self._buffers.observations.copy(), {}
 
@@ -221,22 +210,28 @@ class EnvironmentPool(
         """One step of every environment, actions float32 [N, 4]."""
         self._check_idle("step()")
         actions = self._checked(actions, range(self.num_envs))
-        for group in range(len(self._groups)):
-            self._send(actions[self._groups[group].start : self._groups[group].stop], group)
-        for group in range(len(self._groups)):
-            self._finish(group)
+        with self._exchange():
+            for group, indices in enumerate(self._groups):
+                self._send(actions[indices.start : indices.stop], group)
+            for group in range(len(self._groups)):
+                self._finish(group)
         return self._results(range(self.num_envs))
 
     def send(self, actions: npt.ArrayLike, group: int = 0) -> None:
         """Start a step of one group, actions float32 [environments of the group, 4]."""
-        self._send(self._checked(actions, self._group(group)), group)
+        actions = self._checked(actions, self._group(group))
+        if self._pending[group]:
+            raise RuntimeError(f"group {group} has a step in flight: recv() it before the next send()")
+        with self._exchange():
+            self._send(actions, group)
 
     def recv(self, group: int = 0) -> Step:
         """Wait for the step that `send` started; the results of that group's environments."""
         indices = self._group(group)
         if not self._pending[group]:
             raise RuntimeError(f"group {group} has no step in flight: send() first")
-        self._finish(group)
+        with self._exchange():
+            self._finish(group)
         return self._results(indices)
 
     @property
@@ -250,10 +245,11 @@ class EnvironmentPool(
         if self._batch is not None:
             return tuple(self._batch.render(range(self.num_envs)))
         frames: dict[int, npt.NDArray[np.uint8]] = {}
-        for group in range(len(self._groups)):
-            self._request(RENDER, group)
-            for worker, share in zip(self._workers, self._shares, strict=True):
-                frames.update(zip(share[group], pickle.loads(self._guarded(worker)), strict=True))
+        with self._exchange():
+            for group in range(len(self._groups)):
+                self._request(RENDER, group)
+                for worker, share in zip(self._workers, self._shares, strict=True):
+                    frames.update(zip(share[group], pickle.loads(worker.reply()), strict=True))
         return tuple(frames[index] for index in range(self.num_envs))
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -276,8 +272,6 @@ class EnvironmentPool(
     # Below: one request to the workers, and what is checked before it
 
     def _send(self, actions: npt.NDArray[np.float32], group: int) -> None:
-        if self._pending[group]:
-            raise RuntimeError(f"group {group} has a step in flight: recv() it before the next send()")
         indices = self._groups[group]
         self._buffers.actions[indices.start : indices.stop] = actions
         self._begin(STEP, group)
@@ -291,30 +285,28 @@ class EnvironmentPool(
         self._request(operation, group)
 
     def _request(self, operation: int, group: int) -> None:
-        try:
-            for worker in self._workers:
-                worker.request(bytes([operation, group]))
-        except WorkerDied as died:
-            raise self._abandon(died) from None
+        for worker in self._workers:
+            worker.request(bytes([operation, group]))
 
     def _finish(self, group: int) -> None:
-        try:
-            # Workers answer in the order in which they were asked.
-            while group in self._in_flight:
-                for worker in self._workers:
-                    self._guarded(worker)
-                self._in_flight.popleft()
-        except BaseException:
-            # The answers and the open requests no longer match.
-            self._kill_workers()
-            raise
+        # Workers answer in the order in which they were asked.
+        while group in self._in_flight:
+            for worker in self._workers:
+                worker.reply()
+            self._in_flight.popleft()
         self._pending[group] = False
 
-    def _guarded(self, worker: WorkerProcess) -> bytes:
+    @contextmanager
+    def _exchange(self) -> Iterator[None]:
+        """Around requests and answers: ended halfway they no longer match, and the pool is closed."""
         try:
-            return worker.reply()
+            yield
         except (WorkerDied, WorkerFailed) as failure:
             raise self._abandon(failure) from None
+        except BaseException:
+            if self._batch is None:
+                self._kill_workers()
+            raise
 
     def _abandon(self, failure: WorkerDied | WorkerFailed) -> RuntimeError:
         names = [f"{worker.name} " for worker in self._workers]
@@ -398,7 +390,7 @@ class EnvironmentPool(
             worker.close()
 
     def _kill_workers(self) -> None:
+        self.closed = True
         workers, self._workers = self._workers, []
         for worker in workers:
             worker.kill()
-        self.closed = True

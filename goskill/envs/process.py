@@ -79,7 +79,7 @@ class WorkerProcess:
         except (EOFError, OSError):
             raise self._died() from None
         if answer[:1] == _FAILED:
-            raise WorkerFailed(f"{self.name} failed:\n{answer[1:].decode()}")
+            raise WorkerFailed(f"{self.name} failed:\n{answer[1:].decode().rstrip()}")
         return answer[1:]
 
     def close(self, patience: float = 5.0) -> None:

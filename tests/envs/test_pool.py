@@ -256,6 +256,36 @@ def test_a_worker_may_die_at_any_time(call, when, monkeypatch):
     assert not any(alive(process) for process in processes)
 
 
+@pytest.mark.parametrize(
+    ("call", "when"),
+    [
+        *(("render", "asking"), ("render", "waiting"), ("reset", "waiting"), ("step", "waiting")),
+        *(("send", "asking"), ("recv", "waiting")),
+    ],
+)
+def test_ctrl_c_amid_a_call_closes_the_pool_and_leaves_no_process(call, when, monkeypatch):
+    pool = make_vec(TASKS, workers=2, render_mode="rgb_array")
+    pool.reset(seed=0)
+    processes = [worker.pid for worker in pool._workers]
+    action = np.zeros((3, 4), np.float32)
+    if call == "recv":
+        pool.send(action)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    # One worker is asked and the other is not, or both are and neither has been heard.
+    worker, what = (1, "request") if when == "asking" else (0, "reply")
+    monkeypatch.setattr(pool._workers[worker], what, interrupt)
+    arguments = (action,) if call in ("step", "send") else ()
+    with pytest.raises(KeyboardInterrupt):
+        getattr(pool, call)(*arguments)
+    assert pool.closed
+    assert not any(alive(process) for process in processes)
+    with pytest.raises(RuntimeError, match="closed"):
+        pool.step(action)
+
+
 def test_a_worker_that_dies_at_the_start_is_named_and_none_is_left(monkeypatch):
     started = []
     popen = subprocess.Popen.__init__
