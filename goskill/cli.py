@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from goskill.commands import comparisons, runs, stores
-from goskill.errors import InputError, WorkerDied
+from goskill.errors import InputError, WorkerDied, WorkerFailed
 
 app = typer.Typer(
     name="goskill",
@@ -69,7 +69,7 @@ def bench(
         rows, fault = runner.run(name, gpu=gpu, select=select, limit=limit)
         report.print_table(rows)
         file = as_json or Path("bench/results") / f"{name}.jsonl"
-        if as_json or file.parent.is_dir():
+        if rows and (as_json or file.parent.is_dir()):
             runner.append(rows, file)
         if fault:
             raise InputError(fault)
@@ -113,11 +113,20 @@ def _status(command: Callable[[], Any]) -> int:
         return _fail(f"{error.filename or 'writing'}: {error.strerror}")
     except WorkerDied as error:
         return _fail(f"{error}; run the command again to go on", status=1)
+    except WorkerFailed as error:
+        return _fail(_without_frames(str(error)), status=1)
     except (KeyboardInterrupt, typer.Abort):
         status = 130
     if status == 130:  # some versions of typer catch Ctrl-C themselves
         typer.echo("interrupted", err=True)
     return status if isinstance(status, int) else 0
+
+
+def _without_frames(message: str) -> str:
+    """The first line of a message with a traceback, and what was raised: all that follows the last frame."""
+    lines = message.splitlines()
+    frames = [number for number, line in enumerate(lines) if line.startswith(" ")]
+    return "\n".join(lines[:1] + lines[frames[-1] + 1 :]) if frames else message
 
 
 def _fail(message: str, status: int = 2) -> int:

@@ -6,7 +6,6 @@ These are what the command line calls, and a script can call them as well. They 
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -57,7 +56,8 @@ def choose_tasks(suite: str | None, tasks: str | None) -> list[str]:
     from goskill.envs import task_names, tasks_of
 
     if (suite is not None and tasks is not None) or not (suite or tasks):
-        raise InputError("give either --suite or --tasks")
+        came = "none" if suite is None or tasks is None else "both"
+        raise InputError(f"--suite or --tasks: expected one of them, got {came}")
     if suite is not None:
         return tasks_of(suite)
     return task_names([name.strip() for name in str(tasks).split(",") if name.strip()])
@@ -362,56 +362,6 @@ def compare(runs: Sequence[PathLike], *, as_json: bool = False) -> None:
         print(json.dumps(comparison.to_json(), indent=2))
     else:
         console.print(comparison_table(comparison))
-
-
-def quickstart(
-    out: PathLike = "runs/quickstart",
-    *,
-    seed: int = 0,
-    workers: int | None = None,
-    overrides: Sequence[str] = (),
-) -> Results:
-    """The whole way on five tasks: collect, train, evaluate, draw. Run again, it goes on where it was stopped.
-
-    The dataset is kept beside the run folder, in ``<out>-data``. Raises InputError for wrong settings and for a
-    folder that holds a finished quickstart or something else.
-    """
-    from goskill.evaluation import Results
-    from goskill.figures import draw_run
-    from goskill.training import RunFolder
-    from goskill.training.devices import choose_execution
-
-    overrides = [f"training.seed={seed}", *overrides]
-    settings = read_settings("quickstart", overrides)
-    choose_execution(settings.training)
-    run = RunFolder(Path(out))
-    started = run.settings_file.exists()
-    if run.figures.exists():
-        raise InputError(f"{run.path} holds a finished run: give another folder with --out")
-    if not started and not run.is_free():
-        raise InputError(f"{run.path} exists already and holds no run: give another folder with --out")
-    data = run.path.parent / f"{run.path.name}-data"
-    collect(
-        data,
-        tasks=settings.data.tasks,
-        episodes=settings.data.episodes,
-        quality=settings.data.quality,
-        workers=workers,
-        seed=settings.training.seed,
-    )
-    to_train = [change for change in overrides if not change.startswith("data.")]
-    train(data, run.path, preset="quickstart", overrides=to_train, resume=started)
-    if not run.results_file.exists():
-        evaluate(run.path, workers=workers, seed=settings.training.seed)
-    try:
-        drawn = draw_run(run.path)
-    except BaseException:
-        shutil.rmtree(run.figures, ignore_errors=True)
-        raise
-    for file in drawn:
-        if file.suffix == ".png":
-            console.print(f"drew {file}", highlight=False)
-    return Results.load(run.results_file)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ from pathlib import Path
 import pytest
 from goskill.bench import runner
 
-from goskill import files
+from goskill import cli, files
+from goskill.envs.process import WorkerProcess
 
 COMMANDS = (
     *("quickstart", "collect", "info", "verify", "train", "eval"),
@@ -36,7 +38,11 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
     ("arguments", "named"),
     [
         (["trian"], "trian"),
-        (["collect", "--out", "data"], "--suite or --tasks"),
+        (["collect", "--out", "data"], "--suite or --tasks: expected one of them, got none"),
+        (
+            ["collect", "--out", "data", "--suite", "mt10", "--tasks", "reach"],
+            "expected one of them, got both",
+        ),
         (["collect", "--out", "data", "--suite", "mt11"], "mt11"),
         (["collect", "--out", "data", "--tasks", "reech"], "reach"),
         (["collect", "--out", "data", "--tasks", "reach", "--quality", "best"], "best"),
@@ -65,6 +71,8 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
         (["finetune", "nowhere", "--out", "run", "--resume", "--preset", "ml45"], "--preset"),
         (["figures", "nowhere"], "nowhere"),
         (["compare", "nowhere"], "nowhere"),
+        (["study", "small-mt10", "--into", "README.md"], "--into: expected only with --table"),
+        (["study", "small-mt10", "--json"], "--json: expected only with --table"),
         (["bench", "nothing"], "nothing"),
     ],
 )
@@ -84,6 +92,20 @@ def test_ctrl_c_while_modules_load_is_one_line(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert (result.returncode, result.stderr) == (130, "interrupted\n")
+
+
+def test_work_that_raised_in_a_worker_is_one_line_without_its_traceback(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    worker = WorkerProcess("environment worker 1", "pickle:loads", (b"not a pickle",))
+    worker.request(b"")
+    try:
+        assert cli._status(worker.reply) == 1
+    finally:
+        worker.kill()
+    assert re.fullmatch(
+        r"error: environment worker 1 failed: \S*UnpicklingError: .*\n", capsys.readouterr().err
+    )
 
 
 def test_the_module_is_the_command_as_torchrun_starts_it() -> None:

@@ -92,7 +92,8 @@ def study(
         studies.show_study(source, folder, into=into, as_json=as_json)
         return
     if into is not None or as_json:
-        raise InputError("--into and --json go with --table")
+        option = "--json" if into is None else "--into"
+        raise InputError(f"{option}: expected only with --table, got it without")
     stores = dict(_named(text) for text in data or ())
     if studies.run_study(source, out, processes=processes, stores=stores):
         raise typer.Exit(1)

@@ -22,9 +22,9 @@ def quickstart(
 
     Example: `goskill quickstart --out runs/first --seed 1`
     """
-    from goskill import pipeline
+    from goskill.quickstart import run_quickstart
 
-    pipeline.quickstart(out, seed=seed, workers=workers, overrides=overrides or ())
+    run_quickstart(out, seed=seed, workers=workers, overrides=overrides or ())
 
 
 def train(
@@ -48,7 +48,7 @@ def train(
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     device: Device = None,
-    precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or auto.")] = None,
+    precision: Annotated[str | None, typer.Option(help="float32, tf32 (on a GPU), bfloat16 or auto.")] = None,
     seed: Annotated[
         int | None, typer.Option(help="Decides every random choice.", min=0, max=2**60 - 1)
     ] = None,
