@@ -6,6 +6,7 @@ compared with each other; ``peer`` in ``benchmark.extra_info`` marks what the ot
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import json
 import os
@@ -15,6 +16,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -100,9 +103,23 @@ def _run(command: list[str], folder: str, limit: float | None) -> int | None:
 
 
 def append(rows: list[dict[str, Any]], file: Path) -> None:
-    """Adds rows to a JSON-lines file: all, or none and an OSError that names it."""
-    old = file.read_text(encoding="utf-8") if file.exists() else ""
-    write_atomically(file, old + "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
+    """Adds rows to a JSON-lines file: all, or none and an OSError that names it. Writers wait for each other."""
+    with _alone(file):
+        old = file.read_text(encoding="utf-8")
+        write_atomically(file, old + "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
+
+
+@contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Within, no other process adds rows to the file, which is made if it is not there."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with open(file, "ab") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            # Who held the lock before has put another file in this one's place.
+            if os.path.samestat(os.fstat(stream.fileno()), file.stat()):
+                yield
+                return
 
 
 def _row(suite: str, benchmark: dict[str, Any]) -> dict[str, Any]:

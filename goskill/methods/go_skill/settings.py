@@ -36,11 +36,11 @@ class GoSkillSettings:
     encoder_width: int = 256  # of the goal encoder's hidden layers
     encoder_layers: int = 3  # hidden layers of the goal encoder
     decoder_width: int = 256  # of the skill decoder's tokens
-    decoder_layers: int = 6
-    decoder_heads: int = 8
+    decoder_layers: int = 6  # transformer blocks of the skill decoder
+    decoder_heads: int = 8  # attention heads of each; they divide the width
     policy_width: int = 256  # of the skill policy's tokens
-    policy_layers: int = 6
-    policy_heads: int = 8
+    policy_layers: int = 6  # transformer blocks of the skill policy
+    policy_heads: int = 8  # attention heads of each; they divide the width
     dropout: float = 0.1  # of embeddings, attention and residuals, in both transformers
     policy_skill_input: Literal["vector", "index"] = (
         "vector"  # the policy sees codebook vectors | has its own table

@@ -21,7 +21,7 @@ class PromptDTPolicy(PromptedPolicy):
     """Deterministic actions of a decision transformer behind a demonstration's last steps, or behind nothing.
 
     Without a prompt demonstrations are still needed, for the target return. Keys and values are kept as
-    ``goskill.models.DecisionContext`` says. ``networks``, ``chunk`` and ``precision`` are those of
+    ``goskill.models.DecisionContext`` says. ``networks``, ``chunk``, ``precision`` and ``cuda_graphs`` are those of
     :class:`goskill.methods.acting.PromptedPolicy`.
     """
 

@@ -13,8 +13,8 @@ class PromptDTSettings:
 
     # Networks
     width: int = 256  # of the tokens
-    layers: int = 6
-    heads: int = 8
+    layers: int = 6  # transformer blocks
+    heads: int = 8  # attention heads of each; they divide the width
     dropout: float = 0.1  # of embeddings, attention and residuals
     multi_head: bool = False  # an output layer per task
     task_embedding: int = (
@@ -30,7 +30,7 @@ class PromptDTSettings:
     return_scale: float = 1000.0  # returns to go are divided by this
 
     # Schedule
-    iterations: int = 100_000
+    iterations: int = 100_000  # as many as GO-Skill's two phases together
     batch_per_task: int = 8  # contexts per task in a batch
 
     def __post_init__(self) -> None:
