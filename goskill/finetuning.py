@@ -186,7 +186,8 @@ def _settings(
     overrides: Sequence[str],
 ) -> Settings:
     training = to_mapping(before.training)
-    training["warmup_iterations"] = min(training["warmup_iterations"], tuning.iterations // 10)
+    for name in ("warmup_iterations", "decay_iterations"):
+        training[name] = min(training[name], tuning.iterations // 10)
     sections = {
         "data": {},
         "method": to_mapping(method),

@@ -8,6 +8,8 @@ import numpy as np
 
 from goskill.data import StoreWriter
 
+# Dropout, and rates that rise and fall within a few iterations, so that the bits depend on every state of a run.
+LIVELY = ("method.dropout=0.1", "training.warmup_iterations=2", "training.decay_iterations=3")
 SMALL = (
     *(
         "method.encoder_width=16",
@@ -18,6 +20,7 @@ SMALL = (
     *("method.policy_width=16", "method.policy_layers=1", "method.policy_heads=2", "method.codebook_size=4"),
     *("method.extraction_iterations=6", "method.policy_iterations=6", "method.skill_batch_per_task=8"),
     *("training.log_every=2", "training.checkpoint_every=4", "training.threads=1"),
+    *LIVELY,
 )
 
 

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from small_run import weights, write_store
+from small_run import LIVELY, weights, write_store
 
 from goskill import pipeline
 from goskill.errors import CheckpointError, InputError
@@ -15,6 +15,7 @@ from goskill.errors import CheckpointError, InputError
 SMALL = (
     *("method.width=16", "method.layers=1", "method.heads=2", "method.iterations=8"),
     *("training.log_every=2", "training.checkpoint_every=4", "training.threads=1"),
+    *LIVELY,
 )
 
 

@@ -9,7 +9,7 @@ from threading import Barrier, Event
 import pytest
 import torch
 
-from goskill.evaluation.side_by_side import run_side_by_side
+from goskill.evaluation.side_by_side import Job, run_side_by_side
 
 
 def waiting(ended: list[str]):
@@ -67,15 +67,18 @@ def test_an_interruption_stops_both_jobs() -> None:
 
 
 def test_an_interruption_while_jobs_start_leaves_none_at_work() -> None:
-    begun: list[str] = []
-    ended: list[str] = []
-
-    def interrupting(stop: Event) -> None:
-        begun.append("at work")
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-        waiting(ended)(stop)
-
     for _ in range(20):
+        begun: list[str] = []
+        ended: list[str] = []
+
+        def working(stop: Event, begun: list[str] = begun, ended: list[str] = ended) -> None:
+            begun.append("at work")
+            waiting(ended)(stop)
+
+        def interrupting(stop: Event, working: Job = working) -> None:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            working(stop)
+
         with pytest.raises(KeyboardInterrupt):
-            run_side_by_side([interrupting, waiting(ended)])
-        assert len(ended) >= len(begun) > 0
+            run_side_by_side([interrupting, working])
+        assert len(ended) == len(begun) > 0

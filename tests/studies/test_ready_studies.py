@@ -8,7 +8,8 @@ import pytest
 
 from goskill.errors import InputError
 from goskill.studies import names, read_study
-from goskill.studies.plan import Data, jobs_of
+from goskill.studies.plan import Data, check_rows, jobs_of
+from goskill.studies.rows import read_rows
 from goskill.studies.study import parse_study
 
 RUNS = {
@@ -32,6 +33,27 @@ def test_a_ready_study_names_methods_and_settings_that_exist(name: str) -> None:
     if name.startswith("paper"):
         assert all(source.store and source.suite for source in study.data.values())
         assert {job.iterations for job in jobs} == {100_000}
+
+
+def test_the_rows_that_are_kept_are_those_of_the_ready_study() -> None:
+    folder = Path(__file__).parents[2] / "bench" / "results" / "small-mt10"
+    study = parse_study((folder / "study.toml").read_text(), "small-mt10")
+    assert study.contenders == read_study("small-mt10").contenders
+    rows = read_rows(folder / "rows.jsonl")
+    data = {}
+    for name in study.training_data:
+        (fingerprint,) = {row["fingerprint"] for row in rows if row["data"] == name}
+        tasks = tuple(sorted({row["task"] for row in rows}))
+        data[name] = Data(name, name, fingerprint, tasks, True)
+    jobs = jobs_of(study, data)
+    check_rows(rows, jobs, folder / "rows.jsonl")
+    found = {(row["contender"], row["data"], row["seed"], row["task"], row["budget"]) for row in rows}
+    assert found == {
+        (job.contender, job.data, job.seed, task, budget)
+        for job in jobs
+        for task in job.tasks
+        for budget in ("iterations", "seconds")
+    }
 
 
 def test_the_file_of_a_ready_study_is_a_study_file(tmp_path: Path) -> None:

@@ -35,8 +35,10 @@ def test_the_rate_falls_linearly_to_the_end_of_a_phase():
 def test_the_rate_of_a_run_is_logged_and_falls_in_every_phase(tmp_path):
     settings = replace(TRAINING, learning_rate=1e-2, warmup_iterations=0, decay_iterations=4, log_every=1)
     run = folder(tmp_path / "run")
-    Trainer(make(), run, settings, progress=False).train()
+    method = make()
+    Trainer(method, run, settings, progress=False).train()
     lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == sum(method.settings.iterations)
     for phase in {line["phase"] for line in lines}:
         rates = [
             [value for name, value in line.items() if name.endswith("/learning_rate")]
@@ -44,6 +46,7 @@ def test_the_rate_of_a_run_is_logged_and_falls_in_every_phase(tmp_path):
             if line["phase"] == phase
         ]
         for left, found in enumerate(reversed(rates), 1):
+            assert found
             assert found == pytest.approx([1e-2 * min(left / 4, 1)] * len(found))
 
 
@@ -116,6 +119,7 @@ def test_frozen_parameters_are_left_alone(tmp_path):
         ("gradient_clip", -1.0),
         ("weight_decay", -1e-4),
         ("warmup_iterations", -1),
+        ("decay_iterations", -1),
         ("log_every", 0),
         ("checkpoint_every", 0),
         ("keep_checkpoints", 0),

@@ -178,6 +178,16 @@ def test_another_configuration_is_refused_naming_the_setting(tmp_path):
         )
 
 
+def test_a_run_from_before_a_setting_goes_on_where_it_changes_nothing(tmp_path):
+    run = folder(tmp_path / "run", training=replace(TRAINING, decay_iterations=0))
+    settings = json.loads(run.settings_file.read_text())
+    del settings["training"]["decay_iterations"]
+    run.settings_file.write_text(json.dumps(settings))
+    folder(run.path, resume=True, training=replace(TRAINING, decay_iterations=0))
+    with pytest.raises(CheckpointError, match=r"training\.decay_iterations was 0 .* is 9 now"):
+        folder(run.path, resume=True, training=replace(TRAINING, decay_iterations=9))
+
+
 def test_a_checkpoint_of_other_phases_or_shapes_is_refused(tmp_path):
     run = folder(tmp_path / "run")
     Trainer(make(), run, TRAINING, progress=False).train()
