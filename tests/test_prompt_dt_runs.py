@@ -60,7 +60,7 @@ def test_it_is_neither_another_method_nor_has_it_skills(trained: Path, data: Pat
     with pytest.raises(CheckpointError, match="method 'mh_prompt_dt', not of 'go_skill'"):
         pipeline.train(None, trained, method="go_skill", resume=True)
     with pytest.raises(CheckpointError, match=r"setting method\.name was .*mh_prompt_dt.* and is .*go_skill"):
-        pipeline.train(data, trained, preset="quickstart", resume=True)
+        pipeline.train(data, trained, preset="quickstart", overrides=LIVELY, resume=True)
     with pytest.raises(InputError, match="mh_prompt_dt has no codebook of skills"):
         pipeline.label(trained, data)
     with pytest.raises(InputError, match="goal_features: expected None"):
