@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from goskill.evaluation.colours import PALETTE
+from goskill.evaluation.colours import PALETTE, Colour, skill_colour
 from goskill.figures.style import save, style
 
 COLUMNS = 3
@@ -35,9 +35,9 @@ def draw_sizes(rows: Sequence[Row], folder: Path, name: str) -> list[Path]:
     lines = -(-len(panels) // columns)
     with style():
         figure, axes = plt.subplots(lines, columns, figsize=(4.2 * columns, 3.4 * lines), squeeze=False)
-        colours = _colours(rows)
+        looks = _looks(rows)
         for axis, (series, panel) in zip(axes.flat, panels.items(), strict=False):
-            _draw_panel(axis, panel, colours)
+            _draw_panel(axis, panel, looks)
             axis.set_title(series, loc="left", fontsize=9)
         for axis in axes.flat[len(panels) :]:
             axis.remove()
@@ -52,13 +52,13 @@ def draw_sizes(rows: Sequence[Row], folder: Path, name: str) -> list[Path]:
         return save(figure, folder, name)
 
 
-def _draw_panel(axis: Axes, panel: Sequence[Row], colours: dict[str, str]) -> None:
-    for label, colour in colours.items():
+def _draw_panel(axis: Axes, panel: Sequence[Row], looks: dict[str, tuple[Colour, str]]) -> None:
+    for label, (colour, marker) in looks.items():
         line = sorted((row for row in panel if row["facts"]["label"] == label), key=_size)
         if line:
             seconds = [row["seconds"] for row in line]
             sizes = [_size(row) for row in line]
-            axis.plot(sizes, [one["median"] for one in seconds], color=colour, marker="o", label=label)
+            axis.plot(sizes, [one["median"] for one in seconds], color=colour, marker=marker, label=label)
             low, high = [one["q1"] for one in seconds], [one["q3"] for one in seconds]
             axis.fill_between(sizes, low, high, color=colour, alpha=0.18, linewidth=0)
     floors = {_size(row): row["facts"]["byte_floor"] for row in panel if "byte_floor" in row["facts"]}
@@ -73,11 +73,13 @@ def _draw_panel(axis: Axes, panel: Sequence[Row], colours: dict[str, str]) -> No
     axis.set_ylabel("seconds")
 
 
-def _colours(rows: Sequence[Row]) -> dict[str, str]:
-    """Colours of all lines, the same in every panel; what is no peer comes first."""
+def _looks(rows: Sequence[Row]) -> dict[str, tuple[Colour, str]]:
+    """Colours and markers of all lines, the same in every panel; what is no peer comes first."""
     facts = sorted((row["facts"] for row in rows if "series" in row["facts"]), key=lambda f: "peer" in f)
     labels = dict.fromkeys(fact["label"] for fact in facts)
-    return {label: PALETTE[index % len(PALETTE)] for index, label in enumerate(labels)}
+    return {
+        label: (skill_colour(index), "os^"[index // len(PALETTE) % 3]) for index, label in enumerate(labels)
+    }
 
 
 def _sizes(panel: Sequence[Row]) -> set[int]:
