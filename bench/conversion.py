@@ -35,28 +35,30 @@ def npz_source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     return root
 
 
-def source_facts(benchmark, source: Path, request: pytest.FixtureRequest) -> None:
+@pytest.fixture(autouse=True)
+def group(benchmark, request: pytest.FixtureRequest) -> None:
+    """Names the group before the measurement, which keeps the name that it finds then."""
+    benchmark.group = f"conversion of 400 npz episodes, {request.node.callspec.params['npz_source']}"
+
+
+def add_facts(benchmark, source: Path) -> None:
     size = sum(file.stat().st_size for file in source.rglob("*.npz"))
-    kind = request.node.callspec.params["npz_source"]
-    benchmark.group = f"conversion of 400 npz episodes, {kind}"
     benchmark.extra_info["source_bytes"] = size
     benchmark.extra_info["megabytes_per_second"] = round(size / 1e6 / benchmark.stats.stats.median)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_conversion_goskill(
-    benchmark, npz_source: Path, tmp_path: Path, workers: int, request: pytest.FixtureRequest
-) -> None:
+def test_conversion_goskill(benchmark, npz_source: Path, tmp_path: Path, workers: int) -> None:
     def convert() -> None:
         convert.count += 1
         from_npz("harmodt", npz_source, tmp_path / str(convert.count), workers=workers)
 
     convert.count = 0
     benchmark.pedantic(convert, rounds=3, iterations=1, warmup_rounds=1)
-    source_facts(benchmark, npz_source, request)
+    add_facts(benchmark, npz_source)
 
 
-def test_conversion_decompression_alone(benchmark, npz_source: Path, request: pytest.FixtureRequest) -> None:
+def test_conversion_decompression_alone(benchmark, npz_source: Path) -> None:
     """The limit: reading the source by NumPy in one process, and doing nothing with it."""
     benchmark.extra_info["peer"] = True
 
@@ -67,4 +69,4 @@ def test_conversion_decompression_alone(benchmark, npz_source: Path, request: py
                     content[name]
 
     benchmark.pedantic(read, rounds=3, iterations=1, warmup_rounds=1)
-    source_facts(benchmark, npz_source, request)
+    add_facts(benchmark, npz_source)
