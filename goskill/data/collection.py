@@ -19,7 +19,7 @@ from goskill.data.writer import StoreWriter
 from goskill.envs.jobs import in_order
 from goskill.envs.pool_input import check_workers
 from goskill.envs.scripted import ScriptedCollector, ScriptedEpisode
-from goskill.envs.single import ACTION_DIM, OBSERVATION_DIM
+from goskill.envs.single import ACTION_DIM, OBSERVATION_DIM, implementation
 from goskill.envs.suites import episode_seed, task_names
 from goskill.errors import InputError
 from goskill.seeds import check_seed
@@ -235,12 +235,13 @@ def _roll_out(jobs: Sequence[_Job], episodes: int, seed: int, workers: int) -> _
         collector = ScriptedCollector()
         yield from (collector(task, episode, episodes, seed) for task, episode in jobs)
         return
-    yield from in_order(jobs, workers, "collection worker", "goskill.data.collection:serve", (episodes, seed))
+    arguments = (episodes, seed, implementation())
+    yield from in_order(jobs, workers, "collection worker", "goskill.data.collection:serve", arguments)
 
 
-def serve(episodes: int, seed: int) -> Callable[[bytes], bytes]:
+def serve(episodes: int, seed: int, impl: str) -> Callable[[bytes], bytes]:
     """In a worker process: rolls out the pickled (task, episode) it is sent."""
-    collector = ScriptedCollector()
+    collector = ScriptedCollector(impl)
 
     def handle(message: bytes) -> bytes:
         task, episode = pickle.loads(message)

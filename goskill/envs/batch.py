@@ -75,24 +75,23 @@ class Buffers:
 
 
 class EnvironmentBatch:
-    """Environments of a pool, by index: resets and steps them in turn, reading and writing `Buffers`."""
+    """Environments of a pool, by index: resets and steps them in turn, reading and writing `Buffers`.
+
+    ``options`` are arguments of `goskill.envs.make`.
+    """
 
     def __init__(
         self,
         buffers: Buffers,
         tasks: dict[int, str],
         autoreset_mode: AutoresetMode,
-        goal_visible: bool,
-        render: dict[str, Any],
+        options: dict[str, Any],
     ) -> None:
         self._buffers = buffers
         self._tasks = tasks
         self._mode = autoreset_mode
         models = Models()
-        self._envs = {
-            index: make(task, 0, goal_visible=goal_visible, models=models, **render)
-            for index, task in tasks.items()
-        }
+        self._envs = {index: make(task, 0, models=models, **options) for index, task in tasks.items()}
         self._finished = dict.fromkeys(tasks, True)
 
     def reset(self, indices: Iterable[int]) -> None:
@@ -164,12 +163,11 @@ def serve_batch(
     tasks: dict[int, str],
     groups: Sequence[Sequence[int]],
     autoreset_mode: AutoresetMode,
-    goal_visible: bool,
-    render: dict[str, Any],
+    options: dict[str, Any],
 ) -> Any:
     """In a worker process: an `EnvironmentBatch` that answers ``bytes([operation, group])``."""
     buffers = Buffers(mmap.mmap(descriptor, Buffers.size(num_envs)), num_envs)
-    batch = EnvironmentBatch(buffers, tasks, autoreset_mode, goal_visible, render)
+    batch = EnvironmentBatch(buffers, tasks, autoreset_mode, options)
 
     def handle(message: bytes) -> bytes:
         operation, indices = message[0], groups[message[1]]

@@ -27,7 +27,13 @@ from goskill.envs.pool_input import (
     checked_seeds,
 )
 from goskill.envs.process import WorkerProcess
-from goskill.envs.single import ACTION_DIM, OBSERVATION_DIM, RENDER_MODES, check_render_mode
+from goskill.envs.single import (
+    ACTION_DIM,
+    OBSERVATION_DIM,
+    RENDER_MODES,
+    check_render_mode,
+    implementation,
+)
 from goskill.envs.suites import task_names
 from goskill.errors import InputError, WorkerDied, WorkerFailed
 
@@ -139,16 +145,22 @@ class EnvironmentPool(
         self._in_flight: deque[int] = deque()
         self._workers: list[WorkerProcess] = []
         self._batch: EnvironmentBatch | None = None
-        render = {"render_mode": render_mode, "width": width, "height": height}
+        options = {
+            "goal_visible": goal_visible,
+            "render_mode": render_mode,
+            "width": width,
+            "height": height,
+            "impl": implementation(),
+        }
         if self.num_workers == 0:
             self._buffers = Buffers(bytearray(Buffers.size(count)), count)
             self._batch = EnvironmentBatch(
-                self._buffers, dict(enumerate(self.tasks)), self.autoreset_mode, goal_visible, render
+                self._buffers, dict(enumerate(self.tasks)), self.autoreset_mode, options
             )
             self._shares = [[list(group) for group in self._groups]]
         else:
             self._shares = self._split(self.num_workers)
-            self._start_workers(goal_visible, render)
+            self._start_workers(options)
         self.closed = False
 
     def _split(self, workers: int) -> list[list[list[int]]]:
@@ -168,7 +180,7 @@ class EnvironmentPool(
                 )
         return shares
 
-    def _start_workers(self, goal_visible: bool, render: dict[str, Any]) -> None:
+    def _start_workers(self, options: dict[str, Any]) -> None:
         descriptor = os.memfd_create("goskill-environments")
         try:
             size = Buffers.size(self.num_envs)
@@ -176,8 +188,7 @@ class EnvironmentPool(
             self._buffers = Buffers(mmap.mmap(descriptor, size), self.num_envs)
             for worker, share in enumerate(self._shares):
                 tasks = {index: self.tasks[index] for indices in share for index in indices}
-                options = (self.autoreset_mode, goal_visible, render)
-                arguments = (descriptor, self.num_envs, tasks, share, *options)
+                arguments = (descriptor, self.num_envs, tasks, share, self.autoreset_mode, options)
                 name, target = f"environment worker {worker}", "goskill.envs.batch:serve_batch"
                 self._workers.append(WorkerProcess(name, target, arguments, (descriptor,)))
         except BaseException:

@@ -22,7 +22,7 @@ def check_workers(workers: int | None) -> int:
     if workers is None:
         return cores
     if not 0 <= workers <= cores:
-        raise InputError(f"workers: expected from 0 to {cores}, the cores of this machine, got {workers}")
+        raise InputError(f"workers: expected from 0 to {cores}, the cores for this process, got {workers}")
     return int(workers)
 
 

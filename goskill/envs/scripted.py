@@ -91,16 +91,17 @@ class _Exploration:
 
 
 class ScriptedCollector:
-    """Rolls out single episodes; keeps the environment of the latest task."""
+    """Rolls out single episodes; keeps the environment of the latest task. ``impl`` is `goskill.envs.make`'s."""
 
-    def __init__(self) -> None:
+    def __init__(self, impl: str = "auto") -> None:
+        self._impl = impl
         self._task: str | None = None
         self._env: Any = None
 
     def __call__(self, task: str, episode: int, episodes: int, seed: int) -> ScriptedEpisode:
         """Episode ``episode`` of a task's ``episodes``: a pure function of the arguments."""
         if task != self._task:
-            self._env, self._task = make(task, 0), task
+            self._env, self._task = make(task, 0, impl=self._impl), task
         episode_number = episode_seed(seed, task, episode, "collection")
         explore = _Exploration(exploration(episode, episodes), np.random.default_rng([episode_number, 1]))
         policy = ScriptedExpert(task)

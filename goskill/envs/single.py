@@ -46,19 +46,22 @@ class _Reseedable(Pictures):
 
 
 @cache
-def _verified() -> bool:
-    """Whether the fast environments were compared with the installed packages' stock ones."""
+def implementation() -> str:
+    """What ``impl="auto"`` means here: "fast" for verified versions, else "stock", with a warning at the first call.
+
+    A process that starts others asks once and tells them, so that not each of them warns.
+    """
     installed = version("metaworld"), version("mujoco")
     if installed in VERIFIED:
-        return True
+        return "fast"
     verified = " or ".join(f"metaworld {metaworld} with mujoco {mujoco}" for metaworld, mujoco in VERIFIED)
     warnings.warn(
         f"metaworld {installed[0]} with mujoco {installed[1]} runs as it is, which is slower: "
         f"goskill's fast environments are verified for {verified}",
         RuntimeWarning,
-        stacklevel=2,
+        stacklevel=3,
     )
-    return False
+    return "stock"
 
 
 @cache
@@ -70,8 +73,8 @@ def _stock_class(name: str) -> type[Any]:
 
 
 def _new(name: str, impl: str, models: Models | None, **render: Any) -> Any:
-    """An environment of the implementation asked for; ``models`` are shared by those of one thread."""
-    if impl == "stock" or (impl == "auto" and not _verified()):
+    """An environment, fast or stock; ``models`` are shared by those of one thread."""
+    if impl == "stock":
         return _stock_class(name)(**render)
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
@@ -117,6 +120,8 @@ def make(
     check_render_mode(render_mode)
     if impl not in IMPLEMENTATIONS:
         raise InputError(f"impl: expected one of {', '.join(IMPLEMENTATIONS)}, got {impl!r}")
+    if impl == "auto":
+        impl = implementation()
     env = _new(
         name, impl, models, render_mode=render_mode, camera_name=camera_name, width=width, height=height
     )

@@ -3,6 +3,9 @@
 `tests/envs/sweep_parity.py` does the same for whole episodes of all tasks and several seeds.
 """
 
+import os
+import subprocess
+import sys
 import warnings
 import weakref
 from importlib import metadata
@@ -85,7 +88,7 @@ def test_other_versions_run_stock_code_with_one_warning(monkeypatch):
         return {"metaworld": "9.9.9"}.get(name) or metadata.version(name)
 
     monkeypatch.setattr(single, "version", version)
-    single._verified.cache_clear()
+    single.implementation.cache_clear()
     try:
         with pytest.warns(RuntimeWarning, match=r"metaworld 9\.9\.9 .* verified for metaworld 3\.1\.1"):
             env = make("reach", 4)
@@ -93,9 +96,37 @@ def test_other_versions_run_stock_code_with_one_warning(monkeypatch):
             warnings.simplefilter("error")
             make("reach", 4)
     finally:
-        single._verified.cache_clear()
+        single.implementation.cache_clear()
     assert not hasattr(env, "_take_turn")
     assert np.array_equal(env.reset(seed=4)[0], make("reach", 4, impl="stock").reset()[0])
+
+
+_WITH_WORKERS = """
+import sys
+from goskill.data.collection import collect
+from goskill.envs import make, make_vec
+
+for _ in range(2):
+    with make_vec(["reach", "push"], workers=2) as pool:
+        observations = pool.reset(seed=4)[0]
+    assert (observations[0] == make("reach", 4, impl="stock").reset()[0]).all()
+collect("reach,push", sys.argv[1], episodes=1, workers=2)
+"""
+
+
+def test_worker_processes_do_not_repeat_the_warning_of_another_version(tmp_path):
+    """With another version's metadata before the installed package's, as in an environment that has it."""
+    information = tmp_path / "metaworld-9.9.9.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: metaworld\nVersion: 9.9.9\n")
+    ran = subprocess.run(
+        [sys.executable, "-c", _WITH_WORKERS, str(tmp_path / "data")],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr.count("metaworld 9.9.9") == 1, ran.stderr
 
 
 def test_unknown_implementations_are_refused_by_name():

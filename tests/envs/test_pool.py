@@ -183,7 +183,7 @@ def test_wrong_actions_are_refused_by_environment_and_step():
         ({"num_envs": 0}, "num_envs"),
         ({"groups": 4}, "groups"),
         ({"workers": -1}, "workers"),
-        ({"workers": 10_000}, "workers: expected from 0 to .* the cores of this machine, got 10000"),
+        ({"workers": 10_000}, "workers: expected from 0 to .* the cores for this process, got 10000"),
         ({"autoreset_mode": "Sometimes"}, "Sometimes"),
         ({"render_mode": "human"}, "human"),
     ],
