@@ -302,15 +302,17 @@ def sparse_store(path: Path, episodes: int) -> EpisodeStore:
     return EpisodeStore.open(path)
 
 
-@pytest.mark.benchmark(group="segment batch by size of the store, all in the page cache")
+@pytest.mark.parametrize("place", ["in memory", "in the page cache"])
 @pytest.mark.parametrize("millions", [1, 20])
-def test_segments_by_size(benchmark, tmp_path: Path, millions: int) -> None:
-    store = sparse_store(tmp_path / "store", millions * 1_000_000 // STEPS)
+def test_segments_by_size(benchmark, tmp_path: Path, place: str, millions: int) -> None:
+    written = sparse_store(tmp_path / "store", millions * 1_000_000 // STEPS)
     for name in ("observations", "actions"):
-        with open(store.path / "shard-000000" / f"{name}.npy", "rb", buffering=0) as file:
+        with open(written.path / "shard-000000" / f"{name}.npy", "rb", buffering=0) as file:
             while file.read(1 << 24):
                 pass
+    store = EpisodeStore.open(written.path, in_memory=place == "in memory")
     sampler = SegmentSampler(store, HORIZON, SEGMENTS)
+    benchmark.group = f"segment batch by size of the store, {place}"
     benchmark.extra_info["transitions"] = store.num_steps
     benchmark.pedantic(lambda: next(sampler), rounds=2000, iterations=1, warmup_rounds=500)
 

@@ -14,6 +14,7 @@ class Store:
         action_dim: int,
         num_tasks: int,
         shards: list[tuple[str, int, int]],
+        in_memory: bool,
     ) -> None: ...
     @property
     def num_steps(self) -> int: ...

@@ -110,8 +110,8 @@ void ContextSampler::prefetch_window(const Episode& episode, std::int64_t start,
     for (std::int64_t k = 0, t = start; k < points; ++k, t += settings_.horizon) {
         if (t < 0) continue;
         prefetch(episode.observations + t * width, static_cast<std::size_t>(width) * sizeof(float));
-        __builtin_prefetch(episode.returns_to_go + t);
-        if (labels_) __builtin_prefetch(labels_->labels().address(episode.first_step + t));
+        prefetch_line(episode.returns_to_go + t);
+        if (labels_) prefetch_line(labels_->labels().address(episode.first_step + t));
     }
 }
 

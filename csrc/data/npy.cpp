@@ -107,23 +107,37 @@ MappedColumn::MappedColumn(const std::string& path, const std::string& descr,
     ::madvise(mapping, size, access == Access::random ? MADV_RANDOM : MADV_SEQUENTIAL);
     mapping_ = mapping;
     size_ = size;
+    payload_ = payload;
     data_ = static_cast<const std::byte*>(mapping) + offset;
 }
 
 MappedColumn::MappedColumn(MappedColumn&& other) noexcept
     : mapping_(std::exchange(other.mapping_, nullptr)),
       size_(std::exchange(other.size_, 0)),
+      payload_(std::exchange(other.payload_, 0)),
       data_(std::exchange(other.data_, nullptr)) {}
 
 MappedColumn& MappedColumn::operator=(MappedColumn&& other) noexcept {
     std::swap(mapping_, other.mapping_);
     std::swap(size_, other.size_);
+    std::swap(payload_, other.payload_);
     std::swap(data_, other.data_);
     return *this;
 }
 
-MappedColumn::~MappedColumn() {
+MappedColumn::~MappedColumn() { unmap(); }
+
+void MappedColumn::unmap() {
     if (mapping_ != nullptr) ::munmap(mapping_, size_);
+    mapping_ = nullptr;
+}
+
+void MappedColumn::move_to(Arena& memory) {
+    std::byte* const target = memory.allocate(payload_);
+    ::madvise(mapping_, size_, MADV_SEQUENTIAL);
+    std::memcpy(target, data_, payload_);
+    data_ = target;
+    unmap();
 }
 
 }  // namespace goskill

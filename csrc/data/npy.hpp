@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "data/arena.hpp"
+
 namespace goskill {
 
 enum class Access { random, sequential };
@@ -24,14 +26,20 @@ class MappedColumn {
     MappedColumn& operator=(const MappedColumn&) = delete;
     ~MappedColumn();
 
+    // Copies the elements to memory and lets go of the file.
+    void move_to(Arena& memory);
+
     template <typename T>
     const T* as() const {
         return reinterpret_cast<const T*>(data_);
     }
 
   private:
+    void unmap();
+
     void* mapping_ = nullptr;
     std::size_t size_ = 0;
+    std::size_t payload_ = 0;
     const std::byte* data_ = nullptr;
 };
 

@@ -176,16 +176,20 @@ py::tuple class_index(const py::array& labels, std::int64_t num_classes, int thr
 }
 
 void register_store(py::module_& module) {
-    py::class_<Store, std::shared_ptr<Store>>(module, "Store", "The memory-mapped episodes of a store.")
+    py::class_<Store, std::shared_ptr<Store>>(module, "Store",
+                                              "The episodes of a store, memory-mapped or in memory.")
         .def(py::init([](std::int64_t observation_dim, std::int64_t action_dim, std::int64_t num_tasks,
-                         const std::vector<std::tuple<std::string, std::int64_t, std::int64_t>>& shards) {
+                         const std::vector<std::tuple<std::string, std::int64_t, std::int64_t>>& shards,
+                         bool in_memory) {
                  std::vector<ShardDescription> descriptions;
                  for (const auto& [path, steps, episodes] : shards)
                      descriptions.push_back({path, steps, episodes});
                  const py::gil_scoped_release released;
-                 return std::make_shared<Store>(observation_dim, action_dim, num_tasks, descriptions);
+                 return std::make_shared<Store>(observation_dim, action_dim, num_tasks, descriptions,
+                                                in_memory);
              }),
-             py::arg("observation_dim"), py::arg("action_dim"), py::arg("num_tasks"), py::arg("shards"))
+             py::arg("observation_dim"), py::arg("action_dim"), py::arg("num_tasks"), py::arg("shards"),
+             py::arg("in_memory"))
         .def_property_readonly("num_steps", &Store::num_steps)
         .def_property_readonly("num_episodes", &Store::num_episodes)
         .def("episode_task", [](const Store& s) { return per_episode<std::int64_t>(s, &Episode::task); })

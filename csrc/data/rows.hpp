@@ -14,10 +14,21 @@ struct Normalization {
     std::vector<float> std;   // [observation_dim]
 };
 
-// Asks for the cache lines of [address, address + bytes) ahead of their use.
+// Asks for a cache line ahead of its use. Without the empty statement GCC takes a function or a loop that
+// only prefetches for one without effect, and drops it.
+inline void prefetch_line(const void* address) {
+    __builtin_prefetch(address);
+    __asm__ volatile("" : : "r"(address));
+}
+
+// Asks for every cache line of [address, address + bytes).
 inline void prefetch(const void* address, std::size_t bytes) {
-    const char* line = static_cast<const char*>(address);
-    for (const char* end = line + bytes; line < end; line += 64) __builtin_prefetch(line);
+    constexpr std::uintptr_t line = 64;
+    const auto first = reinterpret_cast<std::uintptr_t>(address);
+    const std::uintptr_t before = first % line;
+    for (std::uintptr_t offset = 0; offset < bytes + before; offset += line) {
+        prefetch_line(reinterpret_cast<const void*>(first - before + offset));
+    }
 }
 
 inline void copy_rows(const float* source, std::int64_t rows, std::int64_t width, float* target) {

@@ -13,7 +13,6 @@ namespace {
 
 constexpr std::uint64_t segment_stream = 1;
 constexpr std::int64_t prefetch_distance = 4;
-constexpr std::int64_t touch_distance = 24;
 
 }  // namespace
 
@@ -79,13 +78,6 @@ Place SegmentSampler::place(std::uint64_t step, std::int64_t global_batch, std::
     return steps.find(below(words[0], steps.size()));
 }
 
-// The first line alone, well ahead: finding the page takes longer than fetching the rest of the window.
-void SegmentSampler::touch_sample(const SegmentBatch& batch, std::int64_t i) const {
-    const Episode& episode = store_->episode(batch.episode[i]);
-    __builtin_prefetch(episode.observations + batch.start[i] * store_->observation_dim());
-    __builtin_prefetch(episode.actions + batch.start[i] * store_->action_dim());
-}
-
 void SegmentSampler::prefetch_sample(const SegmentBatch& batch, std::int64_t i) const {
     const Episode& episode = store_->episode(batch.episode[i]);
     const std::int64_t start = batch.start[i];
@@ -96,9 +88,10 @@ void SegmentSampler::prefetch_sample(const SegmentBatch& batch, std::int64_t i) 
              static_cast<std::size_t>((rows + 1) * width) * sizeof(float));
     prefetch(episode.actions + start * action_width,
              static_cast<std::size_t>(rows * action_width) * sizeof(float));
-    if (labels_) __builtin_prefetch(labels_->labels().address(episode.first_step + start));
+    if (labels_) prefetch_line(labels_->labels().address(episode.first_step + start));
 }
 
+// The mask is true before: here only rows past the end of the episode become false.
 void SegmentSampler::gather(const SegmentBatch& batch, std::int64_t i) const {
     const Episode& episode = store_->episode(batch.episode[i]);
     const std::int64_t horizon = settings_.horizon;
@@ -119,7 +112,6 @@ void SegmentSampler::gather(const SegmentBatch& batch, std::int64_t i) const {
     float* actions = batch.actions + i * horizon * action_width;
     copy_rows(episode.actions + start * action_width, rows, action_width, actions);
     zero_rows(actions + rows * action_width, horizon - rows, action_width);
-    std::fill_n(batch.mask + i * horizon, rows, true);
     std::fill_n(batch.mask + i * horizon + rows, horizon - rows, false);
     if (batch.skill != nullptr) batch.skill[i] = labels_->labels()[episode.first_step + start];
 }
@@ -142,10 +134,10 @@ void SegmentSampler::fill(std::uint64_t step, std::int64_t global_batch, std::in
         places.start += begin;
         places.task += begin;
         locate(step, global_batch, first + begin, end - begin, places);
+        std::fill_n(batch.mask + begin * settings_.horizon, (end - begin) * settings_.horizon, true);
         for (std::int64_t i = begin; i < std::min(begin + prefetch_distance, end); ++i)
             prefetch_sample(batch, i);
         for (std::int64_t i = begin; i < end; ++i) {
-            if (i + touch_distance < end) touch_sample(batch, i + touch_distance);
             if (i + prefetch_distance < end) prefetch_sample(batch, i + prefetch_distance);
             gather(batch, i);
         }

@@ -54,7 +54,6 @@ class SegmentSampler {
 
   private:
     Place place(std::uint64_t step, std::int64_t global_batch, std::int64_t sample) const;
-    void touch_sample(const SegmentBatch& batch, std::int64_t i) const;
     void prefetch_sample(const SegmentBatch& batch, std::int64_t i) const;
     void gather(const SegmentBatch& batch, std::int64_t i) const;
     void index_classes();

@@ -8,13 +8,13 @@
 namespace goskill {
 
 Store::Store(std::int64_t observation_dim, std::int64_t action_dim, std::int64_t num_tasks,
-             const std::vector<ShardDescription>& shards)
+             const std::vector<ShardDescription>& shards, bool in_memory)
     : observation_dim_(observation_dim), action_dim_(action_dim), num_tasks_(num_tasks) {
     if (observation_dim < 1 || action_dim < 1) throw StoreFault("the dimensions must be at least 1");
-    for (const ShardDescription& shard : shards) add_shard(shard);
+    for (const ShardDescription& shard : shards) add_shard(shard, in_memory);
 }
 
-void Store::add_shard(const ShardDescription& shard) {
+void Store::add_shard(const ShardDescription& shard, bool in_memory) {
     if (shard.steps < 1 || shard.episodes < 1 || shard.episodes > shard.steps) {
         throw StoreFault(shard.path + ": impossible counts of steps and episodes");
     }
@@ -26,6 +26,7 @@ void Store::add_shard(const ShardDescription& shard) {
     states = shard.steps + shard.episodes;
     const auto column = [&](const char* name, const char* descr, std::vector<std::int64_t> shape) {
         columns_.emplace_back(shard.path + "/" + name + ".npy", descr, shape, Access::random);
+        if (in_memory) columns_.back().move_to(memory_);
         return &columns_.back() - columns_.data();
     };
     const auto observations = column("observations", "<f4", {states, observation_dim_});

@@ -1,4 +1,4 @@
-// The episodes of a store, as pointers into memory-mapped columns.
+// The episodes of a store, as pointers into its columns.
 #pragma once
 
 #include <cstdint>
@@ -30,8 +30,9 @@ struct Episode {
 // Immutable once built, so any number of threads may read it.
 class Store {
   public:
+    // Columns are mapped, or, `in_memory`, copied.
     Store(std::int64_t observation_dim, std::int64_t action_dim, std::int64_t num_tasks,
-          const std::vector<ShardDescription>& shards);
+          const std::vector<ShardDescription>& shards, bool in_memory);
 
     std::int64_t observation_dim() const { return observation_dim_; }
     std::int64_t action_dim() const { return action_dim_; }
@@ -42,13 +43,14 @@ class Store {
     const Episode& episode(std::int64_t index) const { return episodes_[static_cast<std::size_t>(index)]; }
 
   private:
-    void add_shard(const ShardDescription& shard);
+    void add_shard(const ShardDescription& shard, bool in_memory);
 
     std::int64_t observation_dim_;
     std::int64_t action_dim_;
     std::int64_t num_tasks_;
     std::int64_t num_steps_ = 0;
     std::vector<Episode> episodes_;
+    Arena memory_;
     std::vector<MappedColumn> columns_;
 };
 

@@ -6,7 +6,7 @@ import hashlib
 import operator
 import os
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ Int64Array = npt.NDArray[np.int64]
 
 
 class EpisodeStore:
-    """Episodes on disk, memory-mapped: open one with :meth:`open`.
+    """Episodes on disk, memory-mapped or copied to memory: open one with :meth:`open`.
 
     A store is a folder of shards; a shard is a folder of plain ``.npy`` columns (``observations`` float32
     [steps + episodes, observation_dim], with every episode's final one; ``actions``, ``rewards``,
@@ -39,26 +39,37 @@ class EpisodeStore:
     them by renaming is harmless).
     """
 
-    def __init__(self, layout: StoreLayout) -> None:
+    def __init__(self, layout: StoreLayout, in_memory: bool = False) -> None:
         self._layout = layout
+        self._in_memory = in_memory
         shards = [(str(shard.folder), shard.steps, shard.episodes) for shard in layout.shards]
-        self.native = _core.Store(layout.observation_dim, layout.action_dim, len(layout.tasks), shards)
+        self.native = _core.Store(
+            layout.observation_dim, layout.action_dim, len(layout.tasks), shards, in_memory
+        )
         self._labels: dict[str, _core.LabelColumn] = {}
         # Columns on devices by (device, name), shared by all samplers of this store.
         self.resident_columns: dict[tuple[str, str], Tensor] = {}
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> EpisodeStore:
+    def open(cls, path: str | os.PathLike[str], *, in_memory: bool = False) -> EpisodeStore:
         """Open a store. Sizes, headers, manifests and the episode table are all checked; array data is not
-        read.
+        read, unless ``in_memory``.
 
-        Raises StoreError that names the file, what was expected and what was found.
+        ``in_memory`` copies all columns into this process's memory, on huge pages where the system has them.
+        Batches of stores of gigabytes are then drawn about as fast as those of small ones, and changes of the
+        files no longer matter.
+
+        Raises StoreError that names the file, what was expected and what was found, and InputError if less
+        memory is available than ``in_memory`` needs.
         """
         with storage_errors(Path(path)):
-            return cls(StoreLayout.read(Path(path)))
+            layout = StoreLayout.read(Path(path))
+            if in_memory:
+                _check_memory(layout)
+            return cls(layout, in_memory)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return EpisodeStore.open, (self.path,)
+        return partial(EpisodeStore.open, in_memory=self._in_memory), (self.path,)
 
     def __repr__(self) -> str:
         return (
@@ -336,3 +347,24 @@ class EpisodeStore:
         if faults:
             raise StoreError("; ".join(faults))
         return {"files": len(files), "bytes": total}
+
+
+def _check_memory(layout: StoreLayout) -> None:
+    """InputError if the columns need more memory than is available; what cannot be told passes."""
+    needed = sum(
+        (shard.folder / f"{name}.npy").stat().st_size for shard in layout.shards for name in shard.columns
+    )
+    available = _available_memory()
+    if available is not None and needed > available:
+        raise InputError(
+            f"in_memory: {layout.path} needs {needed / 2**30:.1f} GiB of memory, "
+            f"{available / 2**30:.1f} GiB are available"
+        )
+
+
+def _available_memory() -> int | None:
+    """Bytes that this machine could give a process without swapping, None where it does not say."""
+    file = Path("/proc/meminfo")
+    lines = file.read_text(encoding="ascii").splitlines() if file.exists() else []
+    kibibytes = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    return 1024 * kibibytes[0] if kibibytes else None

@@ -82,10 +82,10 @@ struct SmallStore {
         std::ofstream(folder + "/" + name + ".npy", std::ios::binary | std::ios::trunc) << content;
     }
 
-    std::shared_ptr<const Store> open() const {
+    std::shared_ptr<const Store> open(bool in_memory) const {
         const std::vector<ShardDescription> shards{
             {folder, steps, static_cast<std::int64_t>(lengths.size())}};
-        return std::make_shared<Store>(observation_dim, action_dim, 2, shards);
+        return std::make_shared<Store>(observation_dim, action_dim, 2, shards, in_memory);
     }
     std::shared_ptr<const LabelColumn> open_labels() const {
         return std::make_shared<LabelColumn>(folder, steps, num_classes, 1);
@@ -137,7 +137,7 @@ inline SegmentSampler segment_sampler(const SmallStore& small, Balance balance, 
     settings.horizon = SegmentArrays::horizon;
     settings.balance = balance;
     settings.threads = threads;
-    return SegmentSampler(small.open(), small.open_labels(), std::nullopt, settings);
+    return SegmentSampler(small.open(false), small.open_labels(), std::nullopt, settings);
 }
 
 inline ContextSampler context_sampler(const SmallStore& small, int threads) {
@@ -146,7 +146,7 @@ inline ContextSampler context_sampler(const SmallStore& small, int threads) {
     settings.context = ContextArrays::context;
     settings.prompt = ContextArrays::prompt;
     settings.threads = threads;
-    return ContextSampler(small.open(), small.open_labels(), std::nullopt, {{0, 2}, {1, 3}}, settings);
+    return ContextSampler(small.open(true), small.open_labels(), std::nullopt, {{0, 2}, {1, 3}}, settings);
 }
 
 }  // namespace goskill

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import platform
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +18,7 @@ from sampler_oracle import context_batch, segment_batch
 from scipy import stats
 from torch.utils.data import DataLoader
 
+from goskill import _core
 from goskill.data import ContextSampler, EpisodeStore, Normalization, SegmentSampler
 from goskill.errors import InputError, StoreError
 
@@ -34,6 +39,14 @@ def test_segments_equal_the_numpy_oracle(
     sampler = SegmentSampler(uneven, horizon, 37, balance, "skills", normalize, seed=11)
     for step in range(4):
         assert_same(next(sampler), segment_batch(uneven, step, 37, horizon, balance, normalize, 11))
+
+
+def test_batches_of_a_store_in_memory_are_the_same(uneven: EpisodeStore) -> None:
+    store = EpisodeStore.open(uneven.path, in_memory=True)
+    assert_same(
+        next(SegmentSampler(store, 4, 37, "skill", "skills", True, seed=11)),
+        segment_batch(uneven, 0, 37, 4, "skill", True, 11),
+    )
 
 
 @pytest.mark.parametrize(("horizon", "context", "prompt"), [(1, 3, 2), (4, 5, 3), (10, 2, 10), (10, 20, 1)])
@@ -215,6 +228,14 @@ def test_a_kept_batch_never_changes(uneven: EpisodeStore) -> None:
         expected = sampler.batch(step)
         assert torch.equal(batch["observations"], expected["observations"])
         assert torch.equal(part, expected["observations"][3:5, 1:])
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="prefetches are looked for by x86-64's names")
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="needs objdump to read the built extension")
+def test_the_compiler_kept_the_prefetches() -> None:
+    """GCC drops functions that do nothing else: batches then take twice as long and nothing else tells."""
+    listing = subprocess.run(["objdump", "-d", _core.__file__], capture_output=True, text=True, check=True)
+    assert len(re.findall(r"\sprefetcht0\s", listing.stdout)) >= 5
 
 
 def test_memory_of_dropped_batches_is_used_again(uneven: EpisodeStore) -> None:

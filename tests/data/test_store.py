@@ -239,6 +239,40 @@ def test_an_open_store_can_be_pickled(uneven: EpisodeStore) -> None:
     np.testing.assert_array_equal(copy.episode_return, uneven.episode_return)
 
 
+def shards_of_one_episode(path: Path) -> EpisodeStore:
+    generator = np.random.default_rng(7)
+    for length in (3, 1, 40_000, 9):
+        append = path.exists()
+        with StoreWriter(
+            path, OBSERVATION_DIM, ACTION_DIM, [] if append else ["task"], append=append
+        ) as writer:
+            writer.append(task="task", **random_episode(generator, length))
+    return EpisodeStore.open(path)
+
+
+def test_a_store_in_memory_holds_what_the_files_held(tmp_path: Path) -> None:
+    mapped = shards_of_one_episode(tmp_path / "store")
+    names = ("observations", "actions", "rewards", "returns_to_go")
+    expected = [
+        {name: np.array(getattr(mapped.episode(i), name)) for name in names} for i in range(len(mapped))
+    ]
+    store = EpisodeStore.open(tmp_path / "store", in_memory=True)
+    copy = pickle.loads(pickle.dumps(store))
+    for file in (tmp_path / "store").glob("shard-*/*.npy"):
+        file.write_bytes(b"")
+    for held in (store, copy):
+        np.testing.assert_array_equal(held.episode_return, mapped.episode_return)
+        for index, columns in enumerate(expected):
+            for name, values in columns.items():
+                np.testing.assert_array_equal(getattr(held.episode(index), name), values)
+
+
+def test_a_store_larger_than_memory_is_refused(uneven: EpisodeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("goskill.data.store._available_memory", lambda: 100)
+    with pytest.raises(InputError, match=r"in_memory: .* needs 0\.0 GiB of memory, 0\.0 GiB are available"):
+        EpisodeStore.open(uneven.path, in_memory=True)
+
+
 def test_episodes_outside_are_an_index_error(uneven: EpisodeStore) -> None:
     for index in (-1, uneven.num_episodes):
         with pytest.raises(IndexError):
