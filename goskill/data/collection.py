@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import os
-import pickle
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -239,12 +238,7 @@ def _roll_out(jobs: Sequence[_Job], episodes: int, seed: int, workers: int) -> _
     yield from in_order(jobs, workers, "collection worker", "goskill.data.collection:serve", arguments)
 
 
-def serve(episodes: int, seed: int, impl: str) -> Callable[[bytes], bytes]:
-    """In a worker process: rolls out the pickled (task, episode) it is sent."""
+def serve(episodes: int, seed: int, impl: str) -> Callable[[_Job], ScriptedEpisode]:
+    """In a worker process: rolls out the (task, episode) it is sent."""
     collector = ScriptedCollector(impl)
-
-    def handle(message: bytes) -> bytes:
-        task, episode = pickle.loads(message)
-        return pickle.dumps(collector(task, episode, episodes, seed), protocol=pickle.HIGHEST_PROTOCOL)
-
-    return handle
+    return lambda job: collector(*job, episodes, seed)

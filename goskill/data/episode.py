@@ -1,4 +1,4 @@
-"""One episode of a store."""
+"""One episode: as a store gives it, and as a writer takes it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from goskill.data.statistics import Statistics
+from goskill.data.values import float32_values, success_values
+from goskill.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,3 +29,39 @@ class Episode:
     success: npt.NDArray[np.bool_] | None
     task: str
     return_: float
+
+
+@dataclass(frozen=True, eq=False)
+class CheckedEpisode:
+    """One whole episode of T steps as columns hold it, made by :meth:`of`.
+
+    ``observations`` float32 [T + 1, observation_dim], ``actions`` float32 [T, action_dim], ``rewards``
+    float32 [T], ``success`` int8 [T] (-1 where it was not recorded), ``statistics`` of the T states.
+    """
+
+    observations: npt.NDArray[np.float32]
+    actions: npt.NDArray[np.float32]
+    rewards: npt.NDArray[np.float32]
+    success: npt.NDArray[np.int8]
+    statistics: Statistics
+
+    @classmethod
+    def of(
+        cls,
+        observations: npt.ArrayLike,
+        actions: npt.ArrayLike,
+        rewards: npt.ArrayLike,
+        success: npt.ArrayLike | None,
+        observation_dim: int | None = None,
+        action_dim: int | None = None,
+    ) -> CheckedEpisode:
+        """Check what :meth:`StoreWriter.append` takes. None stands for any dimension. Raises InputError."""
+        reward_values = float32_values("rewards", rewards, (None,))
+        length = len(reward_values)
+        if length == 0:
+            raise InputError("rewards: expected at least one step, got an empty episode")
+        states = float32_values("observations", observations, (length + 1, observation_dim))
+        action_values = float32_values("actions", actions, (length, action_dim))
+        return cls(
+            states, action_values, reward_values, success_values(success, length), Statistics.of(states[:-1])
+        )

@@ -50,11 +50,10 @@ class Statistics:
     def of(cls, rows: npt.NDArray[Any]) -> Statistics:
         """Statistics of rows [N, dim], N >= 1."""
         # One row per dimension: contiguous sums are faster, and pairwise.
-        values = np.ascontiguousarray(rows.T, dtype=np.float64)
-        mean = values.mean(axis=1)
-        deviations = values - mean[:, None]
-        squares = np.einsum("dn,dn->d", deviations, deviations)
-        return cls(len(rows), mean, squares, values.min(axis=1), values.max(axis=1))
+        values = np.array(rows.T, dtype=np.float64, order="C")
+        mean, minimum, maximum = values.mean(axis=1), values.min(axis=1), values.max(axis=1)
+        values -= mean[:, None]
+        return cls(len(rows), mean, np.einsum("dn,dn->d", values, values), minimum, maximum)
 
     def merge(self, other: Statistics) -> Statistics:
         """Statistics of both sets of rows (Chan, Golub and LeVeque's pairwise update)."""

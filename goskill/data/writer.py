@@ -17,6 +17,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from goskill.data.episode import CheckedEpisode
 from goskill.data.files import (
     MANIFEST,
     ColumnWriter,
@@ -28,7 +29,6 @@ from goskill.data.files import (
 )
 from goskill.data.layout import FORMAT, SHARD_FORMAT, VERSION, StoreLayout, shard_name
 from goskill.data.statistics import Statistics
-from goskill.data.values import float32_values, success_values
 from goskill.errors import InputError, StoreError, closest
 
 _LOCK = ".lock"
@@ -58,33 +58,26 @@ class _Shard:
         ):
             self.columns[name] = ColumnWriter(self.folder, name, descr, row)
 
-    def append(
-        self,
-        task: int,
-        observations: npt.NDArray[np.float32],
-        actions: npt.NDArray[np.float32],
-        rewards: npt.NDArray[np.float32],
-        success: npt.NDArray[np.int8],
-    ) -> None:
-        returns_to_go = np.cumsum(rewards[::-1], dtype=np.float64)[::-1]
+    def append(self, task: int, episode: CheckedEpisode) -> None:
+        returns_to_go = np.cumsum(episode.rewards[::-1], dtype=np.float64)[::-1]
         rows: dict[str, npt.NDArray[Any]] = {
-            "observations": observations,
-            "actions": actions,
-            "rewards": rewards,
+            "observations": episode.observations,
+            "actions": episode.actions,
+            "rewards": episode.rewards,
             "returns_to_go": returns_to_go,
-            "success": success,
+            "success": episode.success,
             "episode_start": np.array([self.steps]),
-            "episode_length": np.array([len(rewards)]),
+            "episode_length": np.array([len(episode.rewards)]),
             "episode_task": np.array([task]),
             "episode_return": returns_to_go[:1],
         }
         for name, values in rows.items():
             self.columns[name].write(values)
-        self.statistics = self.statistics.merge(Statistics.of(observations[:-1]))
-        self.steps += len(rewards)
+        self.statistics = self.statistics.merge(episode.statistics)
+        self.steps += len(episode.rewards)
         self.episodes += 1
-        if not -1 <= actions.min() <= actions.max() <= 1:
-            self.actions_outside += int((np.abs(actions) > 1).any(axis=1).sum())
+        if not -1 <= episode.actions.min() <= episode.actions.max() <= 1:
+            self.actions_outside += int((np.abs(episode.actions) > 1).any(axis=1).sum())
 
     def publish(self, target: Path, provenance: Mapping[str, Any], note: Mapping[str, Any]) -> None:
         # At once, since a disk makes several files durable in the time of one.
@@ -288,6 +281,13 @@ class StoreWriter:
         Raises InputError (nothing is written) or StoreError (the unfinished shard is gone, and the writer
         closed).
         """
+        self.append_checked(
+            task,
+            CheckedEpisode.of(observations, actions, rewards, success, self.observation_dim, self.action_dim),
+        )
+
+    def append_checked(self, task: str, episode: CheckedEpisode) -> None:
+        """:meth:`append` for an episode that was checked already, perhaps by another process."""
         if self._lock is None:
             raise InputError("append: the writer is closed")
         if task not in self._tasks:
@@ -295,21 +295,18 @@ class StoreWriter:
                 f"task: expected one of the store's {len(self._tasks)} tasks, got {task!r:.80}; "
                 f"{closest(str(task), self._tasks)}"
             )
-        reward_values = float32_values("rewards", rewards, (None,))
-        length = len(reward_values)
-        if length == 0:
-            raise InputError("rewards: expected at least one step, got an empty episode")
-        observation_values = float32_values("observations", observations, (length + 1, self.observation_dim))
-        action_values = float32_values("actions", actions, (length, self.action_dim))
-        success_column = success_values(success, length)
+        for name, dim, rows in (
+            ("observations", self.observation_dim, episode.observations),
+            ("actions", self.action_dim, episode.actions),
+        ):
+            if rows.shape[1] != dim:
+                raise InputError(f"{name}: expected rows of {dim}, got shape {list(rows.shape)}")
         complete = False
         try:
             with storage_errors(self.path):
                 if self._shard is None:
                     self._shard = _Shard(self.path, self.observation_dim, self.action_dim)
-                self._shard.append(
-                    self._tasks.index(task), observation_values, action_values, reward_values, success_column
-                )
+                self._shard.append(self._tasks.index(task), episode)
                 complete = True
         finally:
             if not complete:

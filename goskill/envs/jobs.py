@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import wait
 from typing import Any, cast
 
-from goskill.envs.process import WorkerProcess
+from goskill.envs.process import WorkerProcess, named_function
 
 _AHEAD = 4
 
@@ -18,36 +19,100 @@ def in_order(
 ) -> Iterator[Any]:
     """The answer to each job from whichever of ``workers`` processes was free for it.
 
-    ``target(*arguments)`` ("package.module:function") makes a process's handler, which gets a pickled job and returns
-    the pickled answer. A few answers per process wait at most. The processes, called ``name`` and a number, end with
-    the iterator. Raises WorkerDied and WorkerFailed as :class:`WorkerProcess` does.
+    ``target(*arguments)`` ("package.module:function") makes a process's handler, which gets a job and returns the
+    answer; both are pickled. A few answers per process wait at most. The processes, called ``name`` and a number, end
+    with the iterator. Raises WorkerDied and WorkerFailed as :class:`WorkerProcess` does.
     """
-    processes: list[WorkerProcess] = []
+    processes: list[_JobProcess] = []
     try:
         for number in range(min(workers, len(jobs))):
             # One by one, so that those that run end when the next cannot start.
-            processes.append(WorkerProcess(f"{name} {number}", target, arguments))  # noqa: PERF401
+            processes.append(_JobProcess(f"{name} {number}", target, arguments))  # noqa: PERF401
         yield from _answers(jobs, processes)
     finally:
         for process in processes:
             process.kill()
 
 
-def _answers(jobs: Sequence[Any], processes: Sequence[WorkerProcess]) -> Iterator[Any]:
+def _answers(jobs: Sequence[Any], processes: Sequence[_JobProcess]) -> Iterator[Any]:
     waiting = deque(enumerate(jobs))
     idle = {process.fileno(): process for process in processes}
-    busy: dict[int, tuple[WorkerProcess, int]] = {}
+    busy: dict[int, tuple[_JobProcess, int]] = {}
     finished: dict[int, Any] = {}
     for next_out in range(len(jobs)):
         while next_out not in finished:
             while idle and waiting and waiting[0][0] < next_out + _AHEAD * len(processes):
                 descriptor, process = idle.popitem()
                 number, job = waiting.popleft()
-                process.request(pickle.dumps(job))
+                process.ask(job)
                 busy[descriptor] = process, number
             for ready in wait(list(busy)):
                 descriptor = cast("int", ready)
                 process, number = busy.pop(descriptor)
-                finished[number] = pickle.loads(process.reply())
+                finished[number] = process.answer()
                 idle[descriptor] = process
         yield finished.pop(next_out)
+
+
+class _JobProcess:
+    """A process that does one job at a time. The arrays of an answer come through a file in memory.
+
+    Its pages stay, so that large arrays cost two copies, where a socket would pass them on in small pieces.
+    """
+
+    def __init__(self, name: str, target: str, arguments: tuple[Any, ...]) -> None:
+        self._file = os.memfd_create("answers", os.MFD_CLOEXEC)
+        try:
+            serve = (target, arguments, self._file)
+            self._process = WorkerProcess(name, "goskill.envs.jobs:serve", serve, (self._file,))
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def fileno(self) -> int:
+        """What becomes readable when there is an answer."""
+        return self._process.fileno()
+
+    def ask(self, job: Any) -> None:
+        """Send a job. Raises WorkerDied."""
+        self._process.request(pickle.dumps(job))
+
+    def answer(self) -> Any:
+        """Wait for the answer. Raises WorkerDied or WorkerFailed."""
+        sizes, content = pickle.loads(self._process.reply())
+        arrays, offset = [], 0
+        for size in sizes:
+            arrays.append(_read(self._file, offset, size))
+            offset += size
+        return pickle.loads(content, buffers=arrays)
+
+    def kill(self) -> None:
+        """End the process at once."""
+        self._process.kill()
+        os.close(self._file)
+
+
+def _read(file: int, offset: int, size: int) -> bytearray:
+    content = bytearray(size)
+    rest = memoryview(content)
+    while rest:
+        count = os.preadv(file, [rest], offset + size - len(rest))
+        if count == 0:
+            raise EOFError(f"an answer ends {len(rest)} bytes early")
+        rest = rest[count:]
+    return content
+
+
+def serve(target: str, arguments: tuple[Any, ...], file: int) -> Callable[[bytes], bytes]:
+    """In a worker process: does pickled jobs, and leaves the arrays of the answer in the file."""
+    handler = named_function(target)(*arguments)
+
+    def handle(message: bytes) -> bytes:
+        arrays: list[pickle.PickleBuffer] = []
+        answer = pickle.dumps(handler(pickle.loads(message)), protocol=5, buffer_callback=arrays.append)
+        with open(file, "wb", closefd=False) as stream:
+            stream.seek(0)
+            sizes = [stream.write(array.raw()) for array in arrays]
+        return pickle.dumps((sizes, answer))
+
+    return handle

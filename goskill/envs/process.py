@@ -21,6 +21,7 @@ _BOOT = (
     "import pickle, sys; fd, path, target = pickle.loads(bytes.fromhex(sys.argv[1])); sys.path[:] = path; "
     "from goskill.envs.process import _serve; _serve(fd, target)"
 )
+_KEPT_BYTES = 1 << 25
 _DONE, _FAILED = b"\0", b"\1"
 
 
@@ -43,6 +44,9 @@ class WorkerProcess:
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
             "MKL_NUM_THREADS": "1",
+            # Memory that is freed stays here: fresh pages would cost more than what is done with them.
+            "MALLOC_MMAP_THRESHOLD_": str(_KEPT_BYTES),
+            "MALLOC_TRIM_THRESHOLD_": str(_KEPT_BYTES),
             **os.environ,
         }
         # A child inherits the mask of blocked signals: Ctrl-C reaches the owner only.
@@ -116,6 +120,13 @@ class WorkerProcess:
         return WorkerDied(f"{self.name} (process {self.pid}) {how}")
 
 
+def named_function(target: str) -> Callable[..., Any]:
+    """The function of a name ("package.module:function")."""
+    module, _, function = target.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    return found
+
+
 def _serve(descriptor: int, target: str) -> None:
     connection = Connection(descriptor)
     with contextlib.suppress(EOFError, OSError):
@@ -123,8 +134,7 @@ def _serve(descriptor: int, target: str) -> None:
         handler: Callable[[bytes], bytes] | None = None
         problem = ""
         try:
-            module, _, function = target.partition(":")
-            handler = getattr(importlib.import_module(module), function)(*arguments)
+            handler = named_function(target)(*arguments)
         except Exception:
             problem = traceback.format_exc()
         while True:

@@ -14,7 +14,7 @@ import pytest
 from store_builders import random_episode
 
 from goskill.data import EpisodeStore
-from goskill.data.convert import from_hdf5, from_minari, from_npz, load_prompts, to_hdf5, to_minari
+from goskill.data.convert import copying, from_hdf5, from_minari, from_npz, load_prompts, to_hdf5, to_minari
 from goskill.envs import jobs
 from goskill.errors import InputError, StoreError, WorkerDied
 
@@ -122,12 +122,33 @@ def test_only_the_tasks_asked_for_are_converted(tmp_path: Path, layout: str) -> 
     assert not (tmp_path / "other").exists()
 
 
+@pytest.fixture
+def processes_at_once(monkeypatch) -> None:
+    """Several processes read from the second part on, however little there is."""
+    monkeypatch.setattr(copying, "_TRIAL", -1.0)
+    monkeypatch.setattr(copying, "_WORTHWHILE", -1.0)
+
+
+@pytest.mark.usefixtures("processes_at_once")
 def test_several_processes_write_the_same_store(tmp_path: Path) -> None:
     data = build(tmp_path / "source", "goskill", ["reach"], 20)
     from_npz("goskill", tmp_path / "source", tmp_path / "store", workers=2)
     assert_holds(EpisodeStore.open(tmp_path / "store"), data)
+    from_npz("goskill", tmp_path / "source", tmp_path / "alone")
+    of_several, of_one = (EpisodeStore.open(tmp_path / name) for name in ("store", "alone"))
+    assert of_several.fingerprint == of_one.fingerprint
+    assert of_several.statistics.to_json() == of_one.statistics.to_json()
 
 
+def test_no_process_is_started_for_what_one_reads_sooner(tmp_path: Path, monkeypatch) -> None:
+    data = build(tmp_path / "source", "goskill", ["reach"], 20)
+    monkeypatch.setattr(copying, "in_order", None)
+    monkeypatch.setattr(copying, "_WORTHWHILE", float("inf"))
+    from_npz("goskill", tmp_path / "source", tmp_path / "store", workers=2)
+    assert_holds(EpisodeStore.open(tmp_path / "store"), data)
+
+
+@pytest.mark.usefixtures("processes_at_once")
 def test_a_killed_process_is_named_and_calling_again_goes_on(tmp_path: Path, monkeypatch) -> None:
     data = build(tmp_path / "source", "goskill", ["reach"], 40)
     started, start = [], jobs.WorkerProcess
@@ -137,7 +158,7 @@ def test_a_killed_process_is_named_and_calling_again_goes_on(tmp_path: Path, mon
         return started[-1]
 
     def shoot(done: int, _: int) -> None:
-        if done == 1:
+        if done == 2:  # the first that a process read
             for process in started:
                 os.kill(process.pid, signal.SIGKILL)
 
@@ -149,6 +170,7 @@ def test_a_killed_process_is_named_and_calling_again_goes_on(tmp_path: Path, mon
     assert_holds(EpisodeStore.open(tmp_path / "store"), data)
 
 
+@pytest.mark.usefixtures("processes_at_once")
 def test_a_damaged_file_is_named_by_several_processes_as_well(tmp_path: Path) -> None:
     build(tmp_path / "source", "goskill", ["reach"], 20)
     damaged = tmp_path / "source" / "metaworld" / "reach" / "17.npz"

@@ -74,6 +74,7 @@ def test_an_interrupted_import_goes_on(convert: Convert, tmp_path: Path, stop: i
 KILLED = """
 import os, signal, sys
 from goskill.data import convert
+convert.copying._TRIAL = convert.copying._WORTHWHILE = -1.0  # processes at once
 convert.copying._SHARD_STEPS, convert.hdf5._STEPS_PER_PART, convert.minari._EPISODES_PER_PART = 15, 5, 2
 def die(done, total):
     if done == 4:

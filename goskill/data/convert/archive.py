@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import io
 import math
+import os
+import threading
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,11 +33,10 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]
     Checksums are compared. Pickled objects are refused, and files that hold more than 1 GiB.
     """
     try:
-        if path.stat().st_size > _SIZE_LIMIT:
-            raise ValueError(f"it has more than {_SIZE_LIMIT} bytes")
-        raw = path.read_bytes()
-        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
-            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+        with open(path, "rb", buffering=0) as file:
+            raw = _whole(file)
+            with zipfile.ZipFile(file) as archive:
+                members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
         if sum(member.file_size for member in members.values()) > _SIZE_LIMIT:
             raise ValueError(f"it holds more than {_SIZE_LIMIT} bytes")
         return {name: _array(_content(raw, members[name])) for name in names if name in members}
@@ -44,13 +45,36 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]
         raise StoreError(f"{path}: cannot be read: {error}") from error
 
 
-def _content(raw: bytes, member: zipfile.ZipInfo) -> bytes:
+class _Buffer(threading.local):
+    """Memory for one file after another: fresh memory costs more than reading into it."""
+
+    def __init__(self) -> None:
+        self.memory = bytearray()
+
+
+_buffer = _Buffer()
+
+
+def _whole(file: io.FileIO) -> memoryview:
+    """The file's bytes, until the next call."""
+    size = os.fstat(file.fileno()).st_size
+    if size > _SIZE_LIMIT:
+        raise ValueError(f"it has more than {_SIZE_LIMIT} bytes")
+    if size > len(_buffer.memory):
+        _buffer.memory = bytearray(size)
+    view = memoryview(_buffer.memory)[:size]
+    if file.readinto(view) != size:
+        raise ValueError(f"it could not be read to its end at {size} bytes")
+    return view
+
+
+def _content(raw: memoryview, member: zipfile.ZipInfo) -> bytes:
     start = member.header_offset
-    header = raw[start : start + 30]
+    header = bytes(raw[start : start + 30])
     if len(header) < 30 or not header.startswith(_LOCAL_HEADER):
         raise ValueError(f"{member.filename} has no header")
     start += 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
-    packed = memoryview(raw)[start : start + member.compress_size]
+    packed = raw[start : start + member.compress_size]
     if member.flag_bits & _ENCRYPTED:
         raise ValueError(f"{member.filename} is encrypted")
     if member.compress_type == zipfile.ZIP_STORED:

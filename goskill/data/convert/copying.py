@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import pickle
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from goskill.data.convert.report import ConversionReport
-from goskill.data.convert.transitions import Content, SourceEpisode
+from goskill.data.convert.transitions import Content, SourceEpisode, digest
 from goskill.data.files import MANIFEST
 from goskill.data.store import EpisodeStore
 from goskill.data.writer import StoreWriter
@@ -20,6 +20,8 @@ from goskill.envs.jobs import in_order
 from goskill.errors import InputError, StoreError
 
 _SHARD_STEPS = 500_000
+# Starting processes takes about 0.3 s of every core: seconds until that is decided, and from how many on it pays.
+_TRIAL, _WORTHWHILE = 0.1, 1.0
 
 
 @dataclass(frozen=True)
@@ -50,29 +52,37 @@ class Source:
         """Sizes of an observation and an action."""
         for part in self.parts:
             for episode in self.read(part.key).episodes:
-                return episode.observations.shape[1], episode.actions.shape[1]
+                return episode.content.observations.shape[1], episode.content.actions.shape[1]
         raise StoreError(f"{self.name}: holds no whole step")
 
 
-def serve(read: Callable[[Any], Content]) -> Callable[[bytes], bytes]:
-    """In a worker process: reads the pickled keys it is sent; what is wrong with the source is an answer, too."""
+def serve(read: Callable[[Any], Content]) -> Callable[[list[Any]], list[Content] | StoreError]:
+    """In a worker process: reads what is behind keys; what is wrong with the source is an answer, too."""
 
-    def handle(message: bytes) -> bytes:
-        answer: list[Content] | StoreError
+    def handle(keys: list[Any]) -> list[Content] | StoreError:
         try:
-            answer = [read(key) for key in pickle.loads(message)]
+            return [read(key) for key in keys]
         except StoreError as error:
-            answer = error
-        return pickle.dumps(answer, protocol=pickle.HIGHEST_PROTOCOL)
+            return error
 
     return handle
 
 
 def _read_in_order(source: Source, parts: Sequence[Part], workers: int) -> Iterator[tuple[Part, Content]]:
-    """Each part with its content, in order; only a few are in memory at a time."""
-    if workers == 1:
-        yield from ((part, source.read(part.key)) for part in parts)
-        return
+    """Each part with its content, in order; only a few are in memory at a time.
+
+    This process reads until what is left would take it longer than several processes and their start.
+    """
+    begin = time.monotonic()
+    for done, part in enumerate(parts):
+        spent = time.monotonic() - begin
+        if workers > 1 and done and spent > _TRIAL and spent / done * (len(parts) - done) > _WORTHWHILE:
+            yield from _read_by_processes(source, parts[done:], workers)
+            return
+        yield part, source.read(part.key)
+
+
+def _read_by_processes(source: Source, parts: Sequence[Part], workers: int) -> Iterator[tuple[Part, Content]]:
     groups = [parts[i : i + source.parts_per_job] for i in range(0, len(parts), source.parts_per_job)]
     jobs = [[part.key for part in group] for group in groups]
     target = "goskill.data.convert.copying:serve"
@@ -92,7 +102,8 @@ def copy_source(
 ) -> tuple[EpisodeStore, ConversionReport]:
     """Copy every episode into the store at ``path``, going on where an earlier call was interrupted.
 
-    ``workers``: processes that read, 0 for all cores. ``progress`` is called with (parts done, parts).
+    ``workers``: processes that read, 0 for all cores; this one alone reads what takes no longer than their start.
+    ``progress`` is called with (parts done, parts).
     Raises InputError, StoreError that names the place, or WorkerDied when a process is killed.
     """
     if workers < 0:
@@ -143,7 +154,7 @@ def _copy(
     progress: Callable[[int, int], None] | None,
 ) -> None:
     done, taken, pending = int(state["done"]), dict(state["taken"]), 0
-    digests = {stored_episode(store, i).digest() for i in range(store.num_episodes)}
+    known = set(digests(store))
     for part, content in _read_in_order(source, source.parts[done:], workers):
         for kind, found in (("split", content.split), ("shortened", content.shortened)):
             for what in found:
@@ -153,12 +164,11 @@ def _copy(
             room = source.limit - taken.get(part.task, 0)
             chosen = chosen[: room + content.cuts] if room > 0 else []
         for episode in chosen:
-            digest = episode.digest()
-            if digest in digests:
+            if episode.digest in known:
                 report.add("duplicates", episode.where)
-            digests.add(digest)
+            known.add(episode.digest)
             append_episode(writer, part.task, episode)
-            pending += len(episode.rewards)
+            pending += len(episode.content.rewards)
         taken[part.task] = taken.get(part.task, 0) + len(content.episodes) - content.cuts
         done += 1
         if progress is not None:
@@ -168,22 +178,17 @@ def _copy(
             pending = 0
 
 
-def stored_episode(store: EpisodeStore, index: int) -> SourceEpisode:
-    """An episode of a store, as sources give them."""
-    episode = store.episode(index)
-    return SourceEpisode(str(store.path), episode.observations, episode.actions, episode.rewards)
+def digests(store: EpisodeStore) -> Iterator[tuple[int, ...]]:
+    """What the episodes of a store are known by, as those of sources are."""
+    for index in range(store.num_episodes):
+        episode = store.episode(index)
+        yield digest(episode.observations, episode.actions, episode.rewards)
 
 
 def append_episode(writer: StoreWriter, task: str, episode: SourceEpisode) -> None:
     """Write an episode; what is wrong with it becomes a StoreError that says where it came from."""
     try:
-        writer.append(
-            task=task,
-            observations=episode.observations,
-            actions=episode.actions,
-            rewards=episode.rewards,
-            success=episode.success,
-        )
+        writer.append_checked(task, episode.content)
     except StoreError:
         raise
     except InputError as error:

@@ -51,7 +51,7 @@ def _episode(name: str, episode: Any) -> SourceEpisode:
     if success is not None and len(success) != len(episode.actions):
         success = None
     rewards = np.asarray(episode.rewards)
-    return SourceEpisode(where, episode.observations, episode.actions, rewards, success).checked()
+    return SourceEpisode.of(where, episode.observations, episode.actions, rewards, success)
 
 
 def from_minari(

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from goskill.data.convert.archive import read_arrays
-from goskill.data.convert.copying import Part, Source, append_episode, copy_source, stored_episode
+from goskill.data.convert.copying import Part, Source, append_episode, copy_source, digests
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.restricted_pickle import load_prompts
 from goskill.data.convert.transitions import Content, SourceEpisode, columns_of, content_of
@@ -176,7 +176,7 @@ def _copy_prompts(
 def _write_prompts(
     store: EpisodeStore, prompts: dict[str, list[SourceEpisode]], report: ConversionReport
 ) -> None:
-    places = {stored_episode(store, i).digest(): i for i in range(store.num_episodes)}
+    places = {known: i for i, known in enumerate(digests(store))}
     folder = store.path / "prompts"
     if not (folder / "manifest.json").exists() or EpisodeStore.open(folder).unfinished:
         dimensions = (store.observation_dim, store.action_dim)
@@ -186,5 +186,4 @@ def _write_prompts(
                     append_episode(writer, task, episode)
             writer.finish()
     for task, episodes in prompts.items():
-        found = [places[digest] for digest in (e.digest() for e in episodes) if digest in places]
-        report.prompt_episodes[task] = found
+        report.prompt_episodes[task] = [places[e.digest] for e in episodes if e.digest in places]

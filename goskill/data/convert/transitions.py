@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from goskill.data.values import float32_values, success_values
+from goskill.data.episode import CheckedEpisode
 from goskill.errors import InputError, StoreError
 
 Array = npt.NDArray[Any]
@@ -18,44 +18,37 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class SourceEpisode:
-    """One episode: ``observations`` [T + 1, …] with the final one, ``actions`` [T, …], ``rewards`` [T].
-
-    ``where`` it came from, for messages; ``success`` [T] or None if it was not recorded.
-    """
+    """One checked episode and ``where`` it came from, for messages. Equal ``digest`` (96 bits): equal columns."""
 
     where: str
-    observations: Array
-    actions: Array
-    rewards: Array
-    success: Array | None = None
+    content: CheckedEpisode
+    digest: tuple[int, ...]
 
-    def checked(self) -> SourceEpisode:
-        """The same in float32. StoreError names where it came from, and what is wrong with it."""
-        length = len(self.rewards)
+    @classmethod
+    def of(
+        cls,
+        where: str,
+        observations: Array,
+        actions: Array,
+        rewards: Array,
+        success: Array | None = None,
+    ) -> SourceEpisode:
+        """From arrays [T + 1, …], [T, …], [T] and [T]. StoreError says where they came from, and what is wrong."""
         try:
-            return SourceEpisode(
-                self.where,
-                float32_values("observations", self.observations, (length + 1, None)),
-                float32_values("actions", self.actions, (length, None)),
-                float32_values("rewards", self.rewards, (length,)),
-                None if self.success is None else success_values(self.success, length),
-            )
+            content = CheckedEpisode.of(observations, actions, rewards, success)
         except InputError as error:
-            raise StoreError(f"{self.where}: {error}") from error
+            raise StoreError(f"{where}: {error}") from error
+        return cls(where, content, digest(content.observations, content.actions, content.rewards))
 
-    def digest(self) -> tuple[int, ...]:
-        """96 bits that are equal for episodes that are equal in float32."""
-        with np.errstate(over="ignore"):
-            columns = (
-                np.ascontiguousarray(array, dtype=np.float32)
-                for array in (self.observations, self.actions, self.rewards)
-            )
-            return tuple(zlib.crc32(column.data.cast("B")) for column in columns)
+
+def digest(*columns: npt.NDArray[np.float32]) -> tuple[int, ...]:
+    """What tells columns apart from others."""
+    return tuple(zlib.crc32(np.ascontiguousarray(column).data.cast("B")) for column in columns)
 
 
 @dataclass(frozen=True)
 class Content:
-    """What was read at once: checked episodes in float32, and what was odd about them."""
+    """What was read at once: episodes, and what was odd about them."""
 
     episodes: list[SourceEpisode]
     cuts: int = 0  # where the next observation is not the next row, although no episode ends there
@@ -110,7 +103,7 @@ def content_of(where: str, columns: Mapping[str, Array], ends: Array) -> Content
             states, last = observations[begin:end], end - 1
         if last > begin:
             actions, rewards = columns["actions"][begin:last], columns["rewards"][begin:last]
-            episodes.append(SourceEpisode(where, states, actions, rewards).checked())
+            episodes.append(SourceEpisode.of(where, states, actions, rewards))
         begin = end
     further = int(cuts.sum()) - regular
     return Content(
