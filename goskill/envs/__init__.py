@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
+from goskill.envs.renderers import prepare_for_mesa
 from goskill.envs.suites import SUITES, episode_seed, task_name, task_names, tasks_of
 from goskill.errors import WorkerDied, WorkerFailed
 
@@ -24,6 +26,9 @@ __all__ = [
     "task_names",
     "tasks_of",
 ]
+if os.environ.get("MUJOCO_GL") == "osmesa":
+    prepare_for_mesa()  # MuJoCo loads it when it is imported
+
 _LAZY = {
     "EnvironmentPool": "pool",
     "make_vec": "pool",

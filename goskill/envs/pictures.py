@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from goskill.envs.renderers import prepare_for_mesa
 from goskill.errors import InputError
 
 
@@ -25,8 +26,10 @@ class Pictures:
         if not any(os.environ.get(name) for name in ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY")):
             os.environ["MUJOCO_GL"] = "egl"
         try:
-            # Another environment of this process may have left its OpenGL context as the current one.
-            if self.mujoco_renderer.viewer is not None:
+            if self.mujoco_renderer.viewer is None:
+                prepare_for_mesa()
+            else:
+                # Another environment of this process may have left its OpenGL context as the current one.
                 self.mujoco_renderer.viewer.make_context_current()
             return super().render()  # type: ignore[misc]
         except Exception as error:

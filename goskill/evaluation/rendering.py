@@ -14,16 +14,22 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from goskill.envs.renderers import prepare_for_mesa
 from goskill.errors import InputError
 
 Image = npt.NDArray[np.uint8]
 
 CAMERA = "corner2"
 _BACKENDS = ("egl", "osmesa")
-_PROBE = (
-    "import importlib, os;"
-    "importlib.import_module('mujoco.' + os.environ['MUJOCO_GL']).GLContext(64, 64).make_current()"
-)
+# What raises is printed before what half-made objects say when they are deleted.
+_PROBE = """
+import importlib, os, sys
+try:
+    importlib.import_module('mujoco.' + os.environ['MUJOCO_GL']).GLContext(64, 64).make_current()
+except Exception as error:
+    print(f"{type(error).__name__}: {error}")
+    sys.exit(1)
+"""
 
 
 def require_rendering() -> str:
@@ -46,9 +52,13 @@ def require_rendering() -> str:
         )
         if probe.returncode == 0:
             os.environ["MUJOCO_GL"] = backend
+            prepare_for_mesa()
             return backend
-        last_words = (probe.stderr.strip().splitlines() or ["ended without a word"])[-1]
-        problems.append(f"{backend}: {last_words}")
+        said = (
+            " ".join(probe.stdout.split())
+            or (probe.stderr.strip().splitlines() or ["ended without a word"])[-1]
+        )
+        problems.append(f"{backend}: {said}")
     raise InputError(
         "video: rendering is not possible on this machine; expected EGL (Debian: libegl1, libgl1-mesa-dri or "
         f"a graphics driver) or OSMesa (Debian: libosmesa6). {'; '.join(problems)}"

@@ -99,3 +99,18 @@ def test_osmesa_draws_where_it_is_installed():
         pytest.skip(f"OSMesa does not work here: {(found.stderr.splitlines() or ['killed'])[-1]}")
     drawn = subprocess.run([sys.executable, "-c", _DRAW], env=environment, capture_output=True, text=True)
     assert drawn.returncode == 0, drawn.stderr
+
+
+@pytest.mark.parametrize("renderer", ["egl", "osmesa"])
+@pytest.mark.parametrize("before", ["import goskill.envs.pool", _DRAW], ids=["import", "drawing"])
+def test_triton_can_be_loaded_beside_a_renderer(renderer, before):
+    """As training and acting on a GPU do; Mesa's software renderers and Triton have an LLVM each."""
+    pytest.importorskip("triton")
+    environment = {**os.environ, "MUJOCO_GL": renderer}
+    environment.pop("PYOPENGL_PLATFORM", None)
+    probe = _PROBE.replace("egl", renderer)
+    if subprocess.run([sys.executable, "-c", probe], env=environment, capture_output=True).returncode != 0:
+        pytest.skip(f"{renderer} does not work here")
+    code = f"{before}\nimport triton, torch._dynamo"
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
