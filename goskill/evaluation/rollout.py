@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
+from goskill.envs.pool_input import check_workers
 from goskill.errors import InputError
 from goskill.evaluation.policy import FloatArray, Policy, Prompts
 from goskill.evaluation.results import Protocol, Results, Skills, TaskEpisodes, package_versions
 from goskill.evaluation.schedule import EpisodeKey, Part, schedule
-from goskill.evaluation.side_by_side import run_side_by_side
+from goskill.evaluation.side_by_side import half_of_torchs_threads, run_side_by_side
 from goskill.seeds import check_seed
 
 VectorEnv = gymnasium.vector.VectorEnv[Any, Any, Any]
@@ -65,8 +65,9 @@ def evaluate(
     Every episode starts from a new object and goal position, decided by (seed, task, index of the episode)
     alone, and goes on for ``max_steps`` steps whether it succeeds or not. ``episode_seeds`` replaces what the
     environments of a task are reset with, ``episodes`` numbers each. At most ``batch`` environments
-    live at a time, in two halves that act and step side by side where the policy can ``fork``. The results
-    don't depend on ``workers``, and on ``batch`` only through the rounding of the policy's own arithmetic.
+    live at a time, in two halves that act and step side by side where the policy can ``fork``, with half of
+    torch's threads each. The results don't depend on ``workers``; on ``batch``, the number of torch's threads and
+    the device they depend through the rounding of the policy's own arithmetic only.
     ``progress(done, total)`` hears of environment steps. ``make_environments(tasks)`` replaces the pools of
     :func:`goskill.envs.make_vec` by any Gymnasium vector environment with one sub-environment per task name,
     in one piece.
@@ -78,6 +79,7 @@ def evaluate(
     _check_arguments(tasks, episodes=episodes, max_steps=max_steps, batch=batch)
     prompts = prompts or {}
     _check_prompts(policy, tasks, prompts)
+    workers = check_workers(workers) if make_environments is None else 0
     seed_of = _seeds(seed, tasks, episodes, episode_seeds)
     rollout = _Rollout(policy, tasks, episodes, prompts, seed_of, max_steps, progress, record)
     for group in schedule(tasks, episodes, batch):
@@ -116,19 +118,19 @@ class _Rollout:
         self._lock = Lock()
         self.results = self._collected.results
 
-    def play_halves(self, parts: Sequence[Part], workers: int | None) -> None:
+    def play_halves(self, parts: Sequence[Part], workers: int) -> None:
         """Parts with workers and a policy each, side by side where there is a worker for each."""
-        count = len(os.sched_getaffinity(0)) if workers is None else workers
-        shares = [max(count // len(parts), min(count, 1)) for _ in parts]
+        shares = [max(workers // len(parts), min(workers, 1)) for _ in parts]
         jobs = [
             partial(self.play, self._policy.fork(), partial(_make_metaworld, workers=share), part)  # type: ignore[attr-defined]
             for share, part in zip(shares, parts, strict=True)
         ]
-        if len(parts) <= count:
-            run_side_by_side(jobs)
-        else:
-            for job in jobs:
-                job(Event())
+        with half_of_torchs_threads():
+            if len(parts) <= workers:
+                run_side_by_side(jobs)
+            else:
+                for job in jobs:
+                    job(Event())
 
     def play(self, policy: Policy, make: MakeEnvironments, part: Part, stop: Event) -> None:
         """All rounds of a part, in one set of environments, until ``stop`` is set."""
@@ -292,7 +294,7 @@ def _skill_shape(policy: Any) -> tuple[int, int]:
     return int(policy.skill_count), int(policy.horizon)
 
 
-def _make_metaworld(tasks: Sequence[str], workers: int | None) -> VectorEnv:
+def _make_metaworld(tasks: Sequence[str], workers: int) -> VectorEnv:
     from goskill.envs import make_vec
 
     environments: VectorEnv = make_vec(tasks, workers=workers, autoreset_mode=AutoresetMode.DISABLED)

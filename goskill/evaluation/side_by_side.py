@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from threading import Event, Lock
 
 Job = Callable[[Event], None]
 """Works until it is done or the event is set."""
 
 
+@contextmanager
+def half_of_torchs_threads() -> Iterator[None]:
+    """For halves that run side by side, and for all that shall round as they do: rounding depends on the threads."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // 2))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def run_side_by_side(jobs: Sequence[Job]) -> None:
-    """Run every job in a thread of its own, with an equal share of torch's threads each.
+    """Run every job in a thread of its own, which has as many torch threads as the caller.
 
     The first exception of a job, and Ctrl-C, stop the others and are raised when all have ended.
     """
@@ -31,7 +45,7 @@ def run_side_by_side(jobs: Sequence[Job]) -> None:
                 return
             begun.append(ended)
         try:
-            torch.set_num_threads(max(1, threads // len(jobs)))
+            torch.set_num_threads(threads)
             job(stop)
         finally:
             ended.set()
@@ -47,6 +61,5 @@ def run_side_by_side(jobs: Sequence[Job]) -> None:
             # Ctrl-C amid `submit` leaves a thread that the pool does not know of.
             for ended in begun:
                 ended.wait()
-            torch.set_num_threads(threads)
     for future in [*done, *futures]:
         future.result()

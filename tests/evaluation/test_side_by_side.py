@@ -9,7 +9,7 @@ from threading import Barrier, Event
 import pytest
 import torch
 
-from goskill.evaluation.side_by_side import Job, run_side_by_side
+from goskill.evaluation.side_by_side import Job, half_of_torchs_threads, run_side_by_side
 
 
 def waiting(ended: list[str]):
@@ -30,8 +30,10 @@ def test_jobs_run_at_the_same_time_with_a_share_of_the_threads() -> None:
         shares.append(torch.get_num_threads())
 
     try:
-        run_side_by_side([job, job])
-        assert shares == [2, 2]
+        with half_of_torchs_threads():
+            run_side_by_side([job, job])
+            run_side_by_side([lambda stop: shares.append(torch.get_num_threads())])
+        assert shares == [2, 2, 2]
         assert torch.get_num_threads() == 4
     finally:
         torch.set_num_threads(before)
