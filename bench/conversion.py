@@ -1,7 +1,8 @@
-"""Conversion of npz episodes beside reading them alone, which is its limit."""
+"""Conversion of npz episodes beside reading them alone, which is its limit. Few of them need no second process."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ STEPS = 500
 
 
 @pytest.fixture(scope="module", params=["compressed float64", "plain float32"])
-def npz_source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """400 episodes of MetaWorld's shapes: compressed, or as large as those of the field's dataset."""
     root = tmp_path_factory.mktemp("npz")
     generator = np.random.default_rng(0)
@@ -35,14 +36,26 @@ def npz_source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     return root
 
 
+@pytest.fixture(scope="module", params=[400, 4800])
+def npz_source(
+    request: pytest.FixtureRequest, written: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """As many episodes: the same ones several times, under other names of tasks."""
+    root = tmp_path_factory.mktemp("tasks")
+    for number in range(request.param // 100):
+        (root / f"task-{number:02d}").symlink_to(written / f"task-{number % 4}")
+    return root
+
+
 @pytest.fixture(autouse=True)
 def group(benchmark, request: pytest.FixtureRequest) -> None:
     """Names the group before the measurement, which keeps the name that it finds then."""
-    benchmark.group = f"conversion of 400 npz episodes, {request.node.callspec.params['npz_source']}"
+    parameters = request.node.callspec.params
+    benchmark.group = f"conversion of {parameters['npz_source']} npz episodes, {parameters['written']}"
 
 
 def add_facts(benchmark, source: Path) -> None:
-    size = sum(file.stat().st_size for file in source.rglob("*.npz"))
+    size = sum(file.stat().st_size for file in source.glob("*/*.npz"))
     benchmark.extra_info["source_bytes"] = size
     benchmark.extra_info["megabytes_per_second"] = round(size / 1e6 / benchmark.stats.stats.median)
 
@@ -50,11 +63,12 @@ def add_facts(benchmark, source: Path) -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_conversion_goskill(benchmark, npz_source: Path, tmp_path: Path, workers: int) -> None:
     def convert() -> None:
-        convert.count += 1
-        from_npz("harmodt", npz_source, tmp_path / str(convert.count), workers=workers)
+        from_npz("harmodt", npz_source, tmp_path / "store", workers=workers)
 
-    convert.count = 0
-    benchmark.pedantic(convert, rounds=3, iterations=1, warmup_rounds=1)
+    def forget() -> None:
+        shutil.rmtree(tmp_path / "store", ignore_errors=True)
+
+    benchmark.pedantic(convert, setup=forget, rounds=3, iterations=1, warmup_rounds=1)
     add_facts(benchmark, npz_source)
 
 
@@ -63,7 +77,7 @@ def test_conversion_decompression_alone(benchmark, npz_source: Path) -> None:
     benchmark.extra_info["peer"] = True
 
     def read() -> None:
-        for file in npz_source.rglob("*.npz"):
+        for file in npz_source.glob("*/*.npz"):
             with np.load(file) as content:
                 for name in content.files:
                     content[name]

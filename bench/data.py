@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from goskill.bench.peers.released import ReleasedBatches
 
 from goskill import _core
-from goskill.compat.prompt_dt import get_prompt_batch
 from goskill.data import ContextSampler, EpisodeStore, SegmentSampler, StoreWriter
 from goskill.data.files import MANIFEST, write_manifest
 from goskill.data.layout import FORMAT, SHARD_FORMAT, VERSION
@@ -79,7 +79,7 @@ class NumpySegments:
 
 
 class LoopSegments(NumpySegments):
-    """Segment batches one sample at a time, as training code of the Prompt-DT family builds them."""
+    """Segment batches one sample at a time, without any of the detours that training code takes."""
 
     def gather(self, episode: np.ndarray, start: np.ndarray) -> Arrays:
         observations = np.zeros((SEGMENTS, HORIZON + 1, 39), np.float32)
@@ -187,7 +187,7 @@ def test_segments_python_loop(benchmark, store: EpisodeStore, columns: Arrays) -
 
 @pytest.mark.benchmark(group="segment batch 800x(11x39+10x4)")
 def test_segments_torchrl(benchmark, store: EpisodeStore, columns: Arrays, tmp_path: Path) -> None:
-    """torchrl's SliceSampler over a memory map: slices of H + 1 steps, whole ones only."""
+    """torchrl's SliceSampler over a memory map: slices of H + 1 steps, whole ones only, not normalised."""
     benchmark.extra_info["peer"] = True
     torch = pytest.importorskip("torch")
     torchrl = pytest.importorskip("torchrl.data")
@@ -211,8 +211,12 @@ def test_segments_torchrl(benchmark, store: EpisodeStore, columns: Arrays, tmp_p
             batch_size=[store.num_steps],
         )
     )
-    sample = buffer.sample()
-    assert sample["observations"].shape == (SEGMENTS * (HORIZON + 1), 39)
+    sample, found = buffer.sample(return_info=True)
+    index = np.asarray(found["index"]).reshape(SEGMENTS, HORIZON + 1)
+    assert (np.diff(index, axis=1) == 1).all()
+    assert (index // STEPS == index[:, :1] // STEPS).all()
+    for name, expected in (("observations", columns["observations"][rows]), ("actions", columns["actions"])):
+        np.testing.assert_array_equal(sample[name].numpy(), expected[index.reshape(-1)])
     benchmark.pedantic(buffer.sample, rounds=20, iterations=1, warmup_rounds=2)
 
 
@@ -253,6 +257,31 @@ def test_normalized_segments_numpy(benchmark, store: EpisodeStore, columns: Arra
         return peer(places.by_task[places.tasks, choice], start)
 
     run(benchmark, batch)
+
+
+@pytest.mark.benchmark(group="normalised segment batch 800x(11x39+10x4)")
+def test_normalized_segments_released_way(benchmark, store: EpisodeStore) -> None:
+    """As the released code feeds its skill model: next observations are gathered beside the observations."""
+    benchmark.extra_info["peer"] = True
+    peer = ReleasedBatches.of_store(store, ["observations", "next_observations", "actions"])
+    batch = next(SegmentSampler(store, HORIZON, SEGMENTS, normalize=True))
+    order = np.argsort(batch["task"].numpy(), kind="stable")
+    episode, start = (batch[name].numpy()[order].reshape(len(TASKS), -1) for name in ("episode", "start"))
+    states, following, actions, mask = peer.windows(
+        list(zip(episode // len(TASKS), start, strict=True)), HORIZON
+    )
+    real = mask.numpy() > 0
+    observations = batch["observations"].numpy()[order]
+    np.testing.assert_array_equal(real, batch["mask"].numpy()[order])
+    np.testing.assert_array_equal(states, observations[:, :-1])
+    np.testing.assert_array_equal(actions, batch["actions"].numpy()[order])
+    np.testing.assert_array_equal(following[:, -1], observations[:, -1])
+    next_real = real[:, 1:]
+    np.testing.assert_array_equal(following[:, :-1].numpy()[next_real], observations[:, 1:-1][next_real])
+    per_task = SEGMENTS // len(TASKS)
+    benchmark.pedantic(
+        lambda: peer.draw(per_task, HORIZON, right=HORIZON - 1), rounds=20, iterations=1, warmup_rounds=2
+    )
 
 
 def normalized_numpy(store: EpisodeStore, columns: Arrays) -> Callable[[np.ndarray, np.ndarray], Arrays]:
@@ -361,76 +390,3 @@ def test_class_index_numpy(benchmark, labels: np.ndarray) -> None:
     """A stable argsort, which is a radix sort for small integers."""
     benchmark.extra_info["peer"] = True
     benchmark.pedantic(lambda: np.argsort(labels, kind="stable"), rounds=2, iterations=1)
-
-
-@pytest.fixture(scope="module")
-def trajectories() -> tuple[list, dict]:
-    """What training code of the Prompt-DT family holds: lists of dicts, and ``info``."""
-    generator = np.random.default_rng(0)
-    lists, info = [], {}
-    for index, task in enumerate(TASKS):
-        lists.append(
-            [
-                {
-                    "observations": generator.standard_normal((STEPS, 39), dtype=np.float32),
-                    "actions": generator.standard_normal((STEPS, 4), dtype=np.float32),
-                    "rewards": generator.random((STEPS, 1), dtype=np.float32),
-                    "rtgs": generator.random(STEPS, dtype=np.float32),
-                }
-                for _ in range(20)
-            ]
-        )
-        moments = {"state_mean": np.zeros(39, np.float32), "state_std": np.ones(39, np.float32)}
-        shares = {"p_sample": np.full(20, 0.05), "sorted_inds": np.arange(20)}
-        info[task] = {**moments, **shares, "scale": RETURN_SCALE, "device": "cpu", "task_idx": index}
-    return lists, info
-
-
-PROMPT_DT_KEYS = ["observations", "actions", "return_to_gos", "timesteps"]
-
-
-def prompt_dt_loop(lists: list, info: dict, size: int) -> list[np.ndarray]:
-    """One window at a time, as that family of code works."""
-    batch = [np.zeros((len(TASKS) * size, CONTEXT, width), np.float32) for width in (39, 4, 1)]
-    timesteps = np.zeros((len(TASKS) * size, CONTEXT), np.int64)
-    mask = np.zeros((len(TASKS) * size, CONTEXT), np.float32)
-    for task, name in enumerate(TASKS):
-        task_info = info[name]
-        for i, number in enumerate(np.random.choice(20, size=size, p=task_info["p_sample"])):
-            data, row = lists[task][number], task * size + i
-            start = np.random.randint(-(CONTEXT - 1), STEPS - CONTEXT + 1)
-            steps = np.arange(max(start, 0), start + CONTEXT)
-            first = CONTEXT - len(steps)
-            states = (data["observations"][steps] - task_info["state_mean"]) / task_info["state_std"]
-            batch[0][row, first:] = states
-            batch[1][row, first:] = data["actions"][steps]
-            batch[2][row, first:, 0] = data["rtgs"][steps] / RETURN_SCALE
-            timesteps[row, first:] = steps
-            mask[row, first:] = 1
-    return [*batch, timesteps, mask]
-
-
-@pytest.mark.benchmark(group="prompt_dt batch 400x20, without prompts")
-def test_prompt_dt_goskill(benchmark, trajectories: tuple[list, dict]) -> None:
-    lists, info = trajectories
-    draw = get_prompt_batch(lists, None, info, TASKS, True, False, PROMPT_DT_KEYS)
-    one = get_prompt_batch(
-        [of_task[:1] for of_task in lists], None, single(info), TASKS, True, False, PROMPT_DT_KEYS
-    )
-    _, batch = one(1, CONTEXT, None, None, no_prompt=True, l_blank=CONTEXT - 1)
-    steps, mask = batch[3].numpy(), batch[4].numpy() > 0
-    for task in range(len(TASKS)):
-        states = lists[task][0]["observations"][steps[task]] * mask[task][:, None]
-        np.testing.assert_array_equal(batch[0][task].numpy(), states)
-    run(benchmark, lambda: draw(8, CONTEXT, None, None, no_prompt=True, l_blank=CONTEXT - 1))
-
-
-def single(info: dict) -> dict:
-    return {task: {**task_info, "p_sample": [1.0]} for task, task_info in info.items()}
-
-
-@pytest.mark.benchmark(group="prompt_dt batch 400x20, without prompts")
-def test_prompt_dt_python_loop(benchmark, trajectories: tuple[list, dict]) -> None:
-    benchmark.extra_info["peer"] = True
-    lists, info = trajectories
-    benchmark.pedantic(lambda: prompt_dt_loop(lists, info, 8), rounds=20, iterations=1, warmup_rounds=2)
