@@ -2,20 +2,19 @@
 
 :func:`get_prompt_batch` and :func:`get_batch_for_skill` stand in for that code's functions of the same
 names: the same arguments, the same order, shapes, dtypes and device of what they return, drawn from
-    ``numpy.random``. Two lines
-of the training code change::
+``numpy.random``. Two lines of the training code change::
 
-    from goskill.compat.prompt_dt import get_prompt_batch, get_batch_for_skill  # was: from
-    .utils.prompt_fns import …
+    from goskill.compat.prompt_dt import get_prompt_batch, get_batch_for_skill
+    # was: from .utils.prompt_fns import get_prompt_batch, get_batch_for_skill
 
-One difference: in windows cut by the end of the episode, the last available next observation, which stands
-in the last row, is normalised like the others. The original leaves it as it is.
+One difference: in windows of the GO-Skill kind that the end of the episode cuts, the last available next observation,
+which stands in the last row, is normalised like the others. The original leaves it as it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +22,10 @@ import torch
 from torch import Tensor
 
 from goskill import _core
+from goskill.compat.variants import Trajectories, Trajectory, harmodt_batches, prompt_dt_batches
 from goskill.data.store import EpisodeStore
 from goskill.errors import InputError
 
-Trajectory = Mapping[str, Any]
-Trajectories = Sequence[Sequence[Trajectory]]
 Int64Array = npt.NDArray[np.int64]
 
 _COLUMNS = {
@@ -174,6 +172,7 @@ def _joined(tensor: Tensor, total: int, key: str) -> Tensor:
     return tensor.reshape(total, -1, tensor.shape[-1]) if tensor.ndim == 3 else tensor.reshape(total, -1)
 
 
+@overload
 def get_prompt_batch(
     trajectories_list: Trajectories,
     prompt_trajectories_list: Trajectories | None,
@@ -183,15 +182,66 @@ def get_prompt_batch(
     no_state_normalize: bool,
     keys: Sequence[str] | None = None,
     interval_length: int | None = None,
-) -> Callable[..., tuple[list[Tensor] | None, list[Tensor]]]:
+) -> Callable[..., tuple[list[Tensor] | None, list[Tensor]]]: ...
+
+
+@overload
+def get_prompt_batch(
+    trajectories_list: Trajectories,
+    prompt_trajectories_list: Trajectories | None,
+    info: Mapping[str, Any],
+    variant: Mapping[str, Any],
+    train_env_name_list: Sequence[str],
+) -> Callable[..., tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]: ...
+
+
+@overload
+def get_prompt_batch(
+    trajectories_list: Trajectories,
+    prompt_trajectories_list: Trajectories | None,
+    info: Mapping[str, Any],
+    prompt_info: Mapping[str, Any],
+    variant: Mapping[str, Any],
+    train_env_name_list: Sequence[str],
+) -> Callable[..., tuple[tuple[Tensor, ...], tuple[Any, ...]]]: ...
+
+
+def get_prompt_batch(*arguments: Any, **named: Any) -> Callable[..., Any]:
     """A function that draws ``batch_size`` windows and prompts per task, ordered by task.
 
-    The trajectories are dicts of arrays (``observations``, ``actions``, ``rewards``, ``rtgs`` …), kept
+    Called as the released GO-Skill, Prompt-DT or HarmoDT calls its own; the fourth argument tells which. The
+    trajectories are dicts of arrays (``observations``, ``actions``, ``rewards``, and for GO-Skill ``rtgs`` …), kept
     where they are if they are float32. ``info[task]`` holds ``p_sample``, ``sorted_inds``, ``state_mean``,
-    ``state_std``, ``scale``, ``device`` and ``task_idx``. The function returns ``(prompt, batch)``: lists
-    of tensors in the order of ``keys``, then the mask. Raises InputError for unknown keys or windows that
-    do not fit.
+    ``state_std``, ``scale``, ``device``, and for GO-Skill ``task_idx``, for the others ``num_trajectories`` and
+    ``max_ep_len``.
+
+    The function returns ``(prompt, batch)``. GO-Skill: lists of tensors in the order of ``keys``, then the mask.
+    Prompt-DT and HarmoDT: tuples of observations, actions, rewards, terminals, returns-to-go (one row more in the
+    batch), timesteps and mask; HarmoDT's is drawn for the task ``index`` and ends in its name.
+
+    Raises InputError for unknown keys or tasks, settings that are missing, or windows that do not fit.
     """
+    if "prompt_info" in named or (len(arguments) > 4 and isinstance(arguments[4], Mapping)):
+        return harmodt_batches(*arguments, **_tasks_of(named))
+    if "variant" in named or (len(arguments) > 3 and isinstance(arguments[3], Mapping)):
+        return prompt_dt_batches(*arguments, **_tasks_of(named))
+    return _released_batches(*arguments, **named)
+
+
+def _tasks_of(named: dict[str, Any]) -> dict[str, Any]:
+    return {"tasks" if name == "train_env_name_list" else name: value for name, value in named.items()}
+
+
+def _released_batches(
+    trajectories_list: Trajectories,
+    prompt_trajectories_list: Trajectories | None,
+    info: Mapping[str, Any],
+    train_task_name_list: Sequence[str],
+    stochastic_prompt: bool | None,
+    no_state_normalize: bool,
+    keys: Sequence[str] | None = None,
+    interval_length: int | None = None,
+) -> Callable[..., tuple[list[Tensor] | None, list[Tensor]]]:
     windows = _Windows(
         trajectories_list, info, train_task_name_list, no_state_normalize, keys, interval_length
     )
@@ -293,14 +343,15 @@ def from_store(
     """What :func:`get_prompt_batch` takes, as views of a store: trajectories, prompts, ``info`` and task
     names.
 
-    ``prompts`` is the number of each task's episodes of highest return that serve as prompts. The states are
-    normalised by the statistics of the whole store.
+    A task's trajectories are in the order of their returns, the highest last. ``prompts`` is the number of each task's
+    episodes of highest return that serve as prompts. The states are normalised by the statistics of the whole store.
     """
     normalization = store.normalization()
     trajectories, best, info = [], [], {}
     column = None if labels is None else store.labels(labels)
     for index, task in enumerate(store.tasks):
         chosen = np.flatnonzero(store.episode_task == index)
+        chosen = chosen[np.argsort(store.episode_return[chosen], kind="stable")]
         of_task = {int(i): _trajectory(store, int(i), column) for i in chosen}
         trajectories.append(list(of_task.values()))
         best.append([of_task[i] for i in store.best_episodes(task, prompts)])
@@ -308,8 +359,10 @@ def from_store(
         info[task] = {
             "num_trajectories": len(chosen),
             "p_sample": lengths / max(lengths.sum(), 1),
-            "sorted_inds": np.argsort(store.episode_return[chosen]),
+            "sorted_inds": np.arange(len(chosen)),
             "max_ep_len": int(lengths.max(initial=0)),
+            "state_dim": store.observation_dim,
+            "act_dim": store.action_dim,
             "state_mean": normalization.mean,
             "state_std": normalization.std,
             "scale": scale,
