@@ -1,5 +1,5 @@
 """Training steps at MT50 shapes: 800 windows of 31 tokens, 400 contexts of 90, for GO-Skill's policy and for
-Prompt-DT; networks of the paper's size. Labelling of a store with them.
+Prompt-DT; networks of the paper's size. Which share of a step is sampling. Labelling of a store with them.
 
 The peer is ``goskill.bench.peers.training`` in float32, and on a GPU also the same networks with bfloat16 and
 ``torch.compile``. ``GOSKILL_BENCH_TASKS`` makes the shapes smaller for a try.
@@ -135,7 +135,21 @@ def assert_same_loss(subject: Subject, name: str, device: torch.device) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
-def step_of(subject: Subject, name: str, device: torch.device, **settings: Any) -> ObjectiveStep:
+class Iterations:
+    """Iterations of one objective, timed by parts as the loop of a run times them."""
+
+    def __init__(self, subject: Subject, name: str, device: torch.device, **settings: Any) -> None:
+        self.timer = StepTimer(device)
+        self._step = step_of(subject, name, self.timer, device, **settings)
+
+    def run(self) -> None:
+        self._step.run(1)
+        self.timer.end_iteration()
+
+
+def step_of(
+    subject: Subject, name: str, timer: StepTimer, device: torch.device, **settings: Any
+) -> ObjectiveStep:
     training = TrainingSettings(device=str(device), log_every=1000, **settings)
     execution = choose_execution(training)
     _, objective = subject.objective(name, device)
@@ -147,7 +161,7 @@ def step_of(subject: Subject, name: str, device: torch.device, **settings: Any) 
         if parameter.requires_grad
     }
     optimizer.begin(parameters, capturable=execution.graphs)
-    return ObjectiveStep(objective, optimizer, execution, StepTimer(device), capacity=1000)
+    return ObjectiveStep(objective, optimizer, execution, timer, capacity=1000)
 
 
 def measure(benchmark: Any, group: str, step: Callable[[], Any], device: torch.device, **facts: Any) -> None:
@@ -187,8 +201,9 @@ def test_goskill(benchmark: Any, subject: Subject, name: str, precision: str) ->
     device = torch.device("cpu")
     if precision == "bfloat16" and not fast_at_bfloat16(device):
         pytest.skip("this processor has no bfloat16 instructions")
-    step = step_of(subject, name, device, precision=precision)
-    measure(benchmark, name, step.run, device, label=f"goskill {precision}")
+    iterations = Iterations(subject, name, device, precision=precision)
+    measure(benchmark, name, iterations.run, device, label=f"goskill {precision}")
+    benchmark.extra_info["sampling_share"] = round(iterations.timer.read()["sampling"], 6)
 
 
 def skill_model(subject: Subject) -> GoSkillNetworks:
@@ -245,9 +260,9 @@ def assert_same_labels(networks: GoSkillNetworks, codebook: Any, store: EpisodeS
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_gpu_goskill(benchmark: Any, subject: Subject, name: str, compiled: bool) -> None:
     device = torch.device("cuda", 0)
-    step = step_of(subject, name, device, precision="bfloat16", compile=compiled, cuda_graphs="on")
+    iterations = Iterations(subject, name, device, precision="bfloat16", compile=compiled, cuda_graphs="on")
     how = "compiled, whole-step graphs" if compiled else "whole-step graphs"
-    measure(benchmark, name, step.run, device, label=f"goskill bfloat16, {how}")
+    measure(benchmark, name, iterations.run, device, label=f"goskill bfloat16, {how}")
 
 
 @pytest.mark.gpu
@@ -263,5 +278,5 @@ def test_gpu_plain_float32(benchmark: Any, subject: Subject, name: str) -> None:
 def test_gpu_compiled_bfloat16(benchmark: Any, subject: Subject, name: str) -> None:
     """The strong peer: our networks and samplers, SDPA, bfloat16 and torch.compile, without graphs."""
     device = torch.device("cuda", 0)
-    step = step_of(subject, name, device, precision="bfloat16", compile=True, cuda_graphs="off")
-    measure(benchmark, name, step.run, device, peer=True, label="SDPA, bfloat16, torch.compile")
+    iterations = Iterations(subject, name, device, precision="bfloat16", compile=True, cuda_graphs="off")
+    measure(benchmark, name, iterations.run, device, peer=True, label="SDPA, bfloat16, torch.compile")

@@ -33,7 +33,7 @@ class ResidentColumns:
     ) -> None:
         self._device = device
         self._columns = {name: self._load(store, name) for name in ("observations", *names)}
-        self._labels = None if labels is None else self._copy(store.labels(labels))
+        self._labels = None if labels is None else self._load_labels(store, labels)
         self._length = self._copy(store.episode_length)
         self._first_step = self._copy(store.episode_start)
         # Every episode before has one observation more than steps.
@@ -43,6 +43,16 @@ class ResidentColumns:
 
     def _copy(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.array(array)).to(self._device)
+
+    def _load_labels(self, store: EpisodeStore, name: str) -> Tensor:
+        column = store.labels(name)
+        # As signed integers: devices gather few types that have no sign.
+        self._class_bits = (1 << 8 * column.itemsize) - 1
+        return self._copy(column.view(f"i{column.itemsize}"))
+
+    def _classes(self, rows: Tensor) -> Tensor:
+        assert self._labels is not None
+        return self._labels[rows].long() & self._class_bits
 
     def _load(self, store: EpisodeStore, name: str) -> Tensor:
         key = (str(self._device), name)
@@ -76,7 +86,7 @@ class ResidentColumns:
         length = self._length[episode][:, None]
         steps = start[:, None] + torch.arange(horizon + 1, device=self._device)
         real = steps < length
-        mask = real[:, :-1]
+        mask = real[:, :-1].contiguous()
         real[:, -1] = True
         rows = self._first_state[episode][:, None] + torch.minimum(steps, length)
         first_step = self._first_step[episode][:, None]
@@ -88,7 +98,7 @@ class ResidentColumns:
             **places,
         }
         if self._labels is not None:
-            batch["skill"] = self._labels[first_step[:, 0] + start].long()
+            batch["skill"] = self._classes(first_step[:, 0] + start)
         return batch
 
     def contexts(
@@ -130,7 +140,7 @@ class ResidentColumns:
             "mask": mask,
         }
         if self._labels is not None:
-            batch["skills"] = torch.where(mask, self._labels[rows].long(), 0)
+            batch["skills"] = torch.where(mask, self._classes(rows), 0)
         if actions:
             batch["actions"] = torch.where(mask[..., None], self._columns["actions"][rows], 0.0)
         return {prefix + name: value for name, value in batch.items()}

@@ -135,6 +135,9 @@ class StoreSampler(IterableDataset[Batch]):
             raise InputError(f"device: expected a torch device, got {device!r}") from error
         if result.type == "cuda" and not torch.cuda.is_available():
             raise InputError(f"device: expected a device of this machine, got {device!r} without CUDA")
+        if result.type == "cuda" and result.index is None:
+            # One name per device, or columns would be kept there twice.
+            return torch.device("cuda", torch.cuda.current_device())
         return result
 
     def _checked_weights(self, weights: Mapping[str, float]) -> list[float]:

@@ -113,7 +113,19 @@ def test_batches_gathered_on_the_device_are_the_same(
         resident, filled = build(device=device, resident=True), build()
         for _ in range(3):
             batch = {name: value.cpu() for name, value in next(resident).items()}
+            assert all(value.is_contiguous() for value in batch.values())
             assert_same(batch, {name: value.numpy() for name, value in next(filled).items()})
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("classes", [256, 300, 1 << 16, 70_000])
+def test_classes_of_any_width_are_gathered_on_the_device(make_store, device: str, classes: int) -> None:
+    store = make_store([7, 30], [0, 0])
+    store.write_labels("skills", np.random.default_rng(0).integers(classes // 2, classes, 37), classes)
+    resident = SegmentSampler(store, 4, 50, labels="skills", device=device, resident=True)
+    np.testing.assert_array_equal(
+        next(resident)["skill"].cpu(), next(SegmentSampler(store, 4, 50, labels="skills"))["skill"]
+    )
 
 
 @pytest.mark.parametrize(
