@@ -4,6 +4,8 @@ In code that builds its own lists of trajectories, two lines change:
 
     from goskill.compat.prompt_dt import get_prompt_batch       # instead of its own module
     from goskill.compat.prompt_dt import get_batch_for_skill
+
+The calls stay: below as the released GO-Skill makes them; Prompt-DT's and HarmoDT's, with ``variant``, work as well.
 """
 
 from __future__ import annotations
