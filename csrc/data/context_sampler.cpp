@@ -14,6 +14,11 @@ constexpr std::uint64_t context_stream = 2;
 constexpr std::int64_t prefetch_distance = 1;
 constexpr std::int64_t prompt_table_bytes = std::int64_t{1} << 26;
 
+// Decision points before the episode begins.
+std::int64_t padding_of(std::int64_t start, std::int64_t horizon) {
+    return start < 0 ? (-start + horizon - 1) / horizon : 0;
+}
+
 template <typename T>
 void copy_row(const T* table, std::int64_t row, std::int64_t size, T* target, std::int64_t i) {
     if (target != nullptr) std::copy_n(table + row * size, size, target + i * size);
@@ -85,33 +90,55 @@ std::int64_t ContextSampler::prompt_start(const Episode& episode) const {
     return first - (settings_.prompt - points) * settings_.horizon;
 }
 
-std::int64_t ContextSampler::place(std::uint64_t step, std::int64_t global_batch, std::int64_t sample,
-                                   std::int64_t i, const ContextBatch& batch) const {
-    const Words words = draw(settings_.seed, context_stream, step, static_cast<std::uint64_t>(sample));
-    const std::uint64_t turn =
-        step * static_cast<std::uint64_t>(global_batch) + static_cast<std::uint64_t>(sample);
-    const std::size_t task = task_choice_.pick(turn, words[1]);
-    const StepIndex& steps = selection_.of_task(task);
-    // A uniform start is the same as a uniform last decision point.
-    const Place last = steps.find(below(words[0], steps.size()));
-    batch.episode[i] = last.episode;
-    batch.start[i] = last.step - (settings_.context - 1) * settings_.horizon;
-    batch.task[i] = selection_.tasks()[task];
-    if (settings_.prompt == 0) return 0;
-    const auto named = static_cast<std::size_t>(batch.task[i]);
-    const auto& prompts = prompt_episodes_[named];
-    const std::int64_t chosen = below(words[2], static_cast<std::int64_t>(prompts.size()));
-    batch.prompt_episode[i] = prompts[static_cast<std::size_t>(chosen)];
-    return prompt_offsets_[named] + chosen;
+// In stages, each of which asks for what the next one reads: sample by sample, one cache miss would wait for
+// the other.
+std::vector<std::int64_t> ContextSampler::place(std::uint64_t step, std::int64_t global_batch,
+                                                std::int64_t first, std::int64_t count,
+                                                const ContextBatch& batch) const {
+    struct Draw {
+        const StepIndex* steps;
+        std::int64_t position;
+    };
+    std::vector<Draw> draws;
+    draws.reserve(static_cast<std::size_t>(count));
+    std::vector<std::int64_t> prompt_rows(static_cast<std::size_t>(count));
+    for (std::int64_t i = 0; i < count; ++i) {
+        const auto sample = static_cast<std::uint64_t>(first + i);
+        const Words words = draw(settings_.seed, context_stream, step, sample);
+        const std::size_t task =
+            task_choice_.pick(step * static_cast<std::uint64_t>(global_batch) + sample, words[1]);
+        const StepIndex& steps = selection_.of_task(task);
+        // A uniform start is the same as a uniform last decision point.
+        draws.push_back({&steps, below(words[0], steps.size())});
+        steps.prefetch(draws.back().position);
+        batch.task[i] = selection_.tasks()[task];
+        if (settings_.prompt == 0) continue;
+        const auto named = static_cast<std::size_t>(batch.task[i]);
+        const auto& prompts = prompt_episodes_[named];
+        const std::int64_t chosen = below(words[2], static_cast<std::int64_t>(prompts.size()));
+        batch.prompt_episode[i] = prompts[static_cast<std::size_t>(chosen)];
+        prompt_rows[static_cast<std::size_t>(i)] = prompt_offsets_[named] + chosen;
+    }
+    for (std::int64_t i = 0; i < count; ++i) {
+        const Draw& drawn = draws[static_cast<std::size_t>(i)];
+        const Place last = drawn.steps->find(drawn.position);
+        batch.episode[i] = last.episode;
+        batch.start[i] = last.step - (settings_.context - 1) * settings_.horizon;
+        prefetch_line(&store_->episode(last.episode));
+    }
+    return prompt_rows;
 }
 
-void ContextSampler::prefetch_window(const Episode& episode, std::int64_t start, std::int64_t points) const {
-    const std::int64_t width = store_->observation_dim();
-    for (std::int64_t k = 0, t = start; k < points; ++k, t += settings_.horizon) {
-        if (t < 0) continue;
+void ContextSampler::prefetch_window(const Episode& episode, std::int64_t start, std::int64_t points,
+                                     bool actions) const {
+    const std::int64_t horizon = settings_.horizon, width = store_->observation_dim();
+    const std::int64_t action_width = store_->action_dim();
+    const std::int64_t padding = padding_of(start, horizon);
+    for (std::int64_t k = padding, t = start + padding * horizon; k < points; ++k, t += horizon) {
         prefetch(episode.observations + t * width, static_cast<std::size_t>(width) * sizeof(float));
         prefetch_line(episode.returns_to_go + t);
         if (labels_) prefetch_line(labels_->labels().address(episode.first_step + t));
+        if (actions) prefetch_line(episode.actions + t * action_width);
     }
 }
 
@@ -120,7 +147,7 @@ void ContextSampler::gather(const Episode& episode, std::int64_t start, std::int
     const std::int64_t horizon = settings_.horizon;
     const std::int64_t width = store_->observation_dim();
     const std::int64_t action_width = store_->action_dim();
-    const std::int64_t padding = start < 0 ? (-start + horizon - 1) / horizon : 0;
+    const std::int64_t padding = padding_of(start, horizon);
     const std::int64_t real = points - padding;
     const std::int64_t first = start + padding * horizon;
     const std::int64_t row = i * points;
@@ -153,26 +180,30 @@ void ContextSampler::gather(const Episode& episode, std::int64_t start, std::int
 
 void ContextSampler::locate(std::uint64_t step, std::int64_t global_batch, std::int64_t first,
                             std::int64_t count, const ContextBatch& batch) const {
-    for (std::int64_t i = 0; i < count; ++i) place(step, global_batch, first + i, i, batch);
+    place(step, global_batch, first, count, batch);
 }
 
 void ContextSampler::fill(std::uint64_t step, std::int64_t global_batch, std::int64_t first,
                           std::int64_t count, const ContextBatch& batch) const {
     const auto prefetch_sample = [&](std::int64_t i) {
-        prefetch_window(store_->episode(batch.episode[i]), batch.start[i], settings_.context);
+        prefetch_window(store_->episode(batch.episode[i]), batch.start[i], settings_.context,
+                        batch.context.actions != nullptr);
     };
     parallel_for(count, settings_.threads, [&](std::int64_t begin, std::int64_t end) {
-        std::vector<std::int64_t> prompts(static_cast<std::size_t>(end - begin));
-        for (std::int64_t i = begin; i < end; ++i) {
-            prompts[static_cast<std::size_t>(i - begin)] = place(step, global_batch, first + i, i, batch);
-        }
+        ContextBatch places = batch;
+        places.episode += begin;
+        places.start += begin;
+        places.task += begin;
+        if (settings_.prompt > 0) places.prompt_episode += begin;
+        const std::vector<std::int64_t> prompt_rows =
+            place(step, global_batch, first + begin, end - begin, places);
         for (std::int64_t i = begin; i < std::min(begin + prefetch_distance, end); ++i) prefetch_sample(i);
         for (std::int64_t i = begin; i < end; ++i) {
             if (i + prefetch_distance < end) prefetch_sample(i + prefetch_distance);
             gather(store_->episode(batch.episode[i]), batch.start[i], settings_.context, i, batch.context);
             if (settings_.prompt == 0) continue;
             if (prompts_.mask) {
-                copy_prompt(prompts[static_cast<std::size_t>(i - begin)], i, batch.prompt);
+                copy_prompt(prompt_rows[static_cast<std::size_t>(i - begin)], i, batch.prompt);
             } else {
                 const Episode& prompt = store_->episode(batch.prompt_episode[i]);
                 gather(prompt, prompt_start(prompt), settings_.prompt, i, batch.prompt);

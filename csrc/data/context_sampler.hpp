@@ -73,13 +73,13 @@ class ContextSampler {
 
     void build_prompt_table();
     void copy_prompt(std::int64_t row, std::int64_t i, const Window& target) const;
-    // Returns the row of the prompt in the table.
-    std::int64_t place(std::uint64_t step, std::int64_t global_batch, std::int64_t sample, std::int64_t i,
-                       const ContextBatch& batch) const;
-    void prefetch_window(const Episode& episode, std::int64_t start, std::int64_t points) const;
+    std::int64_t prompt_start(const Episode& episode) const;
+    // What `locate` does. Returns each sample's row in the table of prompts.
+    std::vector<std::int64_t> place(std::uint64_t step, std::int64_t global_batch, std::int64_t first,
+                                    std::int64_t count, const ContextBatch& batch) const;
+    void prefetch_window(const Episode& episode, std::int64_t start, std::int64_t points, bool actions) const;
     void gather(const Episode& episode, std::int64_t start, std::int64_t points, std::int64_t i,
                 const Window& window) const;
-    std::int64_t prompt_start(const Episode& episode) const;
 
     std::shared_ptr<const Store> store_;
     std::shared_ptr<const LabelColumn> labels_;

@@ -29,10 +29,9 @@ py::array view(const py::object& store, const T* data, std::vector<py::ssize_t> 
     return std::move(array);
 }
 
-template <typename Value, typename Member>
-py::array per_episode(const Store& store, Member member) {
-    Array<Value> array(store.num_episodes());
-    Value* out = array.mutable_data();
+py::array per_episode(const Store& store, std::int64_t Episode::* member) {
+    Array<std::int64_t> array(store.num_episodes());
+    std::int64_t* out = array.mutable_data();
     for (const Episode& episode : store.episodes()) *out++ = episode.*member;
     return std::move(array);
 }
@@ -192,11 +191,13 @@ void register_store(py::module_& module) {
              py::arg("in_memory"))
         .def_property_readonly("num_steps", &Store::num_steps)
         .def_property_readonly("num_episodes", &Store::num_episodes)
-        .def("episode_task", [](const Store& s) { return per_episode<std::int64_t>(s, &Episode::task); })
-        .def("episode_length", [](const Store& s) { return per_episode<std::int64_t>(s, &Episode::length); })
-        .def("episode_start",
-             [](const Store& s) { return per_episode<std::int64_t>(s, &Episode::first_step); })
-        .def("episode_return", [](const Store& s) { return per_episode<double>(s, &Episode::return_sum); })
+        .def("episode_task", [](const Store& s) { return per_episode(s, &Episode::task); })
+        .def("episode_length", [](const Store& s) { return per_episode(s, &Episode::length); })
+        .def("episode_start", [](const Store& s) { return per_episode(s, &Episode::first_step); })
+        .def("episode_return",
+             [](const Store& s) {
+                 return Array<double>(static_cast<py::ssize_t>(s.returns().size()), s.returns().data());
+             })
         .def(
             "episode",
             [](const py::object& self, std::int64_t index) {

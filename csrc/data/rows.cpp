@@ -12,11 +12,28 @@
 namespace goskill {
 namespace {
 
+constexpr std::int64_t block = 16;
+constexpr std::size_t block_size = block * sizeof(float);
+
 GOSKILL_VECTOR_CLONES
 void normalize_strided(const float* source, std::int64_t stride, std::int64_t rows, std::int64_t width,
                        const float* mean, const float* std, float* __restrict target) {
     for (std::int64_t row = 0; row < rows; ++row, source += stride, target += width) {
         for (std::int64_t i = 0; i < width; ++i) target[i] = (source[i] - mean[i]) / std[i];
+    }
+}
+
+// In blocks of known size, the last of which overlaps the one before: a call of memcpy takes longer than
+// copying a row. Rows must be at least one block wide.
+GOSKILL_VECTOR_CLONES
+void copy_strided(const float* source, std::int64_t stride, std::int64_t rows, std::int64_t width,
+                  float* __restrict target) {
+    for (std::int64_t row = 0; row < rows; ++row, source += stride, target += width) {
+        for (std::int64_t i = 0; i < width - block; i += block) {
+            std::memcpy(target + i, source + i, block_size);
+            __asm__ volatile("" : : : "memory");  // or GCC makes the loop one call of memcpy
+        }
+        std::memcpy(target + width - block, source + width - block, block_size);
     }
 }
 
@@ -29,6 +46,8 @@ void copy_observations(const float* source, std::int64_t stride, std::int64_t ro
                           target);
     } else if (stride == width) {
         copy_rows(source, rows, width, target);
+    } else if (width >= block) {
+        copy_strided(source, stride, rows, width, target);
     } else {
         for (std::int64_t row = 0; row < rows; ++row) {
             copy_rows(source + row * stride, 1, width, target + row * width);

@@ -21,14 +21,13 @@ inline void prefetch_line(const void* address) {
     __asm__ volatile("" : : "r"(address));
 }
 
-// Asks for every cache line of [address, address + bytes).
+// Asks for every cache line of [address, address + bytes), bytes > 0. As many requests wherever the first
+// line begins: a loop that depended on it would be mispredicted until the address is known, which takes a
+// cache miss.
 inline void prefetch(const void* address, std::size_t bytes) {
-    constexpr std::uintptr_t line = 64;
-    const auto first = reinterpret_cast<std::uintptr_t>(address);
-    const std::uintptr_t before = first % line;
-    for (std::uintptr_t offset = 0; offset < bytes + before; offset += line) {
-        prefetch_line(reinterpret_cast<const void*>(first - before + offset));
-    }
+    const char* const first = static_cast<const char*>(address);
+    for (std::size_t offset = 0; offset < bytes; offset += 64) prefetch_line(first + offset);
+    prefetch_line(first + bytes - 1);
 }
 
 inline void copy_rows(const float* source, std::int64_t rows, std::int64_t width, float* target) {

@@ -30,14 +30,14 @@ SegmentSampler::SegmentSampler(std::shared_ptr<const Store> store, std::shared_p
 void SegmentSampler::index_classes() {
     std::vector<std::int64_t> every(static_cast<std::size_t>(store_->num_episodes()));
     std::iota(every.begin(), every.end(), std::int64_t{0});
-    every_step_ = StepIndex(*store_, std::move(every));
+    every_step_ = StepIndex(*store_, every);
     const std::int64_t num_classes = labels_->num_classes();
     if (selection_.whole()) {
         order_ = labels_->order();
         offsets_.assign(labels_->offsets(), labels_->offsets() + num_classes + 1);
     } else {
         std::vector<StepRange> ranges;
-        for (const std::int64_t index : selection_.all().episodes()) {
+        for (const std::int64_t index : selection_.episodes()) {
             const Episode& episode = store_->episode(index);
             ranges.push_back({episode.first_step, episode.first_step + episode.length});
         }
@@ -60,69 +60,85 @@ void SegmentSampler::index_classes() {
     }
 }
 
-Place SegmentSampler::place(std::uint64_t step, std::int64_t global_batch, std::int64_t sample) const {
+SegmentSampler::Draw SegmentSampler::draw_step(std::uint64_t step, std::int64_t global_batch,
+                                               std::int64_t sample) const {
     const Words words = draw(settings_.seed, segment_stream, step, static_cast<std::uint64_t>(sample));
     const std::uint64_t turn =
         step * static_cast<std::uint64_t>(global_batch) + static_cast<std::uint64_t>(sample);
     if (settings_.balance == Balance::skill) {
         const std::size_t c = classes_[static_cast<std::size_t>(turn % classes_.size())];
-        const std::int64_t position = offsets_[c] + below(words[0], offsets_[c + 1] - offsets_[c]);
-        const std::int64_t found = order_[position];
-        if (found < 0) throw StoreFault("order.npy: a step lies outside the store");
-        return every_step_.find(found);
+        return {&every_step_, offsets_[c] + below(words[0], offsets_[c + 1] - offsets_[c])};
     }
-    if (settings_.balance == Balance::transition) {
-        return selection_.all().find(below(words[0], selection_.all().size()));
-    }
-    const StepIndex& steps = selection_.of_task(task_choice_.pick(turn, words[1]));
-    return steps.find(below(words[0], steps.size()));
+    const StepIndex& steps = settings_.balance == Balance::transition
+                                 ? selection_.all()
+                                 : selection_.of_task(task_choice_.pick(turn, words[1]));
+    return {&steps, below(words[0], steps.size())};
 }
 
-void SegmentSampler::prefetch_sample(const SegmentBatch& batch, std::int64_t i) const {
+// From positions in class order to steps.
+void SegmentSampler::look_up_classes(std::vector<Draw>& draws) const {
+    for (const Draw& drawn : draws) prefetch_line(order_.address(drawn.position));
+    for (Draw& drawn : draws) {
+        drawn.position = order_[drawn.position];
+        if (drawn.position < 0) throw StoreFault("order.npy: a step lies outside the store");
+    }
+}
+
+// In stages, each of which asks for what the next one reads: sample by sample, one cache miss would wait for
+// the other.
+void SegmentSampler::locate(std::uint64_t step, std::int64_t global_batch, std::int64_t first,
+                            std::int64_t count, const SegmentBatch& batch) const {
+    std::vector<Draw> draws;
+    draws.reserve(static_cast<std::size_t>(count));
+    for (std::int64_t i = 0; i < count; ++i) draws.push_back(draw_step(step, global_batch, first + i));
+    if (settings_.balance == Balance::skill) look_up_classes(draws);
+    for (const Draw& drawn : draws) drawn.steps->prefetch(drawn.position);
+    for (std::int64_t i = 0; i < count; ++i) {
+        const Draw& drawn = draws[static_cast<std::size_t>(i)];
+        const Place found = drawn.steps->find(drawn.position);
+        batch.episode[i] = found.episode;
+        batch.start[i] = found.step;
+        prefetch_line(&store_->episode(found.episode));
+    }
+    for (std::int64_t i = 0; i < count; ++i) batch.task[i] = store_->episode(batch.episode[i]).task;
+}
+
+SegmentSampler::Source SegmentSampler::source(const SegmentBatch& batch, std::int64_t i) const {
     const Episode& episode = store_->episode(batch.episode[i]);
     const std::int64_t start = batch.start[i];
-    const std::int64_t rows = std::min(settings_.horizon, episode.length - start);
-    const std::int64_t width = store_->observation_dim();
-    const std::int64_t action_width = store_->action_dim();
-    prefetch(episode.observations + start * width,
-             static_cast<std::size_t>((rows + 1) * width) * sizeof(float));
-    prefetch(episode.actions + start * action_width,
-             static_cast<std::size_t>(rows * action_width) * sizeof(float));
     if (labels_) prefetch_line(labels_->labels().address(episode.first_step + start));
+    return {episode.observations + start * store_->observation_dim(),
+            episode.actions + start * store_->action_dim(),
+            std::min(settings_.horizon, episode.length - start)};
 }
 
-// The mask is true before: here only rows past the end of the episode become false.
-void SegmentSampler::gather(const SegmentBatch& batch, std::int64_t i) const {
-    const Episode& episode = store_->episode(batch.episode[i]);
-    const std::int64_t horizon = settings_.horizon;
+void SegmentSampler::prefetch_source(const Source& source) const {
+    prefetch(source.observations,
+             static_cast<std::size_t>((source.rows + 1) * store_->observation_dim()) * sizeof(float));
+    prefetch(source.actions, static_cast<std::size_t>(source.rows * store_->action_dim()) * sizeof(float));
+}
+
+// The mask is true before: only rows past the end of the episode become false.
+void SegmentSampler::gather(const Source& source, const SegmentBatch& batch, std::int64_t i) const {
+    const std::int64_t horizon = settings_.horizon, rows = source.rows;
     const std::int64_t width = store_->observation_dim();
     const std::int64_t action_width = store_->action_dim();
-    const std::int64_t start = batch.start[i];
-    const std::int64_t rows = std::min(horizon, episode.length - start);
-    const float* source = episode.observations + start * width;
     float* target = batch.observations + i * (horizon + 1) * width;
     if (rows == horizon) {
-        copy_observations(source, width, horizon + 1, width, settings_.normalization, target);
+        copy_observations(source.observations, width, horizon + 1, width, settings_.normalization, target);
     } else {
-        copy_observations(source, width, rows, width, settings_.normalization, target);
+        copy_observations(source.observations, width, rows, width, settings_.normalization, target);
         zero_rows(target + rows * width, horizon - rows, width);
-        copy_observations(source + rows * width, width, 1, width, settings_.normalization,
+        copy_observations(source.observations + rows * width, width, 1, width, settings_.normalization,
                           target + horizon * width);
     }
     float* actions = batch.actions + i * horizon * action_width;
-    copy_rows(episode.actions + start * action_width, rows, action_width, actions);
+    copy_rows(source.actions, rows, action_width, actions);
     zero_rows(actions + rows * action_width, horizon - rows, action_width);
     std::fill_n(batch.mask + i * horizon + rows, horizon - rows, false);
-    if (batch.skill != nullptr) batch.skill[i] = labels_->labels()[episode.first_step + start];
-}
-
-void SegmentSampler::locate(std::uint64_t step, std::int64_t global_batch, std::int64_t first,
-                            std::int64_t count, const SegmentBatch& batch) const {
-    for (std::int64_t i = 0; i < count; ++i) {
-        const Place found = place(step, global_batch, first + i);
-        batch.episode[i] = found.episode;
-        batch.start[i] = found.step;
-        batch.task[i] = store_->episode(found.episode).task;
+    if (batch.skill != nullptr) {
+        const Episode& episode = store_->episode(batch.episode[i]);
+        batch.skill[i] = labels_->labels()[episode.first_step + batch.start[i]];
     }
 }
 
@@ -134,12 +150,17 @@ void SegmentSampler::fill(std::uint64_t step, std::int64_t global_batch, std::in
         places.start += begin;
         places.task += begin;
         locate(step, global_batch, first + begin, end - begin, places);
+        std::vector<Source> sources;
+        sources.reserve(static_cast<std::size_t>(end - begin));
+        for (std::int64_t i = begin; i < end; ++i) sources.push_back(source(batch, i));
+        const auto source_of = [&](std::int64_t i) { return sources[static_cast<std::size_t>(i - begin)]; };
         std::fill_n(batch.mask + begin * settings_.horizon, (end - begin) * settings_.horizon, true);
-        for (std::int64_t i = begin; i < std::min(begin + prefetch_distance, end); ++i)
-            prefetch_sample(batch, i);
+        for (std::int64_t i = begin; i < std::min(begin + prefetch_distance, end); ++i) {
+            prefetch_source(source_of(i));
+        }
         for (std::int64_t i = begin; i < end; ++i) {
-            if (i + prefetch_distance < end) prefetch_sample(batch, i + prefetch_distance);
-            gather(batch, i);
+            if (i + prefetch_distance < end) prefetch_source(source_of(i + prefetch_distance));
+            gather(source_of(i), batch, i);
         }
     });
 }

@@ -53,9 +53,23 @@ class SegmentSampler {
               const SegmentBatch& batch) const;
 
   private:
-    Place place(std::uint64_t step, std::int64_t global_batch, std::int64_t sample) const;
-    void prefetch_sample(const SegmentBatch& batch, std::int64_t i) const;
-    void gather(const SegmentBatch& batch, std::int64_t i) const;
+    // A position among some steps.
+    struct Draw {
+        const StepIndex* steps;
+        std::int64_t position;
+    };
+    // What a window is copied from.
+    struct Source {
+        const float* observations;
+        const float* actions;
+        std::int64_t rows;
+    };
+
+    Draw draw_step(std::uint64_t step, std::int64_t global_batch, std::int64_t sample) const;
+    void look_up_classes(std::vector<Draw>& draws) const;
+    Source source(const SegmentBatch& batch, std::int64_t i) const;
+    void prefetch_source(const Source& source) const;
+    void gather(const Source& source, const SegmentBatch& batch, std::int64_t i) const;
     void index_classes();
 
     std::shared_ptr<const Store> store_;

@@ -10,30 +10,32 @@
 
 namespace goskill {
 
-StepIndex::StepIndex(const Store& store, std::vector<std::int64_t> episodes)
-    : episodes_(std::move(episodes)) {
-    cumulative_.reserve(episodes_.size() + 1);
-    for (const std::int64_t episode : episodes_) {
-        cumulative_.push_back(cumulative_.back() + store.episode(episode).length);
+StepIndex::StepIndex(const Store& store, const std::vector<std::int64_t>& episodes) {
+    runs_.clear();
+    runs_.reserve(episodes.size() + 1);
+    std::int64_t first = 0;
+    for (const std::int64_t episode : episodes) {
+        runs_.push_back({first, episode});
+        first += store.episode(episode).length;
     }
-    if (size() > 0) episodes_per_step_ = static_cast<double>(episodes_.size()) / static_cast<double>(size());
+    runs_.push_back({first, -1});
+    if (first > 0) episodes_per_step_ = static_cast<double>(episodes.size()) / static_cast<double>(first);
 }
 
 Place StepIndex::find(std::int64_t position) const {
-    // Episodes are often of one length: the guess is then right and saves the cache misses of a binary
-    // search.
-    auto guess = static_cast<std::size_t>(static_cast<double>(position) * episodes_per_step_);
-    guess = std::min(guess, episodes_.size() - 1);
-    if (position < cumulative_[guess] || position >= cumulative_[guess + 1]) {
-        const auto next = std::upper_bound(cumulative_.begin(), cumulative_.end(), position);
-        guess = static_cast<std::size_t>(next - cumulative_.begin()) - 1;
+    std::size_t run = guess(position);
+    if (position < runs_[run].first || position >= runs_[run + 1].first) {
+        const auto next =
+            std::upper_bound(runs_.begin(), runs_.end(), position,
+                             [](std::int64_t value, const Run& other) { return value < other.first; });
+        run = static_cast<std::size_t>(next - runs_.begin()) - 1;
     }
-    return {episodes_[guess], position - cumulative_[guess]};
+    return {runs_[run].episode, position - runs_[run].first};
 }
 
 Selection::Selection(const Store& store, const std::optional<std::vector<std::int64_t>>& episodes)
     : whole_(!episodes) {
-    std::vector<std::int64_t> chosen;
+    std::vector<std::int64_t>& chosen = episodes_;
     if (episodes) {
         chosen = *episodes;
         std::sort(chosen.begin(), chosen.end());
@@ -55,11 +57,11 @@ Selection::Selection(const Store& store, const std::optional<std::vector<std::in
     for (const std::int64_t episode : chosen) {
         by_task[static_cast<std::size_t>(store.episode(episode).task)].push_back(episode);
     }
-    all_ = StepIndex(store, std::move(chosen));
+    all_ = StepIndex(store, chosen);
     for (std::size_t task = 0; task < by_task.size(); ++task) {
         if (by_task[task].empty()) continue;
         tasks_.push_back(static_cast<std::int64_t>(task));
-        by_task_.emplace_back(store, std::move(by_task[task]));
+        by_task_.emplace_back(store, by_task[task]);
     }
 }
 

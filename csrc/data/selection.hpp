@@ -1,11 +1,13 @@
 // Which episodes a sampler draws from, and how a random number becomes a step of one of them.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <vector>
 
+#include "data/rows.hpp"
 #include "data/store.hpp"
 
 namespace goskill {
@@ -20,15 +22,27 @@ struct Place {
 class StepIndex {
   public:
     StepIndex() = default;
-    StepIndex(const Store& store, std::vector<std::int64_t> episodes);
+    StepIndex(const Store& store, const std::vector<std::int64_t>& episodes);
 
-    const std::vector<std::int64_t>& episodes() const { return episodes_; }
-    std::int64_t size() const { return cumulative_.back(); }
+    std::int64_t size() const { return runs_.back().first; }
     Place find(std::int64_t position) const;
+    // Asks for what `find` will read.
+    void prefetch(std::int64_t position) const { prefetch_line(&runs_[guess(position)]); }
 
   private:
-    std::vector<std::int64_t> episodes_;
-    std::vector<std::int64_t> cumulative_{0};
+    struct Run {
+        std::int64_t first;  // position of the episode's first step
+        std::int64_t episode;
+    };
+
+    // Episodes are often of one length: the guess is then right and saves the cache misses of a binary
+    // search.
+    std::size_t guess(std::int64_t position) const {
+        const auto run = static_cast<std::size_t>(static_cast<double>(position) * episodes_per_step_);
+        return std::min(run, runs_.size() - 2);
+    }
+
+    std::vector<Run> runs_{{0, -1}};  // the last one begins at the end
     double episodes_per_step_ = 0;
 };
 
@@ -38,6 +52,7 @@ class Selection {
   public:
     Selection(const Store& store, const std::optional<std::vector<std::int64_t>>& episodes);
 
+    const std::vector<std::int64_t>& episodes() const { return episodes_; }
     const StepIndex& all() const { return all_; }
     bool whole() const { return whole_; }
     // The tasks that have episodes, ascending, and the steps of each.
@@ -46,6 +61,7 @@ class Selection {
 
   private:
     bool whole_;
+    std::vector<std::int64_t> episodes_;
     StepIndex all_;
     std::vector<std::int64_t> tasks_;
     std::vector<StepIndex> by_task_;

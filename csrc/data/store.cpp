@@ -63,7 +63,8 @@ void Store::add_shard(const ShardDescription& shard, bool in_memory) {
         episodes_.push_back({at(observations).as<float>() + (step + i) * observation_dim_,
                              at(actions).as<float>() + step * action_dim_, at(rewards).as<float>() + step,
                              at(returns_to_go).as<float>() + step, at(success).as<std::int8_t>() + step,
-                             return_sum, num_steps_ + step, length, task});
+                             num_steps_ + step, length, task});
+        returns_.push_back(return_sum);
         step += length;
     }
     if (step != shard.steps) {

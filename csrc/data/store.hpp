@@ -15,14 +15,14 @@ struct ShardDescription {
     std::int64_t episodes;
 };
 
-struct Episode {
+// One cache line: samplers read it at random.
+struct alignas(64) Episode {
     const float* observations;   // [length + 1, observation_dim]
     const float* actions;        // [length, action_dim]
     const float* rewards;        // [length]
     const float* returns_to_go;  // [length]
     const std::int8_t* success;  // [length]: 1 yes, 0 no, -1 unknown
-    double return_sum;
-    std::int64_t first_step;  // in the whole store
+    std::int64_t first_step;     // in the whole store
     std::int64_t length;
     std::int64_t task;
 };
@@ -39,6 +39,8 @@ class Store {
     std::int64_t num_tasks() const { return num_tasks_; }
     std::int64_t num_steps() const { return num_steps_; }
     std::int64_t num_episodes() const { return static_cast<std::int64_t>(episodes_.size()); }
+    // The undiscounted return of each episode.
+    const std::vector<double>& returns() const { return returns_; }
     const std::vector<Episode>& episodes() const { return episodes_; }
     const Episode& episode(std::int64_t index) const { return episodes_[static_cast<std::size_t>(index)]; }
 
@@ -50,6 +52,7 @@ class Store {
     std::int64_t num_tasks_;
     std::int64_t num_steps_ = 0;
     std::vector<Episode> episodes_;
+    std::vector<double> returns_;
     Arena memory_;
     std::vector<MappedColumn> columns_;
 };
