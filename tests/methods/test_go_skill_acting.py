@@ -16,7 +16,7 @@ from goskill.evaluation.policy import Demonstration, Policy, SkillPolicy
 from goskill.methods.go_skill import ABLATIONS, GoSkillNetworks, GoSkillPolicy
 from goskill.models import Decisions, Normalize
 
-HORIZON, CONTEXT, PROMPT, SCALE = 4, 5, 3, 10.0
+HORIZON = 4
 
 
 def make_networks(**changes: Any) -> GoSkillNetworks:
@@ -43,6 +43,7 @@ class PlainPolicy:
 
     def __init__(self, networks: GoSkillNetworks, shown: Demonstration, target: float) -> None:
         self.networks = networks.double()
+        self.settings = networks.settings
         self.shown = shown
         self.target = target
         self.states: list[Tensor] = []
@@ -52,30 +53,33 @@ class PlainPolicy:
         self.skills: list[Tensor] = []
 
     def embedding(self, states: Tensor, actions: Tensor, step: int) -> Tensor:
-        if self.networks.settings.skill_source == "actions":
-            window = torch.zeros(HORIZON, ACTION, dtype=torch.float64)
-            ahead = actions[step : step + HORIZON]
+        horizon = self.settings.horizon
+        if self.settings.skill_source == "actions":
+            window = torch.zeros(horizon, ACTION, dtype=torch.float64)
+            ahead = actions[step : step + horizon]
             window[: len(ahead)] = ahead
             return self.networks.encoder(window.flatten())
         normalized = self.networks.normalize(states)
-        return self.networks.encoder(normalized[min(step + HORIZON, len(actions))] - normalized[step])
+        return self.networks.encoder(normalized[min(step + horizon, len(actions))] - normalized[step])
 
     def prompt(self) -> Decisions:
         states = torch.from_numpy(self.shown.observations).double()
         actions = torch.from_numpy(self.shown.actions).double()
         rewards = np.asarray(self.shown.rewards, dtype=np.float64)
         steps = len(actions)
-        points = [max(steps - HORIZON, 0) - HORIZON * back for back in range(PROMPT - 1, -1, -1)]
+        horizon, length = self.settings.horizon, self.settings.prompt_length
+        points = [max(steps - horizon, 0) - horizon * back for back in range(length - 1, -1, -1)]
         valid = [point >= 0 for point in points]
         return Decisions(
             returns_to_go=torch.tensor(
-                [rewards[t:].sum() / SCALE if t >= 0 else 0.0 for t in points], dtype=torch.float64
+                [rewards[t:].sum() / self.settings.return_scale if t >= 0 else 0.0 for t in points],
+                dtype=torch.float64,
             )[None, :, None],
             observations=torch.stack([self.networks.normalize(states[max(t, 0)]) for t in points])[None],
             choices=torch.stack(
                 [self.input(self.networks.assign(self.embedding(states, actions, max(t, 0)))) for t in points]
             )[None],
-            timesteps=torch.tensor([max(t, 0) // HORIZON for t in points])[None],
+            timesteps=torch.tensor([max(t, 0) // horizon for t in points])[None],
             mask=torch.tensor([valid]),
         )
 
@@ -84,48 +88,53 @@ class PlainPolicy:
 
     def decide(self) -> Tensor:
         """Scores of the next skill from the whole padded sequence."""
-        decisions = len(self.to_go)
-        first = max(0, decisions - CONTEXT)
+        decisions, context = len(self.to_go), self.settings.context
+        first = max(0, decisions - context)
         rows = list(range(first, decisions))
-        padding = CONTEXT - len(rows)
+        padding = context - len(rows)
         placeholder = torch.zeros_like(self.input(self.skills[0])) if self.skills else None
         skills = [self.input(skill) for skill in self.skills[first:]]
         if placeholder is None:
             empty = self.networks.assign(torch.zeros(8, dtype=torch.float64))
             placeholder = torch.zeros_like(self.input(empty))
         skills = [placeholder] * padding + skills + [placeholder]  # the last is not chosen yet
-        states = torch.stack([self.networks.normalize(self.states[row * HORIZON]) for row in rows])
+        states = torch.stack(
+            [self.networks.normalize(self.states[row * self.settings.horizon]) for row in rows]
+        )
         history = Decisions(
             returns_to_go=torch.cat(
-                [torch.zeros(padding), torch.tensor([self.to_go[row] for row in rows]) / SCALE]
+                [
+                    torch.zeros(padding),
+                    torch.tensor([self.to_go[row] for row in rows]) / self.settings.return_scale,
+                ]
             ).double()[None, :, None],
             observations=torch.cat([torch.zeros(padding, OBSERVATION, dtype=torch.float64), states])[None],
             choices=torch.stack(skills)[None],
             timesteps=torch.tensor([0] * padding + rows)[None],
             mask=torch.tensor([[False] * padding + [True] * len(rows)]),
         )
-        prompt = self.prompt() if self.networks.settings.prompt_length else None
+        prompt = self.prompt() if self.settings.prompt_length else None
         return self.networks.policy(history, prompt)[0, -1]
 
     def act(self, observation: np.ndarray) -> np.ndarray:
-        networks, step = self.networks, len(self.states)
+        networks, step, horizon = self.networks, len(self.states), self.settings.horizon
         self.states.append(torch.from_numpy(observation).double())
-        if step % HORIZON == 0:
+        if step % horizon == 0:
             self.to_go.append(self.target - sum(self.rewards))
             scores = self.decide()
-            self.skills.append(scores.argmax() if networks.settings.discrete else scores)
-        begin = step - step % HORIZON
-        states = torch.zeros(HORIZON, OBSERVATION, dtype=torch.float64)
-        actions = torch.zeros(HORIZON, ACTION, dtype=torch.float64)
+            self.skills.append(scores.argmax() if self.settings.discrete else scores)
+        begin = step - step % horizon
+        states = torch.zeros(horizon, OBSERVATION, dtype=torch.float64)
+        actions = torch.zeros(horizon, ACTION, dtype=torch.float64)
         for row in range(begin, step + 1):
             states[row - begin] = networks.normalize(self.states[row])
             if row < step:
                 actions[row - begin] = self.actions[row]
-        reached = networks.encoder(states - states[0]) if networks.settings.reached_goal else None
+        reached = networks.encoder(states - states[0]) if self.settings.reached_goal else None
         skill = self.skills[-1][None]
         action = networks.decoder(
             networks.vectors(skill),
-            skill if networks.settings.discrete else None,
+            skill if self.settings.discrete else None,
             None if reached is None else reached[None],
             states[None],
             actions[None],
@@ -147,11 +156,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_caches_equal_recomputing_everything_over_an_episode(
-    variant: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_caches_equal_recomputing_everything_over_an_episode(variant: str) -> None:
     settings = VARIANTS[variant]
-    monkeypatch.setitem(globals(), "CONTEXT", settings.get("context", CONTEXT))
     # Demonstrations of 30 steps, and of 9 and 3 steps, whose prompts are padded.
     shown = {"left": [episode(0, 30, 0.3)], "right": [episode(1, 9, 0.3)], "short": [episode(2, 3, 0.0)]}
     tasks = ["left", "right", "short", "left", "right"]
