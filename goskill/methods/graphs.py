@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Hashable
 from typing import Protocol
@@ -60,8 +61,9 @@ class GraphedSteps:
                 raise RuntimeError(
                     "a step of the policy could not be captured in a CUDA graph; cuda_graphs='off' acts without"
                 ) from error
-            reason = str(error).partition("\n")[0]
-            warnings.warn(f"acting goes on without CUDA graphs: {reason}", RuntimeWarning, stacklevel=2)
+            warnings.warn(
+                f"acting goes on without CUDA graphs: {_reason(error)}", RuntimeWarning, stacklevel=2
+            )
             self._eager = True
             self._replays.clear()
             return step
@@ -78,12 +80,39 @@ class GraphedSteps:
 
     def _capture(self, step: Callable[[], None]) -> Callable[[], None]:
         """Record a step without running it."""
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-            step()
+        graph, device = torch.cuda.CUDAGraph(), self._device
+        # Makes the device the current one. torch does not restore the stream after a capture that failed, this does.
+        with torch.cuda.stream(torch.cuda.current_stream(device)):
+            try:
+                # Other threads of the process may do with CUDA what they like meanwhile.
+                with torch.cuda.graph(
+                    graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+                ):
+                    step()
+            except BaseException:
+                self._end_failed_capture()
+                raise
 
         def replay() -> None:
-            with torch.cuda.device(self._device):
+            with torch.cuda.device(device):
                 graph.replay()
 
         return replay
+
+    def _end_failed_capture(self) -> None:
+        """Undo what torch may leave of a capture that failed: allocator and random numbers wait for its end."""
+        with contextlib.suppress(RuntimeError, AttributeError):
+            torch._C._cuda_endAllocateToPool(self._stream.device_index, self._pool)
+            torch._C._cuda_releasePool(self._stream.device_index, self._pool)
+        # The end of a capture that succeeds, of whatever it is, also ends the random generator's waiting.
+        with contextlib.suppress(RuntimeError), torch.cuda.stream(self._stream):
+            value, graph = torch.zeros((), device=self._device), torch.cuda.CUDAGraph()
+            graph.capture_begin(capture_error_mode="thread_local")
+            value.add_(1)
+            graph.capture_end()
+
+
+def _reason(error: BaseException) -> str:
+    """Why a capture failed, in a line. Its end raises once more, and says only that something did before."""
+    first = error.__context__ if "previous error during capture" in str(error) else None
+    return str(first or error).partition("\n")[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -204,6 +206,24 @@ def test_a_step_that_cannot_be_captured_runs_eagerly_with_one_warning() -> None:
         strict.run("step", reads_on_the_host)
 
 
+def test_the_warning_says_what_went_wrong_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA raises again at the end of a capture that something else has spoilt."""
+    steps = RecordedSteps()
+
+    def fail(step: Callable[[], None]) -> Callable[[], None]:
+        try:
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nSearch for it.")
+        finally:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(steps, "_capture", fail)
+    steps.run("step", lambda: None)
+    with pytest.warns(
+        RuntimeWarning, match=r"without CUDA graphs: .* not permitted when stream is capturing$"
+    ):
+        steps.run("step", lambda: None)
+
+
 def test_on_needs_cuda_and_goal_hooks_stay_without() -> None:
     policy = GoSkillPolicy(go_skill(), cuda_graphs="on")
     with pytest.raises(InputError, match="cuda_graphs: 'on' needs networks on a CUDA device, got cpu"):
@@ -254,3 +274,44 @@ def test_two_threads_capture_and_replay_side_by_side() -> None:
         for got in threads.map(play, [policy.fork(), policy.fork()]):
             for one, other in zip(got, expected, strict=True):
                 np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_capture_that_failed_leaves_torch_as_it_was() -> None:
+    """Streams, random numbers and other captures go on; the warning names the cause."""
+    device = torch.device("cuda", 0)
+    value, out = torch.ones(4, device=device), torch.zeros(4, device=device)
+    before = torch.cuda.current_stream(device)
+    failing, good = GraphedSteps(device), GraphedSteps(device, required=True)
+
+    def reads_on_the_host() -> None:
+        out.copy_(value * value.sum().item())
+
+    failing.run("step", reads_on_the_host)
+    with pytest.warns(RuntimeWarning, match="without CUDA graphs: (?!.*previous error)"):
+        failing.run("step", reads_on_the_host)
+    assert out.tolist() == [4.0] * 4
+    assert torch.cuda.current_stream(device) == before
+    assert 0 <= float(torch.rand((), device=device)) < 1
+    torch.cuda.empty_cache()
+    for expected in ([2.0] * 4, [3.0] * 4, [4.0] * 4):
+        good.run("step", lambda: value.add_(1))
+        assert value.tolist() == expected
+    assert good._replays["step"] is not None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_graphs_are_freed_with_their_steps() -> None:
+    """No cycle waits for the garbage collector, which might run amid another capture."""
+    steps, value = GraphedSteps(torch.device("cuda", 0), required=True), torch.ones(4, device="cuda")
+    for _ in range(3):
+        steps.run("step", lambda: value.add_(1))
+    freed = weakref.ref(steps)
+    gc.disable()
+    try:
+        del steps
+        assert freed() is None
+    finally:
+        gc.enable()
