@@ -14,6 +14,12 @@ from torch import Tensor
 
 SMALL_CODEBOOK = 32
 WIDEST_CHUNK = 64  # dimensions of x on chip at a time
+CODES_PER_PROGRAM = 32  # whose norms one program computes
+
+
+@triton.jit
+def squared_norms(e):
+    return tl.sum(e * e, 1)
 
 
 @triton.jit
@@ -26,7 +32,7 @@ def code_norms_kernel(
         d = start + tl.arange(0, BLOCK_D)  # [BD]
         inside = (code < codes)[:, None] & (d < dim)[None, :]
         e = tl.load(codebook + code.to(tl.int64)[:, None] * dim + d[None, :], inside, 0.0)  # [BM, BD]
-        total += tl.sum(e * e, 1)
+        total += squared_norms(e)
     tl.store(norms + code, total, code < codes)
 
 
@@ -106,6 +112,39 @@ def assign(
     return best_code
 
 
+@triton.jit
+def store_distance(
+    x,
+    codebook,
+    distance,
+    row,
+    rows,
+    nearest,
+    row_stride,
+    column_stride,
+    dim: tl.constexpr,
+    COSINE: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """The distance of rows ``row`` [BN] (int64) to codes ``nearest`` [BN], from their differences."""
+    squares = tl.zeros(nearest.shape, tl.float32)
+    dots = tl.zeros(nearest.shape, tl.float32)
+    for start in range(0, dim, BLOCK_D):
+        d = start + tl.arange(0, BLOCK_D)  # [BD]
+        inside = (row < rows)[:, None] & (d < dim)[None, :]
+        tile = load_rows(x, row, rows, row_stride, column_stride, start, dim, BLOCK_D)  # [BN, BD]
+        e = tl.load(codebook + nearest.to(tl.int64)[:, None] * dim + d[None, :], inside, 0.0)  # [BN, BD]
+        if COSINE:
+            dots += tl.sum(tile * e, 1)
+            squares += tl.sum(tile * tile, 1)
+        else:
+            squares += tl.sum((tile - e) * (tile - e), 1)
+    result = squares
+    if COSINE:
+        result = 1 - dots / tl.where(squares == 0, 1.0, tl.sqrt(squares))
+    tl.store(distance + row, result, row < rows)
+
+
 @triton.jit(do_not_specialize=["rows"])
 def nearest_code_kernel(
     x,
@@ -146,23 +185,9 @@ def nearest_code_kernel(
     )
     tl.store(indices + row, nearest.to(tl.int64), row < rows)
     if DISTANCE:
-        squares = tl.zeros([BLOCK_N], tl.float32)
-        dots = tl.zeros([BLOCK_N], tl.float32)
-        for start in range(0, dim, BLOCK_D):
-            d = start + tl.arange(0, BLOCK_D)  # [BD]
-            inside = (row < rows)[:, None] & (d < dim)[None, :]
-            x_at = row[:, None] * row_stride + d.to(tl.int64)[None, :] * column_stride
-            tile = tl.load(x + x_at, inside, 0.0).to(tl.float32)  # [BN, BD]
-            e = tl.load(codebook + nearest.to(tl.int64)[:, None] * dim + d[None, :], inside, 0.0)  # [BN, BD]
-            if COSINE:
-                dots += tl.sum(tile * e, 1)
-                squares += tl.sum(tile * tile, 1)
-            else:
-                squares += tl.sum((tile - e) * (tile - e), 1)
-        result = squares
-        if COSINE:
-            result = 1 - dots / tl.where(squares == 0, 1.0, tl.sqrt(squares))
-        tl.store(distance + row, result, row < rows)
+        store_distance(
+            x, codebook, distance, row, rows, nearest, row_stride, column_stride, dim, COSINE, BLOCK_D
+        )
 
 
 def block_sizes(codes: int, dim: int, half: bool) -> dict[str, object]:
@@ -179,13 +204,29 @@ def block_sizes(codes: int, dim: int, half: bool) -> dict[str, object]:
     }
 
 
+def nearest_sizes(codes: int, dim: int, half: bool, cosine: bool) -> dict[str, object]:
+    """``block_sizes`` where nothing but the nearest code is asked for."""
+    sizes = block_sizes(codes, dim, half)
+    if half:
+        # One term of x leaves room for whole rows, which are then read once; a training pass needs that room.
+        sizes["BLOCK_D"] = min(power_of_two(dim, 16), WIDEST_CHUNK)
+    sizes["NORMS"] = sizes["NORMS"] and not cosine
+    return sizes
+
+
 def code_norms(codebook: Tensor) -> Tensor:
     """Squared norms [M] of the codes [M, D], contiguous float32."""
     codes, dim = codebook.shape
     norms = codebook.new_empty(codes)
-    block_d = min(power_of_two(dim), 128)
     with on_device_of(codebook):
-        code_norms_kernel[(triton.cdiv(codes, 32),)](codebook, norms, codes, dim, BLOCK_M=32, BLOCK_D=block_d)
+        code_norms_kernel[(triton.cdiv(codes, CODES_PER_PROGRAM),)](
+            codebook,
+            norms,
+            codes,
+            dim,
+            BLOCK_M=CODES_PER_PROGRAM,
+            BLOCK_D=min(power_of_two(dim, 16), 128),
+        )
     return norms
 
 
@@ -197,12 +238,7 @@ def nearest_code(x: Tensor, codebook: Tensor, cosine: bool, indices: Tensor, dis
     rows, dim = x.shape
     if rows == 0:
         return
-    half = x.element_size() == 2
-    sizes = block_sizes(codebook.shape[0], dim, half)
-    if half:
-        # One term of x leaves room for whole rows, which are then read once; a training pass needs that room.
-        sizes["BLOCK_D"] = min(power_of_two(dim, 16), WIDEST_CHUNK)
-    sizes["NORMS"] = sizes["NORMS"] and not cosine
+    sizes = nearest_sizes(codebook.shape[0], dim, x.element_size() == 2, cosine)
     norms = code_norms(codebook) if sizes["NORMS"] else codebook
     with on_device_of(x):
         nearest_code_kernel[(triton.cdiv(rows, sizes["BLOCK_N"]),)](

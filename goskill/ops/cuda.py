@@ -14,14 +14,16 @@ def _float_codes(codebook: Tensor) -> Tensor:
 
 
 def nearest_code(x: Tensor, codebook: Tensor, cosine: bool, with_distance: bool) -> tuple[Tensor, Tensor]:
-    from goskill.kernels.nearest_code import nearest_code as launch
+    from goskill.kernels import nearest_code as direct
+    from goskill.kernels import screened
 
     codes = _float_codes(codebook)
     if cosine:
         codes = torch.nn.functional.normalize(codes, dim=-1)
     indices = x.new_empty(x.shape[0], dtype=torch.int64)
     distance = x.new_empty(x.shape[0] if with_distance else 0, dtype=torch.float32)
-    launch(x, codes, cosine, indices, distance if with_distance else None)
+    kernels = screened if screened.pays(x.shape[0], *codes.shape) else direct
+    kernels.nearest_code(x, codes, cosine, indices, distance if with_distance else None)
     return indices, distance
 
 

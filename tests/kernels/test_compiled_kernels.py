@@ -88,6 +88,14 @@ def call_nearest(codes: int, dim: int, dtype: torch.dtype) -> Callable[[], None]
     return lambda: nearest_code.nearest_code(x, codebook, False, indices, distance)
 
 
+def call_screened(codes: int, dim: int, dtype: torch.dtype, distance: bool = False) -> Callable[[], None]:
+    from goskill.kernels import screened
+
+    x, codebook = torch.zeros(4096, dim, dtype=dtype), torch.zeros(codes, dim)
+    indices, distances = torch.zeros(4096, dtype=torch.int64), torch.zeros(4096) if distance else None
+    return lambda: screened.nearest_code(x, codebook, False, indices, distances)
+
+
 def call_quantize(codes: int, dim: int, dtype: torch.dtype) -> Callable[[], None]:
     from goskill.kernels import vector_quantize
 
@@ -144,21 +152,34 @@ CASES: dict[str, tuple[Callable[[], None], int, int]] = {
     "nearest-1024x64-float32": (call_nearest(1024, 64, torch.float32), 255, 49152),
     "nearest-256x64-bfloat16": (call_nearest(256, 64, torch.bfloat16), 224, 98304),
     "nearest-1024x512-float16": (call_nearest(1024, 512, torch.float16), 255, 98304),
+    "screened-16x64-float32": (call_screened(16, 64, torch.float32), 96, 36864),
+    "screened-16x64-bfloat16": (call_screened(16, 64, torch.bfloat16), 128, 28672),
+    "screened-64x64-float32": (call_screened(64, 64, torch.float32, distance=True), 255, 40960),
+    "screened-128x64-float32": (call_screened(128, 64, torch.float32), 255, 53248),
+    "screened-256x64-float32": (call_screened(256, 64, torch.float32), 255, 69632),
+    "screened-256x64-bfloat16": (call_screened(256, 64, torch.bfloat16), 255, 81920),
+    "screened-256x64-distance": (call_screened(256, 64, torch.float32, distance=True), 255, 40960),
+    "screened-8192x64-float32": (call_screened(8192, 64, torch.float32), 255, 40960),
+    "screened-8192x64-bfloat16": (call_screened(8192, 64, torch.bfloat16, distance=True), 255, 81920),
+    "screened-64x128-float32": (call_screened(64, 128, torch.float32), 255, 53248),
+    "screened-1024x128-float32": (call_screened(1024, 128, torch.float32, distance=True), 255, 81920),
     "quantize-16x64-float32": (call_quantize(16, 64, torch.float32), 192, 32768),
     "quantize-16x64-bfloat16": (call_quantize(16, 64, torch.bfloat16), 192, 49152),
     "quantize-1024x64-bfloat16": (call_quantize(1024, 64, torch.bfloat16), 255, 49152),
     "focal-8000x16-float32": (call_focal(8000, 16, torch.float32), 128, 16384),
     "focal-8000x16-smoothed": (call_focal(8000, 16, torch.float32, 0.1), 128, 16384),
-    "focal-64x131072-bfloat16": (call_focal(64, 131072, torch.bfloat16), 64, 1024),
+    "focal-64x131072-bfloat16": (call_focal(64, 131072, torch.bfloat16), 64, 36864),
+    "focal-64x8192-bfloat16": (call_focal(64, 8192, torch.bfloat16), 64, 20480),
+    "focal-64x131072-float32": (call_focal(64, 131072, torch.float32), 64, 69632),
     "alone-64x64": (call_without_gradient(64, 64), 128, 32768),
-    "alone-64x32768": (call_without_gradient(64, 32768), 128, 32768),
-    "focal-64x32768-smoothed": (call_focal(64, 32768, torch.float32, 0.1), 64, 1024),
+    "alone-64x32768": (call_without_gradient(64, 32768), 128, 69632),
+    "focal-64x32768-smoothed": (call_focal(64, 32768, torch.float32, 0.1), 128, 36864),
 }
 
 
 # What a program writes for itself or holds for a codebook: never more than 2^31 elements.
 PER_PROGRAM = {"partial", "parts", "partial_error", "partial_counts", "partial_sums"}
-PER_CODEBOOK = {"codebook", "norms", "counts", "sums"}
+PER_CODEBOOK = {"codebook", "norms", "rounded", "bounds", "counts", "sums"}
 
 
 @pytest.mark.parametrize("capability", [80, 90])
@@ -212,8 +233,28 @@ def test_training_size_calls_are_one_launch(monkeypatch: pytest.MonkeyPatch) -> 
     assert backward[0].__name__ == "scale_rows_kernel"
 
 
+@pytest.mark.parametrize(
+    ("rows", "codes", "dim", "kernels"),
+    [
+        (800, 16, 64, ["nearest_code_kernel"]),
+        (800, 1024, 64, ["code_norms_kernel", "nearest_code_kernel"]),
+        (2**19, 16, 4, ["round_codes_kernel", "screen_kernel", "rescore_kernel"]),
+        (2**13, 1024, 64, ["round_codes_kernel", "screen_kernel", "rescore_kernel"]),
+        (2**13, 1024, 200, ["code_norms_kernel", "nearest_code_kernel"]),
+    ],
+)
+def test_much_work_is_screened(
+    rows: int, codes: int, dim: int, kernels: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from goskill.ops import cuda
+
+    x, codebook = torch.zeros(rows, dim), torch.zeros(codes, dim)
+    launches = record(monkeypatch, lambda: cuda.nearest_code(x, codebook, False, False))
+    assert [kernel.__name__ for kernel, _ in launches] == kernels
+
+
 def test_the_number_of_rows_compiles_nothing_new(monkeypatch: pytest.MonkeyPatch) -> None:
-    from goskill.kernels import focal_loss, nearest_code
+    from goskill.kernels import focal_loss, nearest_code, screened
 
     signatures = []
     for rows in (1, 800, 12_345):
@@ -221,6 +262,10 @@ def test_the_number_of_rows_compiles_nothing_new(monkeypatch: pytest.MonkeyPatch
         launches = record(
             monkeypatch,
             lambda x=x, i=indices: nearest_code.nearest_code(x, torch.zeros(16, 64), False, i, None),
+        )
+        launches += record(
+            monkeypatch,
+            lambda x=x, i=indices: screened.nearest_code(x, torch.zeros(16, 64), False, i, None),
         )
         launches += record(
             monkeypatch,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -37,6 +38,65 @@ def test_nearest_code_is_nearest(rows: int, dim: int, codes: int, dtype: torch.d
     largest = codebook.square().sum(-1).max() + 2 * x.double().norm(dim=-1) * codebook.norm(dim=-1).max()
     assert (chosen - distances.min(1).values <= 4 * EPSILON * (dim**0.5 + 4) * largest).all()
     torch.testing.assert_close(distance.double(), chosen, rtol=1e-4, atol=1e-6)
+
+
+def run_kernels(module: ModuleType, x: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
+    indices = torch.full((len(x),), -7, device="cuda")
+    distance = torch.full((len(x),), torch.nan, device="cuda")
+    module.nearest_code(x, codebook, False, indices, distance)
+    alone = torch.full((len(x),), -7, device="cuda")
+    module.nearest_code(x, codebook, False, alone, None)
+    assert torch.equal(alone, indices)
+    return indices, distance
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("rows", "dim", "codes"),
+    [
+        (300_000, 64, 16),
+        (100_000, 64, 100),
+        (100_001, 64, 256),
+        (5000, 64, 8192),
+        (20_000, 100, 300),
+        (7, 3, 2),
+    ],
+)
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_screened_indices_are_those_of_the_direct_kernel(
+    rows: int, dim: int, codes: int, offset: float, dtype: torch.dtype
+) -> None:
+    from goskill.kernels import nearest_code, screened
+
+    torch.manual_seed(0)
+    x = (torch.randn(rows, dim, device="cuda") + offset).to(dtype)
+    codebook = torch.randn(codes, dim, device="cuda") + offset
+    codebook[codes // 2] = codebook[0]
+    x[5, 1], x[6, 2] = torch.nan, torch.inf
+    ours, distance = run_kernels(screened, x, codebook)
+    expected, expected_distance = run_kernels(nearest_code, x, codebook)
+    assert torch.equal(ours, expected)
+    torch.testing.assert_close(distance, expected_distance, rtol=1e-5, atol=1e-6, equal_nan=True)
+    assert torch.equal(run_kernels(screened, x, codebook)[0], ours)
+
+
+def test_screening_replays_as_a_cuda_graph_for_other_rows() -> None:
+    torch.manual_seed(0)
+    x, codebook = torch.randn(100_000, 64, device="cuda"), torch.randn(256, 64, device="cuda")
+    ops.nearest_code(x, codebook)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            indices = ops.nearest_code(x, codebook)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    # How many rows are scored twice is known on the device alone: almost all of the second ones.
+    for rows in (torch.randn_like(x), torch.randn_like(x) * 1e-6, torch.randn_like(x)):
+        x.copy_(rows)
+        graph.replay()
+        assert torch.equal(indices, ops.nearest_code(rows, codebook))
 
 
 def test_nearest_code_reaches_rows_beyond_int32_offsets() -> None:
