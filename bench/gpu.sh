@@ -3,7 +3,8 @@
 # suites, prints a short table last. Needs Python with torch, triton, pybind11, scikit-build-core, cmake and pytest.
 #   WHEELS  folder of wheels of what the machine lacks of: gymnasium, farama-notifications, scipy, safetensors, typer,
 #           shellingham, rich, hypothesis, pytest-benchmark; and of the peers, which are skipped where they are missing:
-#           vector-quantize-pytorch, torch-einops-utils, einx, frozendict, loguru; flash-kmeans; liger-kernel
+#           vector-quantize-pytorch, torch-einops-utils, einx, frozendict, loguru; flash-kmeans (0.3.1); liger-kernel
+#           (0.8.5). These two are pure Python wheels of PyPI (py3-none-any) and need nothing but torch and triton here.
 #   OUT     folder that gets the rows, one gpu-SUITE.jsonl per suite, and the logs (default: bench/results)
 #   PYTHON  the interpreter (default: python3)
 #   LIMIT   seconds for everything (default: 570); suites that do not end in their share keep the rows they have
