@@ -173,6 +173,32 @@ def test_focal_loss(gamma: float, smoothing: float, reduction: int) -> None:
         check_focal(logits, target, torch.rand(classes), torch.rand(rows) > 0.3, gamma, smoothing, reduction)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("classes", [4096, 4097, 20_000])
+def test_focal_loss_of_classes_in_several_chunks(classes: int, smoothing: float) -> None:
+    """Maxima that rise and fall from chunk to chunk, and classes of no probability."""
+    torch.manual_seed(0)
+    rising = torch.linspace(-300, 300, classes)
+    logits = torch.stack([rising, -rising, torch.randn(classes), torch.randn(classes) * 100])
+    check_focal(logits, torch.tensor([classes - 1, 0, 5, classes // 2]), None, None, 2.0, smoothing, 0)
+    if not smoothing:
+        logits[2, ::2] = -torch.inf
+        check_focal(
+            logits, torch.tensor([0, classes - 1, 5, 7]), torch.rand(classes), None, 0.0, smoothing, 2
+        )
+
+
+def test_nan_logits_give_nan_for_their_row_alone() -> None:
+    from goskill.kernels.focal_loss import focal_loss
+
+    for classes in (5, 9000):
+        logits, loss, gradient = torch.randn(3, classes), poisoned(3), poisoned(3, classes)
+        logits[1, classes // 2] = torch.nan
+        focal_loss(logits, torch.tensor([0, 1, 2]), None, None, 2.0, -100, 0.0, 0, loss, gradient)
+        assert loss.isnan().tolist() == [False, True, False]
+        assert gradient.isnan().any(1).tolist() == [False, True, False]
+
+
 @pytest.mark.parametrize("reduction", [0, 1, 2])
 def test_focal_loss_of_no_selected_row_is_zero(reduction: int) -> None:
     for classes in (5, 1500):
