@@ -36,7 +36,7 @@ def scale_rows_kernel(
     row = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)  # [BN]
     scale = tl.load(factor + row * factor_stride, row < rows, 1.0).to(tl.float32)
     # Multiplying by 1 in place is no work: most losses are differentiated with a factor of 1.
-    if not IN_PLACE or tl.max(tl.abs(scale - 1.0), 0) != 0.0:
+    if not IN_PLACE or tl.max((scale != 1.0).to(tl.int32), 0) != 0:
         for start in range(0, columns, BLOCK_C):
             c = start + tl.arange(0, BLOCK_C)  # [BC]
             inside = (row < rows)[:, None] & (c < columns)[None, :]

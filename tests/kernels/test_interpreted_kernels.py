@@ -230,11 +230,19 @@ def test_scale_rows() -> None:
     from goskill.kernels.focal_loss import scale_rows
 
     rows = torch.randn(40, 33)
-    for factor in (torch.tensor(1.0), torch.tensor(-2.5), torch.rand(40)):
+    some_nan = torch.ones(40)
+    some_nan[7] = torch.nan
+    for factor in (
+        torch.tensor(1.0),
+        torch.tensor(-2.5),
+        torch.tensor(torch.nan),
+        torch.rand(40),
+        some_nan,
+    ):
         out = poisoned(40, 33)
         scale_rows(rows, factor, out)
         expected = rows * (factor.unsqueeze(-1) if factor.ndim else factor)
-        torch.testing.assert_close(out, expected)
+        torch.testing.assert_close(out, expected, equal_nan=True)
         in_place = rows.clone()
         scale_rows(in_place, factor, in_place)
-        torch.testing.assert_close(in_place, expected)
+        torch.testing.assert_close(in_place, expected, equal_nan=True)
