@@ -56,7 +56,6 @@ def draw_skill_pictures(folder: str | Path) -> Figure | None:
             fontweight="bold",
             bbox={"facecolor": skill_colour(skill), "edgecolor": "none", "alpha": 0.45, "pad": 3},
         )
-    figure.suptitle(
-        "Skills at work: begin, middle and end of one decision", x=0.01, ha="left", fontweight="bold"
-    )
+    # Short enough for a single column.
+    figure.suptitle("Skills: begin, middle, end of a decision", x=0.01, ha="left", fontweight="bold")
     return figure

@@ -95,7 +95,7 @@ class PlainPolicy:
         placeholder = torch.zeros_like(self.input(self.skills[0])) if self.skills else None
         skills = [self.input(skill) for skill in self.skills[first:]]
         if placeholder is None:
-            empty = self.networks.assign(torch.zeros(8, dtype=torch.float64))
+            empty = self.networks.assign(torch.zeros(self.settings.embedding_size, dtype=torch.float64))
             placeholder = torch.zeros_like(self.input(empty))
         skills = [placeholder] * padding + skills + [placeholder]  # the last is not chosen yet
         states = torch.stack(
