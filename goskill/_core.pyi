@@ -171,6 +171,25 @@ def add_norm(
     out: int,
     threads: int,
 ) -> None: ...
+def encoded_codes(
+    *,
+    rows: int,
+    row_count: int,
+    dim: int,
+    from_row: int | None,
+    to_row: int | None,
+    count: int,
+    weights: list[int],
+    biases: list[int],
+    widths: list[int],
+    norm_weight: int,
+    norm_bias: int,
+    epsilon: float,
+    codebook: int,
+    codes: int,
+    indices: int,
+    threads: int,
+) -> tuple[int, int, int]: ...
 def focal_loss(
     *,
     logits: int,

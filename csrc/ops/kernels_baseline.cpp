@@ -2,10 +2,13 @@
 #include <cstdint>
 #include <vector>
 
+#include "ops/encoder.hpp"
 #include "ops/kernels.hpp"
 
 #define LANES 4
 #define TILE_ROWS 4
+#define ENCODER_ROWS 4
+#define ENCODER_VECTORS 2
 
 namespace goskill::ops {
 namespace baseline {
@@ -20,6 +23,7 @@ inline Float multiply_add(Float a, Float b, Float c) { return a * b + c; }
 #include "ops/focal_loss.inl"
 #include "ops/nearest_code.inl"
 #include "ops/decoding.inl"
+#include "ops/encoder.inl"
 // clang-format on
 
 }  // namespace
@@ -32,5 +36,7 @@ const Kernels baseline_kernels{LANES,
                                baseline::straight_through_rows,
                                baseline::attention_heads,
                                baseline::add_norm_rows};
+
+const EncoderKernels baseline_encoder{LANES, baseline::encoder_panel, baseline::encode_rows, false};
 
 }  // namespace goskill::ops

@@ -22,6 +22,7 @@ bool runs_here(const std::string& name) {
         return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
     }
+    if (name == "avx512vnni") return runs_here("avx512") && __builtin_cpu_supports("avx512vnni");
 #endif
     return false;
 }
@@ -30,12 +31,12 @@ std::string choose_instruction_set() {
     if (const char* wanted = std::getenv("GOSKILL_CPU")) {
         if (!runs_here(wanted)) {
             throw std::invalid_argument(
-                "GOSKILL_CPU must be avx512, avx2 or baseline and run on this processor, got " +
+                "GOSKILL_CPU must be avx512vnni, avx512, avx2 or baseline and run on this processor, got " +
                 std::string(wanted));
         }
         return wanted;
     }
-    for (const char* name : {"avx512", "avx2"}) {
+    for (const char* name : {"avx512vnni", "avx512", "avx2"}) {
         if (runs_here(name)) return name;
     }
     return "baseline";
@@ -43,16 +44,10 @@ std::string choose_instruction_set() {
 
 const Kernels& kernels() {
 #if defined(__x86_64__)
-    if (instruction_set() == "avx512") return avx512_kernels;
+    if (instruction_set() == "avx512" || instruction_set() == "avx512vnni") return avx512_kernels;
     if (instruction_set() == "avx2") return avx2_kernels;
 #endif
     return baseline_kernels;
-}
-
-// A thread has to be worth waking, also on a busy machine: about 100 microseconds of work.
-int useful_threads(std::int64_t multiply_adds, int threads) {
-    const std::int64_t worth = std::max<std::int64_t>(1, multiply_adds / 2'000'000);
-    return static_cast<int>(std::min<std::int64_t>(threads, worth));
 }
 
 PackedCodebook pack(const Lookup& lookup, int threads) {
@@ -138,6 +133,11 @@ double total_loss(const float* losses, std::int64_t rows) {
 const std::string& instruction_set() {
     static const std::string chosen = choose_instruction_set();
     return chosen;
+}
+
+int useful_threads(std::int64_t multiply_adds, int threads) {
+    const std::int64_t worth = std::max<std::int64_t>(1, multiply_adds / 2'000'000);
+    return static_cast<int>(std::min<std::int64_t>(threads, worth));
 }
 
 void nearest_code(const Lookup& lookup, int threads) {

@@ -8,8 +8,12 @@
 
 namespace goskill::ops {
 
-// "avx512", "avx2" or "baseline": the environment variable GOSKILL_CPU if set, else the best that runs here.
+// "avx512vnni", "avx512", "avx2" or "baseline": the environment variable GOSKILL_CPU if set, else the best
+// that runs here.
 const std::string& instruction_set();
+
+// A thread has to be worth waking, also on a busy machine: about 100 microseconds of work.
+int useful_threads(std::int64_t multiply_adds, int threads);
 
 // Fills indices, and distance and quantized where they are not null.
 void nearest_code(const Lookup& lookup, int threads);

@@ -3,6 +3,7 @@
 
 #include <optional>
 
+#include "ops/encoder.hpp"
 #include "ops/operations.hpp"
 #include "registration.hpp"
 
@@ -29,7 +30,7 @@ void register_ops(pybind11::module_& module) {
     using Optional = std::optional<Address>;
 
     module.def("instruction_set", &ops::instruction_set,
-               "Which CPU kernels run here: avx512, avx2 or baseline.");
+               "Which CPU kernels run here: avx512vnni, avx512, avx2 or baseline.");
 
     module.def(
         "nearest_code",
@@ -172,6 +173,33 @@ void register_ops(pybind11::module_& module) {
         },
         py::arg("residual"), py::arg("addend"), py::arg("weight"), py::arg("bias"), py::arg("epsilon"),
         py::arg("dtype"), py::arg("rows"), py::arg("width"), py::arg("out"), py::arg("threads"));
+
+    module.def(
+        "encoded_codes",
+        [](Address rows, std::int64_t row_count, std::int64_t dim, Optional from, Optional to,
+           std::int64_t count, const std::vector<Address>& weights, const std::vector<Address>& biases,
+           const std::vector<std::int64_t>& widths, Address norm_weight, Address norm_bias, float epsilon,
+           Address codebook, std::int64_t codes, Address indices, int threads) {
+            ops::Encoder encoder{{},      pointer<const float>(norm_weight), pointer<const float>(norm_bias),
+                                 epsilon, pointer<const float>(codebook),    codes};
+            for (std::size_t i = 0; i < weights.size(); ++i)
+                encoder.linears.push_back({pointer<const float>(weights[i]),
+                                           pointer<const float>(biases.at(i)), widths.at(i),
+                                           widths.at(i + 1)});
+            const ops::Changes changes{
+                pointer<const float>(rows),      row_count, dim, pointer<const std::int64_t>(from),
+                pointer<const std::int64_t>(to), count};
+            ops::LevelCounts counts;
+            {
+                const py::gil_scoped_release release;
+                counts = ops::encoded_codes(encoder, changes, pointer<std::int64_t>(indices), threads);
+            }
+            return py::make_tuple(counts.rows[0], counts.rows[1], counts.rows[2]);
+        },
+        py::arg("rows"), py::arg("row_count"), py::arg("dim"), py::arg("from_row"), py::arg("to_row"),
+        py::arg("count"), py::arg("weights"), py::arg("biases"), py::arg("widths"), py::arg("norm_weight"),
+        py::arg("norm_bias"), py::arg("epsilon"), py::arg("codebook"), py::arg("codes"), py::arg("indices"),
+        py::arg("threads"));
 }
 
 }  // namespace goskill

@@ -3,7 +3,8 @@
 
 typedef std::int32_t Int __attribute__((vector_size(LANES * 4)));
 
-inline Float splat(float value) { return Float{} + value; }
+// Minus zero, which compilers leave out; plus zero would turn -0 into 0.
+inline Float splat(float value) { return value - Float{}; }
 
 inline Float load(const float* from) {
     Float value;

@@ -23,6 +23,18 @@ class GoalEncoder(nn.Module):
             stack += [nn.Linear(width, width), nn.ReLU()]
         self.stack = nn.Sequential(*stack, nn.Linear(width, embedding_size), nn.Tanh())
 
+    @property
+    def linears(self) -> list[nn.Linear]:
+        """The linear layers in their order."""
+        return [module for module in self.stack if isinstance(module, nn.Linear)]
+
+    @property
+    def norm(self) -> nn.LayerNorm:
+        """What follows the first of them."""
+        norm = self.stack[1]
+        assert isinstance(norm, nn.LayerNorm)
+        return norm
+
     def forward(self, change: Tensor) -> Tensor:
         embedding: Tensor = self.stack(change)
         return embedding

@@ -11,9 +11,10 @@ import pytest
 import torch
 from small_store import ACTION, begin, small_settings, small_store
 
-from goskill.data import EpisodeStore
+from goskill.data import EpisodeStore, StoreWriter
 from goskill.data.label_blocks import LabelBlock, LabelBlocks
 from goskill.methods.go_skill import ABLATIONS, GoSkill, label_name, label_store
+from goskill.methods.go_skill.labelling import label_episodes
 from goskill.training import TrainingSettings, distributed
 
 
@@ -25,7 +26,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
 def test_labels_are_the_nearest_codes_of_every_step(
     store: EpisodeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("goskill.methods.go_skill.labelling.CPU_CHUNK", 40)  # several chunks
+    monkeypatch.setattr("goskill.methods.go_skill.labelling.LARGE_CHUNK", 40)  # several chunks
     for changes in ({}, {"goal_dimensions": (0, 4)}, ABLATIONS["action-encoder"]):
         method = GoSkill(small_settings(**changes), store, TrainingSettings(seed=7))
         begin(method, "extraction")
@@ -50,6 +51,33 @@ def test_labels_are_the_nearest_codes_of_every_step(
                 assert distance[int(labels[row])] <= distance.min() + 1e-5
                 row += 1
         assert row == len(labels)
+
+
+def test_prompts_get_the_labels_of_the_column_however_it_was_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where most of the column is found in integers, and a prompt, which is short, in float32."""
+    random = np.random.default_rng(2)
+    with StoreWriter(tmp_path / "store", observation_dim=6, action_dim=ACTION, tasks=["one"]) as writer:
+        for steps in random.integers(1, 161, 120):
+            walk = random.normal(size=(steps + 1, 6)).cumsum(0).astype(np.float32)
+            actions = np.tanh(random.normal(size=(steps, ACTION))).astype(np.float32)
+            writer.append(task="one", observations=walk, actions=actions, rewards=np.zeros(steps, np.float32))
+    store = EpisodeStore.open(tmp_path / "store")
+    for changes in ({}, {"goal_dimensions": (0, 4)}, ABLATIONS["action-encoder"]):
+        method = GoSkill(small_settings(**changes), store, TrainingSettings())
+        begin(method, "extraction")
+        networks = method.networks
+        columns = []
+        for chunk in (100, 5000, 100_000):
+            monkeypatch.setattr("goskill.methods.go_skill.labelling.LARGE_CHUNK", chunk)
+            shutil.rmtree(store.path / "labels", ignore_errors=True)
+            store = EpisodeStore.open(store.path)
+            columns.append(store.labels(label_store(networks, store)).copy())
+        alone = [label_episodes(networks, [store.episode(index)]) for index in range(store.num_episodes)]
+        for column in columns:
+            np.testing.assert_array_equal(column, torch.cat(alone).numpy())
+        assert len(np.unique(columns[0])) > 1
 
 
 def test_label_columns_are_named_by_what_decides_them(store: EpisodeStore) -> None:
@@ -82,7 +110,7 @@ def test_labelling_goes_on_where_it_was_killed_and_ends_with_the_same_bits(
     dies_after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("goskill.data.label_blocks.BLOCK_STEPS", 32)
-    monkeypatch.setattr("goskill.methods.go_skill.labelling.CPU_CHUNK", 16)
+    monkeypatch.setattr("goskill.methods.go_skill.labelling.LARGE_CHUNK", 16)
     store = small_store(tmp_path / "store")
     method = GoSkill(small_settings(), store, TrainingSettings())
     begin(method, "extraction")

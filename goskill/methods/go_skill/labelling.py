@@ -15,10 +15,12 @@ from goskill.data import EpisodeStore
 from goskill.data.label_blocks import LabelBlock, LabelBlocks
 from goskill.methods.checking import check_dimensions
 from goskill.methods.go_skill.networks import GoSkillNetworks
+from goskill.ops.encoding import encoded_codes, encodes_natively
 from goskill.training import distributed
 
-# Steps per forward pass: on a CPU what its caches hold, on a GPU enough to fill it.
-CPU_CHUNK, GPU_CHUNK = 4_096, 65_536
+# Steps per pass. Torch's operations on a CPU want what its caches hold; the native pass looks after that itself, and a
+# GPU wants enough to fill it.
+SMALL_CHUNK, LARGE_CHUNK = 4_096, 32_768
 
 
 class EpisodeArrays(Protocol):
@@ -119,33 +121,50 @@ def embed_store(networks: GoSkillNetworks, store: EpisodeStore) -> Tensor:
 def label_episodes(networks: GoSkillNetworks, episodes: list[EpisodeArrays]) -> Tensor:
     """Skills of all steps of ``episodes``, one after the other, on the networks' device.
 
-    int64 [steps], or embeddings float32 [steps, E] for continuous skills.
+    int64 [steps], or embeddings float32 [steps, E] for continuous skills. On one machine these are the skills that
+    ``label_store`` writes, however the episodes are grouped.
     """
     device = networks.normalize.mean.device
     horizon = networks.settings.horizon
     if networks.settings.skill_source == "actions":
         windows = [_action_windows(np.asarray(episode.actions), horizon) for episode in episodes]
-        embedding = networks.encoder(torch.from_numpy(np.concatenate(windows)).to(device))
-    else:
-        now, later, first = [], [], 0
-        for episode in episodes:
-            steps = len(episode.actions)
-            at = np.arange(steps)
-            now.append(first + at)
-            later.append(first + np.minimum(at + horizon, steps))
-            first += steps + 1
-        observations = np.concatenate([np.asarray(episode.observations) for episode in episodes])
-        goals = networks.goals(torch.from_numpy(observations).to(device))
-        start = goals.index_select(0, torch.from_numpy(np.concatenate(now)).to(device))
-        end = goals.index_select(0, torch.from_numpy(np.concatenate(later)).to(device))
-        embedding = networks.encoder(end - start)
-    return networks.assign(embedding)
+        return _skills(networks, torch.from_numpy(np.concatenate(windows)).to(device), None, None)
+    now, later, first = [], [], 0
+    for episode in episodes:
+        steps = len(episode.actions)
+        at = np.arange(steps)
+        now.append(first + at)
+        later.append(first + np.minimum(at + horizon, steps))
+        first += steps + 1
+    observations = np.concatenate([np.asarray(episode.observations) for episode in episodes])
+    goals = networks.goals(torch.from_numpy(observations).to(device))
+    start, end = (torch.from_numpy(np.concatenate(rows)).to(device) for rows in (now, later))
+    return _skills(networks, goals, start, end)
+
+
+def _skills(networks: GoSkillNetworks, rows: Tensor, start: Tensor | None, end: Tensor | None) -> Tensor:
+    """The skills of the changes from rows ``start`` to ``end``, or of the rows themselves."""
+    encoder = networks.encoder
+    if networks.codebook is not None and encodes_natively(rows):
+        return encoded_codes(
+            rows.contiguous(),
+            encoder.linears,
+            encoder.norm,
+            networks.codebook.codebook.contiguous(),
+            from_row=start,
+            to_row=end,
+        )[0]
+    if start is not None and end is not None:
+        rows = rows.index_select(0, end) - rows.index_select(0, start)
+    return networks.assign(encoder(rows))
 
 
 def _skills_by_chunk(networks: GoSkillNetworks, store: EpisodeStore, indices: range) -> Iterator[Tensor]:
     episodes: list[EpisodeArrays] = []
     steps = 0
-    chunk = CPU_CHUNK if networks.normalize.mean.device.type == "cpu" else GPU_CHUNK
+    like = networks.normalize.mean
+    native = networks.codebook is not None and encodes_natively(like)
+    chunk = LARGE_CHUNK if native or like.device.type != "cpu" else SMALL_CHUNK
     for index in indices:
         episode = store.episode(index)
         episodes.append(episode)

@@ -1,0 +1,296 @@
+#include "ops/encoder.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <limits>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+
+#include "ops/operations.hpp"
+#include "parallel.hpp"
+
+namespace goskill::ops {
+namespace {
+
+constexpr std::int64_t integer_lanes = 16;
+constexpr std::int64_t widest_integers = 1 << 14;  // inputs whose sums fit 32 bits with room to spare
+constexpr std::int64_t most_integer_codes = 256;   // a table of their distances is small
+constexpr std::int64_t fewest_integer_rows = 4096;
+constexpr std::int64_t least_sample = 128, greatest_sample = 1024;
+
+const EncoderKernels& kernels() {
+#if defined(__x86_64__)
+    if (instruction_set() == "avx512vnni") return avx512vnni_encoder;
+    if (instruction_set() == "avx512") return avx512_encoder;
+    if (instruction_set() == "avx2") return avx2_encoder;
+#endif
+    return baseline_encoder;
+}
+
+std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
+    return (value + multiple - 1) / multiple * multiple;
+}
+
+// Shapes and the padded bias of a layer; value(column, input) gives the weights.
+template <typename Weight, typename Value>
+PackedLinear<Weight> pack(std::int64_t in, std::int64_t out, const float* bias, const Value& value) {
+    constexpr std::int64_t group = sizeof(Weight) == 4 ? 1 : 4 / static_cast<std::int64_t>(sizeof(Weight));
+    const std::int64_t panel = kernels().panel_width;
+    PackedLinear<Weight> packed;
+    packed.in = sizeof(Weight) == 4 ? in : round_up(in, integer_lanes);
+    packed.out = out;
+    packed.weights.assign(static_cast<std::size_t>(round_up(out, panel) * packed.in), Weight{});
+    packed.bias.assign(static_cast<std::size_t>(round_up(out, panel)), 0.0f);
+    for (std::int64_t column = 0; column < out; ++column) {
+        if (bias != nullptr) packed.bias[static_cast<std::size_t>(column)] = bias[column];
+        for (std::int64_t i = 0; i < in; ++i) {
+            const std::int64_t place =
+                (column / panel * packed.in + i / group * group) * panel + column % panel * group + i % group;
+            packed.weights[static_cast<std::size_t>(place)] = value(column, i);
+        }
+    }
+    return packed;
+}
+
+// Weights in units of which the greatest of a column has `weight_levels`.
+template <typename Weight>
+PackedLinear<Weight> pack_integers(const Linear& layer, float weight_levels) {
+    std::vector<float> unit(static_cast<std::size_t>(layer.out));
+    for (std::int64_t column = 0; column < layer.out; ++column) {
+        float top = 0;
+        for (std::int64_t i = 0; i < layer.in; ++i)
+            top = std::max(top, std::fabs(layer.weight[column * layer.in + i]));
+        unit[static_cast<std::size_t>(column)] = top / weight_levels;
+    }
+    auto value = [&](std::int64_t column, std::int64_t i) {
+        const float size = unit[static_cast<std::size_t>(column)];
+        const float levels = size > 0 ? std::nearbyint(layer.weight[column * layer.in + i] / size) : 0.0f;
+        return static_cast<Weight>(std::clamp(levels, -weight_levels, weight_levels));
+    };
+    PackedLinear<Weight> packed = pack<Weight>(layer.in, layer.out, layer.bias, value);
+    packed.scale.assign(packed.bias.size(), 0.0f);
+    std::copy(unit.begin(), unit.end(), packed.scale.begin());
+    packed.start.assign(packed.bias.size(), 0);
+    return packed;
+}
+
+// The sum of a column's magnitudes in its own greatest: how far its sums can grow.
+double reach(const Linear& layer) {
+    double greatest = 1;
+    for (std::int64_t column = 0; column < layer.out; ++column) {
+        double total = 0, top = 0;
+        for (std::int64_t i = 0; i < layer.in; ++i) {
+            const double size = std::fabs(static_cast<double>(layer.weight[column * layer.in + i]));
+            total += size;
+            top = std::max(top, size);
+        }
+        if (top > 0) greatest = std::max(greatest, total / top);
+    }
+    return greatest;
+}
+
+// 16-bit factors as large as 32-bit sums allow, about as many levels for the weights as for the inputs.
+PackedLinear<std::int16_t> pack_int16(const Linear& layer) {
+    constexpr double most = std::numeric_limits<std::int32_t>::max(), limit = 32767;
+    const double growth = reach(layer);
+    const double weight_levels = std::floor(std::min(limit, std::sqrt(most / growth)));
+    PackedLinear<std::int16_t> packed = pack_integers<std::int16_t>(layer, static_cast<float>(weight_levels));
+    // Rounding adds at most half a unit to each weight.
+    const double sums = weight_levels * growth + 0.5 * static_cast<double>(layer.in);
+    packed.levels = static_cast<float>(std::floor(std::min(limit, most / sums)));
+    return packed;
+}
+
+PackedLinear<std::int8_t> pack_int8(const Linear& layer, bool signed_input) {
+    PackedLinear<std::int8_t> packed = pack_integers<std::int8_t>(layer, 127);
+    packed.levels = signed_input ? 127.0f : 255.0f;
+    packed.zero = signed_input ? 128 : 0;
+    const std::int64_t panel = kernels().panel_width;
+    for (std::size_t place = 0; place < packed.weights.size(); ++place) {
+        const std::int64_t at = static_cast<std::int64_t>(place);
+        const std::int64_t column = at / (packed.in * panel) * panel + at % (panel * 4) / 4;
+        packed.start[static_cast<std::size_t>(column)] -= packed.zero * packed.weights[place];
+    }
+    return packed;
+}
+
+PackedLinear<float> pack_float(const Linear& layer) {
+    return pack<float>(layer.in, layer.out, layer.bias, [&](std::int64_t column, std::int64_t i) {
+        return layer.weight[column * layer.in + i];
+    });
+}
+
+void pack_codes(const Encoder& encoder, PackedEncoder& packed) {
+    const std::int64_t dim = encoder.linears.back().out;
+    const Linear codes{encoder.codebook, nullptr, dim, encoder.codes};
+    packed.codes = pack_float(codes);
+    packed.padded_codes = round_up(encoder.codes, kernels().lanes);
+    for (std::size_t code = 0; code < packed.codes.bias.size(); ++code) {
+        double square = 0;
+        const bool real = static_cast<std::int64_t>(code) < encoder.codes;
+        for (std::int64_t d = 0; real && d < dim; ++d) {
+            const double value =
+                static_cast<double>(encoder.codebook[static_cast<std::int64_t>(code) * dim + d]);
+            square += value * value;
+        }
+        packed.codes.bias[code] =
+            real ? -static_cast<float>(square / 2) : -std::numeric_limits<float>::infinity();
+    }
+}
+
+void pack_distances(const Encoder& encoder, PackedEncoder& packed) {
+    const std::int64_t dim = encoder.linears.back().out, padded = packed.padded_codes;
+    packed.inverse_distance.assign(static_cast<std::size_t>(encoder.codes * padded), 0.0f);
+    for (std::int64_t a = 0; a < encoder.codes; ++a) {
+        for (std::int64_t b = 0; b < encoder.codes; ++b) {
+            if (a == b) continue;
+            double square = 0;
+            for (std::int64_t d = 0; d < dim; ++d) {
+                const double change = static_cast<double>(encoder.codebook[a * dim + d]) -
+                                      static_cast<double>(encoder.codebook[b * dim + d]);
+                square += change * change;
+            }
+            const double inverse = square > 0 ? 1 / std::sqrt(square) : 1;
+            packed.inverse_distance[static_cast<std::size_t>(a * padded + b)] = static_cast<float>(inverse);
+        }
+    }
+}
+
+bool finite(const float* values, std::int64_t count) {
+    return std::all_of(values, values + count, [](float value) { return std::isfinite(value); });
+}
+
+bool integers_fit(const Encoder& encoder, std::int64_t rows) {
+    if (!kernels().integers || rows < fewest_integer_rows || encoder.codes > most_integer_codes) return false;
+    const auto fits = [](const Linear& layer) {
+        return layer.in <= widest_integers && finite(layer.weight, layer.in * layer.out) &&
+               finite(layer.bias, layer.out);
+    };
+    return std::all_of(encoder.linears.begin(), encoder.linears.end(), fits) &&
+           finite(encoder.codebook, encoder.codes * encoder.linears.back().out);
+}
+
+PackedEncoder pack(const Encoder& encoder, bool integers) {
+    PackedEncoder packed;
+    const std::int64_t panel = kernels().panel_width;
+    packed.first_width = round_up(encoder.linears.front().in, panel);
+    packed.widest = std::max(packed.first_width, round_up(encoder.codes, panel));
+    for (const Linear& layer : encoder.linears) {
+        packed.float32.push_back(pack_float(layer));
+        packed.widest = std::max(packed.widest, round_up(layer.out, panel));
+        if (!integers) continue;
+        packed.int16.push_back(pack_int16(layer));
+        if (packed.int16.size() > 1) packed.int8.push_back(pack_int8(layer, packed.int16.size() == 2));
+    }
+    // An odd number of cache lines: rows at powers of two would get in each other's way.
+    packed.widest += packed.widest % 32 == 0 ? 16 : 0;
+    packed.norm_width = encoder.linears.front().out;
+    packed.norm_weight.assign(static_cast<std::size_t>(round_up(packed.norm_width, panel)), 0.0f);
+    packed.norm_bias = packed.norm_weight;
+    std::copy_n(encoder.norm_weight, packed.norm_width, packed.norm_weight.begin());
+    std::copy_n(encoder.norm_bias, packed.norm_width, packed.norm_bias.begin());
+    packed.epsilon = encoder.epsilon;
+    pack_codes(encoder, packed);
+    if (integers) pack_distances(encoder, packed);
+    return packed;
+}
+
+void check_rows(const std::int64_t* rows, std::int64_t count, std::int64_t limit) {
+    for (std::int64_t i = 0; rows != nullptr && i < count; ++i) {
+        if (rows[i] < 0 || rows[i] >= limit)
+            throw std::out_of_range("row " + std::to_string(rows[i]) + " is not one of " +
+                                    std::to_string(limit));
+    }
+}
+
+// Labels rows level by level.
+class Labeller {
+  public:
+    Labeller(const PackedEncoder& encoder, const Changes& changes, std::int64_t* indices, int threads)
+        : encoder_(encoder), changes_(changes), indices_(indices), threads_(threads) {
+        for (const PackedLinear<float>& layer : encoder.float32) multiply_adds_ += layer.in * layer.out;
+    }
+
+    // Labels the chosen changes, or all `count` if there is no choice. Returns the greatest change of a
+    // distance since the level below.
+    float label(Level level, const std::int64_t* chosen, std::int64_t count, const Verdict* before) {
+        std::vector<Verdict> verdicts(static_cast<std::size_t>(count));
+        const EncoderTask task{&encoder_, &changes_, chosen, before, verdicts.data()};
+        const float change = run(task, level, count);
+        for (std::int64_t row = 0; row < count; ++row)
+            indices_[chosen == nullptr ? row : chosen[row]] = verdicts[static_cast<std::size_t>(row)].code;
+        if (level != Level::float32)
+            refine(static_cast<Level>(static_cast<int>(level) + 1), chosen, verdicts);
+        return change;
+    }
+
+    const LevelCounts& counts() const { return counts_; }
+
+  private:
+    float run(const EncoderTask& task, Level level, std::int64_t count) {
+        counts_.rows[static_cast<int>(level)] += count;
+        std::mutex mutex;
+        float greatest = 0;
+        parallel_for(count, useful_threads(count * multiply_adds_, threads_),
+                     [&](std::int64_t begin, std::int64_t end) {
+                         const float change = kernels().encode_rows(task, level, begin, end);
+                         const std::lock_guard<std::mutex> lock(mutex);
+                         greatest = std::max(greatest, change);
+                     });
+        return greatest;
+    }
+
+    // Labels at the next level a sample of the rows, and all that lie nearer to a boundary than twice the
+    // greatest error of this level that the next one has shown; the bound grows until no row within it is
+    // left.
+    void refine(Level next, const std::int64_t* chosen, const std::vector<Verdict>& verdicts) {
+        const std::int64_t count = static_cast<std::int64_t>(verdicts.size());
+        std::vector<bool> refined(verdicts.size());
+        float bound = 0;
+        const std::int64_t sample = std::min(count, std::clamp(count / 256, least_sample, greatest_sample));
+        std::vector<std::int64_t> rows;
+        for (std::int64_t i = 0; i < sample; ++i) rows.push_back(i * count / sample);
+        while (!rows.empty()) {
+            std::vector<std::int64_t> changes;
+            std::vector<Verdict> before;
+            for (const std::int64_t row : rows) {
+                const std::size_t place = static_cast<std::size_t>(row);
+                refined[place] = true;
+                changes.push_back(chosen == nullptr ? row : chosen[row]);
+                before.push_back(verdicts[place]);
+            }
+            const std::int64_t size = static_cast<std::int64_t>(rows.size());
+            bound = std::max(bound, 2 * label(next, changes.data(), size, before.data()));
+            rows.clear();
+            for (std::int64_t row = 0; row < count; ++row) {
+                const std::size_t place = static_cast<std::size_t>(row);
+                if (!refined[place] && !(verdicts[place].distance > bound)) rows.push_back(row);
+            }
+        }
+    }
+
+    const PackedEncoder& encoder_;
+    const Changes& changes_;
+    std::int64_t* indices_;
+    int threads_;
+    std::int64_t multiply_adds_ = 0;
+    LevelCounts counts_;
+};
+
+}  // namespace
+
+LevelCounts encoded_codes(const Encoder& encoder, const Changes& changes, std::int64_t* indices,
+                          int threads) {
+    check_rows(changes.from, changes.count, changes.row_count);
+    check_rows(changes.to, changes.count, changes.row_count);
+    if (changes.count == 0) return {};
+    const bool integers = integers_fit(encoder, changes.count);
+    const PackedEncoder packed = pack(encoder, integers);
+    Labeller labeller(packed, changes, indices, threads);
+    labeller.label(integers ? Level::int8 : Level::float32, nullptr, changes.count, nullptr);
+    return labeller.counts();
+}
+
+}  // namespace goskill::ops

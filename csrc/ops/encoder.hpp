@@ -1,0 +1,134 @@
+// The goal encoder with the nearest code at its end, in one pass over blocks of rows that stay in the cache.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <new>
+#include <vector>
+
+namespace goskill::ops {
+
+// Rows of `rows`, or where `from` is not null their differences rows[to] - rows[from].
+struct Changes {
+    const float* rows;  // [row_count, dim], contiguous
+    std::int64_t row_count;
+    std::int64_t dim;
+    const std::int64_t* from;  // [count] or null
+    const std::int64_t* to;    // [count], or null for the rows as they are
+    std::int64_t count;
+};
+
+struct Linear {
+    const float* weight;  // [out, in], contiguous
+    const float* bias;    // [out]
+    std::int64_t in;
+    std::int64_t out;
+};
+
+// Linear and LayerNorm, Linear and ReLU any number of times, Linear and Tanh; then the nearest of the codes.
+struct Encoder {
+    std::vector<Linear> linears;  // at least two
+    const float* norm_weight;
+    const float* norm_bias;
+    float epsilon;
+    const float* codebook;  // [codes, embedding], contiguous
+    std::int64_t codes;
+};
+
+// Precisions, of which each is dearer and nearer to the truth than the one before it.
+enum class Level : int { int8 = 0, int16 = 1, float32 = 2 };
+
+// How many rows were computed at each level, the last one included.
+struct LevelCounts {
+    std::int64_t rows[3] = {};
+};
+
+// Writes the code of every change into indices [count]: float32's, whatever the processor. Where 8-bit and
+// 16-bit integers multiply faster, rows begin there, and those go on to the next level that lie so near to
+// the boundary between two codes that the error might have carried them across. Does not depend on `threads`.
+LevelCounts encoded_codes(const Encoder& encoder, const Changes& changes, std::int64_t* indices, int threads);
+
+// What follows is between encoder.cpp, which packs and decides, and the kernels.
+
+// Memory that begins where a cache line does, so that no vector lies across two.
+template <typename T>
+struct AlignedAllocator {
+    using value_type = T;
+    AlignedAllocator() = default;
+    template <typename Other>
+    explicit AlignedAllocator(const AlignedAllocator<Other>&) {}
+    T* allocate(std::size_t count) {
+        return static_cast<T*>(::operator new(count * sizeof(T), std::align_val_t{64}));
+    }
+    void deallocate(T* memory, std::size_t) { ::operator delete(memory, std::align_val_t{64}); }
+    friend bool operator==(const AlignedAllocator&, const AlignedAllocator&) { return true; }
+    friend bool operator!=(const AlignedAllocator&, const AlignedAllocator&) { return false; }
+};
+
+template <typename T>
+using Aligned = std::vector<T, AlignedAllocator<T>>;
+
+// A layer in panels of columns, for each of them group of inputs by group: weights[panel][in /
+// group][column][group]. Inputs and columns are padded with zeros.
+template <typename Weight>
+struct PackedLinear {
+    std::int64_t in = 0;   // for integers rounded up
+    std::int64_t out = 0;  // as it is; the last panel is padded
+    Aligned<Weight> weights;
+    Aligned<float> bias;
+    // For integers: a column's sum begins at `start`, its unit is `scale` times the row's, whose greatest
+    // magnitude becomes `levels`. Signed inputs are moved up by `zero`.
+    Aligned<std::int32_t> start;
+    Aligned<float> scale;
+    float levels = 0;
+    std::int32_t zero = 0;
+};
+
+struct PackedEncoder {
+    std::int64_t widest = 0;       // floats from one row of a block to the next
+    std::int64_t first_width = 0;  // padded width of the input
+    std::int64_t norm_width = 0;
+    Aligned<float> norm_weight;
+    Aligned<float> norm_bias;
+    float epsilon = 0;
+    std::vector<PackedLinear<float>> float32;
+    std::vector<PackedLinear<std::int16_t>> int16;  // all layers, for the level int8 the first only
+    std::vector<PackedLinear<std::int8_t>> int8;    // all but the first
+    PackedLinear<float> codes;                      // scores x.e - |e|^2 / 2, minus infinity for padding
+    std::int64_t padded_codes = 0;                  // to whole vectors
+    // One over the distance between two codes, 1 if they are equal, 0 for a code and itself and for padding:
+    // [codes, padded_codes].
+    Aligned<float> inverse_distance;
+};
+
+// A row's code, and how far its embedding lies from the boundary to the nearest other code's rows.
+struct Verdict {
+    std::int32_t code;
+    std::int32_t rival;
+    float distance;  // negative if it means nothing
+};
+
+struct EncoderTask {
+    const PackedEncoder* encoder;
+    const Changes* changes;
+    const std::int64_t* chosen;  // which of the changes, or null for all
+    const Verdict* before;       // of the same rows at the level below, or null
+    Verdict* verdicts;           // in the order of chosen
+};
+
+struct EncoderKernels {
+    std::int64_t lanes;
+    std::int64_t panel_width;
+    // Rows [begin, end) of the task. Returns the greatest difference of a distance from the one before.
+    float (*encode_rows)(const EncoderTask&, Level level, std::int64_t begin, std::int64_t end);
+    bool integers;  // whether there are levels below float32
+};
+
+extern const EncoderKernels baseline_encoder;
+#if defined(__x86_64__)
+extern const EncoderKernels avx2_encoder;
+extern const EncoderKernels avx512_encoder;
+extern const EncoderKernels avx512vnni_encoder;
+#endif
+
+}  // namespace goskill::ops

@@ -1,0 +1,272 @@
+// The goal encoder for blocks of rows: register tiles of ENCODER_ROWS rows by ENCODER_VECTORS vectors of
+// columns, activations that never leave the cache. Included inside a namespace of an instruction set, after
+// vectors.inl; where dot_product of integers is defined, with ENCODER_INTEGERS.
+
+constexpr std::int64_t encoder_panel = ENCODER_VECTORS * LANES;
+constexpr std::int64_t encoder_block = 8 * ENCODER_ROWS;
+
+inline Float hyperbolic_tangent(Float x) {
+    const Float magnitude = as_float(as_int(x) & 0x7fffffff);
+    const Float result = one_minus_exp(-2.0f * magnitude) / (1.0f + exp_nonpositive(-2.0f * magnitude));
+    return as_float(as_int(result) | (as_int(x) & static_cast<std::int32_t>(0x80000000)));
+}
+
+// ENCODER_ROWS rows of `out` become those of `in`, `stride` apart, times VECTORS vectors of columns from
+// `first` on. Each row's sums are taken in the same order wherever in a block it lies.
+template <int VECTORS>
+inline void multiply(const PackedLinear<float>& layer, std::int64_t first, const float* in, const float*,
+                     std::int64_t stride, bool relu, float* out) {
+    const float* weights = layer.weights.data() + first * layer.in;
+    Float sums[ENCODER_ROWS][VECTORS] = {};
+    for (std::int64_t i = 0; i < layer.in; ++i) {
+        Float column[VECTORS];
+        for (int v = 0; v < VECTORS; ++v) column[v] = load(weights + i * encoder_panel + v * LANES);
+        for (int r = 0; r < ENCODER_ROWS; ++r) {
+            const Float value = splat(in[r * stride + i]);
+            for (int v = 0; v < VECTORS; ++v) sums[r][v] = multiply_add(value, column[v], sums[r][v]);
+        }
+    }
+    // A copy, for GCC keeps what is used in a loop that it does not unroll out of registers.
+    Float finished[ENCODER_ROWS][VECTORS];
+    for (int r = 0; r < ENCODER_ROWS; ++r) {
+        for (int v = 0; v < VECTORS; ++v) finished[r][v] = sums[r][v];
+    }
+    for (int v = 0; v < VECTORS; ++v) {
+        const Float bias = load(layer.bias.data() + first + v * LANES);
+        for (int r = 0; r < ENCODER_ROWS; ++r) {
+            const Float value = finished[r][v] + bias;
+            store(out + r * stride + first + v * LANES, relu ? greater(Float{}, value) : value);  // NaN stays
+        }
+    }
+}
+
+#if defined(ENCODER_INTEGERS)
+// The same for integers, which stand for so many `units` [ENCODER_ROWS].
+template <int VECTORS, typename Weight>
+inline void multiply(const PackedLinear<Weight>& layer, std::int64_t first, const Input<Weight>* in,
+                     const float* units, std::int64_t stride, bool relu, float* out) {
+    constexpr std::int64_t group = 4 / sizeof(Weight);
+    const Weight* weights = layer.weights.data() + first * layer.in;
+    Int sums[ENCODER_ROWS][VECTORS] = {};
+    for (std::int64_t i = 0; i < layer.in; i += group) {
+        Int column[VECTORS];
+        for (int v = 0; v < VECTORS; ++v)
+            column[v] = load_int(weights + i * encoder_panel + v * LANES * group);
+        for (int r = 0; r < ENCODER_ROWS; ++r) {
+            const Int value = splat_int(in + r * stride + i);
+            for (int v = 0; v < VECTORS; ++v)
+                sums[r][v] = dot_product(Weight{}, value, column[v], sums[r][v]);
+        }
+    }
+    Int finished[ENCODER_ROWS][VECTORS];
+    for (int r = 0; r < ENCODER_ROWS; ++r) {
+        for (int v = 0; v < VECTORS; ++v) finished[r][v] = sums[r][v];
+    }
+    for (int v = 0; v < VECTORS; ++v) {
+        const std::int64_t column = first + v * LANES;
+        const Int start = load_int(layer.start.data() + column);
+        const Float scale = load(layer.scale.data() + column), bias = load(layer.bias.data() + column);
+        for (int r = 0; r < ENCODER_ROWS; ++r) {
+            const Float sum = __builtin_convertvector(finished[r][v] + start, Float);
+            const Float value = multiply_add(sum, scale * units[r], bias);
+            store(out + r * stride + column, relu ? larger(Float{}, value) : value);
+        }
+    }
+}
+#endif
+
+// The block's rows of `out` become those of `in` times a layer; only integers have units.
+template <typename Weight, typename Value>
+inline void linear(const PackedLinear<Weight>& layer, const Value* in, const float* units,
+                   std::int64_t stride, std::int64_t rows, bool relu, float* out) {
+    for (std::int64_t first = 0; first < layer.out; first += encoder_panel) {
+        const std::int64_t vectors = (layer.out - first + LANES - 1) / LANES;
+        for (std::int64_t row = 0; row < rows; row += ENCODER_ROWS) {
+            const Value* from = in + row * stride;
+            float* to = out + row * stride;
+            if (vectors >= ENCODER_VECTORS) {
+                multiply<ENCODER_VECTORS>(layer, first, from, units + row, stride, relu, to);
+            } else if (vectors == 1) {
+                multiply<1>(layer, first, from, units + row, stride, relu, to);
+            } else if (vectors == 2) {
+                multiply<2>(layer, first, from, units + row, stride, relu, to);
+            } else {
+                multiply<3>(layer, first, from, units + row, stride, relu, to);
+            }
+        }
+    }
+}
+
+#if defined(ENCODER_INTEGERS)
+// Rows in units of which their greatest magnitude has `levels`; the units into `units` [rows].
+template <typename Weight>
+inline void to_integers(const PackedLinear<Weight>& layer, const float* in, std::int64_t stride,
+                        std::int64_t rows, Input<Weight>* out, float* units) {
+    for (std::int64_t row = 0; row < rows; ++row) {
+        // Compared as integers, of which NaN is the greatest: it must not get lost.
+        Int highest{};
+        for (std::int64_t i = 0; i < layer.in; i += LANES)
+            highest = larger(as_int(load(in + row * stride + i)) & 0x7fffffff, highest);
+        const Int top = across(highest, static_cast<Int (*)(Int, Int)>(larger));
+        units[row] = as_float(top)[0] / layer.levels;
+    }
+    for (std::int64_t row = 0; row < rows; ++row) {
+        const Float factor = splat(units[row] > 0 ? 1.0f / units[row] : 0.0f);
+        for (std::int64_t i = 0; i < layer.in; i += LANES)
+            store_integers(load(in + row * stride + i) * factor, layer.zero, out + row * stride + i);
+    }
+}
+#endif
+
+inline void layer_norm(const PackedEncoder& encoder, std::int64_t stride, std::int64_t rows, float* values) {
+    const std::int64_t W = encoder.norm_width;
+    for (std::int64_t row = 0; row < rows; ++row) {
+        float* own = values + row * stride;
+        Float total{};  // padding is zero
+        for (std::int64_t i = 0; i < W; i += LANES) total += load(own + i);
+        const float mean = sum(total) / static_cast<float>(W);
+        Float squares{};
+        for (std::int64_t i = 0; i < W; i += LANES) {
+            const Float centred = load_first(own + i, W - i, mean) - mean;
+            squares = multiply_add(centred, centred, squares);
+        }
+        const float scale = 1.0f / __builtin_sqrtf(sum(squares) / static_cast<float>(W) + encoder.epsilon);
+        for (std::int64_t i = 0; i < W; i += LANES) {
+            const Float normal = (load(own + i) - mean) * scale;
+            store(own + i, multiply_add(normal, load(encoder.norm_weight.data() + i),
+                                        load(encoder.norm_bias.data() + i)));
+        }
+    }
+}
+
+// The block's changes, zeros behind them, and zeros in rows that only fill a tile.
+inline void load_changes(const EncoderTask& task, std::int64_t begin, std::int64_t count, float* out) {
+    const Changes& changes = *task.changes;
+    const std::int64_t stride = task.encoder->widest;
+    for (std::int64_t row = 0; row < encoder_block; ++row) {
+        float* own = out + row * stride;
+        __builtin_memset(own, 0, static_cast<std::size_t>(task.encoder->first_width) * sizeof(float));
+        if (row >= count) continue;
+        const std::int64_t change = task.chosen == nullptr ? begin + row : task.chosen[begin + row];
+        const float* to = changes.rows + (changes.to == nullptr ? change : changes.to[change]) * changes.dim;
+        if (changes.from == nullptr) {
+            for (std::int64_t i = 0; i < changes.dim; ++i) own[i] = to[i];
+        } else {
+            const float* from = changes.rows + changes.from[change] * changes.dim;
+            for (std::int64_t i = 0; i < changes.dim; ++i) own[i] = to[i] - from[i];
+        }
+    }
+}
+
+inline std::int32_t first_equal(const float* values, float wanted) {
+    std::int32_t place = 0;
+    while (!(values[place] == wanted)) ++place;
+    return place;
+}
+
+// The code of the greatest score, the lowest of equals, and the code whose boundary is nearest. Overwrites
+// scores.
+inline Verdict judge(const PackedEncoder& encoder, float* scores) {
+    const std::int64_t padded = encoder.padded_codes;
+    Float highest = splat(-__builtin_inff());
+    for (std::int64_t i = 0; i < padded; i += LANES) highest = greater(load(scores + i), highest);
+    const float best = greatest(highest);
+    // Embeddings that are NaN get code 0, as in nearest_code.
+    if (!(best - best == 0)) return {0, 0, -1.0f};
+    const std::int32_t code = first_equal(scores, best);
+    if (encoder.inverse_distance.empty()) return {code, 0, -1.0f};
+    const float* inverse = encoder.inverse_distance.data() + code * padded;
+    Float least = splat(__builtin_inff());
+    for (std::int64_t i = 0; i < padded; i += LANES) {
+        const Float factor = load(inverse + i);
+        Float distance = (best - load(scores + i)) * factor;
+        distance = factor > Float{} ? distance : splat(__builtin_inff());
+        store(scores + i, distance);
+        least = greater(-distance, -least);
+        least = -least;
+    }
+    const float distance = -greatest(-least);
+    return {code, first_equal(scores, distance), distance};
+}
+
+// How much the distance from the boundary that was nearest before has changed.
+inline float difference(const PackedEncoder& encoder, const float* scores, const Verdict& before) {
+    if (!(before.distance >= 0)) return 0;
+    const std::int64_t place = before.code * encoder.padded_codes + before.rival;
+    const float inverse = encoder.inverse_distance[static_cast<std::size_t>(place)];
+    const float change = (scores[before.code] - scores[before.rival]) * inverse - before.distance;
+    return change < 0 ? -change : change;
+}
+
+struct EncoderBuffers {
+    Aligned<float> a, b;
+    Aligned<std::int16_t> integers;
+    float units[encoder_block];
+};
+
+// The embeddings of the block in `in`; returns the buffer they lie in.
+inline float* embed(const PackedEncoder& encoder, Level level, std::int64_t rows, EncoderBuffers& buffers) {
+    const std::int64_t stride = encoder.widest;
+    const std::size_t layers = encoder.float32.size();
+    float *in = buffers.a.data(), *out = buffers.b.data();
+    for (std::size_t layer = 0; layer < layers; ++layer) {
+        const bool relu = layer > 0 && layer + 1 < layers;
+#if defined(ENCODER_INTEGERS)
+        if (level == Level::int16 || (level == Level::int8 && layer == 0)) {
+            const PackedLinear<std::int16_t>& packed = encoder.int16[layer];
+            to_integers(packed, in, stride, rows, buffers.integers.data(), buffers.units);
+            linear(packed, buffers.integers.data(), buffers.units, stride, rows, relu, out);
+        } else if (level == Level::int8) {
+            const PackedLinear<std::int8_t>& packed = encoder.int8[layer - 1];
+            std::uint8_t* bytes = reinterpret_cast<std::uint8_t*>(buffers.integers.data());
+            to_integers(packed, in, stride, rows, bytes, buffers.units);
+            linear(packed, bytes, buffers.units, stride, rows, relu, out);
+        } else  // NOLINT
+#else
+        static_cast<void>(level);
+#endif
+        {
+            linear(encoder.float32[layer], in, buffers.units, stride, rows, relu, out);
+        }
+        if (layer == 0) layer_norm(encoder, stride, rows, out);
+        float* const last = in;
+        in = out;
+        out = last;
+    }
+    const std::int64_t width = encoder.float32.back().out;
+    for (std::int64_t row = 0; row < rows; ++row) {
+        for (std::int64_t i = 0; i < width; i += LANES) {
+            float* at = in + row * stride + i;
+            store(at, hyperbolic_tangent(load(at)));
+        }
+    }
+    return in;
+}
+
+inline float encode_rows(const EncoderTask& task, Level level, std::int64_t begin, std::int64_t end) {
+    const PackedEncoder& encoder = *task.encoder;
+    const std::size_t size = static_cast<std::size_t>(encoder.widest * encoder_block);
+    EncoderBuffers buffers{Aligned<float>(size),
+                           Aligned<float>(size),
+                           Aligned<std::int16_t>(level == Level::float32 ? 0 : size),
+                           {}};
+    float error = 0;
+    for (std::int64_t first = begin; first < end; first += encoder_block) {
+        const std::int64_t count = end - first < encoder_block ? end - first : encoder_block;
+        const std::int64_t rows = (count + ENCODER_ROWS - 1) / ENCODER_ROWS * ENCODER_ROWS;
+        load_changes(task, first, count, buffers.a.data());
+        const float* embeddings = embed(encoder, level, rows, buffers);
+        float* scores = embeddings == buffers.a.data() ? buffers.b.data() : buffers.a.data();
+        linear(encoder.codes, embeddings, buffers.units, encoder.widest, rows, false, scores);
+        for (std::int64_t row = 0; row < count; ++row) {
+            float* own = scores + row * encoder.widest;
+            if (task.before != nullptr) {
+                const float change = difference(encoder, own, task.before[first + row]);
+                // NaN is no measure of an error.
+                if (change > error) error = change;
+            }
+            task.verdicts[first + row] = judge(encoder, own);
+        }
+    }
+    return error;
+}
