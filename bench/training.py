@@ -21,6 +21,7 @@ import torch
 from goskill.bench.peers.training import (
     PlainBatches,
     PlainStep,
+    ReleasedLabels,
     action_loss,
     plain_labels,
     policy_loss,
@@ -227,7 +228,7 @@ def test_labelling_plain_float32(benchmark: Any, larger: Subject) -> None:
     """Trajectory by trajectory with the stock codebook; the labels are not even written."""
     networks = skill_model(larger)
     codebook = stock_codebook(networks).eval()
-    assert_same_labels(networks, codebook, larger.store)
+    assert_same_labels(networks, plain_labels(networks, codebook, larger.store), larger.store)
     measure_labelling(
         benchmark,
         larger,
@@ -237,21 +238,30 @@ def test_labelling_plain_float32(benchmark: Any, larger: Subject) -> None:
     )
 
 
+def test_labelling_as_released(benchmark: Any, larger: Subject) -> None:
+    """The released code's way, from trajectories in memory; nothing is written."""
+    networks = skill_model(larger)
+    codebook = stock_codebook(networks).eval()
+    peer = ReleasedLabels(networks, codebook, larger.store)
+    assert_same_labels(networks, peer.run(), larger.store)
+    measure_labelling(benchmark, larger, peer.run, peer=True, label="as released, float32")
+
+
 def test_labelling_goskill(benchmark: Any, larger: Subject) -> None:
     """With the column, its class index and their checksums on disk in the end."""
     networks = skill_model(larger)
     work = partial(_label, networks, larger.store.path)
-    measure_labelling(benchmark, larger, work, label="goskill float32")
+    measure_labelling(benchmark, larger, work, label="goskill, labels of float32")
 
 
 def _label(networks: GoSkillNetworks, store: Path) -> None:
     label_store(networks, EpisodeStore.open(store))
 
 
-def assert_same_labels(networks: GoSkillNetworks, codebook: Any, store: EpisodeStore) -> None:
+def assert_same_labels(networks: GoSkillNetworks, peer: np.ndarray[Any, Any], store: EpisodeStore) -> None:
     """The same codes, but for a few in a million steps that are equally near to two."""
     found = np.asarray(store.labels(label_store(networks, store)))
-    assert np.mean(found != plain_labels(networks, codebook, store)) < 1e-5
+    assert np.mean(found != peer) < 1e-5
     assert len(np.unique(found)) > 1
 
 

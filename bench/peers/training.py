@@ -144,6 +144,72 @@ def plain_labels(
     return np.concatenate(labels)
 
 
+class ReleasedLabels:
+    """Labelling step by step as the released code has it: trajectories in memory, fifty of a task at a time.
+
+    Its windows are built sample by sample; the encoder reads every transition twice, once for the skill and once
+    for the change from the first state of the window to itself, which nobody uses; gradients are recorded; and the
+    index of each class is gathered trajectory by trajectory. Only its slip in the last windows of a trajectory,
+    where the last next state stays un-normalised, is left out, so that the labels are those of the others.
+    """
+
+    TRAJECTORIES = 50
+
+    def __init__(self, networks: GoSkillNetworks, codebook: VectorQuantize, store: EpisodeStore) -> None:
+        self._networks, self._codebook = networks, codebook
+        self._mean, self._std = networks.normalize.mean.numpy()[None], networks.normalize.std.numpy()[None]
+        self._tasks: list[list[dict[str, Any]]] = [[] for _ in store.tasks]
+        for index in range(store.num_episodes):
+            observations = np.array(store.episode(index).observations)
+            trajectory = {"observations": observations[:-1], "next_observations": observations[1:]}
+            self._tasks[store.episode_task[index]].append(trajectory)
+
+    def run(self) -> np.ndarray[Any, Any]:
+        """The skill of every step, int64 [num_steps], in the order of the tasks."""
+        classes = self._networks.settings.codebook_size
+        places: list[list[np.ndarray[Any, Any]]] = [[] for _ in range(classes)]
+        for task, trajectories in enumerate(self._tasks):
+            for begin in range(0, len(trajectories), self.TRAJECTORIES):
+                several = trajectories[begin : begin + self.TRAJECTORIES]
+                lengths = [len(trajectory["observations"]) for trajectory in several]
+                states, goals = self._windows(several)
+                skill = self._networks.encoder(goals[:, -1] - states[:, 0])
+                self._networks.encoder(states - states[:, :1])
+                found = self._codebook(skill[:, None], freeze_codebook=True)[1][:, 0]
+                labels = np.split(found.detach().cpu().numpy(), np.cumsum(lengths)[:-1])
+                for trajectory, own in zip(several, labels, strict=True):
+                    trajectory["skills"] = own
+                for skill_class in range(classes):
+                    for place, own in enumerate(labels):
+                        steps = np.argwhere(own == skill_class)
+                        if len(steps):
+                            where = np.ones_like(steps)
+                            rows = [where * task, where * (begin + place), steps]
+                            places[skill_class].append(np.concatenate(rows, axis=1))
+        for rows in places:
+            if rows:
+                np.concatenate(rows, axis=0)
+        return np.concatenate([trajectory["skills"] for task in self._tasks for trajectory in task])
+
+    def _windows(self, trajectories: list[dict[str, Any]]) -> tuple[Tensor, Tensor]:
+        """First states and goal states of the windows of all steps: float32 [steps, 1, observation_dim] each."""
+        H = self._networks.settings.horizon
+        total = sum(len(trajectory["observations"]) for trajectory in trajectories)
+        states = np.zeros((total, 1, self._mean.shape[1]), np.float32)
+        goals, mask = np.zeros_like(states), np.zeros((total, 1), np.float32)
+        row = 0
+        for trajectory in trajectories:
+            length = len(trajectory["observations"])
+            for step in range(length):
+                at = np.arange(step, min(step + H, length), H)
+                states[row] = (trajectory["observations"][at] - self._mean) / self._std
+                later = np.minimum(at + H - 1, length - 1)
+                goals[row] = (trajectory["next_observations"][later] - self._mean) / self._std
+                mask[row] = 1
+                row += 1
+        return torch.from_numpy(states), torch.from_numpy(goals)
+
+
 class PlainBatches:
     """Builds batches sample by sample from episodes in memory."""
 
