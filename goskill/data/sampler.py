@@ -185,15 +185,44 @@ class StoreSampler(IterableDataset[Batch]):
         """Samples in a batch of this rank."""
         return self._batch_size
 
+    @property
+    def resident(self) -> bool:
+        """Whether the columns are kept on the device."""
+        return self._resident
+
     def batch(self, step: int) -> Batch:
         """The batch of one step, whatever the position of the stream."""
+        if self._columns is not None:
+            return self.gather(self.places(step))
         host = self._buffers.take()
         first = self._rank * self._batch_size
-        if self._columns is None:
-            self._native.fill(step, self._world_size * self._batch_size, first, host.arrays)
-            return self._buffers.deliver(host)
+        self._native.fill(step, self._world_size * self._batch_size, first, host.arrays)
+        return self._buffers.deliver(host)
+
+    def places(self, step: int) -> Batch:
+        """Where the samples of a resident sampler's batch lie, on the device: what :meth:`gather` takes.
+
+        Raises InputError for samplers that are not resident.
+        """
+        self._check_resident()
+        host = self._buffers.take()
+        first = self._rank * self._batch_size
         self._native.locate(step, self._world_size * self._batch_size, first, host.arrays)
-        return self._gather(self._columns, self._buffers.deliver(host))
+        return self._buffers.deliver(host)
+
+    def gather(self, places: Batch) -> Batch:
+        """The batch of some :meth:`places`, without a look at the host: usable inside a CUDA graph.
+
+        Raises InputError for samplers that are not resident.
+        """
+        return self._gather(self._check_resident(), places)
+
+    def _check_resident(self) -> ResidentColumns:
+        if self._columns is None:
+            raise InputError(
+                "resident: expected a sampler with resident=True, got one that fills its batches"
+            )
+        return self._columns
 
     def __iter__(self) -> Iterator[Batch]:
         """The stream from here on. Workers of a DataLoader take turns, so that it sees the same stream."""
@@ -223,3 +252,27 @@ class StoreSampler(IterableDataset[Batch]):
             self._seed = seed
             self._create()
         self._step = step
+
+
+class PlaceStream:
+    """The stream of a resident sampler before anything is gathered: what :meth:`StoreSampler.gather` takes.
+
+    It moves the sampler on; its state is the sampler's.
+    """
+
+    def __init__(self, sampler: StoreSampler) -> None:
+        self._sampler = sampler
+
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            position = self._sampler.state_dict()
+            self._sampler.load_state_dict({**position, "step": position["step"] + 1})
+            yield self._sampler.places(position["step"])
+
+    def state_dict(self) -> dict[str, int]:
+        """The sampler's."""
+        return self._sampler.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Move the sampler."""
+        self._sampler.load_state_dict(state)

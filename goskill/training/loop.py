@@ -149,6 +149,9 @@ class Trainer:
             module.train()
         with stop.immediate():
             objectives = phase.begin()
+        if self._execution.device.type == "cuda" and objectives:
+            gathered = all(objective.gather is not None for objective in objectives)
+            self._progress.say(f"data lies {f'on {self._execution.device}' if gathered else 'on the host'}")
         self._running = [self._start(objective) for objective in objectives]
         if self._iteration > 0:
             assert checkpoint is not None

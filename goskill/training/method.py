@@ -32,13 +32,16 @@ class Objective:
     ``name`` names the optimiser, which goes on when a later phase has an objective of the same name, and
     prefixes the metrics. ``loss`` maps a batch to a scalar and to metrics to log (scalars and vectors [n] on the
     device; never synchronised inside a step), of which ``usage`` is the share of each code in the batch.
-    ``modules`` are what the optimiser holds: parameters with ``requires_grad`` False are left alone.
+    ``modules`` are what the optimiser holds: parameters with ``requires_grad`` False are left alone. With ``gather``
+    the sampler only says where samples lie, and ``gather`` makes the batch of it: on the device, without
+    synchronisation, as a part of the step.
     """
 
     name: str
     sampler: Sampler
     loss: Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
     modules: Sequence[nn.Module]
+    gather: Callable[[Batch], Batch] | None = None
 
 
 @dataclass
@@ -86,6 +89,9 @@ class TrainingSettings:
     precision: str = (
         "auto"  # float32 | tf32 | bfloat16 (autocast) | auto: bfloat16 where the device is fast at it
     )
+    data: str = (
+        "auto"  # where training data lies: device | host (memory-mapped) | auto: on a GPU that it fits well
+    )
     compile: bool = False  # losses pass through torch.compile
     cuda_graphs: str = "auto"  # on | off: a whole step is one CUDA graph | auto: on one GPU
     threads: int = 0  # of torch and each sampler; 0: all cores, one for samplers (a batch takes < 1 ms)
@@ -108,6 +114,8 @@ class TrainingSettings:
                 self._refuse(name, "at least 1")
         if self.precision not in PRECISIONS:
             self._refuse("precision", f"one of {', '.join(PRECISIONS)}")
+        if self.data not in ("auto", "device", "host"):
+            self._refuse("data", "one of auto, device, host")
         if self.cuda_graphs not in ("auto", "on", "off"):
             self._refuse("cuda_graphs", "one of auto, on, off")
 

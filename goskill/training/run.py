@@ -22,7 +22,7 @@ FREE_ON_RESUME = {"data.path"} | frozenset(
 )
 
 # Settings that older runs and rows know nothing of, each with the value that does what was done without it.
-SINCE_ADDED: Mapping[str, Any] = {"training.decay_iterations": 0}
+SINCE_ADDED: Mapping[str, Any] = {"training.decay_iterations": 0, "training.data": "auto"}
 
 
 @dataclasses.dataclass(frozen=True)

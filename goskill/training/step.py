@@ -68,7 +68,7 @@ class ObjectiveStep:
         self._timer.mark("sampling")
         batch = next(self._batches)
         self.batch_size = len(next(iter(batch.values())))
-        if self._copies is not None:
+        if self._copies is not None and self.objective.gather is None:
             batch = self._copies.to_device(batch)
         self.optimizer.set_learning_rate(left)
         if self._graph is not None:
@@ -86,6 +86,8 @@ class ObjectiveStep:
 
     def _minimize(self, batch: Batch) -> Tensor:
         """Returns the metrics float32 [names], named by ``window.names``."""
+        if self.objective.gather is not None:
+            batch = self.objective.gather(batch)
         self._timer.mark("forward")
         with self._execution.autocast():
             loss, metrics = self._loss(batch)

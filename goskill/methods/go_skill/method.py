@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from goskill.methods.go_skill.labelling import label_store
 from goskill.methods.go_skill.losses import PolicyLoss, SkillLoss
 from goskill.methods.go_skill.networks import GoalFeatures, GoSkillNetworks
 from goskill.methods.go_skill.settings import GoSkillSettings
+from goskill.methods.residence import residence, sampled_objective
 from goskill.models import Normalize
 from goskill.training import Objective, Phase, Sampler, TrainingSettings, distributed
 
@@ -113,18 +115,21 @@ class GoSkill:
         labels = self._label_store() if self.settings.discrete else None
         balance = "skill" if self.settings.resampling and labels else "task"
         segments = self._segments(balance, labels if balance == "skill" else None, ENHANCEMENT_STREAM)
-        sampler: Sampler = self._contexts(labels)
+        loss, modules = PolicyLoss(self.networks), [self.networks.policy]
         if labels is None:
-            sampler = ContinuousContexts(sampler, self.store, self.networks)
-        policy = Objective("policy", sampler, PolicyLoss(self.networks), [self.networks.policy])
+            vectors = ContinuousContexts(self._contexts(None, {}), self.store, self.networks)
+            policy = Objective("policy", vectors, loss, modules)
+        else:
+            decisions = self._contexts(labels, residence(self.training, self.store))
+            policy = sampled_objective("policy", decisions, loss, modules)
         return [policy, self._skill_objective(segments, frozen=True)]
 
     def _label_store(self) -> str:
         return label_store(self.networks, self.store)
 
-    def _skill_objective(self, sampler: Sampler, *, frozen: bool) -> Objective:
+    def _skill_objective(self, sampler: SegmentSampler, *, frozen: bool) -> Objective:
         modules = [*self.networks.abstraction, self.networks.decoder]
-        return Objective("skill", sampler, SkillLoss(self.networks, frozen), modules)
+        return sampled_objective("skill", sampler, SkillLoss(self.networks, frozen), modules)
 
     def _freeze_abstraction(self, frozen: bool) -> None:
         for module in self.networks.abstraction:
@@ -151,9 +156,10 @@ class GoSkill:
             threads=self.training.threads or 1,
             rank=distributed.rank(),
             world_size=distributed.world_size(),
+            **residence(self.training, self.store),
         )
 
-    def _contexts(self, labels: str | None) -> ContextSampler:
+    def _contexts(self, labels: str | None, place: Mapping[str, Any]) -> ContextSampler:
         return contexts(
             self.settings,
             self.store,
@@ -163,6 +169,7 @@ class GoSkill:
             threads=self.training.threads or 1,
             rank=distributed.rank(),
             world_size=distributed.world_size(),
+            **place,
         )
 
     @staticmethod

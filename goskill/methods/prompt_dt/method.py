@@ -15,6 +15,7 @@ from goskill.methods.losses import masked_mean
 from goskill.methods.prompt_dt.contexts import contexts
 from goskill.methods.prompt_dt.networks import PromptDTNetworks
 from goskill.methods.prompt_dt.settings import PromptDTSettings
+from goskill.methods.residence import residence, sampled_objective
 from goskill.models import Normalize
 from goskill.training import Batch, Objective, Phase, TrainingSettings, distributed
 
@@ -76,7 +77,7 @@ class PromptDT:
 
     def _begin(self) -> Sequence[Objective]:
         loss = ActionLoss(self.networks, self.networks.task_index(self.store.tasks))
-        return [Objective("policy", self._contexts(), loss, [self.networks.policy])]
+        return [sampled_objective("policy", self._contexts(), loss, [self.networks.policy])]
 
     def _contexts(self) -> ContextSampler:
         tasks_with_episodes = len(np.unique(self.store.episode_task))
@@ -88,6 +89,7 @@ class PromptDT:
             threads=self.training.threads or 1,
             rank=distributed.rank(),
             world_size=distributed.world_size(),
+            **residence(self.training, self.store),
         )
 
 
