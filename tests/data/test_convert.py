@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import pytest
 from store_builders import random_episode
 
 from goskill.data import EpisodeStore
-from goskill.data.convert import copying, from_hdf5, from_minari, from_npz, load_prompts, to_hdf5, to_minari
+from goskill.data.convert import copying, from_hdf5, from_minari, from_npz, to_hdf5, to_minari
 from goskill.envs import jobs
 from goskill.errors import InputError, StoreError, WorkerDied
 
@@ -285,50 +284,6 @@ def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
         from_npz("goskill", tmp_path, tmp_path / "store", quality="best")
     with pytest.raises(StoreError, match="no task folders"):
         from_npz("goskill", tmp_path, tmp_path / "store")
-
-
-class Hostile:
-    def __reduce__(self):
-        return os.system, ("touch goskill-was-here",)
-
-
-@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
-@pytest.mark.parametrize(
-    "content", [Hostile(), [{"a": Hostile()}], np.array([{"a": Hostile()}], dtype=object), print]
-)
-def test_hostile_pickles_are_refused_without_running(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: int, content: object
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "prompt.npy"
-    path.write_bytes(pickle.dumps(content, protocol=protocol))
-    with pytest.raises(StoreError, match="cannot be read safely"):
-        load_prompts(path)
-    assert not Path("goskill-was-here").exists()
-
-
-@pytest.mark.parametrize("protocol", [0, 2, 3, 4, 5])
-def test_honest_pickles_are_read(tmp_path: Path, protocol: int) -> None:
-    episode = {
-        **transitions(np.random.default_rng(0), 5),
-        "task": "reach",
-        "length": np.int64(5),
-        "nothing": None,
-    }
-    path = tmp_path / "prompt.pkl"
-    path.write_bytes(pickle.dumps([episode], protocol=protocol))
-    (read,) = load_prompts(path)
-    assert read.keys() == episode.keys()
-    np.testing.assert_array_equal(read["observations"], episode["observations"])
-
-
-def test_prompts_that_are_no_episodes_are_refused(tmp_path: Path) -> None:
-    np.save(tmp_path / "numbers.npy", np.zeros(3))
-    (tmp_path / "list.npy").write_bytes(pickle.dumps([1, 2]))
-    (tmp_path / "empty.npy").write_bytes(b"")
-    for name in ("numbers", "list", "empty", "missing"):
-        with pytest.raises(StoreError, match=name):
-            load_prompts(tmp_path / f"{name}.npy")
 
 
 def test_d4rl_files_go_both_ways(uneven: EpisodeStore, tmp_path: Path) -> None:

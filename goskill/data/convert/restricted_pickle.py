@@ -5,55 +5,156 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import pickletools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from goskill.errors import StoreError
 
 _SIZE_LIMIT = 1 << 30
-# All that NumPy needs to rebuild arrays and scalars of plain numbers and strings.
-_ALLOWED = {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "scalar"),
-    ("numpy._core.numeric", "_frombuffer"),
-    ("numpy.core.numeric", "_frombuffer"),
-    ("_codecs", "encode"),
-}
+_PLAIN_TYPE = re.compile(r"[?]|b1|[iu][1248]|f[248]|[US][0-9]{1,6}|O8?")
+_DEPTH = 4  # of arrays, lists and dicts in one another: an array of episodes, each a dict of arrays
 
 
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        if name == "encode":
-            return _latin1
-        return super().find_class(
-            module.replace("numpy.core", "numpy._core") if _new_numpy() else module, name
-        )
+class _Type:
+    """Stands for ``numpy.dtype`` while unpickling: plain numbers, text, and objects, which only lists become."""
+
+    def __init__(self, code: str, align: object = False, copy: object = True) -> None:
+        if not _PLAIN_TYPE.fullmatch(code):
+            raise pickle.UnpicklingError(f"it asks for the type {code!r:.40}")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        order, rest = state[1], state[2:5]
+        if order not in ("<", ">", "|", "=") or any(part is not None for part in rest):
+            raise pickle.UnpicklingError("it asks for a type of several parts")
+        self.dtype = self.dtype.newbyteorder(order)
+
+    def array(self, content: bytes | bytearray, shape: tuple[int, ...], order: str) -> npt.NDArray[Any]:
+        """The numbers in as many bytes. ValueError for anything else."""
+        if self.dtype.hasobject or not isinstance(content, (bytes, bytearray)):
+            raise pickle.UnpicklingError("it makes objects of bytes")
+        values: npt.NDArray[Any] = np.frombuffer(content, self.dtype)
+        return values.reshape(shape, order="F" if order == "F" else "C")
 
 
-def _new_numpy() -> bool:
-    return int(np.__version__.split(".")[0]) >= 2
+class _Array:
+    """Stands for ``numpy.ndarray`` while unpickling: NumPy's own can be made to look at any memory."""
+
+    def __init__(self) -> None:
+        self.values: npt.NDArray[Any] | list[Any] | None = None
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, kind, fortran_order, content = state
+        if isinstance(content, list) and isinstance(kind, _Type) and kind.dtype.hasobject:
+            if np.prod(shape, dtype=object) != len(content):
+                raise pickle.UnpicklingError(f"an array of shape {shape!r:.40} of {len(content)} objects")
+            self.values = content
+        else:
+            self.values = kind.array(content, shape, "F" if fortran_order else "C")
 
 
-def _latin1(text: str, encoding: str) -> bytes:
+class _Function:
+    """What a pickle may call, and nothing else: its attributes cannot be set."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self._call = call
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._call(*arguments)
+
+    def __setstate__(self, state: object) -> None:
+        raise pickle.UnpicklingError("it changes a function")
+
+
+def _reconstruct(kind: type, shape: object, code: object) -> _Array:
+    if kind is not _Array:
+        raise pickle.UnpicklingError("it asks for an array of another class")
+    return _Array()
+
+
+def _from_buffer(content: bytes, kind: _Type, shape: tuple[int, ...], order: str) -> _Array:
+    result = _Array()
+    result.values = kind.array(content, shape, order)
+    return result
+
+
+def _scalar(kind: _Type, content: bytes) -> Any:
+    return kind.array(content, (1,), "C")[0]
+
+
+def _no_bytes() -> bytes:
+    return b""
+
+
+def _encode(text: str, encoding: str) -> bytes:
     """Old protocols write bytes as text in this encoding, and no other is needed."""
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"it asks for the codec {encoding!r:.40}")
     return text.encode("latin1")
 
 
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Type,
+    ("_codecs", "encode"): _Function(_encode),
+    ("__builtin__", "bytes"): _Function(_no_bytes),
+}
+for _core in ("numpy.core", "numpy._core"):
+    _ALLOWED[f"{_core}.multiarray", "_reconstruct"] = _Function(_reconstruct)
+    _ALLOWED[f"{_core}.multiarray", "scalar"] = _Function(_scalar)
+    _ALLOWED[f"{_core}.numeric", "_frombuffer"] = _Function(_from_buffer)
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return _ALLOWED[module, name]
+
+
+def _load(stream: io.BytesIO) -> Any:
+    """What is pickled, with arrays in place of what stands for them."""
+    begin = stream.tell()
+    size = len(stream.getbuffer())
+    for opcode, argument, _ in pickletools.genops(stream):
+        # The unpickler would make room for as many.
+        if opcode.name in ("PUT", "LONG_BINPUT") and isinstance(argument, int) and argument > size:
+            raise pickle.UnpicklingError(f"it remembers an object by the number {argument}")
+    stream.seek(begin)
+    return _resolved(_Unpickler(stream).load(), _DEPTH, {})
+
+
+def _resolved(value: Any, depth: int, known: dict[int, Any]) -> Any:
+    if isinstance(value, _Array):
+        value = value.values
+        if value is None:
+            raise pickle.UnpicklingError("an array without content")
+    if not isinstance(value, (list, tuple, dict)):
+        return value
+    if depth == 0:
+        raise pickle.UnpicklingError(f"it has more than {_DEPTH} levels")
+    # The same object may be there any number of times.
+    if id(value) not in known:
+        if isinstance(value, dict):
+            known[id(value)] = {key: _resolved(item, depth - 1, known) for key, item in value.items()}
+        else:
+            known[id(value)] = [_resolved(item, depth - 1, known) for item in value]
+    return known[id(value)]
+
+
 def load_prompts(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The episodes of a ``.npy`` file of pickled dicts, or of a plain pickle file.
 
-    Only NumPy arrays, dicts, lists, tuples and scalars are rebuilt. Raises StoreError for anything else.
+    Only NumPy arrays of numbers or text, dicts, lists, tuples (as lists) and scalars are rebuilt. Raises StoreError
+    for anything else.
     """
     path = Path(path)
     try:
@@ -63,7 +164,6 @@ def load_prompts(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
     stream = io.BytesIO(raw)
-    load: Callable[[], Any] = _Unpickler(stream).load
     try:
         if raw[:6] == b"\x93NUMPY":
             version = np.lib.format.read_magic(stream)
@@ -75,13 +175,12 @@ def load_prompts(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
             dtype = reader(stream)[2]
             if dtype != np.dtype(object):
                 raise StoreError(f"{path}: expected pickled episodes, got an array of {dtype}")
-        content = load()
+        content = _load(stream)
     except StoreError:
         raise
     # A hostile pickle can make the unpickler raise nearly anything.
     except Exception as error:
         raise StoreError(f"{path}: cannot be read safely: {error}") from error
-    episodes = list(content.reshape(-1)) if isinstance(content, np.ndarray) else content
-    if not isinstance(episodes, list) or not all(isinstance(episode, dict) for episode in episodes):
+    if not isinstance(content, list) or not all(isinstance(episode, dict) for episode in content):
         raise StoreError(f"{path}: expected a list of episodes, each a dict of arrays")
-    return episodes
+    return content
