@@ -1,6 +1,7 @@
 #include "ops/encoder.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstddef>
 #include <limits>
@@ -18,6 +19,7 @@ constexpr std::int64_t integer_lanes = 16;
 constexpr std::int64_t widest_integers = 1 << 14;  // inputs whose sums fit 32 bits with room to spare
 constexpr std::int64_t most_integer_codes = 256;   // a table of their distances is small
 constexpr std::int64_t fewest_integer_rows = 4096;
+constexpr std::int64_t rows_per_piece = 960;  // whole blocks of every kernel
 constexpr std::int64_t least_sample = 128, greatest_sample = 1024;
 
 const EncoderKernels& kernels() {
@@ -45,11 +47,9 @@ PackedLinear<Weight> pack(std::int64_t in, std::int64_t out, const float* bias, 
     packed.bias.assign(static_cast<std::size_t>(round_up(out, panel)), 0.0f);
     for (std::int64_t column = 0; column < out; ++column) {
         if (bias != nullptr) packed.bias[static_cast<std::size_t>(column)] = bias[column];
-        for (std::int64_t i = 0; i < in; ++i) {
-            const std::int64_t place =
-                (column / panel * packed.in + i / group * group) * panel + column % panel * group + i % group;
-            packed.weights[static_cast<std::size_t>(place)] = value(column, i);
-        }
+        Weight* const own =
+            packed.weights.data() + column / panel * panel * packed.in + column % panel * group;
+        for (std::int64_t i = 0; i < in; ++i) own[i / group * group * panel + i % group] = value(column, i);
     }
     return packed;
 }
@@ -66,8 +66,9 @@ PackedLinear<Weight> pack_integers(const Linear& layer, float weight_levels) {
     }
     auto value = [&](std::int64_t column, std::int64_t i) {
         const float size = unit[static_cast<std::size_t>(column)];
-        const float levels = size > 0 ? std::nearbyint(layer.weight[column * layer.in + i] / size) : 0.0f;
-        return static_cast<Weight>(std::clamp(levels, -weight_levels, weight_levels));
+        const long levels = size > 0 ? std::lrint(layer.weight[column * layer.in + i] / size) : 0;
+        const long most = static_cast<long>(weight_levels);
+        return static_cast<Weight>(std::clamp(levels, -most, most));
     };
     PackedLinear<Weight> packed = pack<Weight>(layer.in, layer.out, layer.bias, value);
     packed.scale.assign(packed.bias.size(), 0.0f);
@@ -107,11 +108,14 @@ PackedLinear<std::int8_t> pack_int8(const Linear& layer, bool signed_input) {
     PackedLinear<std::int8_t> packed = pack_integers<std::int8_t>(layer, 127);
     packed.levels = signed_input ? 127.0f : 255.0f;
     packed.zero = signed_input ? 128 : 0;
+    // A column's inputs lie in groups of four, one panel apart.
     const std::int64_t panel = kernels().panel_width;
-    for (std::size_t place = 0; place < packed.weights.size(); ++place) {
-        const std::int64_t at = static_cast<std::int64_t>(place);
-        const std::int64_t column = at / (packed.in * panel) * panel + at % (panel * 4) / 4;
-        packed.start[static_cast<std::size_t>(column)] -= packed.zero * packed.weights[place];
+    for (std::int64_t column = 0; column < layer.out; ++column) {
+        const std::int8_t* own =
+            packed.weights.data() + column / panel * panel * packed.in + column % panel * 4;
+        std::int32_t total = 0;
+        for (std::int64_t i = 0; i < packed.in; ++i) total += own[i / 4 * 4 * panel + i % 4];
+        packed.start[static_cast<std::size_t>(column)] = -packed.zero * total;
     }
     return packed;
 }
@@ -231,14 +235,21 @@ class Labeller {
   private:
     float run(const EncoderTask& task, Level level, std::int64_t count) {
         counts_.rows[static_cast<int>(level)] += count;
+        // Pieces are taken one after the other, so that a thread that is held up does not hold up the rest.
+        const std::int64_t pieces = (count + rows_per_piece - 1) / rows_per_piece;
+        const int threads = useful_threads(count * multiply_adds_, threads_);
+        std::atomic<std::int64_t> next{0};
         std::mutex mutex;
         float greatest = 0;
-        parallel_for(count, useful_threads(count * multiply_adds_, threads_),
-                     [&](std::int64_t begin, std::int64_t end) {
-                         const float change = kernels().encode_rows(task, level, begin, end);
-                         const std::lock_guard<std::mutex> lock(mutex);
-                         greatest = std::max(greatest, change);
-                     });
+        parallel_for(threads, threads, [&](std::int64_t, std::int64_t) {
+            for (std::int64_t piece = next++; piece < pieces; piece = next++) {
+                const std::int64_t begin = piece * rows_per_piece;
+                const float change =
+                    kernels().encode_rows(task, level, begin, std::min(count, begin + rows_per_piece));
+                const std::lock_guard<std::mutex> lock(mutex);
+                greatest = std::max(greatest, change);
+            }
+        });
         return greatest;
     }
 

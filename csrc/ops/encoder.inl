@@ -86,9 +86,7 @@ inline void linear(const PackedLinear<Weight>& layer, const Value* in, const flo
             float* to = out + row * stride;
             if (vectors >= ENCODER_VECTORS) {
                 multiply<ENCODER_VECTORS>(layer, first, from, units + row, stride, relu, to);
-            } else if (vectors == 1) {
-                multiply<1>(layer, first, from, units + row, stride, relu, to);
-            } else if (vectors == 2) {
+            } else if (vectors <= 2) {
                 multiply<2>(layer, first, from, units + row, stride, relu, to);
             } else {
                 multiply<3>(layer, first, from, units + row, stride, relu, to);
