@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 from collections import deque
@@ -9,9 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import wait
 from typing import Any, cast
 
+import numpy as np
+import numpy.typing as npt
+
 from goskill.envs.process import WorkerProcess, named_function
 
 _AHEAD = 4
+_LARGE = 1 << 12  # bytes of an array from which on a call of the system costs less than a copy in a pickle
 
 
 def in_order(
@@ -55,7 +60,7 @@ def _answers(jobs: Sequence[Any], processes: Sequence[_JobProcess]) -> Iterator[
 
 
 class _JobProcess:
-    """A process that does one job at a time. The arrays of an answer come through a file in memory.
+    """A process that does one job at a time. The large arrays of an answer come through a file in memory.
 
     Its pages stay, so that large arrays cost two copies, where a socket would pass them on in small pieces.
     """
@@ -92,9 +97,9 @@ class _JobProcess:
         os.close(self._file)
 
 
-def _read(file: int, offset: int, size: int) -> bytearray:
-    content = bytearray(size)
-    rest = memoryview(content)
+def _read(file: int, offset: int, size: int) -> npt.NDArray[np.uint8]:
+    content = np.empty(size, np.uint8)
+    rest = content.data
     while rest:
         count = os.preadv(file, [rest], offset + size - len(rest))
         if count == 0:
@@ -103,16 +108,30 @@ def _read(file: int, offset: int, size: int) -> bytearray:
     return content
 
 
+def _write(stream: io.FileIO, content: memoryview) -> None:
+    while content:
+        content = content[stream.write(content) :]
+
+
 def serve(target: str, arguments: tuple[Any, ...], file: int) -> Callable[[bytes], bytes]:
-    """In a worker process: does pickled jobs, and leaves the arrays of the answer in the file."""
+    """In a worker process: does pickled jobs, and leaves the large arrays of the answer in the file."""
     handler = named_function(target)(*arguments)
 
     def handle(message: bytes) -> bytes:
-        arrays: list[pickle.PickleBuffer] = []
-        answer = pickle.dumps(handler(pickle.loads(message)), protocol=5, buffer_callback=arrays.append)
-        with open(file, "wb", closefd=False) as stream:
+        arrays: list[memoryview] = []
+
+        def stays(array: pickle.PickleBuffer) -> bool:
+            content = array.raw()
+            if content.nbytes >= _LARGE:
+                arrays.append(content)
+            return content.nbytes < _LARGE
+
+        answer = pickle.dumps(handler(pickle.loads(message)), protocol=5, buffer_callback=stays)
+        with open(file, "wb", buffering=0, closefd=False) as stream:
             stream.seek(0)
-            sizes = [stream.write(array.raw()) for array in arrays]
+            for array in arrays:
+                _write(stream, array)
+        sizes = [array.nbytes for array in arrays]
         return pickle.dumps((sizes, answer))
 
     return handle

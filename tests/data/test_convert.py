@@ -126,6 +126,7 @@ def processes_at_once(monkeypatch) -> None:
     """Several processes read from the second part on, however little there is."""
     monkeypatch.setattr(copying, "_TRIAL", -1.0)
     monkeypatch.setattr(copying, "_WORTHWHILE", -1.0)
+    monkeypatch.setattr("goskill.data.convert.npz._FILES_PER_JOB", 4)
 
 
 @pytest.mark.usefixtures("processes_at_once")

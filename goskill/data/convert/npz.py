@@ -19,7 +19,7 @@ from goskill.data.store import EpisodeStore
 from goskill.data.writer import StoreWriter
 from goskill.errors import InputError, StoreError, closest
 
-_FILES_PER_JOB = 8
+_FILES_PER_JOB = 32
 _COLUMNS = ("observations", "actions", "rewards", "next_observations", "terminals", "dones")
 _QUALITIES = {"near-optimal": "expert", "sub-optimal": "medium"}
 _VERSION = re.compile(r"-v[0-9]+$")
