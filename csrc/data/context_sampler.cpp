@@ -135,7 +135,7 @@ void ContextSampler::prefetch_window(const Episode& episode, std::int64_t start,
     const std::int64_t action_width = store_->action_dim();
     const std::int64_t padding = padding_of(start, horizon);
     for (std::int64_t k = padding, t = start + padding * horizon; k < points; ++k, t += horizon) {
-        prefetch(episode.observations + t * width, static_cast<std::size_t>(width) * sizeof(float));
+        prefetch_row(episode.observations + t * width, width);
         prefetch_line(episode.returns_to_go + t);
         if (labels_) prefetch_line(labels_->labels().address(episode.first_step + t));
         if (actions) prefetch_line(episode.actions + t * action_width);
@@ -152,18 +152,20 @@ void ContextSampler::gather(const Episode& episode, std::int64_t start, std::int
     const std::int64_t first = start + padding * horizon;
     const std::int64_t row = i * points;
 
-    std::fill_n(window.mask + row, padding, false);
+    if (padding > 0) {
+        std::fill_n(window.mask + row, padding, false);
+        std::fill_n(window.timesteps + row, padding, 0);
+        std::fill_n(window.returns_to_go + row, padding, 0.0F);
+        zero_rows(window.observations + row * width, padding, width);
+    }
     std::fill_n(window.mask + row + padding, real, true);
-    zero_rows(window.observations + row * width, padding, width);
     copy_observations(episode.observations + first * width, horizon * width, real, width,
                       settings_.normalization, window.observations + (row + padding) * width);
-    std::fill_n(window.timesteps + row, padding, 0);
     std::iota(window.timesteps + row + padding, window.timesteps + row + points, first / horizon);
-    std::fill_n(window.returns_to_go + row, padding, 0.0F);
-    const float* returns_to_go = episode.returns_to_go + first;
-    for (std::int64_t k = 0; k < real; ++k) {
-        window.returns_to_go[row + padding + k] = returns_to_go[k * horizon] / settings_.return_scale;
-    }
+    const float* source = episode.returns_to_go + first;
+    float* const returns_to_go = window.returns_to_go + row + padding;
+    for (std::int64_t k = 0; k < real; ++k) returns_to_go[k] = source[k * horizon];
+    divide(returns_to_go, real, settings_.return_scale);
     if (window.skills != nullptr) {
         std::fill_n(window.skills + row, padding, 0);
         const std::int64_t step = episode.first_step + first;

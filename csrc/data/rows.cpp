@@ -55,4 +55,9 @@ void copy_observations(const float* source, std::int64_t stride, std::int64_t ro
     }
 }
 
+GOSKILL_VECTOR_CLONES
+void divide(float* values, std::int64_t count, float divisor) {
+    for (std::int64_t i = 0; i < count; ++i) values[i] /= divisor;
+}
+
 }  // namespace goskill

@@ -1,6 +1,7 @@
 // Copying rows out of columns: what both samplers do most of the time.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -30,6 +31,17 @@ inline void prefetch(const void* address, std::size_t bytes) {
     prefetch_line(first + bytes - 1);
 }
 
+// The same for one row. Rows of up to 48 values take no loop, which counts where there are thousands.
+inline void prefetch_row(const float* row, std::int64_t width) {
+    const char* const first = reinterpret_cast<const char*>(row);
+    const std::int64_t last = width * std::int64_t{sizeof(float)} - 1;
+    prefetch_line(first);
+    prefetch_line(first + std::min<std::int64_t>(64, last));
+    prefetch_line(first + std::min<std::int64_t>(128, last));
+    for (std::int64_t offset = 192; offset < last; offset += 64) prefetch_line(first + offset);
+    prefetch_line(first + last);
+}
+
 inline void copy_rows(const float* source, std::int64_t rows, std::int64_t width, float* target) {
     std::memcpy(target, source, static_cast<std::size_t>(rows * width) * sizeof(float));
 }
@@ -42,5 +54,8 @@ inline void zero_rows(float* target, std::int64_t rows, std::int64_t width) {
 // (x - mean) / std in float32.
 void copy_observations(const float* source, std::int64_t stride, std::int64_t rows, std::int64_t width,
                        const std::optional<Normalization>& normalization, float* target);
+
+// values[i] / divisor in float32.
+void divide(float* values, std::int64_t count, float divisor);
 
 }  // namespace goskill

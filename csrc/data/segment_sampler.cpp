@@ -13,6 +13,7 @@ namespace {
 
 constexpr std::uint64_t segment_stream = 1;
 constexpr std::int64_t prefetch_distance = 4;
+constexpr std::int64_t touch_distance = 16;
 
 }  // namespace
 
@@ -118,6 +119,13 @@ void SegmentSampler::prefetch_source(const Source& source) const {
     prefetch(source.actions, static_cast<std::size_t>(source.rows * store_->action_dim()) * sizeof(float));
 }
 
+// The ends alone, well ahead: in large stores finding their pages takes longer than fetching what is between.
+void SegmentSampler::touch(const Source& source) const {
+    prefetch_line(source.observations);
+    prefetch_line(source.observations + source.rows * store_->observation_dim());
+    prefetch_line(source.actions);
+}
+
 // The mask is true before: only rows past the end of the episode become false.
 void SegmentSampler::gather(const Source& source, const SegmentBatch& batch, std::int64_t i) const {
     const std::int64_t horizon = settings_.horizon, rows = source.rows;
@@ -159,6 +167,7 @@ void SegmentSampler::fill(std::uint64_t step, std::int64_t global_batch, std::in
             prefetch_source(source_of(i));
         }
         for (std::int64_t i = begin; i < end; ++i) {
+            if (i + touch_distance < end) touch(source_of(i + touch_distance));
             if (i + prefetch_distance < end) prefetch_source(source_of(i + prefetch_distance));
             gather(source_of(i), batch, i);
         }

@@ -68,6 +68,7 @@ class SegmentSampler {
     Draw draw_step(std::uint64_t step, std::int64_t global_batch, std::int64_t sample) const;
     void look_up_classes(std::vector<Draw>& draws) const;
     Source source(const SegmentBatch& batch, std::int64_t i) const;
+    void touch(const Source& source) const;
     void prefetch_source(const Source& source) const;
     void gather(const Source& source, const SegmentBatch& batch, std::int64_t i) const;
     void index_classes();
