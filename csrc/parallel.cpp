@@ -9,6 +9,7 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -80,12 +81,9 @@ class Pool {
         const std::size_t helpers = static_cast<std::size_t>(job->chunks - 1);
         {
             const std::lock_guard<std::mutex> lock(mutex_);
-            for (std::size_t i = 0; i < helpers; ++i) queue_.push_back(job);
+            start_workers(helpers);
+            queue_.insert(queue_.end(), std::min(helpers, workers_), job);
             waiting_.store(queue_.size());
-            while (workers_ < helpers) {
-                std::thread([this] { serve(); }).detach();
-                ++workers_;
-            }
         }
         wake_.notify_all();
         job->work();
@@ -98,6 +96,14 @@ class Pool {
     }
 
   private:
+    // Where the system gives no more threads, those that there are do the work.
+    void start_workers(std::size_t wanted) {
+        try {
+            for (; workers_ < wanted; ++workers_) std::thread([this] { serve(); }).detach();
+        } catch (const std::system_error&) {
+        }
+    }
+
     void serve() {
         for (;;) {
             std::shared_ptr<Job> job;

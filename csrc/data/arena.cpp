@@ -37,6 +37,7 @@ std::byte* Arena::allocate(std::size_t size) {
 }
 
 void Arena::add_chunk(std::size_t size) {
+    chunks_.reserve(chunks_.size() + 1);  // no mapping is lost for want of memory
     // One page more, so that the first can begin at a multiple of its size.
     const std::size_t whole = rounded_up(size, huge_page) + huge_page;
     void* const mapping =

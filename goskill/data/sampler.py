@@ -22,10 +22,16 @@ from goskill.errors import InputError
 Batch = dict[str, Tensor]
 
 
-def checked_integer(name: str, value: int, least: int) -> int:
-    """The value as an int of at least ``least``. InputError names the argument otherwise."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise InputError(f"{name}: expected an integer of at least {least}, got {value!r}")
+# Of horizons and windows: the native samplers multiply two of them in 64 bits.
+MOST_STEPS = 2**31 - 1
+
+
+def checked_integer(name: str, value: int, least: int, most: int | None = None) -> int:
+    """The value as an int of at least ``least`` and at most ``most``. InputError names the argument otherwise."""
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):
+        wanted = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise InputError(f"{name}: expected an integer {wanted}, got {value!r}")
     return int(value)
 
 
@@ -71,7 +77,7 @@ class StoreSampler(IterableDataset[Batch]):
         self._store = store
         self._batch_size = checked_integer("batch_size", batch_size, 1)
         self._labels = labels
-        self._seed = checked_integer("seed", seed, 0)
+        self._seed = checked_integer("seed", seed, 0, 2**64 - 1)
         if self._seed >= 1 << 63:
             raise InputError(f"seed: expected less than 2**63, got {seed}")
         self._threads = checked_integer("threads", threads, 0) or len(os.sched_getaffinity(0))
@@ -247,7 +253,10 @@ class StoreSampler(IterableDataset[Batch]):
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Go on from a state of :meth:`state_dict`, at any distance, at once."""
-        step, seed = checked_integer("step", state["step"], 0), checked_integer("seed", state["seed"], 0)
+        step, seed = (
+            checked_integer("step", state["step"], 0),
+            checked_integer("seed", state["seed"], 0, 2**64 - 1),
+        )
         if seed != self._seed:
             self._seed = seed
             self._create()

@@ -11,7 +11,7 @@ import torch
 from goskill import _core
 from goskill.data.buffers import ArraySpec
 from goskill.data.resident import ResidentColumns
-from goskill.data.sampler import Batch, StoreSampler, checked_integer
+from goskill.data.sampler import MOST_STEPS, Batch, StoreSampler, checked_integer
 from goskill.data.statistics import Normalization
 from goskill.data.store import EpisodeStore
 from goskill.errors import InputError
@@ -80,7 +80,7 @@ class SegmentSampler(StoreSampler):
             raise InputError("labels: balance 'skill' needs the name of a label column, got None")
         if task_weights is not None and balance != "task":
             raise InputError(f"task_weights: expected balance 'task' with them, got {balance!r}")
-        self._horizon = checked_integer("horizon", horizon, 1)
+        self._horizon = checked_integer("horizon", horizon, 1, MOST_STEPS)
         self._balance = balance
         super().__init__(
             store,

@@ -7,6 +7,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from scipy import stats
 from torch.utils.data import DataLoader
 
 from goskill import _core
-from goskill.data import ContextSampler, EpisodeStore, Normalization, SegmentSampler
+from goskill.data import ContextSampler, EpisodeStore, Normalization, SegmentSampler, StoreWriter
 from goskill.errors import InputError, StoreError
 
 
@@ -70,6 +71,46 @@ def test_contexts_equal_the_numpy_oracle(
         assert_same(
             next(sampler), context_batch(uneven, step, 29, horizon, context, prompt, normalize, 5, 7.0)
         )
+
+
+@pytest.mark.parametrize(("width", "actions"), [(15, 17), (16, 16), (17, 15), (31, 32), (39, 4), (48, 1)])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_rows_of_any_width_are_copied_whole(
+    tmp_path: Path, width: int, actions: int, normalize: bool
+) -> None:
+    """Strided rows are copied in blocks of 16 numbers, the last of which may overlap the one before."""
+    random = np.random.default_rng(width)
+    with StoreWriter(tmp_path / "store", width, actions, ["a", "b"]) as writer:
+        for number, length in enumerate((1, 7, 30, 12)):
+            shapes = {"observations": (length + 1, width), "actions": (length, actions), "rewards": length}
+            columns = {name: random.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+            writer.append(task="ab"[number % 2], **columns)
+    store = EpisodeStore.open(tmp_path / "store")
+    store.write_labels("skills", np.arange(store.num_steps) % 3, 3)
+    sampler = ContextSampler(store, 3, 4, 2, 29, "skills", normalize=normalize, actions=True, return_scale=7)
+    assert_same(next(sampler), context_batch(store, 0, 29, 3, 4, 2, normalize, 0, 7.0))
+
+
+_WITHOUT_THREADS = """
+import resource
+import numpy as np
+from goskill import _core
+
+labels = np.random.default_rng(0).integers(0, 16, 100_000).astype(np.uint8)
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_STACK, (1 << 23, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 26), resource.RLIM_INFINITY))  # not for 1,000 stacks
+for threads in (1000, 1000, 2):
+    order, offsets = _core.class_index(labels, 16, threads)
+    assert (order == np.argsort(labels, kind="stable")).all()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs to know the memory in use")
+def test_work_goes_on_where_the_system_gives_no_more_threads() -> None:
+    ran = subprocess.run([sys.executable, "-c", _WITHOUT_THREADS], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
 
 
 @settings(max_examples=30, deadline=None)
@@ -276,11 +317,13 @@ def test_a_data_loader_without_workers_and_a_bare_loop_agree(uneven: EpisodeStor
     ("settings", "message"),
     [
         ({"horizon": 0}, "horizon"),
+        ({"horizon": 2**31}, "horizon: expected an integer from 1 to 2147483647, got 2147483648"),
         ({"batch_size": 0}, "batch_size"),
         ({"batch_size": 2.5}, "batch_size"),
         ({"balance": "class"}, "balance"),
         ({"balance": "skill"}, "labels"),
         ({"seed": -1}, "seed"),
+        ({"seed": 2**64}, "seed"),
         ({"threads": -1}, "threads"),
         ({"episodes": []}, "episodes"),
         ({"episodes": [0, 12]}, "episodes"),
@@ -303,6 +346,9 @@ def test_wrong_settings_are_refused_by_name(uneven: EpisodeStore, settings: dict
     ("settings", "message"),
     [
         ({"context": 0}, "context"),
+        ({"horizon": 2**62}, "horizon"),  # whose product with the context overflows
+        ({"context": 2**61}, "context"),
+        ({"prompt": 2**60}, "prompt"),
         ({"prompt": -1}, "prompt"),
         ({"return_scale": 0.0}, "return_scale"),
         ({"prompt_episodes": {"task-0": [0]}}, "task-1"),
