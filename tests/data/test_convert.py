@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +147,22 @@ def test_no_process_is_started_for_what_one_reads_sooner(tmp_path: Path, monkeyp
     monkeypatch.setattr(copying, "_WORTHWHILE", float("inf"))
     from_npz("goskill", tmp_path / "source", tmp_path / "store", workers=2)
     assert_holds(EpisodeStore.open(tmp_path / "store"), data)
+
+
+@pytest.mark.usefixtures("processes_at_once")
+def test_large_files_are_read_one_at_a_time(tmp_path: Path, monkeypatch) -> None:
+    """What processes have read waits in memory, however large the source is."""
+    build(tmp_path / "source", "goskill", ["reach"], 8)
+    monkeypatch.setattr("goskill.data.convert.npz._JOB_BYTES", 1000)
+    given, give = [], copying.in_order
+
+    def remember(jobs: list[list], *arguments: object) -> Iterator:
+        given.extend(jobs)
+        return give(jobs, *arguments)
+
+    monkeypatch.setattr(copying, "in_order", remember)
+    from_npz("goskill", tmp_path / "source", tmp_path / "store", workers=2)
+    assert [len(job) for job in given] == [1] * 7  # the first file was read before
 
 
 @pytest.mark.usefixtures("processes_at_once")

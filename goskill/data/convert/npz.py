@@ -20,6 +20,7 @@ from goskill.data.writer import StoreWriter
 from goskill.errors import InputError, StoreError, closest
 
 _FILES_PER_JOB = 32
+_JOB_BYTES = 1 << 23  # of files that are read at once: several times as much is in memory
 _COLUMNS = ("observations", "actions", "rewards", "next_observations", "terminals", "dones")
 _QUALITIES = {"near-optimal": "expert", "sub-optimal": "medium"}
 _VERSION = re.compile(r"-v[0-9]+$")
@@ -69,6 +70,19 @@ def _parts(folders: Sequence[Path], layout: str, limit: int) -> list[Part]:
         # A file holds at least one episode.
         parts += [Part(task, file) for file in _numbered(folder.glob(pattern))[:limit]]
     return parts
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0  # who reads it says what is wrong with it
+
+
+def _files_per_job(parts: Sequence[Part]) -> int:
+    """Fewer of large files, since a process is sent a whole job's answer."""
+    largest = max(_size(part.key) for part in parts)
+    return max(1, min(_FILES_PER_JOB, _JOB_BYTES // max(largest, 1)))
 
 
 def _prompt_file(root: Path, layout: str, folder: Path, quality: str) -> Path | None:
@@ -128,13 +142,14 @@ def from_npz(
         raise InputError("tasks: expected at least one task, got none")
     limit = _limit(layout, quality)
     folders = _task_folders(root, layout, tasks)
+    parts = _parts(folders, layout, limit)
     source_files = Source(
         str(root),
         layout,
         {"quality": quality, "source": str(root.resolve())},
-        _parts(folders, layout, limit),
+        parts,
         functools.partial(read_file, at_terminals=layout == "mtdiff"),
-        _FILES_PER_JOB,
+        _files_per_job(parts),
         limit,
     )
     store, report = copy_source(source_files, target, workers, progress)
