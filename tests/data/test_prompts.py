@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from store_builders import random_episode
 
 from goskill.data.convert import load_prompts
+from goskill.data.convert.transitions import columns_of
 from goskill.errors import StoreError
 
 
@@ -161,3 +162,31 @@ def test_prompts_that_are_no_episodes_are_refused(tmp_path: Path) -> None:
     for name in ("numbers", "list", "empty", "missing"):
         with pytest.raises(StoreError, match=name):
             load_prompts(tmp_path / f"{name}.npy")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"observations": [[1.0], [1.0, 2.0]]},
+        {"rewards": [10**400] * 5},
+        {"rewards": [{}] * 5},
+        {"terminals": ["yes"] * 5},
+        {"actions": None},
+        {1: 2, (1, 2): 3, "observations": 7},
+    ],
+)
+def test_prompts_without_columns_of_numbers_are_refused(tmp_path: Path, change: dict) -> None:
+    episode = {**transitions(np.random.default_rng(0), 5), "rewards": np.zeros(5)} | change
+    (tmp_path / "prompt.pkl").write_bytes(pickle.dumps([episode, {1: 2, (1, 2): 3}]))
+    first, second = load_prompts(tmp_path / "prompt.pkl")
+    with pytest.raises(StoreError, match="episode 0"):
+        columns_of("episode 0", first)
+    with pytest.raises(StoreError, match="episode 1: expected the column 'observations'"):
+        columns_of("episode 1", second)
+
+
+def test_what_a_hostile_pickle_asks_for_is_quoted_in_short(tmp_path: Path) -> None:
+    (tmp_path / "prompt.pkl").write_bytes(b"cos\x1b[31m" + b"A" * 10_000 + b"\nsystem\n.")
+    with pytest.raises(StoreError, match=r"asks for 'os\\x1b\[31mAAA") as raised:
+        load_prompts(tmp_path / "prompt.pkl")
+    assert len(str(raised.value)) < len(str(tmp_path)) + 200

@@ -58,17 +58,25 @@ class Content:
     )  # what lost last steps, which nothing says the result of
 
 
-def columns_of(where: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
+def columns_of(where: str, arrays: Mapping[str, Any]) -> dict[str, Array]:
     """The columns of an episode file by their usual names, checked against one another. StoreError names the file."""
+    try:
+        return _columns_of(where, arrays)
+    # Lists of unequal lengths and text become no arrays of numbers.
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"{where}: {error}") from error
+
+
+def _columns_of(where: str, arrays: Mapping[str, Any]) -> dict[str, Array]:
     for name in ("observations", "actions", "rewards"):
         if name not in arrays:
-            raise StoreError(f"{where}: expected the column {name!r}, got {sorted(arrays)}")
+            raise StoreError(f"{where}: expected the column {name!r}, got {sorted(map(str, arrays))}")
     result = {name: np.asarray(arrays[name]) for name in ("observations", "actions", "rewards")}
     if "next_observations" in arrays:
         result["next_observations"] = np.asarray(arrays["next_observations"])
     ends = next((arrays[name] for name in ("terminals", "dones") if name in arrays), None)
     length = len(result["observations"]) if result["observations"].ndim else 0
-    result["ends"] = np.zeros(length, bool) if ends is None else np.asarray(ends).reshape(-1).astype(bool)
+    result["ends"] = np.zeros(length, bool) if ends is None else np.asarray(ends).reshape(-1)
     result["rewards"] = result["rewards"].reshape(-1)
     for name, column in result.items():
         wanted = 1 if name in ("rewards", "ends") else 2
@@ -78,6 +86,7 @@ def columns_of(where: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
             )
     if "next_observations" in result and result["next_observations"].shape != result["observations"].shape:
         raise StoreError(f"{where}: observations and next_observations have different shapes")
+    result["ends"] = result["ends"].astype(bool)
     return result
 
 
