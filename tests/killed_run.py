@@ -163,13 +163,14 @@ def killed_by_the_clock(folder: Path, kills: int, seconds: float) -> collections
 
 
 def ended(folder: Path) -> dict[str, Any]:
-    """Everything that must not depend on kills: weights, optimisers, labels, prompts, metrics, counts."""
+    """Everything that must not depend on kills: weights, optimisers, labels, prompts, metrics, events, counts."""
     run = folder / "run"
     files = [
         *(run / "checkpoints").glob("*-finished/*.safetensors"),
         *(run / "prompts").glob("*/*.npy"),
         *(folder / "data" / "labels").glob("*/*.npy"),
         run / "data_skills.json",
+        run / "events.jsonl",
     ]
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     kept = [{name: value for name, value in line.items() if "second" not in name} for line in lines]

@@ -185,10 +185,10 @@ class Trainer:
             # The ranks stop together, where they read together anyway.
             stopping = read and distributed.any_rank(stopping, self._execution.device)
         pause = self._is_milestone()
-        save = stopping or pause or self._step % self.settings.checkpoint_every == 0
-        if read or save:
-            self._read_metrics(phase)
-        if save and not last:
+        save = pause or self._step % self.settings.checkpoint_every == 0
+        if read or save or stopping:
+            self._read_metrics(phase, cut_short=not (read or save))
+        if (save or stopping) and not last:
             self._save()
             if stopping:
                 stop.raise_now()
@@ -237,8 +237,11 @@ class Trainer:
             raise InputError(f"objective {objective.name!r} has no parameter to train")
         return trained
 
-    def _read_metrics(self, phase: Phase) -> None:
-        """Wait for the device, look at every loss since the last read, and write one line."""
+    def _read_metrics(self, phase: Phase, *, cut_short: bool) -> None:
+        """Wait for the device, look at every loss since the last read, and write one line.
+
+        ``cut_short`` says that a run which is not stopped here would read later.
+        """
         iterations = self._iteration - self._read_at
         if not iterations:
             return
@@ -247,8 +250,8 @@ class Trainer:
             rows = running.window.read()
             name, names = running.objective.name, running.window.names
             self._check_finite(phase, running, rows)
-            for event in self._watch.look(name, names, rows):
-                step = self._step - iterations + event.pop("row") + 1
+            for event in self._watch.look(name, names, rows, cut_short=cut_short):
+                step = self._step - event.pop("ago")
                 self._logs.event({"step": step, "phase": phase.name, **event})
             line |= means(name, names, rows)
             line[f"{name}/learning_rate"] = running.optimizer.rate
@@ -298,6 +301,7 @@ class Trainer:
                 entry.objective.name: entry.objective.sampler.state_dict() for entry in self._running
             },
             "random": random_state(),
+            "watch": self._watch.state_dict(),
             "log_sizes": self._logs.sizes(),
             "versions": {
                 "goskill": goskill.__version__,
@@ -333,6 +337,7 @@ class Trainer:
                 key[len(name) + 1 :]: value for key, value in tensors.items() if key.startswith(f"{name}/")
             }
             self._optimizers[name].load(steps, own)
+        self._watch.load_state_dict(state.get("watch", {}))
         self._set_random_state(checkpoint)
         self._progress.say(f"resumed from {checkpoint.path}")
 

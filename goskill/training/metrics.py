@@ -65,34 +65,55 @@ class Watch:
     """Notices loss spikes and dead codes from one read to the next."""
 
     def __init__(self) -> None:
-        self._usual: dict[str, tuple[float, float]] = {}
+        self._usual: dict[str, list[float]] = {}  # mean and deviation of the loss in the read before
         self._dead: dict[str, list[int]] = {}
+        self._waiting: dict[str, list[list[float]]] = {}  # loss and usage of reads that a stop cut short
 
-    def look(self, objective: str, names: Sequence[str], rows: Rows) -> Iterator[dict[str, Any]]:
-        """Events in what was read, each with the ``row`` it happened in, ``event`` and ``message``.
+    def look(
+        self, objective: str, names: Sequence[str], rows: Rows, *, cut_short: bool = False
+    ) -> Iterator[dict[str, Any]]:
+        """Events in what was read, each with ``event``, ``message`` and ``ago``: how many rows before the newest.
 
         A loss is a spike if it lies ``SPIKE`` standard deviations above the mean of the read before. A metric
         called ``usage`` is the share of each code in a batch; a code is dead that nothing since the last read chose.
+        A read that was ``cut_short`` is looked at together with the next, which a resumed run makes.
         """
-        losses = rows[:, names.index("loss")].astype(np.float64)
+        columns = [names.index("loss"), *(i for i, name in enumerate(names) if name.startswith("usage/"))]
+        watched = [*self._waiting.pop(objective, []), *rows[:, columns].tolist()]
+        if cut_short:
+            self._waiting[objective] = watched
+            return
+        values = np.array(watched, dtype=np.float64)
+        yield from self._spikes(objective, values[:, 0])
+        yield from self._dead_codes(objective, values[:, 1:])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides which events come next, as plain JSON."""
+        return {"usual": self._usual, "dead": self._dead, "waiting": self._waiting}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on as after ``state_dict``; with an empty ``state``, which older checkpoints give, as if nothing was."""
+        self._usual, self._dead, self._waiting = (
+            dict(state.get(name, {})) for name in ("usual", "dead", "waiting")
+        )
+
+    def _spikes(self, objective: str, losses: npt.NDArray[np.float64]) -> Iterator[dict[str, Any]]:
         if objective in self._usual:
             mean, deviation = self._usual[objective]
             row = int(losses.argmax())
             if losses[row] > mean + SPIKE * max(deviation, SMALLEST_DEVIATION * abs(mean)):
-                yield {
-                    "row": row,
-                    "event": "loss spike",
-                    "message": f"loss of objective {objective!r} rose to {losses[row]:.4g} from {mean:.4g}",
-                }
-        self._usual[objective] = float(losses.mean()), float(losses.std())
-        usage = rows[:, [column for column, name in enumerate(names) if name.startswith("usage/")]]
+                message = f"loss of objective {objective!r} rose to {losses[row]:.4g} from {mean:.4g}"
+                yield {"ago": len(losses) - 1 - row, "event": "loss spike", "message": message}
+        self._usual[objective] = [float(losses.mean()), float(losses.std())]
+
+    def _dead_codes(self, objective: str, usage: npt.NDArray[np.float64]) -> Iterator[dict[str, Any]]:
         dead = np.flatnonzero((usage == 0).all(axis=0)).tolist()
         if dead != self._dead.get(objective, []):
             which = ", ".join(map(str, dead)) if dead else "none"
             message = (
-                f"codes of objective {objective!r} that nothing chose in {len(rows)} iterations: {which}"
+                f"codes of objective {objective!r} that nothing chose in {len(usage)} iterations: {which}"
             )
-            yield {"row": len(rows) - 1, "event": "dead codes", "message": message}
+            yield {"ago": 0, "event": "dead codes", "message": message}
         self._dead[objective] = dead
 
 

@@ -18,6 +18,7 @@ from toy_method import TRAINING, ToyMethod, ToySettings, folder, make
 
 from goskill.errors import CheckpointError, InputError
 from goskill.training import Checkpoints, DivergedError, RunFolder, Trainer
+from goskill.training.checkpoint import _state_checksum
 from goskill.training.step import ObjectiveStep
 
 
@@ -64,13 +65,13 @@ def before_each_iteration(trainer: Trainer, act):
         yield
 
 
-def train_killed_at(path: Path, iterations: set[int]) -> ToyMethod:
+def train_killed_at(path: Path, iterations: set[int], toy: ToySettings | None = None) -> ToyMethod:
     """Train with a kill before each of these iterations (of the whole run), resuming every time."""
     remaining = sorted(iterations)
     resume = False
     while True:
-        method = make()
-        trainer = Trainer(method, folder(path, resume), TRAINING, progress=False)
+        method = make(toy)
+        trainer = Trainer(method, folder(path, resume, toy=toy), TRAINING, progress=False)
 
         def maybe_kill(trainer=trainer):
             if remaining and trainer._step + 1 >= remaining[0]:
@@ -156,6 +157,69 @@ def test_a_signal_writes_a_checkpoint_of_where_the_run_was(number, tmp_path, uni
     resumed = make()
     Trainer(resumed, folder(run.path, resume=True), TRAINING, progress=False).train(resume=True)
     assert final_bits(resumed) == uninterrupted[0]
+
+
+# Spikes at steps 12 and 35, each in the first read after a checkpoint; codes that come and go.
+EVENTFUL = ToySettings(spike_at=11, codes=4)
+
+
+def event_lines(run: RunFolder) -> list[dict]:
+    return [json.loads(line) for line in run.events_file.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def events(tmp_path_factory: pytest.TempPathFactory):
+    run = folder(tmp_path_factory.mktemp("runs") / "eventful", toy=EVENTFUL)
+    Trainer(make(EVENTFUL), run, TRAINING, progress=False).train()
+    found = event_lines(run)
+    assert {12, 35} <= {event["step"] for event in found if event["event"] == "loss spike"}
+    assert sum(event["event"] == "dead codes" for event in found) >= 4
+    return found
+
+
+@pytest.mark.parametrize("kills", [{11}, {12, 36}, {31, 35}, set(range(2, 54, 4))])
+def test_killed_and_resumed_logs_the_same_events(kills, tmp_path, events):
+    train_killed_at(tmp_path / "run", kills, EVENTFUL)
+    assert event_lines(RunFolder.open(tmp_path / "run")) == events
+
+
+@pytest.mark.parametrize("stops", [(33,), (35,), (11, 32, 33, 36)])
+def test_stopped_between_two_reads_and_resumed_logs_the_same_events(stops, tmp_path, events):
+    for count, stop in enumerate(stops):
+        run = folder(tmp_path / "run", resume=count > 0, toy=EVENTFUL)
+        trainer = Trainer(make(EVENTFUL), run, TRAINING, progress=False)
+
+        def interrupt(trainer=trainer, stop=stop):
+            if trainer._step == stop - 1:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        with before_each_iteration(trainer, interrupt), pytest.raises(KeyboardInterrupt):
+            trainer.train(resume=count > 0)
+        assert Checkpoints(run.checkpoints).newest().state["step"] == stop
+    run = folder(tmp_path / "run", resume=True, toy=EVENTFUL)
+    Trainer(make(EVENTFUL), run, TRAINING, progress=False).train(resume=True)
+    assert event_lines(run) == events
+
+
+def test_a_checkpoint_from_before_the_watch_was_kept_goes_on(tmp_path, uninterrupted):
+    run, method = folder(tmp_path / "run"), make()
+    trainer = Trainer(method, run, TRAINING, progress=False)
+
+    def end():
+        if trainer._step == 33:
+            raise Killed
+
+    with before_each_iteration(trainer, end), pytest.raises(Killed):
+        trainer.train()
+    file = Checkpoints(run.checkpoints).newest_path() / "state.json"
+    state = json.loads(file.read_text())
+    del state["watch"]
+    state["checksum"] = _state_checksum(state)
+    file.write_text(json.dumps(state))
+    method = make()
+    Trainer(method, folder(run.path, resume=True), TRAINING, progress=False).train(resume=True)
+    assert final_bits(method) == uninterrupted[0]
+    assert metric_lines(run) == uninterrupted[1]
 
 
 def test_finished_phases_do_not_begin_again_and_a_finished_run_stays_as_it_is(tmp_path, uninterrupted):

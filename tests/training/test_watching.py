@@ -68,7 +68,7 @@ def test_spikes_and_dead_codes_are_events():
     spiked = np.array([[1.0, 1, 0, 1, 0], [1.7, 1, 0, 1, 0], [1.0, 1, 0, 1, 0]], dtype=np.float32)
     assert list(watch.look("skill", names, usual)) == []
     events = list(watch.look("skill", names, spiked))
-    assert [(event["event"], event["row"]) for event in events] == [("loss spike", 1), ("dead codes", 2)]
+    assert [(event["event"], event["ago"]) for event in events] == [("loss spike", 1), ("dead codes", 0)]
     assert "1.7" in events[0]["message"]
     assert events[1]["message"].endswith("nothing chose in 3 iterations: 0, 2")
     (alive,) = watch.look("skill", names, usual)

@@ -84,6 +84,9 @@ class ToySettings:
     dropout: float = 0.3
     poison_at: int = -1  # batch of the first objective whose loss is not a number
     spike_at: int = -1  # batch of the first objective whose loss is a hundredfold
+    codes: int = (
+        0  # codes whose usage is a metric: by the size of a normal number, so that later ones are rare
+    )
 
 
 @dataclass
@@ -150,7 +153,11 @@ class ToyMethod:
                 error = error * float("nan")
             if sampler.step - 1 == self.settings.spike_at:
                 error = error * 100
-            return error, {"largest": batch["x"].abs().max(), "means": batch["x"].mean(0)}
+            metrics = {"largest": batch["x"].abs().max(), "means": batch["x"].mean(0)}
+            if self.settings.codes:
+                chosen = batch["x"][:, 0].abs().long().clamp(max=self.settings.codes - 1)
+                metrics["usage"] = torch.bincount(chosen, minlength=self.settings.codes) / len(chosen)
+            return error, metrics
 
         return loss
 
