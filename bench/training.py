@@ -60,10 +60,10 @@ class Subject:
         self.labels = ""
 
     def objective(
-        self, name: str, device: torch.device, dropout: float = 0.1
+        self, name: str, device: torch.device, dropout: float = 0.1, data: str = "host"
     ) -> tuple[GoSkill | PromptDT, Objective]:
         torch.manual_seed(0)  # k-means begins the same whenever this is called
-        training = TrainingSettings(threads=1)
+        training = TrainingSettings(threads=1, device=str(device), data=data)
         method: GoSkill | PromptDT
         if name == "prompt-dt":
             method = PromptDT(PromptDTSettings(dropout=dropout), self.store, training)
@@ -153,7 +153,7 @@ def step_of(
 ) -> ObjectiveStep:
     training = TrainingSettings(device=str(device), log_every=1000, **settings)
     execution = choose_execution(training)
-    _, objective = subject.objective(name, device)
+    _, objective = subject.objective(name, device, data=training.data)
     optimizer = ObjectiveOptimizer(training)
     parameters = {
         f"{index}.{key}": parameter
@@ -288,5 +288,7 @@ def test_gpu_plain_float32(benchmark: Any, subject: Subject, name: str) -> None:
 def test_gpu_compiled_bfloat16(benchmark: Any, subject: Subject, name: str) -> None:
     """The strong peer: our networks and samplers, SDPA, bfloat16 and torch.compile, without graphs."""
     device = torch.device("cuda", 0)
-    iterations = Iterations(subject, name, device, precision="bfloat16", compile=True, cuda_graphs="off")
+    iterations = Iterations(
+        subject, name, device, precision="bfloat16", compile=True, cuda_graphs="off", data="host"
+    )
     measure(benchmark, name, iterations.run, device, peer=True, label="SDPA, bfloat16, torch.compile")
