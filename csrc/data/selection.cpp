@@ -1,6 +1,7 @@
 #include "data/selection.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <string>
 #include <utility>
@@ -73,6 +74,7 @@ TaskChoice::TaskChoice(const Selection& selection, const std::vector<double>& we
         total += weights[static_cast<std::size_t>(task)];
         cumulative_.push_back(total);
     }
+    if (!std::isfinite(total)) throw InputFault("task_weights: expected a finite sum");
     if (!(total > 0)) throw InputFault("task_weights: no task with episodes has a weight above 0");
     for (double& weight : cumulative_) weight /= total;
 }

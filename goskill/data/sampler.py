@@ -72,6 +72,8 @@ class StoreSampler(IterableDataset[Batch]):
         resident: bool,
     ) -> None:
         super().__init__()
+        if not isinstance(store, EpisodeStore):
+            raise InputError(f"store: expected an EpisodeStore (see EpisodeStore.open), got {store!r}")
         if store.num_episodes == 0:
             raise InputError(f"store: {store.path} has no episodes to sample from")
         self._store = store
@@ -80,7 +82,7 @@ class StoreSampler(IterableDataset[Batch]):
         self._seed = checked_integer("seed", seed, 0, 2**64 - 1)
         if self._seed >= 1 << 63:
             raise InputError(f"seed: expected less than 2**63, got {seed}")
-        self._threads = checked_integer("threads", threads, 0) or len(os.sched_getaffinity(0))
+        self._threads = checked_integer("threads", threads, 0, 2**31 - 1) or len(os.sched_getaffinity(0))
         self._world_size = checked_integer("world_size", world_size, 1)
         self._rank = checked_integer("rank", rank, 0)
         if self._rank >= self._world_size:
@@ -254,7 +256,7 @@ class StoreSampler(IterableDataset[Batch]):
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Go on from a state of :meth:`state_dict`, at any distance, at once."""
         step, seed = (
-            checked_integer("step", state["step"], 0),
+            checked_integer("step", state["step"], 0, 2**63 - 1),
             checked_integer("seed", state["seed"], 0, 2**64 - 1),
         )
         if seed != self._seed:

@@ -334,6 +334,8 @@ def test_a_data_loader_without_workers_and_a_bare_loop_agree(uneven: EpisodeStor
         ({"task_weights": {"task-7": 1.0}}, "task-7"),
         ({"task_weights": {"task-0": -1.0}}, "task_weights"),
         ({"task_weights": {"task-0": 0.0}}, "task_weights"),
+        ({"task_weights": {"task-0": 1e308, "task-2": 1e308}}, "task_weights: expected a finite sum"),
+        ({"threads": 2**40}, "threads"),
         ({"normalize": Normalization(np.zeros(2, np.float32), np.ones(2, np.float32))}, "normalize"),
     ],
 )
