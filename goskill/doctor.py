@@ -9,6 +9,7 @@ from importlib import metadata
 from typing import Any
 
 import goskill
+from goskill.errors import InputError
 
 PACKAGES = (
     "torch",
@@ -37,7 +38,7 @@ def report() -> dict[str, Any]:
     facts["processor"] = processor_name()
     facts["vector instructions"] = torch.backends.cpu.get_cpu_capability()
     facts["CUDA devices"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    facts["native core"] = _native_core()
+    facts["native core"], facts["native instructions"] = _native_core()
     facts["MUJOCO_GL"] = os.environ.get("MUJOCO_GL", "not set")
     return facts
 
@@ -51,9 +52,13 @@ def processor_name() -> str:
     return names[0] if names else platform.processor()
 
 
-def _native_core() -> str:
+def _native_core() -> tuple[str, str]:
+    """Where it lies and the instruction set that it chose, or why not."""
     try:
         from goskill import _core
     except ImportError as error:
-        return f"cannot be imported: {error}"
-    return str(_core.__file__)
+        return f"cannot be imported: {error}", "unknown"
+    try:
+        return str(_core.__file__), _core.instruction_set()
+    except InputError as error:
+        return str(_core.__file__), str(error)

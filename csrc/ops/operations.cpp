@@ -4,9 +4,9 @@
 #include <cmath>
 #include <cstdlib>
 #include <limits>
-#include <stdexcept>
 #include <vector>
 
+#include "data/fault.hpp"
 #include "parallel.hpp"
 
 namespace goskill::ops {
@@ -30,7 +30,7 @@ bool runs_here(const std::string& name) {
 std::string choose_instruction_set() {
     if (const char* wanted = std::getenv("GOSKILL_CPU")) {
         if (!runs_here(wanted)) {
-            throw std::invalid_argument(
+            throw InputFault(
                 "GOSKILL_CPU must be avx512vnni, avx512, avx2 or baseline and run on this processor, got " +
                 std::string(wanted));
         }
