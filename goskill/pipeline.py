@@ -55,8 +55,8 @@ def choose_tasks(suite: str | None, tasks: str | None) -> list[str]:
     """The tasks of a suite, or the comma-separated ones. Raises InputError unless exactly one is given."""
     from goskill.envs import task_names, tasks_of
 
-    if (suite is not None and tasks is not None) or not (suite or tasks):
-        came = "none" if suite is None or tasks is None else "both"
+    if (suite is None) == (tasks is None):
+        came = "none" if suite is None else "both"
         raise InputError(f"--suite or --tasks: expected one of them, got {came}")
     if suite is not None:
         return tasks_of(suite)
@@ -266,7 +266,7 @@ def evaluate(
     check_finished(store)
     settings = settings_of(run)
     prompts = prompts_of(store, settings.method.prompt_episodes)
-    chosen = choose_tasks(None, tasks) if tasks else list(prompts)
+    chosen = choose_tasks(None, tasks) if tasks is not None else list(prompts)
     missing = [task for task in chosen if task not in prompts]
     if missing:
         hint = ": give an episode store that has some with --data" if data is None else ""

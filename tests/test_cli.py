@@ -39,6 +39,7 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
     [
         (["trian"], "trian"),
         (["collect", "--out", "data"], "--suite or --tasks: expected one of them, got none"),
+        (["collect", "--out", "data", "--tasks", ""], "tasks: expected at least one task, got none"),
         (
             ["collect", "--out", "data", "--suite", "mt10", "--tasks", "reach"],
             "expected one of them, got both",

@@ -24,15 +24,15 @@ def read_contenders(arguments: Sequence[str | Path]) -> dict[str, list[Path]]:
     contenders: dict[str, list[Path]] = {}
     seen: set[Path] = set()
     for name, runs in named:
+        for run in map(Path, runs):
+            if run.resolve() in seen:
+                raise InputError(f"runs: expected every run once, got {run} twice")
+            seen.add(run.resolve())
         if name is None:
             name = _shortest_name(Path(runs[0]).absolute().parts, unnamed)
         if name in contenders:
             raise InputError(f"runs: expected every name once, got {name!r} twice")
         contenders[name] = [Path(run) for run in runs]
-        for run in contenders[name]:
-            if run.resolve() in seen:
-                raise InputError(f"runs: expected every run once, got {run} twice")
-            seen.add(run.resolve())
     return contenders
 
 

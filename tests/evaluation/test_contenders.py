@@ -31,6 +31,7 @@ def test_runs_with_and_without_names(tmp_path, monkeypatch) -> None:
         (["name=a,,b"], "'name=a,,b'"),
         (["a=x", "a=y"], "'a' twice"),
         (["a=x,y", "b=y"], "y twice"),
+        (["x", "x"], "every run once, got .*x twice"),
         (["x", "y/x", "x"], "x"),
     ],
 )
