@@ -201,11 +201,11 @@ PackedEncoder pack(const Encoder& encoder, bool integers) {
     return packed;
 }
 
-void check_rows(const std::int64_t* rows, std::int64_t count, std::int64_t limit) {
+void check_rows(const std::string& name, const std::int64_t* rows, std::int64_t count, std::int64_t limit) {
     for (std::int64_t i = 0; rows != nullptr && i < count; ++i) {
         if (rows[i] < 0 || rows[i] >= limit)
-            throw std::out_of_range("row " + std::to_string(rows[i]) + " is not one of " +
-                                    std::to_string(limit));
+            throw std::out_of_range(name + " must name rows from 0 to below " + std::to_string(limit) +
+                                    ", got " + std::to_string(rows[i]) + " at " + std::to_string(i));
     }
 }
 
@@ -218,15 +218,20 @@ class Labeller {
     }
 
     // Labels the chosen changes, or all `count` if there is no choice. Returns the greatest change of a
-    // distance since the level below.
+    // distance since the level below, over how coarse that was.
     float label(Level level, const std::int64_t* chosen, std::int64_t count, const Verdict* before) {
         std::vector<Verdict> verdicts(static_cast<std::size_t>(count));
-        const EncoderTask task{&encoder_, &changes_, chosen, before, verdicts.data()};
+        std::vector<float> units(level == Level::float32 ? 0 : verdicts.size() * encoder_.float32.size());
+        float* const written = units.empty() ? nullptr : units.data();
+        const EncoderTask task{&encoder_, &changes_, chosen, before, verdicts.data(), written};
         const float change = run(task, level, count);
         for (std::int64_t row = 0; row < count; ++row)
             indices_[chosen == nullptr ? row : chosen[row]] = verdicts[static_cast<std::size_t>(row)].code;
-        if (level != Level::float32)
-            refine(static_cast<Level>(static_cast<int>(level) + 1), chosen, verdicts);
+        if (level != Level::float32) {
+            const std::vector<std::int64_t> sample = sampled(count);
+            compare_units(units, sample, verdicts);
+            refine(static_cast<Level>(static_cast<int>(level) + 1), chosen, sample, verdicts);
+        }
         return change;
     }
 
@@ -253,16 +258,46 @@ class Labeller {
         return greatest;
     }
 
-    // Labels at the next level a sample of the rows, and all that lie nearer to a boundary than twice the
-    // greatest error of this level that the next one has shown; the bound grows until no row within it is
-    // left.
-    void refine(Level next, const std::int64_t* chosen, const std::vector<Verdict>& verdicts) {
+    static std::vector<std::int64_t> sampled(std::int64_t count) {
+        const std::int64_t size = std::min(count, std::clamp(count / 256, least_sample, greatest_sample));
+        std::vector<std::int64_t> rows(static_cast<std::size_t>(size));
+        for (std::int64_t i = 0; i < size; ++i) rows[static_cast<std::size_t>(i)] = i * count / size;
+        return rows;
+    }
+
+    // Says of every row how coarse it is: errors grow with the units, so by how much at most one of its units
+    // exceeds what nine in ten of the sampled rows have in that layer. Not the sample's greatest unit, for
+    // that may be a rare row's whose own error happens to be small.
+    static void compare_units(const std::vector<float>& units, const std::vector<std::int64_t>& sample,
+                              std::vector<Verdict>& verdicts) {
+        const std::size_t layers = units.size() / verdicts.size();
+        for (std::size_t layer = 0; layer < layers; ++layer) {
+            std::vector<float> known;
+            for (const std::int64_t row : sample) {
+                const float unit = units[static_cast<std::size_t>(row) * layers + layer];
+                if (std::isfinite(unit)) known.push_back(unit);
+            }
+            float usual = 0;
+            if (!known.empty()) {
+                const auto place = known.begin() + static_cast<std::ptrdiff_t>(known.size() * 9 / 10);
+                std::nth_element(known.begin(), place, known.end());
+                usual = *place;
+            }
+            for (std::size_t row = 0; row < verdicts.size(); ++row) {
+                const float unit = units[row * layers + layer];
+                if (unit > usual) verdicts[row].coarse = std::max(verdicts[row].coarse, unit / usual);
+            }
+        }
+    }
+
+    // Labels at the next level the sample of the rows, and all that lie nearer to a boundary than twice the
+    // greatest error of this level that the next one has shown, in proportion to how coarse a row is; the
+    // bound grows until no row within it is left.
+    void refine(Level next, const std::int64_t* chosen, std::vector<std::int64_t> rows,
+                const std::vector<Verdict>& verdicts) {
         const std::int64_t count = static_cast<std::int64_t>(verdicts.size());
         std::vector<bool> refined(verdicts.size());
         float bound = 0;
-        const std::int64_t sample = std::min(count, std::clamp(count / 256, least_sample, greatest_sample));
-        std::vector<std::int64_t> rows;
-        for (std::int64_t i = 0; i < sample; ++i) rows.push_back(i * count / sample);
         while (!rows.empty()) {
             std::vector<std::int64_t> changes;
             std::vector<Verdict> before;
@@ -277,7 +312,8 @@ class Labeller {
             rows.clear();
             for (std::int64_t row = 0; row < count; ++row) {
                 const std::size_t place = static_cast<std::size_t>(row);
-                if (!refined[place] && !(verdicts[place].distance > bound)) rows.push_back(row);
+                const Verdict& verdict = verdicts[place];
+                if (!refined[place] && !(verdict.distance > bound * verdict.coarse)) rows.push_back(row);
             }
         }
     }
@@ -294,9 +330,10 @@ class Labeller {
 
 LevelCounts encoded_codes(const Encoder& encoder, const Changes& changes, std::int64_t* indices,
                           int threads) {
-    check_rows(changes.from, changes.count, changes.row_count);
-    check_rows(changes.to, changes.count, changes.row_count);
-    if (changes.count == 0) return {};
+    check_rows("from_row", changes.from, changes.count, changes.row_count);
+    check_rows("to_row", changes.to, changes.count, changes.row_count);
+    if (encoder.codes == 1) std::fill_n(indices, changes.count, 0);
+    if (changes.count == 0 || encoder.codes == 1) return {};
     const bool integers = integers_fit(encoder, changes.count);
     const PackedEncoder packed = pack(encoder, integers);
     Labeller labeller(packed, changes, indices, threads);

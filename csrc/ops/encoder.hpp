@@ -43,9 +43,11 @@ struct LevelCounts {
     std::int64_t rows[3] = {};
 };
 
-// Writes the code of every change into indices [count]: float32's, whatever the processor. Where 8-bit and
-// 16-bit integers multiply faster, rows begin there, and those go on to the next level that lie so near to
-// the boundary between two codes that the error might have carried them across. Does not depend on `threads`.
+// Writes the code of every change into indices [count]. Where 8-bit and 16-bit integers multiply faster, rows
+// begin there, and those go on to the next level that lie so near to the boundary between two codes that the
+// error might have carried them across. That error is estimated, not proven: twice the greatest that a sample
+// has shown, in proportion to how coarsely a row itself was rounded. So a code is float32's unless a row's
+// error is more than that. Does not depend on `threads`. A single code needs no arithmetic.
 LevelCounts encoded_codes(const Encoder& encoder, const Changes& changes, std::int64_t* indices, int threads);
 
 // What follows is between encoder.cpp, which packs and decides, and the kernels.
@@ -106,6 +108,7 @@ struct Verdict {
     std::int32_t code;
     std::int32_t rival;
     float distance;  // negative if it means nothing
+    float coarse;    // how many times the error of most rows its own can be, at least 1
 };
 
 struct EncoderTask {
@@ -114,12 +117,15 @@ struct EncoderTask {
     const std::int64_t* chosen;  // which of the changes, or null for all
     const Verdict* before;       // of the same rows at the level below, or null
     Verdict* verdicts;           // in the order of chosen
+    // [count, layers] or null: what one integer stood for in each layer, for the first after LayerNorm.
+    float* units;
 };
 
 struct EncoderKernels {
     std::int64_t lanes;
     std::int64_t panel_width;
-    // Rows [begin, end) of the task. Returns the greatest difference of a distance from the one before.
+    // Rows [begin, end) of the task. Returns the greatest difference of a distance from the one before, over
+    // how coarse that was.
     float (*encode_rows)(const EncoderTask&, Level level, std::int64_t begin, std::int64_t end);
     bool integers;  // whether there are levels below float32
 };

@@ -116,7 +116,9 @@ inline void to_integers(const PackedLinear<Weight>& layer, const float* in, std:
 }
 #endif
 
-inline void layer_norm(const PackedEncoder& encoder, std::int64_t stride, std::int64_t rows, float* values) {
+// Multiplies `units` [rows] as it does the rows.
+inline void layer_norm(const PackedEncoder& encoder, std::int64_t stride, std::int64_t rows, float* values,
+                       float* units) {
     const std::int64_t W = encoder.norm_width;
     for (std::int64_t row = 0; row < rows; ++row) {
         float* own = values + row * stride;
@@ -129,6 +131,7 @@ inline void layer_norm(const PackedEncoder& encoder, std::int64_t stride, std::i
             squares = multiply_add(centred, centred, squares);
         }
         const float scale = 1.0f / __builtin_sqrtf(sum(squares) / static_cast<float>(W) + encoder.epsilon);
+        units[row] *= scale;
         for (std::int64_t i = 0; i < W; i += LANES) {
             const Float normal = (load(own + i) - mean) * scale;
             store(own + i, multiply_add(normal, load(encoder.norm_weight.data() + i),
@@ -170,9 +173,9 @@ inline Verdict judge(const PackedEncoder& encoder, float* scores) {
     for (std::int64_t i = 0; i < padded; i += LANES) highest = greater(load(scores + i), highest);
     const float best = greatest(highest);
     // Embeddings that are NaN get code 0, as in nearest_code.
-    if (!(best - best == 0)) return {0, 0, -1.0f};
+    if (!(best - best == 0)) return {0, 0, -1.0f, 1.0f};
     const std::int32_t code = first_equal(scores, best);
-    if (encoder.inverse_distance.empty()) return {code, 0, -1.0f};
+    if (encoder.inverse_distance.empty()) return {code, 0, -1.0f, 1.0f};
     const float* inverse = encoder.inverse_distance.data() + code * padded;
     Float least = splat(__builtin_inff());
     for (std::int64_t i = 0; i < padded; i += LANES) {
@@ -184,16 +187,16 @@ inline Verdict judge(const PackedEncoder& encoder, float* scores) {
         least = -least;
     }
     const float distance = -greatest(-least);
-    return {code, first_equal(scores, distance), distance};
+    return {code, first_equal(scores, distance), distance, 1.0f};
 }
 
-// How much the distance from the boundary that was nearest before has changed.
+// How much the distance from the boundary that was nearest before has changed, over how coarse it was.
 inline float difference(const PackedEncoder& encoder, const float* scores, const Verdict& before) {
     if (!(before.distance >= 0)) return 0;
     const std::int64_t place = before.code * encoder.padded_codes + before.rival;
     const float inverse = encoder.inverse_distance[static_cast<std::size_t>(place)];
     const float change = (scores[before.code] - scores[before.rival]) * inverse - before.distance;
-    return change < 0 ? -change : change;
+    return (change < 0 ? -change : change) / before.coarse;
 }
 
 struct EncoderBuffers {
@@ -202,8 +205,10 @@ struct EncoderBuffers {
     float units[encoder_block];
 };
 
-// The embeddings of the block in `in`; returns the buffer they lie in.
-inline float* embed(const PackedEncoder& encoder, Level level, std::int64_t rows, EncoderBuffers& buffers) {
+// The embeddings of the block in `a`; returns the buffer they lie in. Writes the units of `count` rows of
+// integers into `units` [count, layers].
+inline float* embed(const PackedEncoder& encoder, Level level, std::int64_t rows, std::int64_t count,
+                    float* units, EncoderBuffers& buffers) {
     const std::int64_t stride = encoder.widest;
     const std::size_t layers = encoder.float32.size();
     float *in = buffers.a.data(), *out = buffers.b.data();
@@ -226,7 +231,10 @@ inline float* embed(const PackedEncoder& encoder, Level level, std::int64_t rows
         {
             linear(encoder.float32[layer], in, buffers.units, stride, rows, relu, out);
         }
-        if (layer == 0) layer_norm(encoder, stride, rows, out);
+        if (layer == 0) layer_norm(encoder, stride, rows, out, buffers.units);
+        for (std::int64_t row = 0; units != nullptr && row < count; ++row)
+            units[row * static_cast<std::int64_t>(layers) + static_cast<std::int64_t>(layer)] =
+                buffers.units[row];
         float* const last = in;
         in = out;
         out = last;
@@ -253,7 +261,9 @@ inline float encode_rows(const EncoderTask& task, Level level, std::int64_t begi
         const std::int64_t count = end - first < encoder_block ? end - first : encoder_block;
         const std::int64_t rows = (count + ENCODER_ROWS - 1) / ENCODER_ROWS * ENCODER_ROWS;
         load_changes(task, first, count, buffers.a.data());
-        const float* embeddings = embed(encoder, level, rows, buffers);
+        const std::int64_t layers = static_cast<std::int64_t>(encoder.float32.size());
+        float* const units = task.units == nullptr ? nullptr : task.units + first * layers;
+        const float* embeddings = embed(encoder, level, rows, count, units, buffers);
         float* scores = embeddings == buffers.a.data() ? buffers.b.data() : buffers.a.data();
         linear(encoder.codes, embeddings, buffers.units, encoder.widest, rows, false, scores);
         for (std::int64_t row = 0; row < count; ++row) {

@@ -17,7 +17,10 @@ from goskill.errors import InputError
 
 
 class RowsPerLevel(NamedTuple):
-    """How many rows were computed in which arithmetic; a row that needed a better one counts in each."""
+    """How many rows were computed in which arithmetic; a row that needed a better one counts in each.
+
+    All are 0 for a single code, which needs none.
+    """
 
     int8: int
     int16: int
@@ -44,13 +47,18 @@ def encoded_codes(
     The change is ``rows[to_row] - rows[from_row]``, and each of ``rows`` itself if neither is given. Its embedding
     is ``linears[0]`` and ``norm``, then the others with ReLU between them, and Tanh at the end.
 
-    The codes are those of float32, for which each row's sums are taken in one order, whatever the number of rows
-    and threads. Other processors and other code may round differently and so choose otherwise between codes that
-    are equally near within float32's rounding. From 4,096 rows on and with AVX-512 VNNI most rows are only
-    computed in 8-bit integers: that is enough where the embedding lies farther from the boundary between two
-    codes (the plane of points equally near to both) than the error can have carried it. The others, and a sample
-    of all, are computed again in 16 bits, and in the same way the rest in float32. "Can" is twice the greatest
-    error, measured as a change of the distance from the boundary, of all rows that were computed again.
+    Below 4,096 rows, and without AVX-512 VNNI, the codes are those of float32, for which each row's sums are taken
+    in one order, whatever the number of rows and threads. Other processors and other code may round differently
+    and so choose otherwise between codes that are equally near within float32's rounding.
+
+    From 4,096 rows on and with AVX-512 VNNI most rows are only computed in 8-bit integers: that is held to be
+    enough where the embedding lies farther from the boundary between two codes (the plane of points equally near
+    to both) than the error reaches. The others, and a sample of all, are computed again in 16 bits, and in the
+    same way the rest in float32. How far the error reaches is estimated: twice the greatest error, measured as a
+    change of the distance from the boundary, of all rows that were computed again. Rows that integers round more
+    coarsely than nine in ten of the sample are taken to err in proportion. A row whose error is greater than that
+    would keep an integer's code, which may not be float32's and may depend on the rows beside it; no such row is
+    known, but none is proven impossible.
 
     Args:
         rows: float32 [R, K]. linears: at least two layers with biases, the first of K inputs, the last of E

@@ -101,7 +101,7 @@ def test_few_rows_get_the_nearest_code_for_any_size(
     else:
         found, levels = subject.codes(states)
         changes = states
-    assert levels == (0, 0, len(changes))
+    assert levels == (0, 0, len(changes) if codes > 1 else 0)
     assert_nearest(subject, changes, found)
 
 
@@ -157,17 +157,45 @@ def test_unusual_rows_and_large_weights_get_float32s_codes(kind: str, weights: f
     assert_nearest(subject, changes, found)
 
 
+@pytest.mark.parametrize("rows", [32_768, 100_000])
+@pytest.mark.parametrize("seed", range(6))
+def test_rare_rows_that_integers_round_coarsely_get_float32s_codes(rows: int, seed: int) -> None:
+    subject = model(codes=24, seed=seed)
+    with torch.no_grad():
+        subject.encoder.linears[0].weight[:, 0] *= 1e-4
+    generator = torch.Generator().manual_seed(seed)
+    changes = torch.randn(rows, 39, generator=generator)
+    _, usual = subject.codes(changes)
+    far = torch.randperm(rows, generator=generator)[: 3 + seed]
+    changes[far, 0] = 3e3 * 10 ** torch.rand(len(far), generator=generator)
+    found, levels = subject.codes(changes)
+    assert torch.equal(found[far], subject.float32(changes[far]))
+    if INTEGERS:  # the other rows do not pay for it
+        assert levels.int8 == rows
+        assert levels.int16 < 1.05 * usual.int16 + len(far)
+        assert levels.float32 < 1.5 * usual.float32 + len(far)
+
+
+def test_a_single_code_needs_no_arithmetic() -> None:
+    subject = model(codes=1)
+    found, levels = subject.codes(torch.randn(FEWEST, 39))
+    assert torch.equal(found, torch.zeros(FEWEST, dtype=torch.int64))
+    assert levels == (0, 0, 0)
+
+
 def test_a_code_depends_on_its_row_alone() -> None:
     subject = model(width=128)
     changes = torch.randn(3 * FEWEST, 39)
     order = torch.randperm(len(changes))
     whole, _ = subject.codes(changes)
     before = torch.get_num_threads()
-    for threads in (1, 2, 5):
-        torch.set_num_threads(threads)
-        again, _ = subject.codes(changes)
-        assert torch.equal(again, whole)
-    torch.set_num_threads(before)
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            again, _ = subject.codes(changes)
+            assert torch.equal(again, whole)
+    finally:
+        torch.set_num_threads(before)
     shuffled, _ = subject.codes(changes[order])
     assert torch.equal(shuffled, whole[order])
     assert torch.equal(torch.cat([subject.codes(part)[0] for part in changes.split(7001)]), whole)
@@ -245,8 +273,12 @@ def test_wrong_input_is_refused_by_name() -> None:
         with pytest.raises(InputError, match=message):
             call()
     for wrong in (-1, 6):
-        with pytest.raises(IndexError, match=f"{wrong} is not one of 6"):
-            encoded_codes(rows, linears, norm, codebook, from_row=some, to_row=torch.tensor([0, 1, wrong, 2]))
+        bad = torch.tensor([0, 1, wrong, 2])
+        for name, start, end in (("from_row", bad, some), ("to_row", some, bad)):
+            with pytest.raises(
+                IndexError, match=f"{name} must name rows from 0 to below 6, got {wrong} at 2"
+            ):
+                encoded_codes(rows, linears, norm, codebook, from_row=start, to_row=end)
 
 
 def test_inputs_stay_as_they_were() -> None:

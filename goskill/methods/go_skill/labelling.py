@@ -122,7 +122,8 @@ def label_episodes(networks: GoSkillNetworks, episodes: list[EpisodeArrays]) -> 
     """Skills of all steps of ``episodes``, one after the other, on the networks' device.
 
     int64 [steps], or embeddings float32 [steps, E] for continuous skills. On one machine these are the skills that
-    ``label_store`` writes, however the episodes are grouped.
+    ``label_store`` writes, however the episodes are grouped, unless codes are found in integers and an error is beyond
+    what :func:`goskill.ops.encoding.encoded_codes` estimates.
     """
     device = networks.normalize.mean.device
     horizon = networks.settings.horizon
