@@ -362,9 +362,20 @@ def _check_memory(layout: StoreLayout) -> None:
         )
 
 
-def _available_memory() -> int | None:
-    """Bytes that this machine could give a process without swapping, None where it does not say."""
-    file = Path("/proc/meminfo")
-    lines = file.read_text(encoding="ascii").splitlines() if file.exists() else []
-    kibibytes = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    return 1024 * kibibytes[0] if kibibytes else None
+def _available_memory(
+    meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")
+) -> int | None:
+    """Bytes that this machine and the limit of a container (cgroup v2) leave a process, None where neither says."""
+    lines = meminfo.read_text(encoding="ascii").splitlines() if meminfo.exists() else []
+    left = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    try:
+        limit, used, stat = (
+            (cgroup / f"memory.{name}").read_text(encoding="ascii") for name in ("max", "current", "stat")
+        )
+        if limit.strip() != "max":
+            # What is cached of files counts as used, but gives way.
+            cached = [int(line.split()[1]) for line in stat.splitlines() if "active_file " in line]
+            left.append(max(0, int(limit) - int(used) + sum(cached)))
+    except (OSError, ValueError):
+        pass  # no such limit, or not ours to read
+    return min(left, default=None)

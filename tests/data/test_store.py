@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from store_builders import ACTION_DIM, OBSERVATION_DIM, random_episode
 
 from goskill.data import EpisodeStore, StoreWriter
+from goskill.data.store import _available_memory
 from goskill.errors import InputError, StoreError
 
 
@@ -271,6 +272,25 @@ def test_a_store_larger_than_memory_is_refused(uneven: EpisodeStore, monkeypatch
     monkeypatch.setattr("goskill.data.store._available_memory", lambda: 100)
     with pytest.raises(InputError, match=r"in_memory: .* needs 0\.0 GiB of memory, 0\.0 GiB are available"):
         EpisodeStore.open(uneven.path, in_memory=True)
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [("max", 4096), ("6000", 1800), ("900000", 4096), ("1000", 0), (None, 4096), ("?", 4096)],
+)
+def test_memory_is_what_the_machine_and_the_container_leave(
+    limit: str | None, expected: int, tmp_path: Path
+) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:       4 kB\n")
+    if limit is not None:
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "memory.current").write_text("5000\n")
+    (tmp_path / "memory.stat").write_text("anon 4200\nfile 800\ninactive_file 500\nactive_file 300\nslab 7\n")
+    assert _available_memory(tmp_path / "meminfo", tmp_path) == expected
+    alone = None if expected == 4096 else expected
+    assert _available_memory(tmp_path / "absent", tmp_path) == (
+        900_000 - 4200 if limit == "900000" else alone
+    )
 
 
 def test_episodes_outside_are_an_index_error(uneven: EpisodeStore) -> None:
