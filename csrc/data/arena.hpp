@@ -15,7 +15,7 @@ class Arena {
     Arena& operator=(const Arena&) = delete;
     ~Arena();
 
-    // Aligned to a cache line. Throws StoreFault if the system has no such memory.
+    // Aligned to a cache line. Throws StoreFault if the system gives no such address space.
     std::byte* allocate(std::size_t size);
 
   private:

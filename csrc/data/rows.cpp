@@ -1,9 +1,9 @@
 #include "data/rows.hpp"
 
-// The same loop for each width of vector registers, chosen when the library is loaded. Sanitizers cannot run
-// that early.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && \
-    !defined(__SANITIZE_THREAD__)
+// The same loop for each width of vector registers, chosen when the library is loaded, which takes glibc.
+// Sanitizers cannot run that early.
+#if defined(__x86_64__) && defined(__GNUC__) && defined(__GLIBC__) && !defined(__clang__) && \
+    !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 #define GOSKILL_VECTOR_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define GOSKILL_VECTOR_CLONES

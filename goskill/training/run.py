@@ -21,7 +21,8 @@ FREE_ON_RESUME = {"data.path"} | frozenset(
     for name in ("device", "threads", "log_every", "checkpoint_every", "keep_checkpoints", "profile", "wandb")
 )
 
-# Settings that older runs and rows know nothing of, each with the value that does what was done without it.
+# Settings that older runs and rows know nothing of, each with the value that gives the same bits as they got without
+# it. With "auto", data may lie on the GPU, where it was in host memory; the batches are the same.
 SINCE_ADDED: Mapping[str, Any] = {"training.decay_iterations": 0, "training.data": "auto"}
 
 
