@@ -155,7 +155,7 @@ def assert_gathered(batch: dict, expected: Arrays) -> None:
 
 
 def run(benchmark, function: Callable[[], object]) -> None:
-    benchmark.pedantic(function, rounds=200, iterations=1, warmup_rounds=20)
+    benchmark.pedantic(function, rounds=1000, iterations=1, warmup_rounds=200)
 
 
 @pytest.mark.benchmark(group="segment batch 800x(11x39+10x4)")
