@@ -83,9 +83,11 @@ def _groups(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 
 def _newest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return list(
-        {(row["group"], row["name"]): row for row in sorted(rows, key=lambda row: row["date"])}.values()
-    )
+    """The newest row of each benchmark, of the commit and machine that each group was last measured with."""
+    rows = sorted(rows, key=lambda row: row["date"])
+    last = {row["group"]: (row.get("commit"), row.get("machine")) for row in rows}
+    together = [row for row in rows if (row.get("commit"), row.get("machine")) == last[row["group"]]]
+    return list({(row["group"], row["name"]): row for row in together}.values())
 
 
 def _ratios(row: dict[str, Any], members: list[dict[str, Any]]) -> list[tuple[str, float]]:

@@ -54,6 +54,22 @@ def test_one_command_writes_the_table_and_the_plot_with_the_byte_floor(tmp_path:
     assert readme.read_text(encoding="utf-8") == text
 
 
+def test_peers_of_another_commit_or_machine_are_left_out(tmp_path: Path) -> None:
+    old = [
+        a_row(name, 10, 1e-6, peer=name != "ours") | {"commit": "a"} for name in ("ours", "gone", "theirs")
+    ]
+    new = [
+        a_row(name, 10, median, peer=name != "ours") | {"commit": "b", "date": "2026-02-01T00:00:00Z"}
+        for name, median in (("ours", 1e-6), ("theirs", 4e-6))
+    ]
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- bench: kernels -->\n<!-- end -->\n", encoding="utf-8")
+    report.update(readme, write_rows(tmp_path, [*old, *new]))
+    text = readme.read_text(encoding="utf-8")
+    assert "| lookup 10: ours | 1 µs | theirs **4.0x** |" in text
+    assert "gone" not in text
+
+
 def test_rows_without_sizes_are_not_drawn(tmp_path: Path) -> None:
     rows = [a_row("ours", 10, 1e-6), a_row("theirs", 10, 2e-6, peer=True)]
     results = write_rows(tmp_path, rows)
