@@ -95,10 +95,6 @@ std::int64_t ContextSampler::prompt_start(const Episode& episode) const {
 std::vector<std::int64_t> ContextSampler::place(std::uint64_t step, std::int64_t global_batch,
                                                 std::int64_t first, std::int64_t count,
                                                 const ContextBatch& batch) const {
-    struct Draw {
-        const StepIndex* steps;
-        std::int64_t position;
-    };
     std::vector<Draw> draws;
     draws.reserve(static_cast<std::size_t>(count));
     std::vector<std::int64_t> prompt_rows(static_cast<std::size_t>(count));
@@ -110,7 +106,7 @@ std::vector<std::int64_t> ContextSampler::place(std::uint64_t step, std::int64_t
         const StepIndex& steps = selection_.of_task(task);
         // A uniform start is the same as a uniform last decision point.
         draws.push_back({&steps, below(words[0], steps.size())});
-        steps.prefetch(draws.back().position);
+        draws.back().prefetch();
         batch.task[i] = selection_.tasks()[task];
         if (settings_.prompt == 0) continue;
         const auto named = static_cast<std::size_t>(batch.task[i]);
@@ -120,8 +116,7 @@ std::vector<std::int64_t> ContextSampler::place(std::uint64_t step, std::int64_t
         prompt_rows[static_cast<std::size_t>(i)] = prompt_offsets_[named] + chosen;
     }
     for (std::int64_t i = 0; i < count; ++i) {
-        const Draw& drawn = draws[static_cast<std::size_t>(i)];
-        const Place last = drawn.steps->find(drawn.position);
+        const Place last = draws[static_cast<std::size_t>(i)].find();
         batch.episode[i] = last.episode;
         batch.start[i] = last.step - (settings_.context - 1) * settings_.horizon;
         prefetch_line(&store_->episode(last.episode));
@@ -135,7 +130,7 @@ void ContextSampler::prefetch_window(const Episode& episode, std::int64_t start,
     const std::int64_t action_width = store_->action_dim();
     const std::int64_t padding = padding_of(start, horizon);
     for (std::int64_t k = padding, t = start + padding * horizon; k < points; ++k, t += horizon) {
-        prefetch_row(episode.observations + t * width, width);
+        prefetch(episode.observations + t * width, width);
         prefetch_line(episode.returns_to_go + t);
         if (labels_) prefetch_line(labels_->labels().address(episode.first_step + t));
         if (actions) prefetch_line(episode.actions + t * action_width);

@@ -23,7 +23,7 @@ void gather_rows(const std::vector<RowSource>& sources, std::int64_t width, cons
     };
     for (std::int64_t i = 0; i < count; ++i, out += width) {
         if (i + distance < count) {
-            prefetch(address(i + distance), static_cast<std::size_t>(width) * sizeof(float));
+            prefetch(address(i + distance), width);
         }
         if (row[i] < 0) {
             zero_rows(out, 1, width);

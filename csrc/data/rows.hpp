@@ -22,19 +22,12 @@ inline void prefetch_line(const void* address) {
     __asm__ volatile("" : : "r"(address));
 }
 
-// Asks for every cache line of [address, address + bytes), bytes > 0. As many requests wherever the first
-// line begins: a loop that depended on it would be mispredicted until the address is known, which takes a
-// cache miss.
-inline void prefetch(const void* address, std::size_t bytes) {
-    const char* const first = static_cast<const char*>(address);
-    for (std::size_t offset = 0; offset < bytes; offset += 64) prefetch_line(first + offset);
-    prefetch_line(first + bytes - 1);
-}
-
-// The same for one row. Rows of up to 48 values take no loop, which counts where there are thousands.
-inline void prefetch_row(const float* row, std::int64_t width) {
-    const char* const first = reinterpret_cast<const char*>(row);
-    const std::int64_t last = width * std::int64_t{sizeof(float)} - 1;
+// Asks for every cache line of `count` values, at least one. As many requests wherever the first line begins:
+// a loop that depended on it would be mispredicted until the address is known, which takes a cache miss. Up
+// to 48 values take no loop, which counts where there are thousands of rows.
+inline void prefetch(const float* values, std::int64_t count) {
+    const char* const first = reinterpret_cast<const char*>(values);
+    const std::int64_t last = count * std::int64_t{sizeof(float)} - 1;
     prefetch_line(first);
     prefetch_line(first + std::min<std::int64_t>(64, last));
     prefetch_line(first + std::min<std::int64_t>(128, last));

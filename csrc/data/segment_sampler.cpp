@@ -61,8 +61,7 @@ void SegmentSampler::index_classes() {
     }
 }
 
-SegmentSampler::Draw SegmentSampler::draw_step(std::uint64_t step, std::int64_t global_batch,
-                                               std::int64_t sample) const {
+Draw SegmentSampler::draw_step(std::uint64_t step, std::int64_t global_batch, std::int64_t sample) const {
     const Words words = draw(settings_.seed, segment_stream, step, static_cast<std::uint64_t>(sample));
     const std::uint64_t turn =
         step * static_cast<std::uint64_t>(global_batch) + static_cast<std::uint64_t>(sample);
@@ -93,10 +92,9 @@ void SegmentSampler::locate(std::uint64_t step, std::int64_t global_batch, std::
     draws.reserve(static_cast<std::size_t>(count));
     for (std::int64_t i = 0; i < count; ++i) draws.push_back(draw_step(step, global_batch, first + i));
     if (settings_.balance == Balance::skill) look_up_classes(draws);
-    for (const Draw& drawn : draws) drawn.steps->prefetch(drawn.position);
+    for (const Draw& drawn : draws) drawn.prefetch();
     for (std::int64_t i = 0; i < count; ++i) {
-        const Draw& drawn = draws[static_cast<std::size_t>(i)];
-        const Place found = drawn.steps->find(drawn.position);
+        const Place found = draws[static_cast<std::size_t>(i)].find();
         batch.episode[i] = found.episode;
         batch.start[i] = found.step;
         prefetch_line(&store_->episode(found.episode));
@@ -114,9 +112,8 @@ SegmentSampler::Source SegmentSampler::source(const SegmentBatch& batch, std::in
 }
 
 void SegmentSampler::prefetch_source(const Source& source) const {
-    prefetch(source.observations,
-             static_cast<std::size_t>((source.rows + 1) * store_->observation_dim()) * sizeof(float));
-    prefetch(source.actions, static_cast<std::size_t>(source.rows * store_->action_dim()) * sizeof(float));
+    prefetch(source.observations, (source.rows + 1) * store_->observation_dim());
+    prefetch(source.actions, source.rows * store_->action_dim());
 }
 
 // The ends alone, well ahead: in large stores finding their pages takes longer than fetching what is between.

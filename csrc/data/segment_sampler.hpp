@@ -53,11 +53,6 @@ class SegmentSampler {
               const SegmentBatch& batch) const;
 
   private:
-    // A position among some steps.
-    struct Draw {
-        const StepIndex* steps;
-        std::int64_t position;
-    };
     // What a window is copied from.
     struct Source {
         const float* observations;

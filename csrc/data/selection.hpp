@@ -46,6 +46,15 @@ class StepIndex {
     double episodes_per_step_ = 0;
 };
 
+// A position among some steps.
+struct Draw {
+    const StepIndex* steps;
+    std::int64_t position;
+
+    Place find() const { return steps->find(position); }
+    void prefetch() const { steps->prefetch(position); }
+};
+
 // The chosen episodes (all of the store unless given), as a whole and by task. Tasks without one are left
 // out. Throws InputFault for an index outside the store, a repeated one, or none at all.
 class Selection {

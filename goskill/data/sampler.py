@@ -249,6 +249,12 @@ class StoreSampler(IterableDataset[Batch]):
         self._step += 1
         return batch
 
+    def next_places(self) -> Batch:
+        """The next batch's :meth:`places`."""
+        places = self.places(self._step)
+        self._step += 1
+        return places
+
     def state_dict(self) -> dict[str, int]:
         """Where the stream stands: ``step`` (of the next batch) and ``seed``."""
         return {"step": self._step, "seed": self._seed}
@@ -276,9 +282,7 @@ class PlaceStream:
 
     def __iter__(self) -> Iterator[Batch]:
         while True:
-            position = self._sampler.state_dict()
-            self._sampler.load_state_dict({**position, "step": position["step"] + 1})
-            yield self._sampler.places(position["step"])
+            yield self._sampler.next_places()
 
     def state_dict(self) -> dict[str, int]:
         """The sampler's."""
