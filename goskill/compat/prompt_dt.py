@@ -21,12 +21,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from goskill import _core
-from goskill.compat.variants import Trajectories, Trajectory, harmodt_batches, prompt_dt_batches
+from goskill.compat.trajectories import (
+    Float32Array,
+    Int64Array,
+    TaskTrajectories,
+    Trajectories,
+    Trajectory,
+    terminals_name,
+)
+from goskill.compat.variants import harmodt_batches, prompt_dt_batches
 from goskill.data.store import EpisodeStore
 from goskill.errors import InputError
-
-Int64Array = npt.NDArray[np.int64]
 
 _COLUMNS = {
     "observations": "observations",
@@ -40,8 +45,8 @@ _COLUMNS = {
 _KEYS = (*_COLUMNS, "timesteps", "task_index")
 
 
-class _Windows:
-    """Windows of all tasks' trajectories, gathered column by column."""
+class _Windows(TaskTrajectories):
+    """Windows of all tasks' trajectories, for ``keys`` and the mask."""
 
     def __init__(
         self,
@@ -56,49 +61,28 @@ class _Windows:
         for key in self.keys:
             if key not in _KEYS:
                 raise InputError(f"keys: expected some of {', '.join(_KEYS)}, got {key!r}")
-        if len(trajectories) != len(tasks):
-            raise InputError(
-                f"trajectories_list: expected one list per task ({len(tasks)}), got {len(trajectories)}"
-            )
-        self.info = [info[task] for task in tasks]
+        columns = (key for key in self.keys if key in _COLUMNS)
+        super().__init__(trajectories, info, tasks, columns, _column)
         self.interval = interval_length or 1
-        self.normalize = not no_state_normalize
-        self.counts = np.array([len(task) for task in trajectories])
-        self.first = np.concatenate([[0], np.cumsum(self.counts)])
-        flat = [trajectory for task in trajectories for trajectory in task]
-        self.lengths = np.array([len(trajectory["rewards"]) for trajectory in flat])
-        self.columns = {
-            key: _core.RowGather([self._column(trajectory, key) for trajectory in flat])
-            for key in self.keys
-            if key in _COLUMNS
-        }
-        self.mean = np.stack([np.asarray(task["state_mean"], np.float32).reshape(-1) for task in self.info])
-        self.std = np.stack([np.asarray(task["state_std"], np.float32).reshape(-1) for task in self.info])
-
-    @staticmethod
-    def _column(trajectory: Trajectory, key: str) -> npt.NDArray[np.float32]:
-        name = "dones" if key == "terminals" and "terminals" not in trajectory else _COLUMNS[key]
-        values = np.asarray(trajectory[name], dtype=np.float32)
-        return np.ascontiguousarray(values.reshape(len(trajectory["rewards"]), -1))
+        self._normalized = not no_state_normalize
 
     def gather(
         self, task: Int64Array, trajectory: Int64Array, start: Int64Array, length: int
     ) -> list[Tensor]:
         """One window per task index, index among the task's trajectories, and first step. [B, length, …] by key."""
-        place = self.first[task] + trajectory
+        place = self.places(task, trajectory)
         steps = start[:, None] + np.arange(length) * self.interval
-        total = self.lengths[place][:, None]
+        total = self.lengths(task, trajectory)[:, None]
         real = (steps >= 0) & (steps < total)
-        places = np.repeat(place, length)
         rows = np.where(real, steps, -1)
-        result = [self._tensor(key, task, places, rows, real, total) for key in self.keys]
+        result = [self._tensor(key, task, place, rows, real, total) for key in self.keys]
         return [*result, self._to_device(real.astype(np.float32))]
 
     def _tensor(
         self,
         key: str,
         task: Int64Array,
-        places: Int64Array,
+        place: Int64Array,
         rows: Int64Array,
         real: npt.NDArray[np.bool_],
         total: Int64Array,
@@ -115,10 +99,9 @@ class _Windows:
             real = real.copy()
             real[at_end, -1] = True
             rows = following
-        values = self.columns[key].gather(places, rows.reshape(-1)).reshape(*rows.shape, -1)
-        if key in ("observations", "next_observations") and self.normalize:
-            values -= self.mean[task][:, None]
-            values /= self.std[task][:, None]
+        values = self.rows(key, place, rows)
+        if key in ("observations", "next_observations") and self._normalized:
+            self.normalize(values, task)
             values[~real] = 0
         if key == "return_to_gos":
             values /= np.array([self.info[t]["scale"] for t in task], dtype=np.float32)[:, None, None]
@@ -135,12 +118,18 @@ class _Windows:
         self, task: Int64Array, trajectory: Int64Array, length: int, l_blank: int, r_blank: int, skip_len: int
     ) -> Int64Array:
         """Uniform first steps, with that many blank rows allowed on either side."""
-        steps = self.lengths[self.first[task] + trajectory]
+        steps = self.lengths(task, trajectory)
         least = -l_blank * self.interval
         most = steps + (r_blank + 1) * self.interval - 1 - length * self.interval
         if (most < least).any():
             raise InputError(f"max_len: expected windows that fit, got {length} rows for {steps.min()} steps")
         return np.random.randint(least, most + 1) // skip_len * skip_len
+
+
+def _column(trajectory: Trajectory, key: str) -> Float32Array:
+    name = terminals_name(trajectory) if key == "terminals" else _COLUMNS[key]
+    values = np.asarray(trajectory[name], dtype=np.float32)
+    return np.ascontiguousarray(values.reshape(len(trajectory["rewards"]), -1))
 
 
 def _last_windows(
@@ -158,7 +147,7 @@ def _last_windows(
         tasks.append(np.full(size, index))
         trajectories.append(chosen)
     task, trajectory = np.concatenate(tasks), np.concatenate(trajectories)
-    steps = windows.lengths[windows.first[task] + trajectory]
+    steps = windows.lengths(task, trajectory)
     points = np.clip(steps // windows.interval, 1, length)
     start = np.maximum(steps - points * windows.interval, 0) - (length - points) * windows.interval
     tensors = windows.gather(task, trajectory, start, length)

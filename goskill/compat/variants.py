@@ -10,18 +10,21 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from goskill import _core
+from goskill.compat.trajectories import (
+    Float32Array,
+    Int64Array,
+    TaskTrajectories,
+    Trajectories,
+    Trajectory,
+    terminals_name,
+)
 from goskill.errors import InputError
 
-Trajectory = Mapping[str, Any]
-Trajectories = Sequence[Sequence[Trajectory]]
-Int64Array = npt.NDArray[np.int64]
-
 _SETTINGS = ("batch_size", "K", "prompt_episode", "prompt_length", "stochastic_prompt", "no_state_normalize")
+_COLUMNS = ("observations", "actions", "rewards", "terminals", "returns_to_go")
 _PADDED_ACTION, _PADDED_TERMINAL = -10.0, 2.0
 
 
@@ -43,8 +46,8 @@ class Windows(NamedTuple):
         return Windows(*rows)
 
 
-class VariantTrajectories:
-    """All trajectories of all tasks, and the tasks' ``info``."""
+class VariantTrajectories(TaskTrajectories):
+    """All trajectories of all tasks, with the settings ``variant``."""
 
     def __init__(
         self,
@@ -58,72 +61,46 @@ class VariantTrajectories:
                 raise InputError(
                     f"variant: expected the setting {name!r}, got {', '.join(map(str, variant))}"
                 )
-        if len(trajectories) != len(tasks):
-            raise InputError(
-                f"trajectories_list: expected one list per task ({len(tasks)}), got {len(trajectories)}"
-            )
-        self.info, self.variant = [info[task] for task in tasks], variant
-        self.counts = np.array([len(task) for task in trajectories])
-        self._first = np.concatenate([[0], np.cumsum(self.counts)])
-        flat = [trajectory for task in trajectories for trajectory in task]
-        self._lengths = np.array([len(trajectory["rewards"]) for trajectory in flat])
-        self._columns = {
-            name: _core.RowGather([_column(trajectory, name) for trajectory in flat])
-            for name in ("observations", "actions", "rewards", "terminals", "returns_to_go")
-        }
-        self._mean, self._std = (
-            np.stack([np.asarray(task[name], np.float32).reshape(-1) for task in self.info])
-            for name in ("state_mean", "state_std")
-        )
+        super().__init__(trajectories, info, tasks, _COLUMNS, _column)
+        self.variant = variant
         self._limit = np.array([task["max_ep_len"] for task in self.info])
-
-    def lengths(self, task: Int64Array, trajectory: Int64Array) -> Int64Array:
-        """Steps of trajectories, told by the index of their task and their own."""
-        return self._lengths[self._first[task] + trajectory]
 
     def windows(self, task: Int64Array, trajectory: Int64Array, start: Int64Array, length: int) -> Windows:
         """The steps from ``start`` [B] on, at most ``length``."""
-        place, total = self._first[task] + trajectory, self.lengths(task, trajectory)[:, None]
+        place, total = self.places(task, trajectory), self.lengths(task, trajectory)[:, None]
         missing = np.maximum(length - (total - start[:, None]), 0)
         steps = start[:, None] - missing + np.arange(length + 1)
         inside = np.arange(length + 1) >= missing
         real = inside[:, :-1]
         rows = np.where(inside & (steps < total), steps, -1)
 
-        def gather(name: str, rows: Int64Array) -> npt.NDArray[np.float32]:
-            values = self._columns[name].gather(np.repeat(place, rows.shape[1]), rows.reshape(-1))
-            return values.reshape(*rows.shape, -1)
-
         within = np.ascontiguousarray(rows[:, :-1])
-        observations, actions = gather("observations", within), gather("actions", within)
+        observations, actions = self.rows("observations", place, within), self.rows("actions", place, within)
         if not self.variant["no_state_normalize"]:
-            observations -= self._mean[task][:, None]
-            observations /= self._std[task][:, None]
+            self.normalize(observations, task)
         actions[~real] = _PADDED_ACTION
-        terminals = gather("terminals", within)[..., 0]
+        terminals = self.rows("terminals", place, within)[..., 0]
         terminals[~real] = _PADDED_TERMINAL
         scale = np.array([self.info[t]["scale"] for t in task], dtype=np.float32)
         timesteps = np.where(real, np.minimum(steps[:, :-1], self._limit[task][:, None] - 1), 0)
         arrays = (
             observations,
             actions,
-            gather("rewards", within),
+            self.rows("rewards", place, within),
             terminals.astype(np.int64),
-            gather("returns_to_go", rows) / scale[:, None, None],
+            self.rows("returns_to_go", place, rows) / scale[:, None, None],
             timesteps,
             real.astype(np.float64),
         )
         return Windows(*(torch.from_numpy(array).to(self.info[0]["device"]) for array in arrays))
 
 
-def _column(trajectory: Trajectory, name: str) -> npt.NDArray[np.float32]:
-    if name == "terminals" and name not in trajectory:
-        name = "dones"
+def _column(trajectory: Trajectory, name: str) -> Float32Array:
     if name == "returns_to_go":
         # Summed in the rewards' own type, as there.
         values = np.asarray(trajectory["rewards"]).reshape(-1)[::-1].cumsum()[::-1]
     else:
-        values = np.asarray(trajectory[name])
+        values = np.asarray(trajectory[terminals_name(trajectory) if name == "terminals" else name])
     return np.ascontiguousarray(values.reshape(len(trajectory["rewards"]), -1), dtype=np.float32)
 
 
