@@ -46,30 +46,30 @@ struct Job {
     const std::function<void(std::int64_t, std::int64_t)>* body;
     std::int64_t count;
     std::int64_t chunks;
-    std::atomic<std::int64_t> next{0};
+    std::atomic<std::int64_t> next{1};  // the first chunk is the caller's
     std::atomic<std::int64_t> finished{0};
     std::mutex mutex;
     std::condition_variable done;
     std::exception_ptr error;
 
     void work() {
-        for (;;) {
-            const std::int64_t chunk = next.fetch_add(1);
-            if (chunk >= chunks) return;
-            const std::int64_t size = count / chunks;
-            const std::int64_t larger = count % chunks;
-            const std::int64_t begin = chunk * size + std::min(chunk, larger);
-            const std::int64_t end = begin + size + (chunk < larger ? 1 : 0);
-            try {
-                (*body)(begin, end);
-            } catch (...) {
-                const std::lock_guard<std::mutex> lock(mutex);
-                if (!error) error = std::current_exception();
-            }
-            if (finished.fetch_add(1) + 1 == chunks) {
-                const std::lock_guard<std::mutex> lock(mutex);
-                done.notify_all();
-            }
+        for (std::int64_t chunk = next.fetch_add(1); chunk < chunks; chunk = next.fetch_add(1)) run(chunk);
+    }
+
+    void run(std::int64_t chunk) {
+        const std::int64_t size = count / chunks;
+        const std::int64_t larger = count % chunks;
+        const std::int64_t begin = chunk * size + std::min(chunk, larger);
+        const std::int64_t end = begin + size + (chunk < larger ? 1 : 0);
+        try {
+            (*body)(begin, end);
+        } catch (...) {
+            const std::lock_guard<std::mutex> lock(mutex);
+            if (!error) error = std::current_exception();
+        }
+        if (finished.fetch_add(1) + 1 == chunks) {
+            const std::lock_guard<std::mutex> lock(mutex);
+            done.notify_all();
         }
     }
 };
@@ -86,6 +86,9 @@ class Pool {
             waiting_.store(queue_.size());
         }
         wake_.notify_all();
+        // Always the first chunk here: the memory it writes is then in this core's cache from the call
+        // before.
+        job->run(0);
         job->work();
         const auto finished = [&] { return job->finished.load() == job->chunks; };
         if (!spin_until(finished)) {

@@ -11,13 +11,8 @@ namespace goskill {
 namespace {
 
 constexpr std::uint64_t context_stream = 2;
-constexpr std::int64_t prefetch_distance = 1;
+constexpr std::size_t prefetch_distance = 2;
 constexpr std::int64_t prompt_table_bytes = std::int64_t{1} << 26;
-
-// Decision points before the episode begins.
-std::int64_t padding_of(std::int64_t start, std::int64_t horizon) {
-    return start < 0 ? (-start + horizon - 1) / horizon : 0;
-}
 
 template <typename T>
 void copy_row(const T* table, std::int64_t row, std::int64_t size, T* target, std::int64_t i) {
@@ -58,8 +53,7 @@ void ContextSampler::build_prompt_table() {
     std::int64_t row = 0;
     for (const auto& prompts : prompt_episodes_) {
         for (const std::int64_t index : prompts) {
-            const Episode& episode = store_->episode(index);
-            gather(episode, prompt_start(episode), settings_.prompt, row++, window);
+            gather(prompt_source(index), {}, row++, window);
         }
     }
 }
@@ -124,28 +118,46 @@ std::vector<std::int64_t> ContextSampler::place(std::uint64_t step, std::int64_t
     return prompt_rows;
 }
 
-void ContextSampler::prefetch_window(const Episode& episode, std::int64_t start, std::int64_t points,
-                                     bool actions) const {
-    const std::int64_t horizon = settings_.horizon, width = store_->observation_dim();
-    const std::int64_t action_width = store_->action_dim();
-    const std::int64_t padding = padding_of(start, horizon);
-    for (std::int64_t k = padding, t = start + padding * horizon; k < points; ++k, t += horizon) {
-        prefetch(episode.observations + t * width, width);
-        prefetch_line(episode.returns_to_go + t);
-        if (labels_) prefetch_line(labels_->labels().address(episode.first_step + t));
-        if (actions) prefetch_line(episode.actions + t * action_width);
+ContextSampler::Source ContextSampler::source(std::int64_t episode, std::int64_t start,
+                                              std::int64_t points) const {
+    const std::int64_t horizon = settings_.horizon;
+    const std::int64_t padding = start < 0 ? (-start + horizon - 1) / horizon : 0;
+    return {&store_->episode(episode), start + padding * horizon, padding, points - padding};
+}
+
+ContextSampler::Source ContextSampler::prompt_source(std::int64_t episode) const {
+    return source(episode, prompt_start(store_->episode(episode)), settings_.prompt);
+}
+
+Rows ContextSampler::rows(const Source& source, const float* column, std::int64_t width) const {
+    return {column + source.first * width, settings_.horizon * width, source.real, width};
+}
+
+// What `gather` will read.
+void ContextSampler::prefetch_source(const Source& source, bool actions) const {
+    prefetch(rows(source, source.episode->observations, store_->observation_dim()));
+    if (actions) prefetch(rows(source, source.episode->actions, store_->action_dim()));
+    prefetch_scalars(source);
+}
+
+void ContextSampler::prefetch_scalars(const Source& source) const {
+    prefetch(rows(source, source.episode->returns_to_go, 1));
+    if (!labels_) return;
+    const std::int64_t step = source.episode->first_step + source.first;
+    for (std::int64_t k = 0; k < source.real; ++k) {
+        prefetch_line(labels_->labels().address(step + k * settings_.horizon));
     }
 }
 
-void ContextSampler::gather(const Episode& episode, std::int64_t start, std::int64_t points, std::int64_t i,
+void ContextSampler::gather(const Source& source, const Source& upcoming, std::int64_t i,
                             const Window& window) const {
     const std::int64_t horizon = settings_.horizon;
     const std::int64_t width = store_->observation_dim();
     const std::int64_t action_width = store_->action_dim();
-    const std::int64_t padding = padding_of(start, horizon);
-    const std::int64_t real = points - padding;
-    const std::int64_t first = start + padding * horizon;
-    const std::int64_t row = i * points;
+    const std::int64_t padding = source.padding, real = source.real;
+    const std::int64_t row = i * (padding + real);
+    const Episode& episode = *source.episode;
+    const Episode& next = upcoming.episode == nullptr ? episode : *upcoming.episode;
 
     if (padding > 0) {
         std::fill_n(window.mask + row, padding, false);
@@ -154,24 +166,26 @@ void ContextSampler::gather(const Episode& episode, std::int64_t start, std::int
         zero_rows(window.observations + row * width, padding, width);
     }
     std::fill_n(window.mask + row + padding, real, true);
-    copy_observations(episode.observations + first * width, horizon * width, real, width,
-                      settings_.normalization, window.observations + (row + padding) * width);
-    std::iota(window.timesteps + row + padding, window.timesteps + row + points, first / horizon);
-    const float* source = episode.returns_to_go + first;
+    copy_rows(rows(source, episode.observations, width), rows(upcoming, next.observations, width),
+              settings_.normalization, window.observations + (row + padding) * width);
+    if (upcoming.episode != nullptr) prefetch_scalars(upcoming);
+    std::iota(window.timesteps + row + padding, window.timesteps + row + padding + real,
+              source.first / horizon);
+    const float* const values = episode.returns_to_go + source.first;
     float* const returns_to_go = window.returns_to_go + row + padding;
-    for (std::int64_t k = 0; k < real; ++k) returns_to_go[k] = source[k * horizon];
+    for (std::int64_t k = 0; k < real; ++k) returns_to_go[k] = values[k * horizon];
     divide(returns_to_go, real, settings_.return_scale);
     if (window.skills != nullptr) {
         std::fill_n(window.skills + row, padding, 0);
-        const std::int64_t step = episode.first_step + first;
+        const std::int64_t step = episode.first_step + source.first;
         for (std::int64_t k = 0; k < real; ++k) {
             window.skills[row + padding + k] = labels_->labels()[step + k * horizon];
         }
     }
     if (window.actions != nullptr) {
         zero_rows(window.actions + row * action_width, padding, action_width);
-        copy_observations(episode.actions + first * action_width, horizon * action_width, real, action_width,
-                          std::nullopt, window.actions + (row + padding) * action_width);
+        copy_rows(rows(source, episode.actions, action_width), rows(upcoming, next.actions, action_width),
+                  std::nullopt, window.actions + (row + padding) * action_width);
     }
 }
 
@@ -182,10 +196,7 @@ void ContextSampler::locate(std::uint64_t step, std::int64_t global_batch, std::
 
 void ContextSampler::fill(std::uint64_t step, std::int64_t global_batch, std::int64_t first,
                           std::int64_t count, const ContextBatch& batch) const {
-    const auto prefetch_sample = [&](std::int64_t i) {
-        prefetch_window(store_->episode(batch.episode[i]), batch.start[i], settings_.context,
-                        batch.context.actions != nullptr);
-    };
+    const bool actions = batch.context.actions != nullptr;
     parallel_for(count, settings_.threads, [&](std::int64_t begin, std::int64_t end) {
         ContextBatch places = batch;
         places.episode += begin;
@@ -194,16 +205,24 @@ void ContextSampler::fill(std::uint64_t step, std::int64_t global_batch, std::in
         if (settings_.prompt > 0) places.prompt_episode += begin;
         const std::vector<std::int64_t> prompt_rows =
             place(step, global_batch, first + begin, end - begin, places);
-        for (std::int64_t i = begin; i < std::min(begin + prefetch_distance, end); ++i) prefetch_sample(i);
+        std::vector<Source> sources;
+        sources.reserve(prompt_rows.size());
         for (std::int64_t i = begin; i < end; ++i) {
-            if (i + prefetch_distance < end) prefetch_sample(i + prefetch_distance);
-            gather(store_->episode(batch.episode[i]), batch.start[i], settings_.context, i, batch.context);
+            sources.push_back(source(batch.episode[i], batch.start[i], settings_.context));
+        }
+        const Source none;
+        for (std::size_t k = 0; k < std::min(prefetch_distance, sources.size()); ++k) {
+            prefetch_source(sources[k], actions);
+        }
+        for (std::size_t k = 0; k < sources.size(); ++k) {
+            const std::int64_t i = begin + static_cast<std::int64_t>(k);
+            const std::size_t next = k + prefetch_distance;
+            gather(sources[k], next < sources.size() ? sources[next] : none, i, batch.context);
             if (settings_.prompt == 0) continue;
             if (prompts_.mask) {
-                copy_prompt(prompt_rows[static_cast<std::size_t>(i - begin)], i, batch.prompt);
+                copy_prompt(prompt_rows[k], i, batch.prompt);
             } else {
-                const Episode& prompt = store_->episode(batch.prompt_episode[i]);
-                gather(prompt, prompt_start(prompt), settings_.prompt, i, batch.prompt);
+                gather(prompt_source(batch.prompt_episode[i]), {}, i, batch.prompt);
             }
         }
     });

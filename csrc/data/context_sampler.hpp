@@ -71,15 +71,28 @@ class ContextSampler {
         Window window();
     };
 
+    // What a window is copied from: `padding` empty points, then `real` ones from step `first` on.
+    struct Source {
+        const Episode* episode = nullptr;
+        std::int64_t first = 0;
+        std::int64_t padding = 0;
+        std::int64_t real = 0;
+    };
+
     void build_prompt_table();
     void copy_prompt(std::int64_t row, std::int64_t i, const Window& target) const;
     std::int64_t prompt_start(const Episode& episode) const;
     // What `locate` does. Returns each sample's row in the table of prompts.
     std::vector<std::int64_t> place(std::uint64_t step, std::int64_t global_batch, std::int64_t first,
                                     std::int64_t count, const ContextBatch& batch) const;
-    void prefetch_window(const Episode& episode, std::int64_t start, std::int64_t points, bool actions) const;
-    void gather(const Episode& episode, std::int64_t start, std::int64_t points, std::int64_t i,
-                const Window& window) const;
+    Source source(std::int64_t episode, std::int64_t start, std::int64_t points) const;
+    Source prompt_source(std::int64_t episode) const;
+    // The decision points of one column.
+    Rows rows(const Source& source, const float* column, std::int64_t width) const;
+    void prefetch_source(const Source& source, bool actions) const;
+    void prefetch_scalars(const Source& source) const;
+    // Fills window `i` and asks for what `upcoming` will take, if it names an episode.
+    void gather(const Source& source, const Source& upcoming, std::int64_t i, const Window& window) const;
 
     std::shared_ptr<const Store> store_;
     std::shared_ptr<const LabelColumn> labels_;

@@ -1,6 +1,6 @@
 #include "data/row_gather.hpp"
 
-#include <algorithm>
+#include <optional>
 #include <string>
 
 #include "data/fault.hpp"
@@ -18,18 +18,13 @@ void gather_rows(const std::vector<RowSource>& sources, std::int64_t width, cons
                              " and " + std::to_string(row[i]));
         }
     }
-    const auto address = [&](std::int64_t i) {
-        return sources[static_cast<std::size_t>(place[i])].data + std::max<std::int64_t>(row[i], 0) * width;
+    const auto source = [&](std::int64_t i) -> Rows {
+        if (i >= count || row[i] < 0) return {};
+        return {sources[static_cast<std::size_t>(place[i])].data + row[i] * width, width, 1, width};
     };
     for (std::int64_t i = 0; i < count; ++i, out += width) {
-        if (i + distance < count) {
-            prefetch(address(i + distance), width);
-        }
-        if (row[i] < 0) {
-            zero_rows(out, 1, width);
-        } else {
-            copy_rows(address(i), 1, width, out);
-        }
+        if (row[i] < 0) zero_rows(out, 1, width);
+        copy_rows(source(i), source(i + distance), std::nullopt, out);
     }
 }
 

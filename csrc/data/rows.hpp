@@ -1,7 +1,6 @@
 // Copying rows out of columns: what both samplers do most of the time.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -15,6 +14,14 @@ struct Normalization {
     std::vector<float> std;   // [observation_dim]
 };
 
+// Rows of `width` values that begin `stride` values apart.
+struct Rows {
+    const float* first = nullptr;
+    std::int64_t stride = 0;
+    std::int64_t count = 0;
+    std::int64_t width = 0;
+};
+
 // Asks for a cache line ahead of its use. Without the empty statement GCC takes a function or a loop that
 // only prefetches for one without effect, and drops it.
 inline void prefetch_line(const void* address) {
@@ -22,31 +29,45 @@ inline void prefetch_line(const void* address) {
     __asm__ volatile("" : : "r"(address));
 }
 
-// Asks for every cache line of `count` values, at least one. As many requests wherever the first line begins:
-// a loop that depended on it would be mispredicted until the address is known, which takes a cache miss. Up
-// to 48 values take no loop, which counts where there are thousands of rows.
+// Asks for every cache line of `count` values, at least one. The line of the last value too: the first may
+// lie anywhere within its line.
 inline void prefetch(const float* values, std::int64_t count) {
-    const char* const first = reinterpret_cast<const char*>(values);
-    const std::int64_t last = count * std::int64_t{sizeof(float)} - 1;
-    prefetch_line(first);
-    prefetch_line(first + std::min<std::int64_t>(64, last));
-    prefetch_line(first + std::min<std::int64_t>(128, last));
-    for (std::int64_t offset = 192; offset < last; offset += 64) prefetch_line(first + offset);
-    prefetch_line(first + last);
+    for (std::int64_t i = 0; i < count; i += 16) prefetch_line(values + i);
+    prefetch_line(values + count - 1);
 }
 
-inline void copy_rows(const float* source, std::int64_t rows, std::int64_t width, float* target) {
-    std::memcpy(target, source, static_cast<std::size_t>(rows * width) * sizeof(float));
+// Asks for every cache line of the rows.
+void prefetch(const Rows& rows);
+
+// What `copy_rows` chooses from. Numbers, not structs: one that was just written to memory can only be read
+// once every store before it is done, and those wait for their cache lines.
+void copy_together(const float* source, std::int64_t count, const float* upcoming, std::int64_t asked,
+                   float* target);
+void copy_strided(const float* source, std::int64_t count, const float* upcoming, std::int64_t asked,
+                  std::int64_t stride, std::int64_t width, float* target);
+void normalize_strided(const float* source, std::int64_t count, const float* upcoming, std::int64_t asked,
+                       std::int64_t stride, std::int64_t width, const Normalization& normalization,
+                       float* target);
+
+// Copies rows to rows that lie together, normalised on the way if a normalisation is given: (x - mean) / std
+// in float32. Asks for `upcoming`, rows of the same column, row by row on the way: the processor waits for
+// few lines at a time, so that asking for all of them at once would hold up the copying.
+inline void copy_rows(const Rows& source, const Rows& upcoming,
+                      const std::optional<Normalization>& normalization, float* target) {
+    const std::int64_t stride = source.stride, width = source.width;
+    if (normalization) {
+        normalize_strided(source.first, source.count, upcoming.first, upcoming.count, stride, width,
+                          *normalization, target);
+    } else if (stride == width) {
+        copy_together(source.first, source.count * width, upcoming.first, upcoming.count * width, target);
+    } else {
+        copy_strided(source.first, source.count, upcoming.first, upcoming.count, stride, width, target);
+    }
 }
 
 inline void zero_rows(float* target, std::int64_t rows, std::int64_t width) {
     if (rows > 0) std::memset(target, 0, static_cast<std::size_t>(rows * width) * sizeof(float));
 }
-
-// Copies `rows` rows of `width` that lie `stride` apart, normalised on the way if a normalisation is given:
-// (x - mean) / std in float32.
-void copy_observations(const float* source, std::int64_t stride, std::int64_t rows, std::int64_t width,
-                       const std::optional<Normalization>& normalization, float* target);
 
 // values[i] / divisor in float32.
 void divide(float* values, std::int64_t count, float divisor);

@@ -12,8 +12,7 @@ namespace goskill {
 namespace {
 
 constexpr std::uint64_t segment_stream = 1;
-constexpr std::int64_t prefetch_distance = 4;
-constexpr std::int64_t touch_distance = 16;
+constexpr std::size_t prefetch_distance = 5;
 
 }  // namespace
 
@@ -111,34 +110,33 @@ SegmentSampler::Source SegmentSampler::source(const SegmentBatch& batch, std::in
             std::min(settings_.horizon, episode.length - start)};
 }
 
-void SegmentSampler::prefetch_source(const Source& source) const {
-    prefetch(source.observations, (source.rows + 1) * store_->observation_dim());
-    prefetch(source.actions, source.rows * store_->action_dim());
+Rows SegmentSampler::observations(const Source& source) const {
+    const std::int64_t width = store_->observation_dim();
+    return {source.observations, width, source.observations == nullptr ? 0 : source.rows + 1, width};
 }
 
-// The ends alone, well ahead: in large stores finding their pages takes longer than fetching what is between.
-void SegmentSampler::touch(const Source& source) const {
-    prefetch_line(source.observations);
-    prefetch_line(source.observations + source.rows * store_->observation_dim());
-    prefetch_line(source.actions);
+Rows SegmentSampler::actions(const Source& source) const {
+    return {source.actions, store_->action_dim(), source.rows, store_->action_dim()};
 }
 
 // The mask is true before: only rows past the end of the episode become false.
-void SegmentSampler::gather(const Source& source, const SegmentBatch& batch, std::int64_t i) const {
+void SegmentSampler::gather(const Source& source, const Source& upcoming, const SegmentBatch& batch,
+                            std::int64_t i) const {
     const std::int64_t horizon = settings_.horizon, rows = source.rows;
     const std::int64_t width = store_->observation_dim();
     const std::int64_t action_width = store_->action_dim();
     float* target = batch.observations + i * (horizon + 1) * width;
-    if (rows == horizon) {
-        copy_observations(source.observations, width, horizon + 1, width, settings_.normalization, target);
-    } else {
-        copy_observations(source.observations, width, rows, width, settings_.normalization, target);
+    Rows states = observations(source);
+    if (rows < horizon) {
+        // The state after the last action comes last, beyond the rows that are left empty.
+        const Rows last{states.first + rows * width, width, 1, width};
+        copy_rows(last, {}, settings_.normalization, target + horizon * width);
         zero_rows(target + rows * width, horizon - rows, width);
-        copy_observations(source.observations + rows * width, width, 1, width, settings_.normalization,
-                          target + horizon * width);
+        states.count = rows;
     }
+    copy_rows(states, observations(upcoming), settings_.normalization, target);
     float* actions = batch.actions + i * horizon * action_width;
-    copy_rows(source.actions, rows, action_width, actions);
+    copy_rows(this->actions(source), this->actions(upcoming), std::nullopt, actions);
     zero_rows(actions + rows * action_width, horizon - rows, action_width);
     std::fill_n(batch.mask + i * horizon + rows, horizon - rows, false);
     if (batch.skill != nullptr) {
@@ -158,15 +156,16 @@ void SegmentSampler::fill(std::uint64_t step, std::int64_t global_batch, std::in
         std::vector<Source> sources;
         sources.reserve(static_cast<std::size_t>(end - begin));
         for (std::int64_t i = begin; i < end; ++i) sources.push_back(source(batch, i));
-        const auto source_of = [&](std::int64_t i) { return sources[static_cast<std::size_t>(i - begin)]; };
         std::fill_n(batch.mask + begin * settings_.horizon, (end - begin) * settings_.horizon, true);
-        for (std::int64_t i = begin; i < std::min(begin + prefetch_distance, end); ++i) {
-            prefetch_source(source_of(i));
+        const Source none;
+        for (std::size_t k = 0; k < std::min(prefetch_distance, sources.size()); ++k) {
+            prefetch(observations(sources[k]));
+            prefetch(actions(sources[k]));
         }
-        for (std::int64_t i = begin; i < end; ++i) {
-            if (i + touch_distance < end) touch(source_of(i + touch_distance));
-            if (i + prefetch_distance < end) prefetch_source(source_of(i + prefetch_distance));
-            gather(source_of(i), batch, i);
+        for (std::size_t k = 0; k < sources.size(); ++k) {
+            const std::size_t next = k + prefetch_distance;
+            gather(sources[k], next < sources.size() ? sources[next] : none, batch,
+                   begin + static_cast<std::int64_t>(k));
         }
     });
 }

@@ -55,17 +55,18 @@ class SegmentSampler {
   private:
     // What a window is copied from.
     struct Source {
-        const float* observations;
-        const float* actions;
-        std::int64_t rows;
+        const float* observations = nullptr;
+        const float* actions = nullptr;
+        std::int64_t rows = 0;
     };
 
     Draw draw_step(std::uint64_t step, std::int64_t global_batch, std::int64_t sample) const;
     void look_up_classes(std::vector<Draw>& draws) const;
     Source source(const SegmentBatch& batch, std::int64_t i) const;
-    void touch(const Source& source) const;
-    void prefetch_source(const Source& source) const;
-    void gather(const Source& source, const SegmentBatch& batch, std::int64_t i) const;
+    Rows observations(const Source& source) const;
+    Rows actions(const Source& source) const;
+    void gather(const Source& source, const Source& upcoming, const SegmentBatch& batch,
+                std::int64_t i) const;
     void index_classes();
 
     std::shared_ptr<const Store> store_;
