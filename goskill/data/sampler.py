@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -22,7 +23,7 @@ from goskill.errors import InputError
 Batch = dict[str, Tensor]
 
 
-# Of horizons and windows: the native samplers multiply two of them in 64 bits.
+# Of horizons, windows and batches: the native samplers multiply two of them in 64 bits.
 MOST_STEPS = 2**31 - 1
 
 
@@ -77,7 +78,7 @@ class StoreSampler(IterableDataset[Batch]):
         if store.num_episodes == 0:
             raise InputError(f"store: {store.path} has no episodes to sample from")
         self._store = store
-        self._batch_size = checked_integer("batch_size", batch_size, 1)
+        self._batch_size = checked_integer("batch_size", batch_size, 1, MOST_STEPS)
         self._labels = labels
         self._seed = checked_integer("seed", seed, 0, 2**64 - 1)
         if self._seed >= 1 << 63:
@@ -149,9 +150,11 @@ class StoreSampler(IterableDataset[Batch]):
         return result
 
     def _checked_weights(self, weights: Mapping[str, float]) -> list[float]:
+        if not isinstance(weights, Mapping):
+            raise InputError(f"task_weights: expected weights by task name, got {weights!r}")
         result = [0.0] * len(self._store.tasks)
         for task, weight in weights.items():
-            if not 0 <= weight < float("inf"):
+            if not isinstance(weight, numbers.Real) or not 0 <= weight < float("inf"):
                 raise InputError(
                     f"task_weights: expected finite weights of at least 0, got {weight!r} for {task!r}"
                 )
@@ -260,7 +263,13 @@ class StoreSampler(IterableDataset[Batch]):
         return {"step": self._step, "seed": self._seed}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on from a state of :meth:`state_dict`, at any distance, at once."""
+        """Go on from a state of :meth:`state_dict`, at any distance, at once.
+
+        Raises InputError for anything else than such a state.
+        """
+        for name in ("step", "seed"):
+            if name not in state:
+                raise InputError(f"state: expected 'step' and 'seed', as state_dict gives, got {state!r}")
         step, seed = (
             checked_integer("step", state["step"], 0, 2**63 - 1),
             checked_integer("seed", state["seed"], 0, 2**64 - 1),

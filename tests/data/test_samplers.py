@@ -320,6 +320,7 @@ def test_a_data_loader_without_workers_and_a_bare_loop_agree(uneven: EpisodeStor
         ({"horizon": 2**31}, "horizon: expected an integer from 1 to 2147483647, got 2147483648"),
         ({"batch_size": 0}, "batch_size"),
         ({"batch_size": 2.5}, "batch_size"),
+        ({"batch_size": 2**31}, "batch_size: expected an integer from 1 to 2147483647"),
         ({"balance": "class"}, "balance"),
         ({"balance": "skill"}, "labels"),
         ({"seed": -1}, "seed"),
@@ -332,6 +333,8 @@ def test_a_data_loader_without_workers_and_a_bare_loop_agree(uneven: EpisodeStor
         ({"rank": 2, "world_size": 2}, "rank"),
         ({"device": "gpu"}, "device"),
         ({"task_weights": {"task-7": 1.0}}, "task-7"),
+        ({"task_weights": [1.0, 1.0]}, "task_weights: expected weights by task name"),
+        ({"task_weights": {"task-0": "much"}}, "task_weights: .*'much' for 'task-0'"),
         ({"task_weights": {"task-0": -1.0}}, "task_weights"),
         ({"task_weights": {"task-0": 0.0}}, "task_weights"),
         ({"task_weights": {"task-0": 1e308, "task-2": 1e308}}, "task_weights: expected a finite sum"),
@@ -362,6 +365,13 @@ def test_wrong_context_settings_are_refused_by_name(
 ) -> None:
     with pytest.raises(InputError, match=message):
         ContextSampler(uneven, **{"horizon": 4, "context": 3, "prompt": 2, "batch_size": 8, **settings})
+
+
+@pytest.mark.parametrize("state", [{}, {"step": 3}, {"seed": 0, "position": 1}])
+def test_a_state_that_lacks_something_is_refused(uneven: EpisodeStore, state: dict) -> None:
+    sampler = SegmentSampler(uneven, horizon=4, batch_size=8)
+    with pytest.raises(InputError, match="state: expected 'step' and 'seed'"):
+        sampler.load_state_dict(state)
 
 
 def test_missing_labels_are_named(uneven: EpisodeStore) -> None:

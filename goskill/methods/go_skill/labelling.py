@@ -20,7 +20,7 @@ from goskill.training import distributed
 
 # Steps per pass. Torch's operations on a CPU want what its caches hold; the native pass looks after that itself, and a
 # GPU wants enough to fill it.
-SMALL_CHUNK, LARGE_CHUNK = 4_096, 32_768
+SMALL_CHUNK, LARGE_CHUNK = 4_096, 131_072
 
 
 class EpisodeArrays(Protocol):
