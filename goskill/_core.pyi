@@ -176,6 +176,8 @@ def encoded_codes(
     rows: int,
     row_count: int,
     dim: int,
+    mean: int | None,
+    std: int | None,
     from_row: int | None,
     to_row: int | None,
     count: int,

@@ -8,11 +8,14 @@
 
 namespace goskill::ops {
 
-// Rows of `rows`, or where `from` is not null their differences rows[to] - rows[from].
+// Rows of `rows`, normalised to (row - mean) / std if there is a mean; where `from` is not null their
+// differences rows[to] - rows[from].
 struct Changes {
     const float* rows;  // [row_count, dim], contiguous
     std::int64_t row_count;
     std::int64_t dim;
+    const float* mean;         // [dim] or null
+    const float* std;          // [dim] or null
     const std::int64_t* from;  // [count] or null
     const std::int64_t* to;    // [count], or null for the rows as they are
     std::int64_t count;

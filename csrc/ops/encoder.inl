@@ -140,8 +140,20 @@ inline void layer_norm(const PackedEncoder& encoder, std::int64_t stride, std::i
     }
 }
 
+inline void load_row(const Changes& changes, std::int64_t row, float* __restrict out) {
+    const float* values = changes.rows + row * changes.dim;
+    if (changes.mean == nullptr) {
+        for (std::int64_t i = 0; i < changes.dim; ++i) out[i] = values[i];
+    } else {
+        for (std::int64_t i = 0; i < changes.dim; ++i)
+            out[i] = (values[i] - changes.mean[i]) / changes.std[i];
+    }
+}
+
 // The block's changes, zeros behind them, and zeros in rows that only fill a tile.
-inline void load_changes(const EncoderTask& task, std::int64_t begin, std::int64_t count, float* out) {
+// `from` is room for a row.
+inline void load_changes(const EncoderTask& task, std::int64_t begin, std::int64_t count,
+                         float* __restrict from, float* __restrict out) {
     const Changes& changes = *task.changes;
     const std::int64_t stride = task.encoder->widest;
     for (std::int64_t row = 0; row < encoder_block; ++row) {
@@ -149,13 +161,10 @@ inline void load_changes(const EncoderTask& task, std::int64_t begin, std::int64
         __builtin_memset(own, 0, static_cast<std::size_t>(task.encoder->first_width) * sizeof(float));
         if (row >= count) continue;
         const std::int64_t change = task.chosen == nullptr ? begin + row : task.chosen[begin + row];
-        const float* to = changes.rows + (changes.to == nullptr ? change : changes.to[change]) * changes.dim;
-        if (changes.from == nullptr) {
-            for (std::int64_t i = 0; i < changes.dim; ++i) own[i] = to[i];
-        } else {
-            const float* from = changes.rows + changes.from[change] * changes.dim;
-            for (std::int64_t i = 0; i < changes.dim; ++i) own[i] = to[i] - from[i];
-        }
+        load_row(changes, changes.to == nullptr ? change : changes.to[change], own);
+        if (changes.from == nullptr) continue;
+        load_row(changes, changes.from[change], from);
+        for (std::int64_t i = 0; i < changes.dim; ++i) own[i] -= from[i];
     }
 }
 
@@ -260,7 +269,7 @@ inline float encode_rows(const EncoderTask& task, Level level, std::int64_t begi
     for (std::int64_t first = begin; first < end; first += encoder_block) {
         const std::int64_t count = end - first < encoder_block ? end - first : encoder_block;
         const std::int64_t rows = (count + ENCODER_ROWS - 1) / ENCODER_ROWS * ENCODER_ROWS;
-        load_changes(task, first, count, buffers.a.data());
+        load_changes(task, first, count, buffers.b.data(), buffers.a.data());
         const std::int64_t layers = static_cast<std::int64_t>(encoder.float32.size());
         float* const units = task.units == nullptr ? nullptr : task.units + first * layers;
         const float* embeddings = embed(encoder, level, rows, count, units, buffers);

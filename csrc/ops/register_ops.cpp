@@ -176,19 +176,25 @@ void register_ops(pybind11::module_& module) {
 
     module.def(
         "encoded_codes",
-        [](Address rows, std::int64_t row_count, std::int64_t dim, Optional from, Optional to,
-           std::int64_t count, const std::vector<Address>& weights, const std::vector<Address>& biases,
-           const std::vector<std::int64_t>& widths, Address norm_weight, Address norm_bias, float epsilon,
-           Address codebook, std::int64_t codes, Address indices, int threads) {
+        [](Address rows, std::int64_t row_count, std::int64_t dim, Optional mean, Optional std, Optional from,
+           Optional to, std::int64_t count, const std::vector<Address>& weights,
+           const std::vector<Address>& biases, const std::vector<std::int64_t>& widths, Address norm_weight,
+           Address norm_bias, float epsilon, Address codebook, std::int64_t codes, Address indices,
+           int threads) {
             ops::Encoder encoder{{},      pointer<const float>(norm_weight), pointer<const float>(norm_bias),
                                  epsilon, pointer<const float>(codebook),    codes};
             for (std::size_t i = 0; i < weights.size(); ++i)
                 encoder.linears.push_back({pointer<const float>(weights[i]),
                                            pointer<const float>(biases.at(i)), widths.at(i),
                                            widths.at(i + 1)});
-            const ops::Changes changes{
-                pointer<const float>(rows),      row_count, dim, pointer<const std::int64_t>(from),
-                pointer<const std::int64_t>(to), count};
+            const ops::Changes changes{pointer<const float>(rows),
+                                       row_count,
+                                       dim,
+                                       pointer<const float>(mean),
+                                       pointer<const float>(std),
+                                       pointer<const std::int64_t>(from),
+                                       pointer<const std::int64_t>(to),
+                                       count};
             ops::LevelCounts counts;
             {
                 const py::gil_scoped_release release;
@@ -196,10 +202,10 @@ void register_ops(pybind11::module_& module) {
             }
             return py::make_tuple(counts.rows[0], counts.rows[1], counts.rows[2]);
         },
-        py::arg("rows"), py::arg("row_count"), py::arg("dim"), py::arg("from_row"), py::arg("to_row"),
-        py::arg("count"), py::arg("weights"), py::arg("biases"), py::arg("widths"), py::arg("norm_weight"),
-        py::arg("norm_bias"), py::arg("epsilon"), py::arg("codebook"), py::arg("codes"), py::arg("indices"),
-        py::arg("threads"));
+        py::arg("rows"), py::arg("row_count"), py::arg("dim"), py::arg("mean"), py::arg("std"),
+        py::arg("from_row"), py::arg("to_row"), py::arg("count"), py::arg("weights"), py::arg("biases"),
+        py::arg("widths"), py::arg("norm_weight"), py::arg("norm_bias"), py::arg("epsilon"),
+        py::arg("codebook"), py::arg("codes"), py::arg("indices"), py::arg("threads"));
 }
 
 }  // namespace goskill

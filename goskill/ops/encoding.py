@@ -39,13 +39,16 @@ def encoded_codes(
     norm: nn.LayerNorm,
     codebook: Tensor,
     *,
+    mean: Tensor | None = None,
+    std: Tensor | None = None,
     from_row: Tensor | None = None,
     to_row: Tensor | None = None,
 ) -> tuple[Tensor, RowsPerLevel]:
     """The code nearest to the embedding of each change of ``rows`` [R, K], without gradients.
 
-    The change is ``rows[to_row] - rows[from_row]``, and each of ``rows`` itself if neither is given. Its embedding
-    is ``linears[0]`` and ``norm``, then the others with ReLU between them, and Tanh at the end.
+    The change is ``rows[to_row] - rows[from_row]``, and each of ``rows`` itself if neither is given, of rows that
+    become ``(rows - mean) / std`` in float32 before if these are given. Its embedding is ``linears[0]`` and ``norm``,
+    then the others with ReLU between them, and Tanh at the end.
 
     Below 4,096 rows, and without AVX-512 VNNI, the codes are those of float32, for which each row's sums are taken
     in one order, whatever the number of rows and threads. Other processors and other code may round differently
@@ -63,7 +66,7 @@ def encoded_codes(
     Args:
         rows: float32 [R, K]. linears: at least two layers with biases, the first of K inputs, the last of E
             outputs. norm: LayerNorm of the first layer's outputs, with weight and bias. codebook: float32 [M, E].
-        from_row, to_row: int64 [N], both or neither.
+        mean, std: float32 [K], both or neither. from_row, to_row: int64 [N], both or neither.
 
     Returns:
         int64 [N] codes (0 for embeddings that are NaN), and how many rows were computed at which level.
@@ -75,6 +78,8 @@ def encoded_codes(
     for name, tensor, dtype in (
         ("rows", rows, torch.float32),
         ("codebook", codebook, torch.float32),
+        ("mean", mean, torch.float32),
+        ("std", std, torch.float32),
         ("from_row", from_row, torch.int64),
         ("to_row", to_row, torch.int64),
         *(
@@ -86,15 +91,19 @@ def encoded_codes(
     ):
         if tensor is not None:
             _check_tensor(name, tensor, dtype)
-    _check_shapes(rows, linears, norm, codebook, from_row, to_row)
+    _check_shapes(rows, linears, norm, codebook)
+    _check_both("from_row", from_row, "to_row", to_row, "[N]", None if to_row is None else to_row.shape[:1])
+    _check_both("mean", mean, "std", std, f"[{rows.shape[1]}]", (rows.shape[1],))
     count = rows.shape[0] if to_row is None else to_row.shape[0]
     indices = torch.empty(count, dtype=torch.int64)
     levels = _core.encoded_codes(
         rows=rows.data_ptr(),
         row_count=rows.shape[0],
         dim=rows.shape[1],
-        from_row=None if from_row is None else from_row.data_ptr(),
-        to_row=None if to_row is None else to_row.data_ptr(),
+        mean=_address(mean),
+        std=_address(std),
+        from_row=_address(from_row),
+        to_row=_address(to_row),
         count=count,
         weights=[layer.weight.data_ptr() for layer in linears],
         biases=[layer.bias.data_ptr() for layer in linears],
@@ -123,8 +132,6 @@ def _check_shapes(
     linears: Sequence[nn.Linear],
     norm: nn.LayerNorm,
     codebook: Tensor,
-    from_row: Tensor | None,
-    to_row: Tensor | None,
 ) -> None:
     if rows.ndim != 2:
         raise InputError(f"rows must have shape [R, K], got {list(rows.shape)}")
@@ -140,8 +147,23 @@ def _check_shapes(
         raise InputError(f"norm must have weights and biases for {first} values, got {norm}")
     if codebook.ndim != 2 or codebook.shape[1] != width or codebook.shape[0] == 0:
         raise InputError(f"codebook must have shape [codes, {width}], got {list(codebook.shape)}")
-    if (from_row is None) != (to_row is None) or (
-        from_row is not None and to_row is not None and (from_row.ndim != 1 or from_row.shape != to_row.shape)
-    ):
-        got = [None if tensor is None else list(tensor.shape) for tensor in (from_row, to_row)]
-        raise InputError(f"from_row and to_row must both have shape [N], got {got[0]} and {got[1]}")
+
+
+def _check_both(
+    name: str,
+    tensor: Tensor | None,
+    other_name: str,
+    other: Tensor | None,
+    wanted: str,
+    shape: Sequence[int] | None,
+) -> None:
+    """Both of ``shape``, or neither there."""
+    if tensor is None and other is None:
+        return
+    if tensor is None or other is None or not tensor.shape == other.shape == torch.Size(shape or ()):
+        got = [None if it is None else list(it.shape) for it in (tensor, other)]
+        raise InputError(f"{name} and {other_name} must both have shape {wanted}, got {got[0]} and {got[1]}")
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()

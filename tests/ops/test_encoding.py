@@ -248,6 +248,20 @@ def test_what_it_is_fastest_for() -> None:
     assert not encodes_natively(rows.to("meta"))
 
 
+@pytest.mark.parametrize("count", [100, FEWEST])
+def test_normalised_rows_are_those_that_torch_normalises(count: int) -> None:
+    subject = model()
+    rows = 5 * torch.randn(count + 10, 39) + 2
+    mean, std = rows.mean(0), rows.std(0)
+    start, end = torch.arange(count), torch.arange(count) + 10
+    linears, norm, codebook = subject.encoder.linears, subject.encoder.norm, subject.codebook
+    codes, _ = encoded_codes(rows, linears, norm, codebook, mean=mean, std=std, from_row=start, to_row=end)
+    expected, _ = subject.codes((rows - mean) / std, start, end)
+    np.testing.assert_array_equal(codes, expected)
+    plain, _ = encoded_codes(rows, linears, norm, codebook, mean=mean, std=std)
+    np.testing.assert_array_equal(plain, subject.codes((rows - mean) / std)[0])
+
+
 def test_wrong_input_is_refused_by_name() -> None:
     subject = model(inputs=5, width=8, embedding=4, codes=3)
     linears, norm, codebook = subject.encoder.linears, subject.encoder.norm, subject.codebook
@@ -264,6 +278,11 @@ def test_wrong_input_is_refused_by_name() -> None:
         (lambda: encoded_codes(rows, linears, nn.LayerNorm(8, elementwise_affine=False), codebook), "norm"),
         (lambda: encoded_codes(rows, linears, norm, codebook[:0]), r"codebook .*\[codes, 4\].*\[0, 4\]"),
         (lambda: encoded_codes(rows, linears, norm, codebook, from_row=some), r"both .*\[N\].*\[4\] and None"),
+        (lambda: encoded_codes(rows, linears, norm, codebook, mean=rows[0]), r"mean and std .*\[5\] and None"),
+        (
+            lambda: encoded_codes(rows, linears, norm, codebook, mean=rows[0, :4], std=rows[0, :4]),
+            r"mean and std must both have shape \[5\], got \[4\] and \[4\]",
+        ),
         (
             lambda: encoded_codes(rows, linears, norm, codebook, from_row=some.int(), to_row=some),
             "from_row .*int64.*int32",

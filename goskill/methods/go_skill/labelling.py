@@ -102,9 +102,9 @@ def _find_labels(
             continue
         skills = []
         for chunk in _skills_by_chunk(networks, store, block.episodes):
-            skills.append(chunk.cpu())
+            skills.append(chunk.cpu().numpy())
             advance(len(chunk))
-        labels.write(block, torch.cat(skills).numpy())
+        labels.write(block, np.concatenate(skills))
 
 
 def embed_store(networks: GoSkillNetworks, store: EpisodeStore) -> Tensor:
@@ -129,7 +129,7 @@ def label_episodes(networks: GoSkillNetworks, episodes: list[EpisodeArrays]) -> 
     horizon = networks.settings.horizon
     if networks.settings.skill_source == "actions":
         windows = [_action_windows(np.asarray(episode.actions), horizon) for episode in episodes]
-        return _skills(networks, torch.from_numpy(np.concatenate(windows)).to(device), None, None)
+        return _skills(networks, torch.from_numpy(np.concatenate(windows)).to(device))
     now, later, first = [], [], 0
     for episode in episodes:
         steps = len(episode.actions)
@@ -137,26 +137,27 @@ def label_episodes(networks: GoSkillNetworks, episodes: list[EpisodeArrays]) -> 
         now.append(first + at)
         later.append(first + np.minimum(at + horizon, steps))
         first += steps + 1
-    observations = np.concatenate([np.asarray(episode.observations) for episode in episodes])
-    goals = networks.goals(torch.from_numpy(observations).to(device))
+    parts = [np.asarray(episode.observations) for episode in episodes]
+    observations = torch.from_numpy(np.concatenate(parts)).to(device)
     start, end = (torch.from_numpy(np.concatenate(rows)).to(device) for rows in (now, later))
-    return _skills(networks, goals, start, end)
+    if _labels_natively(networks, observations) and networks.goals_are_observations:
+        mean, std = networks.normalize.mean, networks.normalize.std
+        return _skills(networks, observations, mean=mean, std=std, from_row=start, to_row=end)
+    return _skills(networks, networks.goals(observations), from_row=start, to_row=end)
 
 
-def _skills(networks: GoSkillNetworks, rows: Tensor, start: Tensor | None, end: Tensor | None) -> Tensor:
-    """The skills of the changes from rows ``start`` to ``end``, or of the rows themselves."""
+def _labels_natively(networks: GoSkillNetworks, rows: Tensor) -> bool:
+    return networks.codebook is not None and encodes_natively(rows)
+
+
+def _skills(networks: GoSkillNetworks, rows: Tensor, **changes: Tensor) -> Tensor:
+    """The skills of the changes from ``from_row`` to ``to_row`` of the rows, or of the rows themselves."""
     encoder = networks.encoder
-    if networks.codebook is not None and encodes_natively(rows):
-        return encoded_codes(
-            rows.contiguous(),
-            encoder.linears,
-            encoder.norm,
-            networks.codebook.codebook.contiguous(),
-            from_row=start,
-            to_row=end,
-        )[0]
-    if start is not None and end is not None:
-        rows = rows.index_select(0, end) - rows.index_select(0, start)
+    if networks.codebook is not None and _labels_natively(networks, rows):
+        codebook = networks.codebook.codebook.contiguous()
+        return encoded_codes(rows.contiguous(), encoder.linears, encoder.norm, codebook, **changes)[0]
+    if changes:
+        rows = rows.index_select(0, changes["to_row"]) - rows.index_select(0, changes["from_row"])
     return networks.assign(encoder(rows))
 
 
@@ -164,8 +165,7 @@ def _skills_by_chunk(networks: GoSkillNetworks, store: EpisodeStore, indices: ra
     episodes: list[EpisodeArrays] = []
     steps = 0
     like = networks.normalize.mean
-    native = networks.codebook is not None and encodes_natively(like)
-    chunk = LARGE_CHUNK if native or like.device.type != "cpu" else SMALL_CHUNK
+    chunk = LARGE_CHUNK if _labels_natively(networks, like) or like.device.type != "cpu" else SMALL_CHUNK
     for index in indices:
         episode = store.episode(index)
         episodes.append(episode)

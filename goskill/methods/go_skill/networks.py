@@ -115,6 +115,11 @@ class GoSkillNetworks(nn.Module):
         normalized: Tensor = self.normalize(observations)
         return normalized if self._goal_index is None else normalized.index_select(-1, self._goal_index)
 
+    @property
+    def goals_are_observations(self) -> bool:
+        """Whether goals are normalised observations as they are, all dimensions of them."""
+        return self.goal_features is None and self._goal_index is None
+
     def read_window(self, observations: Tensor, actions: Tensor) -> Window:
         """Windows as the skill model sees them.
 
