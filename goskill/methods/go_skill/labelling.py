@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -125,11 +127,24 @@ def label_episodes(networks: GoSkillNetworks, episodes: list[EpisodeArrays]) -> 
     ``label_store`` writes, however the episodes are grouped, unless codes are found in integers and an error is beyond
     what :func:`goskill.ops.encoding.encoded_codes` estimates.
     """
+    return _skills(networks, _windows_of(networks, episodes))
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """Where the encoder's inputs come from, one per step: see ``encoded_codes``."""
+
+    rows: Tensor
+    changes: dict[str, Tensor]
+
+
+@torch.inference_mode()
+def _windows_of(networks: GoSkillNetworks, episodes: list[EpisodeArrays]) -> _Windows:
     device = networks.normalize.mean.device
     horizon = networks.settings.horizon
     if networks.settings.skill_source == "actions":
         windows = [_action_windows(np.asarray(episode.actions), horizon) for episode in episodes]
-        return _skills(networks, torch.from_numpy(np.concatenate(windows)).to(device))
+        return _Windows(torch.from_numpy(np.concatenate(windows)).to(device), {})
     now, later, first = [], [], 0
     for episode in episodes:
         steps = len(episode.actions)
@@ -140,19 +155,20 @@ def label_episodes(networks: GoSkillNetworks, episodes: list[EpisodeArrays]) -> 
     parts = [np.asarray(episode.observations) for episode in episodes]
     observations = torch.from_numpy(np.concatenate(parts)).to(device)
     start, end = (torch.from_numpy(np.concatenate(rows)).to(device) for rows in (now, later))
+    changes = {"from_row": start, "to_row": end}
     if _labels_natively(networks, observations) and networks.goals_are_observations:
-        mean, std = networks.normalize.mean, networks.normalize.std
-        return _skills(networks, observations, mean=mean, std=std, from_row=start, to_row=end)
-    return _skills(networks, networks.goals(observations), from_row=start, to_row=end)
+        normalization = {"mean": networks.normalize.mean, "std": networks.normalize.std}
+        return _Windows(observations, changes | normalization)
+    return _Windows(networks.goals(observations), changes)
 
 
 def _labels_natively(networks: GoSkillNetworks, rows: Tensor) -> bool:
     return networks.codebook is not None and encodes_natively(rows)
 
 
-def _skills(networks: GoSkillNetworks, rows: Tensor, **changes: Tensor) -> Tensor:
-    """The skills of the changes from ``from_row`` to ``to_row`` of the rows, or of the rows themselves."""
-    encoder = networks.encoder
+@torch.inference_mode()
+def _skills(networks: GoSkillNetworks, windows: _Windows) -> Tensor:
+    encoder, rows, changes = networks.encoder, windows.rows, windows.changes
     if networks.codebook is not None and _labels_natively(networks, rows):
         codebook = networks.codebook.codebook.contiguous()
         return encoded_codes(rows.contiguous(), encoder.linears, encoder.norm, codebook, **changes)[0]
@@ -162,6 +178,11 @@ def _skills(networks: GoSkillNetworks, rows: Tensor, **changes: Tensor) -> Tenso
 
 
 def _skills_by_chunk(networks: GoSkillNetworks, store: EpisodeStore, indices: range) -> Iterator[Tensor]:
+    for windows in _one_ahead(_windows_by_chunk(networks, store, indices)):
+        yield _skills(networks, windows)
+
+
+def _windows_by_chunk(networks: GoSkillNetworks, store: EpisodeStore, indices: range) -> Iterator[_Windows]:
     episodes: list[EpisodeArrays] = []
     steps = 0
     like = networks.normalize.mean
@@ -171,8 +192,17 @@ def _skills_by_chunk(networks: GoSkillNetworks, store: EpisodeStore, indices: ra
         episodes.append(episode)
         steps += len(episode.actions)
         if steps >= chunk or index == indices[-1]:
-            yield label_episodes(networks, episodes)
+            yield _windows_of(networks, episodes)
             episodes, steps = [], 0
+
+
+def _one_ahead(items: Iterator[_Windows]) -> Iterator[_Windows]:
+    """The same items, each made in a thread beside while the one before is in use."""
+    with ThreadPoolExecutor(1) as thread:
+        upcoming = thread.submit(next, items, None)
+        while (item := upcoming.result()) is not None:
+            upcoming = thread.submit(next, items, None)
+            yield item
 
 
 def _action_windows(actions: npt.NDArray[np.float32], horizon: int) -> npt.NDArray[np.float32]:
