@@ -15,7 +15,7 @@ constexpr std::size_t prefetch_distance = 2;
 constexpr std::int64_t prompt_table_bytes = std::int64_t{1} << 26;
 
 template <typename T>
-void copy_row(const T* table, std::int64_t row, std::int64_t size, T* target, std::int64_t i) {
+void copy_table_row(const T* table, std::int64_t row, std::int64_t size, T* target, std::int64_t i) {
     if (target != nullptr) std::copy_n(table + row * size, size, target + i * size);
 }
 
@@ -69,12 +69,13 @@ Window ContextSampler::PromptTable::window() {
 
 void ContextSampler::copy_prompt(std::int64_t row, std::int64_t i, const Window& target) const {
     const std::int64_t points = settings_.prompt;
-    copy_row(prompts_.observations.data(), row, points * store_->observation_dim(), target.observations, i);
-    copy_row(prompts_.actions.data(), row, points * store_->action_dim(), target.actions, i);
-    copy_row(prompts_.returns_to_go.data(), row, points, target.returns_to_go, i);
-    copy_row(prompts_.timesteps.data(), row, points, target.timesteps, i);
-    copy_row(prompts_.skills.data(), row, points, target.skills, i);
-    copy_row(prompts_.mask.get(), row, points, target.mask, i);
+    copy_table_row(prompts_.observations.data(), row, points * store_->observation_dim(), target.observations,
+                   i);
+    copy_table_row(prompts_.actions.data(), row, points * store_->action_dim(), target.actions, i);
+    copy_table_row(prompts_.returns_to_go.data(), row, points, target.returns_to_go, i);
+    copy_table_row(prompts_.timesteps.data(), row, points, target.timesteps, i);
+    copy_table_row(prompts_.skills.data(), row, points, target.skills, i);
+    copy_table_row(prompts_.mask.get(), row, points, target.mask, i);
 }
 
 std::int64_t ContextSampler::prompt_start(const Episode& episode) const {
@@ -129,20 +130,22 @@ ContextSampler::Source ContextSampler::prompt_source(std::int64_t episode) const
     return source(episode, prompt_start(store_->episode(episode)), settings_.prompt);
 }
 
-Rows ContextSampler::rows(const Source& source, const float* column, std::int64_t width) const {
-    return {column + source.first * width, settings_.horizon * width, source.real, width};
+Rows ContextSampler::rows(const Source& source, const float* Episode::* column, std::int64_t width) const {
+    const std::int64_t stride = settings_.horizon * width;
+    if (source.real == 0) return {nullptr, stride, 0, width};
+    return {source.episode->*column + source.first * width, stride, source.real, width};
 }
 
-// What `gather` will read.
+// Asks for what `gather` will read.
 void ContextSampler::prefetch_source(const Source& source, bool actions) const {
-    prefetch(rows(source, source.episode->observations, store_->observation_dim()));
-    if (actions) prefetch(rows(source, source.episode->actions, store_->action_dim()));
+    prefetch(rows(source, &Episode::observations, store_->observation_dim()));
+    if (actions) prefetch(rows(source, &Episode::actions, store_->action_dim()));
     prefetch_scalars(source);
 }
 
 void ContextSampler::prefetch_scalars(const Source& source) const {
-    prefetch(rows(source, source.episode->returns_to_go, 1));
-    if (!labels_) return;
+    prefetch(rows(source, &Episode::returns_to_go, 1));
+    if (!labels_ || source.real == 0) return;
     const std::int64_t step = source.episode->first_step + source.first;
     for (std::int64_t k = 0; k < source.real; ++k) {
         prefetch_line(labels_->labels().address(step + k * settings_.horizon));
@@ -157,7 +160,6 @@ void ContextSampler::gather(const Source& source, const Source& upcoming, std::i
     const std::int64_t padding = source.padding, real = source.real;
     const std::int64_t row = i * (padding + real);
     const Episode& episode = *source.episode;
-    const Episode& next = upcoming.episode == nullptr ? episode : *upcoming.episode;
 
     if (padding > 0) {
         std::fill_n(window.mask + row, padding, false);
@@ -166,9 +168,9 @@ void ContextSampler::gather(const Source& source, const Source& upcoming, std::i
         zero_rows(window.observations + row * width, padding, width);
     }
     std::fill_n(window.mask + row + padding, real, true);
-    copy_rows(rows(source, episode.observations, width), rows(upcoming, next.observations, width),
+    copy_rows(rows(source, &Episode::observations, width), rows(upcoming, &Episode::observations, width),
               settings_.normalization, window.observations + (row + padding) * width);
-    if (upcoming.episode != nullptr) prefetch_scalars(upcoming);
+    prefetch_scalars(upcoming);
     std::iota(window.timesteps + row + padding, window.timesteps + row + padding + real,
               source.first / horizon);
     const float* const values = episode.returns_to_go + source.first;
@@ -184,8 +186,9 @@ void ContextSampler::gather(const Source& source, const Source& upcoming, std::i
     }
     if (window.actions != nullptr) {
         zero_rows(window.actions + row * action_width, padding, action_width);
-        copy_rows(rows(source, episode.actions, action_width), rows(upcoming, next.actions, action_width),
-                  std::nullopt, window.actions + (row + padding) * action_width);
+        copy_rows(rows(source, &Episode::actions, action_width),
+                  rows(upcoming, &Episode::actions, action_width), std::nullopt,
+                  window.actions + (row + padding) * action_width);
     }
 }
 

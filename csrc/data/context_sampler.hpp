@@ -71,7 +71,8 @@ class ContextSampler {
         Window window();
     };
 
-    // What a window is copied from: `padding` empty points, then `real` ones from step `first` on.
+    // What a window is copied from: `padding` empty points, then `real` ones from step `first` on; none by
+    // default.
     struct Source {
         const Episode* episode = nullptr;
         std::int64_t first = 0;
@@ -88,10 +89,10 @@ class ContextSampler {
     Source source(std::int64_t episode, std::int64_t start, std::int64_t points) const;
     Source prompt_source(std::int64_t episode) const;
     // The decision points of one column.
-    Rows rows(const Source& source, const float* column, std::int64_t width) const;
+    Rows rows(const Source& source, const float* Episode::* column, std::int64_t width) const;
     void prefetch_source(const Source& source, bool actions) const;
     void prefetch_scalars(const Source& source) const;
-    // Fills window `i` and asks for what `upcoming` will take, if it names an episode.
+    // Fills window `i` and asks for what `upcoming` will take.
     void gather(const Source& source, const Source& upcoming, std::int64_t i, const Window& window) const;
 
     std::shared_ptr<const Store> store_;

@@ -19,7 +19,7 @@ void gather_rows(const std::vector<RowSource>& sources, std::int64_t width, cons
         }
     }
     const auto source = [&](std::int64_t i) -> Rows {
-        if (i >= count || row[i] < 0) return {};
+        if (i >= count || row[i] < 0) return {nullptr, width, 0, width};
         return {sources[static_cast<std::size_t>(place[i])].data + row[i] * width, width, 1, width};
     };
     for (std::int64_t i = 0; i < count; ++i, out += width) {

@@ -12,7 +12,7 @@
 namespace goskill {
 namespace {
 
-constexpr std::int64_t block = 16;
+constexpr std::int64_t block = cache_line;
 constexpr std::size_t block_size = block * sizeof(float);
 
 // Asks for `asked` values on the way. In blocks of known size, the last of which overlaps the one before: a
@@ -37,7 +37,7 @@ inline void copy_row(const float* source, std::int64_t width, const float* upcom
 
 void prefetch(const Rows& rows) {
     if (rows.count == 0) return;
-    if (rows.stride < block || rows.stride == rows.width) {
+    if (rows.stride < cache_line || rows.stride == rows.width) {
         prefetch(rows.first, (rows.count - 1) * rows.stride + rows.width);
         return;
     }

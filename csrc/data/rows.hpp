@@ -29,18 +29,20 @@ inline void prefetch_line(const void* address) {
     __asm__ volatile("" : : "r"(address));
 }
 
+constexpr std::int64_t cache_line = 64 / sizeof(float);  // in values
+
 // Asks for every cache line of `count` values, at least one. The line of the last value too: the first may
 // lie anywhere within its line.
 inline void prefetch(const float* values, std::int64_t count) {
-    for (std::int64_t i = 0; i < count; i += 16) prefetch_line(values + i);
+    for (std::int64_t i = 0; i < count; i += cache_line) prefetch_line(values + i);
     prefetch_line(values + count - 1);
 }
 
 // Asks for every cache line of the rows.
 void prefetch(const Rows& rows);
 
-// What `copy_rows` chooses from. Numbers, not structs: one that was just written to memory can only be read
-// once every store before it is done, and those wait for their cache lines.
+// What `copy_rows` chooses from. Numbers, not `Rows`: where a struct is read in wider pieces than it was just
+// written in, the read waits for every store before it, and those wait for their cache lines.
 void copy_together(const float* source, std::int64_t count, const float* upcoming, std::int64_t asked,
                    float* target);
 void copy_strided(const float* source, std::int64_t count, const float* upcoming, std::int64_t asked,

@@ -104,15 +104,19 @@ void SegmentSampler::locate(std::uint64_t step, std::int64_t global_batch, std::
 SegmentSampler::Source SegmentSampler::source(const SegmentBatch& batch, std::int64_t i) const {
     const Episode& episode = store_->episode(batch.episode[i]);
     const std::int64_t start = batch.start[i];
-    if (labels_) prefetch_line(labels_->labels().address(episode.first_step + start));
+    const std::int64_t rows = std::min(settings_.horizon, episode.length - start);
     return {episode.observations + start * store_->observation_dim(),
-            episode.actions + start * store_->action_dim(),
-            std::min(settings_.horizon, episode.length - start)};
+            episode.actions + start * store_->action_dim(), rows, rows + 1};
+}
+
+// In the whole store.
+std::int64_t SegmentSampler::step_of(const SegmentBatch& batch, std::int64_t i) const {
+    return store_->episode(batch.episode[i]).first_step + batch.start[i];
 }
 
 Rows SegmentSampler::observations(const Source& source) const {
     const std::int64_t width = store_->observation_dim();
-    return {source.observations, width, source.observations == nullptr ? 0 : source.rows + 1, width};
+    return {source.observations, width, source.states, width};
 }
 
 Rows SegmentSampler::actions(const Source& source) const {
@@ -135,13 +139,12 @@ void SegmentSampler::gather(const Source& source, const Source& upcoming, const 
         states.count = rows;
     }
     copy_rows(states, observations(upcoming), settings_.normalization, target);
-    float* actions = batch.actions + i * horizon * action_width;
-    copy_rows(this->actions(source), this->actions(upcoming), std::nullopt, actions);
-    zero_rows(actions + rows * action_width, horizon - rows, action_width);
+    float* target_actions = batch.actions + i * horizon * action_width;
+    copy_rows(actions(source), actions(upcoming), std::nullopt, target_actions);
+    zero_rows(target_actions + rows * action_width, horizon - rows, action_width);
     std::fill_n(batch.mask + i * horizon + rows, horizon - rows, false);
     if (batch.skill != nullptr) {
-        const Episode& episode = store_->episode(batch.episode[i]);
-        batch.skill[i] = labels_->labels()[episode.first_step + batch.start[i]];
+        batch.skill[i] = labels_->labels()[step_of(batch, i)];
     }
 }
 
@@ -155,7 +158,10 @@ void SegmentSampler::fill(std::uint64_t step, std::int64_t global_batch, std::in
         locate(step, global_batch, first + begin, end - begin, places);
         std::vector<Source> sources;
         sources.reserve(static_cast<std::size_t>(end - begin));
-        for (std::int64_t i = begin; i < end; ++i) sources.push_back(source(batch, i));
+        for (std::int64_t i = begin; i < end; ++i) {
+            sources.push_back(source(batch, i));
+            if (labels_) prefetch_line(labels_->labels().address(step_of(batch, i)));
+        }
         std::fill_n(batch.mask + begin * settings_.horizon, (end - begin) * settings_.horizon, true);
         const Source none;
         for (std::size_t k = 0; k < std::min(prefetch_distance, sources.size()); ++k) {

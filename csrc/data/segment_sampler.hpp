@@ -53,16 +53,18 @@ class SegmentSampler {
               const SegmentBatch& batch) const;
 
   private:
-    // What a window is copied from.
+    // What a window is copied from: `rows` steps and the state after them; nothing by default.
     struct Source {
         const float* observations = nullptr;
         const float* actions = nullptr;
         std::int64_t rows = 0;
+        std::int64_t states = 0;
     };
 
     Draw draw_step(std::uint64_t step, std::int64_t global_batch, std::int64_t sample) const;
     void look_up_classes(std::vector<Draw>& draws) const;
     Source source(const SegmentBatch& batch, std::int64_t i) const;
+    std::int64_t step_of(const SegmentBatch& batch, std::int64_t i) const;
     Rows observations(const Source& source) const;
     Rows actions(const Source& source) const;
     void gather(const Source& source, const Source& upcoming, const SegmentBatch& batch,

@@ -27,11 +27,16 @@ bool read_everything() {
     try {
         const goskill::SegmentSampler segments = segment_sampler(small_store(), goskill::Balance::skill, 1);
         const goskill::ContextSampler contexts = context_sampler(small_store(), 1);
+        const goskill::SegmentSampler normalized_segments =
+            segment_sampler(small_store(), goskill::Balance::task, 1, true);
+        const goskill::ContextSampler normalized_contexts = context_sampler(small_store(), 1, true);
         goskill::SegmentArrays segment_arrays;
         goskill::ContextArrays context_arrays;
         for (std::uint64_t step = 0; step < 4; ++step) {
             segment_arrays.fill(segments, step);
             context_arrays.fill(contexts, step);
+            segment_arrays.fill(normalized_segments, step);
+            context_arrays.fill(normalized_contexts, step);
         }
         return true;
     } catch (const goskill::StoreFault&) {

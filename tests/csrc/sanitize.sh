@@ -29,5 +29,5 @@ coverage=-fsanitize-coverage=trace-pc compile "$build/fuzz" fuzz_reader "${addre
 "$build/fuzz" "$RUNS"
 if command -v clang++ > /dev/null && CXX=clang++ compile "$build/libfuzzer" fuzz_reader -DGOSKILL_LIBFUZZER \
     -fsanitize=fuzzer,address,undefined 2> "$build/libfuzzer.log"; then
-    "$build/libfuzzer" -runs="$RUNS" -max_len=2048 -seed=1 -verbosity=0
+    "$build/libfuzzer" -runs="$RUNS" -max_len=8192 -seed=1 -verbosity=0
 fi

@@ -17,7 +17,8 @@
 
 namespace goskill {
 
-constexpr std::int64_t observation_dim = 3, action_dim = 2, num_classes = 4;
+// Rows as wide as a block of 16 values and one more, and narrower ones.
+constexpr std::int64_t observation_dim = 17, action_dim = 2, num_classes = 4;
 
 inline std::string column_bytes(const std::string& descr, const std::string& shape, const void* data,
                                 std::size_t size) {
@@ -60,7 +61,7 @@ struct SmallStore {
         const auto offsets =
             build_class_index(LabelView{labels.data(), steps, 1}, num_classes, {{0, steps}}, 1, order.data());
         const std::string all = "(64,)", few = "(6,)";
-        files = {{"observations", column("<f4", "(70, 3)", observations)},
+        files = {{"observations", column("<f4", "(70, 17)", observations)},
                  {"actions", column("<f4", "(64, 2)", actions)},
                  {"rewards", column("<f4", all, std::vector<float>(64))},
                  {"returns_to_go", column("<f4", all, std::vector<float>(64))},
@@ -110,6 +111,7 @@ struct SegmentArrays {
 struct ContextArrays {
     static constexpr std::int64_t batch = 24, context = 3, prompt = 2;
     std::vector<float> observations = std::vector<float>(batch * (context + prompt) * observation_dim);
+    std::vector<float> actions = std::vector<float>(batch * (context + prompt) * action_dim);
     std::vector<float> returns = std::vector<float>(batch * (context + prompt));
     std::vector<std::int64_t> timesteps = std::vector<std::int64_t>(batch * (context + prompt));
     std::vector<std::int64_t> skills = std::vector<std::int64_t>(batch * (context + prompt));
@@ -118,10 +120,10 @@ struct ContextArrays {
 
     void fill(const ContextSampler& sampler, std::uint64_t step) {
         const std::int64_t split = batch * context;
-        const Window first{observations.data(), nullptr,       returns.data(),
-                           timesteps.data(),    skills.data(), mask.get()};
+        const Window first{observations.data(), actions.data(), returns.data(),
+                           timesteps.data(),    skills.data(),  mask.get()};
         const Window second{observations.data() + split * observation_dim,
-                            nullptr,
+                            actions.data() + split * action_dim,
                             returns.data() + split,
                             timesteps.data() + split,
                             skills.data() + split,
@@ -132,16 +134,25 @@ struct ContextArrays {
     }
 };
 
-inline SegmentSampler segment_sampler(const SmallStore& small, Balance balance, int threads) {
+inline std::optional<Normalization> normalization(bool wanted) {
+    if (!wanted) return std::nullopt;
+    return Normalization{std::vector<float>(observation_dim, 3.0F),
+                         std::vector<float>(observation_dim, 2.0F)};
+}
+
+inline SegmentSampler segment_sampler(const SmallStore& small, Balance balance, int threads,
+                                      bool normalized = false) {
     SegmentSettings settings;
+    settings.normalization = normalization(normalized);
     settings.horizon = SegmentArrays::horizon;
     settings.balance = balance;
     settings.threads = threads;
     return SegmentSampler(small.open(false), small.open_labels(), std::nullopt, settings);
 }
 
-inline ContextSampler context_sampler(const SmallStore& small, int threads) {
+inline ContextSampler context_sampler(const SmallStore& small, int threads, bool normalized = false) {
     ContextSettings settings;
+    settings.normalization = normalization(normalized);
     settings.horizon = 4;
     settings.context = ContextArrays::context;
     settings.prompt = ContextArrays::prompt;

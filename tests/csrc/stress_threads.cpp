@@ -22,12 +22,13 @@ void check(bool holds, const char* what) {
 }
 
 void sample(const goskill::SegmentSampler& segments, const goskill::ContextSampler& contexts,
-            const goskill::SegmentArrays& expected) {
+            const goskill::ContextSampler& normalized_contexts, const goskill::SegmentArrays& expected) {
     goskill::SegmentArrays segment_arrays;
     goskill::ContextArrays context_arrays;
     for (std::uint64_t step = 0; step < 200; ++step) {
         segment_arrays.fill(segments, step);
         context_arrays.fill(contexts, step);
+        context_arrays.fill(normalized_contexts, step);
     }
     segment_arrays.fill(segments, 0);
     if (segment_arrays.observations != expected.observations) throw std::runtime_error("another batch");
@@ -39,11 +40,13 @@ int main(int count, char**) {
     const goskill::SmallStore small;
     const goskill::SegmentSampler segments = segment_sampler(small, goskill::Balance::task, 3);
     const goskill::ContextSampler contexts = context_sampler(small, 3);
+    const goskill::ContextSampler normalized_contexts = context_sampler(small, 3, true);
     goskill::SegmentArrays expected;
     expected.fill(segment_sampler(small, goskill::Balance::task, 1), 0);
 
     std::vector<std::thread> users;
-    for (int user = 0; user < 4; ++user) users.emplace_back([&] { sample(segments, contexts, expected); });
+    for (int user = 0; user < 4; ++user)
+        users.emplace_back([&] { sample(segments, contexts, normalized_contexts, expected); });
     for (std::thread& user : users) user.join();
 
     bool thrown = false;
@@ -69,7 +72,7 @@ int main(int count, char**) {
     if (count == 1) {
         const pid_t child = ::fork();
         if (child == 0) {
-            sample(segments, contexts, expected);
+            sample(segments, contexts, normalized_contexts, expected);
             ::_exit(0);
         }
         int status = 1;
