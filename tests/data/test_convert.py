@@ -203,6 +203,44 @@ def test_only_the_first_episodes_of_a_quality_are_taken(tmp_path: Path, monkeypa
     assert_holds(EpisodeStore.open(tmp_path / "store"), {"reach": data["reach"][:5]})
 
 
+@pytest.mark.parametrize(("room", "lengths"), [(1, [5]), (2, [5, 2, 3]), (3, [5, 2, 3, 4, 1])])
+def test_episodes_that_are_cut_count_once_and_are_taken_whole(
+    tmp_path: Path, monkeypatch, room: int, lengths: list[int]
+) -> None:
+    """One file of one episode, another of three, of which the second and the third are cut: 5, 2 + 3, 4 + 1, 3 + 3."""
+    monkeypatch.setattr("goskill.data.convert.npz._limit", lambda layout, quality: room)
+    generator = np.random.default_rng(0)
+    episodes = [transitions(generator, length) for length in (5, 5, 5, 6)]
+    for episode, cut in zip(episodes[1:], (1, 3, 2), strict=True):
+        episode["next_observations"][cut] += 1
+    folder = tmp_path / "source" / "reach" / "sac" / "dataset"
+    folder.mkdir(parents=True)
+    for episode in episodes:
+        episode["terminals"][-1] = 1
+    np.savez(folder / "0.npz", **episodes[0])
+    np.savez(
+        folder / "1.npz",
+        **{name: np.concatenate([one[name] for one in episodes[1:]]) for name in episodes[0]},
+    )
+    report = from_npz("mtdiff", tmp_path / "source", tmp_path / "store")
+    store = EpisodeStore.open(tmp_path / "store")
+    assert store.episode_length.tolist() == lengths
+    rewards = np.concatenate([store.episode(i).rewards for i in range(len(store))])
+    np.testing.assert_array_equal(rewards, np.concatenate([one["rewards"] for one in episodes[:room]])[:, 0])
+    assert report.fewer_episodes == {}
+
+
+def test_pieces_are_not_counted_as_episodes_that_a_task_has(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("goskill.data.convert.npz._limit", lambda layout, quality: 2)
+    folder = tmp_path / "source" / "reach"
+    folder.mkdir(parents=True)
+    episode = transitions(np.random.default_rng(0), 9)
+    episode["next_observations"][3] += 1
+    np.savez(folder / "0.npz", **episode)
+    for _ in range(2):  # a finished conversion says the same
+        assert from_npz("harmodt", tmp_path / "source", tmp_path / "store").fewer_episodes == {"reach": 1}
+
+
 @pytest.mark.parametrize("stop", [1, 5, 11])
 def test_an_interrupted_conversion_goes_on_without_loss_or_repetition(
     tmp_path: Path, monkeypatch, stop: int
@@ -282,6 +320,28 @@ def test_wrong_files_are_refused_by_name(tmp_path: Path, change: dict) -> None:
     np.savez(folder / "1.npz", **{name: value for name, value in wrong.items() if value is not None})
     with pytest.raises(StoreError, match=r"1\.npz"):
         from_npz("harmodt", tmp_path / "source", tmp_path / "store")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected", "got"),
+    [
+        ("actions", np.zeros((3, 2)), "[4, any]", "dtype float64 and shape [3, 2]"),
+        ("observations", np.zeros(4), "[any, any]", "dtype float64 and shape [4]"),
+        ("rewards", np.array(["a"] * 4), "[4]", "dtype <U1 and shape [4]"),
+        ("terminals", np.zeros(2), "[4]", "dtype float64 and shape [2]"),
+        ("next_observations", np.zeros((4, 6)), "[4, 5]", "dtype float64 and shape [4, 6]"),
+    ],
+)
+def test_messages_say_once_where_and_what_was_expected(
+    tmp_path: Path, name: str, value: np.ndarray, expected: str, got: str
+) -> None:
+    folder = tmp_path / "source" / "reach"
+    folder.mkdir(parents=True)
+    np.savez(folder / "0.npz", **{**transitions(np.random.default_rng(0), 4), name: value})
+    with pytest.raises(StoreError) as raised:
+        from_npz("harmodt", tmp_path / "source", tmp_path / "store")
+    wanted = f"column {name!r}: expected numbers of shape {expected}, got {got}"
+    assert str(raised.value) == f"{folder / '0.npz'}: {wanted}"
 
 
 def test_damaged_archives_are_refused_by_name(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -42,7 +43,7 @@ class Source:
     parts: list[Part]
     read: Callable[[Any], Content]  # what is behind a key; StoreError says what is wrong with it
     parts_per_job: int = 1
-    limit: int | None = None  # episodes of a task that are taken
+    limit: int | None = None  # episodes of a task that are taken, whole
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -131,7 +132,9 @@ def copy_source(
             raise StoreError(f"{source.name}: is not what it was when the conversion to {store.path} began")
         report = ConversionReport(**state["report"])
         try:
-            _copy(writer, store, source, state, report, workers or len(os.sched_getaffinity(0)), progress)
+            taken = _copy(
+                writer, store, source, state, report, workers or len(os.sched_getaffinity(0)), progress
+            )
         except BaseException:
             # What is not flushed has no note, and would be read again by the next call.
             writer.discard()
@@ -141,6 +144,9 @@ def copy_source(
     report.count(store)
     constant = store.statistics.minimum == store.statistics.maximum
     report.constant_dimensions = [int(i) for i in np.flatnonzero(constant)]
+    if source.limit is not None:
+        counts = {task: taken.get(task, 0) for task in tasks}
+        report.fewer_episodes = {task: count for task, count in counts.items() if count < source.limit}
     return store, report
 
 
@@ -152,7 +158,8 @@ def _copy(
     report: ConversionReport,
     workers: int,
     progress: Callable[[int, int], None] | None,
-) -> None:
+) -> dict[str, int]:
+    """Returns how many of the source's episodes each task has."""
     done, taken, pending = int(state["done"]), dict(state["taken"]), 0
     known = set(digests(store))
     for part, content in _read_in_order(source, source.parts[done:], workers):
@@ -161,21 +168,27 @@ def _copy(
                 report.add(kind, what)
         chosen = content.episodes
         if source.limit is not None:
-            room = source.limit - taken.get(part.task, 0)
-            chosen = chosen[: room + content.cuts] if room > 0 else []
+            chosen = first_of(chosen, source.limit - taken.get(part.task, 0))
         for episode in chosen:
             if episode.digest in known:
                 report.add("duplicates", episode.where)
             known.add(episode.digest)
             append_episode(writer, part.task, episode)
             pending += len(episode.content.rewards)
-        taken[part.task] = taken.get(part.task, 0) + len(content.episodes) - content.cuts
+        taken[part.task] = taken.get(part.task, 0) + sum(not episode.continues for episode in chosen)
         done += 1
         if progress is not None:
             progress(done, len(source.parts))
         if pending >= _SHARD_STEPS or done == len(source.parts):
             writer.flush({**state, "done": done, "taken": taken, "report": report.to_json()})
             pending = 0
+    return taken
+
+
+def first_of(episodes: list[SourceEpisode], count: int) -> list[SourceEpisode]:
+    """What came of the source's first ``count`` episodes: one that was cut counts once, and is taken whole."""
+    numbers = itertools.accumulate(not episode.continues for episode in episodes)
+    return [episode for episode, number in zip(episodes, numbers, strict=True) if number <= count]
 
 
 def digests(store: EpisodeStore) -> Iterator[tuple[int, ...]]:

@@ -153,10 +153,6 @@ def from_npz(
         limit,
     )
     store, report = copy_source(source_files, target, workers, progress)
-    counts = np.bincount(store.episode_task, minlength=len(store.tasks))
-    report.fewer_episodes = {
-        task: int(count) for task, count in zip(store.tasks, counts, strict=True) if count < limit
-    }
     _copy_prompts(root, folders, layout, quality, store, report)
     report.write(target)
     return report

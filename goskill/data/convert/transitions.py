@@ -18,11 +18,15 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class SourceEpisode:
-    """One checked episode and ``where`` it came from, for messages. Equal ``digest`` (96 bits): equal columns."""
+    """One checked episode and ``where`` it came from, for messages. Equal ``digest`` (96 bits): equal columns.
+
+    ``continues``: in the source it is one episode with the one before it, which was cut there.
+    """
 
     where: str
     content: CheckedEpisode
     digest: tuple[int, ...]
+    continues: bool = False
 
     @classmethod
     def of(
@@ -32,13 +36,15 @@ class SourceEpisode:
         actions: Array,
         rewards: Array,
         success: Array | None = None,
+        continues: bool = False,
     ) -> SourceEpisode:
         """From arrays [T + 1, …], [T, …], [T] and [T]. StoreError says where they came from, and what is wrong."""
         try:
             content = CheckedEpisode.of(observations, actions, rewards, success)
         except InputError as error:
             raise StoreError(f"{where}: {error}") from error
-        return cls(where, content, digest(content.observations, content.actions, content.rewards))
+        known = digest(content.observations, content.actions, content.rewards)
+        return cls(where, content, known, continues)
 
 
 def digest(*columns: npt.NDArray[np.float32]) -> tuple[int, ...]:
@@ -60,34 +66,41 @@ class Content:
 
 def columns_of(where: str, arrays: Mapping[str, Any]) -> dict[str, Array]:
     """The columns of an episode file by their usual names, checked against one another. StoreError names the file."""
-    try:
-        return _columns_of(where, arrays)
-    # Lists of unequal lengths and text become no arrays of numbers.
-    except (TypeError, ValueError) as error:
-        raise StoreError(f"{where}: {error}") from error
-
-
-def _columns_of(where: str, arrays: Mapping[str, Any]) -> dict[str, Array]:
     for name in ("observations", "actions", "rewards"):
         if name not in arrays:
-            raise StoreError(f"{where}: expected the column {name!r}, got {sorted(map(str, arrays))}")
-    result = {name: np.asarray(arrays[name]) for name in ("observations", "actions", "rewards")}
+            names = sorted(known for known in arrays if isinstance(known, str))
+            raise StoreError(f"{where}: expected the column {name!r}, got {names!r:.200}")
+    observations = _column(where, "observations", arrays, (None, None))
+    steps, width = observations.shape
+    if steps == 0:
+        raise StoreError(f"{where}: column 'observations': expected at least one step, got none")
+    result = {"observations": observations}
+    result["actions"] = _column(where, "actions", arrays, (steps, None))
+    result["rewards"] = _column(where, "rewards", arrays, (steps,))
     if "next_observations" in arrays:
-        result["next_observations"] = np.asarray(arrays["next_observations"])
-    ends = next((arrays[name] for name in ("terminals", "dones") if name in arrays), None)
-    length = len(result["observations"]) if result["observations"].ndim else 0
-    result["ends"] = np.zeros(length, bool) if ends is None else np.asarray(ends).reshape(-1)
-    result["rewards"] = result["rewards"].reshape(-1)
-    for name, column in result.items():
-        wanted = 1 if name in ("rewards", "ends") else 2
-        if column.dtype.kind not in "fiub" or column.ndim != wanted or len(column) != length or length == 0:
-            raise StoreError(
-                f"{where}: column {name!r} has dtype {column.dtype} and shape {list(column.shape)}"
-            )
-    if "next_observations" in result and result["next_observations"].shape != result["observations"].shape:
-        raise StoreError(f"{where}: observations and next_observations have different shapes")
-    result["ends"] = result["ends"].astype(bool)
+        result["next_observations"] = _column(where, "next_observations", arrays, (steps, width))
+    ends = next((name for name in ("terminals", "dones") if name in arrays), None)
+    found = np.zeros(steps, bool) if ends is None else _column(where, ends, arrays, (steps,))
+    result["ends"] = found.astype(bool)
     return result
+
+
+def _column(where: str, name: str, arrays: Mapping[str, Any], shape: tuple[int | None, ...]) -> Array:
+    """A column of numbers; None stands for any size, and columns of one number per step may have a second axis."""
+    try:
+        column = np.asarray(arrays[name])
+    # Lists of unequal lengths become no array.
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"{where}: column {name!r}: expected an array of numbers: {error}") from error
+    flat = column.reshape(-1) if len(shape) == 1 else column
+    fits = flat.ndim == len(shape) and all(w in (None, g) for w, g in zip(shape, flat.shape, strict=True))
+    if column.dtype.kind not in "fiub" or not fits:
+        wanted = ", ".join("any" if size is None else str(size) for size in shape)
+        raise StoreError(
+            f"{where}: column {name!r}: expected numbers of shape [{wanted}], "
+            f"got dtype {column.dtype} and shape {list(column.shape)}"
+        )
+    return flat
 
 
 def content_of(where: str, columns: Mapping[str, Array], ends: Array) -> Content:
@@ -112,7 +125,8 @@ def content_of(where: str, columns: Mapping[str, Array], ends: Array) -> Content
             states, last = observations[begin:end], end - 1
         if last > begin:
             actions, rewards = columns["actions"][begin:last], columns["rewards"][begin:last]
-            episodes.append(SourceEpisode.of(where, states, actions, rewards))
+            continues = begin > 0 and not ends[begin - 1]
+            episodes.append(SourceEpisode.of(where, states, actions, rewards, continues=continues))
         begin = end
     further = int(cuts.sum()) - regular
     return Content(
