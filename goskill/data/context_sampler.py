@@ -11,7 +11,15 @@ import torch
 from goskill import _core
 from goskill.data.buffers import ArraySpec
 from goskill.data.resident import ResidentColumns
-from goskill.data.sampler import MOST_STEPS, Batch, StoreSampler, checked_indices, checked_integer
+from goskill.data.sampler import (
+    MOST_STEPS,
+    Batch,
+    StoreSampler,
+    checked_flag,
+    checked_indices,
+    checked_integer,
+    checked_scale,
+)
 from goskill.data.statistics import Normalization
 from goskill.data.store import EpisodeStore
 from goskill.errors import InputError
@@ -81,10 +89,8 @@ class ContextSampler(StoreSampler):
         self._horizon = checked_integer("horizon", horizon, 1, MOST_STEPS)
         self._context = checked_integer("context", context, 1, MOST_STEPS)
         self._prompt = checked_integer("prompt", prompt, 0, MOST_STEPS)
-        if not 0 < return_scale < float("inf"):
-            raise InputError(f"return_scale: expected a finite number above 0, got {return_scale!r}")
-        self._return_scale = float(return_scale)
-        self._actions = bool(actions)
+        self._return_scale = checked_scale("return_scale", return_scale)
+        self._actions = checked_flag("actions", actions)
         self._prompt_episodes = self._checked_prompts(store, prompt_episodes, episodes)
         super().__init__(
             store,

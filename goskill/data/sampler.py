@@ -36,6 +36,44 @@ def checked_integer(name: str, value: int, least: int, most: int | None = None) 
     return int(value)
 
 
+def checked_flag(name: str, value: bool) -> bool:
+    """The value as a bool. InputError names the argument if it is none."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise InputError(f"{name}: expected True or False, got {value!r:.80}")
+    return bool(value)
+
+
+def checked_scale(name: str, value: float) -> float:
+    """The value as a finite float above 0. InputError names the argument otherwise."""
+    real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not real or not 0 < value < float("inf"):
+        raise InputError(f"{name}: expected a finite number above 0, got {value!r:.80}")
+    return float(value)
+
+
+def _checked_normalization(value: bool | Normalization, store: EpisodeStore) -> Normalization | None:
+    """How observations are normalised, or None. InputError for what no observation can be divided by."""
+    if not isinstance(value, Normalization):
+        if not isinstance(value, (bool, np.bool_)):
+            raise InputError(f"normalize: expected True, False or a Normalization, got {value!r:.80}")
+        return store.normalization() if value else None
+    for name, column in (("mean", value.mean), ("std", value.std)):
+        array = np.asarray(column)
+        if array.dtype.kind != "f" or array.shape != (store.observation_dim,):
+            raise InputError(
+                f"normalize: expected a {name} of {store.observation_dim} dimensions in floating point, "
+                f"got dtype {array.dtype} and shape {list(array.shape)}"
+            )
+        with np.errstate(over="ignore"):
+            values = array.astype(np.float32)  # as samples are normalised
+        valid = np.isfinite(values) & ((values > 0) | (name == "mean"))
+        if not valid.all():
+            wanted = "finite values" if name == "mean" else "finite values above 0"
+            place = int(np.flatnonzero(~valid)[0])
+            raise InputError(f"normalize: expected a {name} of {wanted}, got {array[place]} at {place}")
+    return value
+
+
 def checked_indices(name: str, value: npt.ArrayLike, store: EpisodeStore) -> list[int]:
     """Indices of episodes of the store. InputError names the argument otherwise."""
     array = np.asarray(value)
@@ -88,21 +126,14 @@ class StoreSampler(IterableDataset[Batch]):
         self._rank = checked_integer("rank", rank, 0)
         if self._rank >= self._world_size:
             raise InputError(f"rank: expected less than world_size {world_size}, got {rank}")
-        if isinstance(normalize, Normalization):
-            self._normalization: Normalization | None = normalize
-        else:
-            self._normalization = store.normalization() if normalize else None
-        if self._normalization is not None and len(self._normalization.mean) != store.observation_dim:
-            raise InputError(
-                f"normalize: expected {store.observation_dim} dimensions, got {len(self._normalization.mean)}"
-            )
+        self._normalization = _checked_normalization(normalize, store)
         self._episodes = None if episodes is None else checked_indices("episodes", episodes, store)
         self._task_weights = [] if task_weights is None else self._checked_weights(task_weights)
         self._device = self._checked_device(device)
-        self._pin_memory = bool(pin_memory)
+        self._pin_memory = checked_flag("pin_memory", pin_memory)
         if self._pin_memory and not torch.cuda.is_available():
             raise InputError("pin_memory: expected a CUDA device to pin memory for, got none")
-        self._resident = bool(resident)
+        self._resident = checked_flag("resident", resident)
         self._step = 0
         self._create()
 

@@ -313,6 +313,13 @@ def test_a_data_loader_without_workers_and_a_bare_loop_agree(uneven: EpisodeStor
         assert_same(one, {name: value.numpy() for name, value in other.items()})
 
 
+def normalization(mean: float = 0.0, std: float = 1.0, dim: int = 5) -> Normalization:
+    """One whose first dimension has these values, and the others 0 and 1."""
+    means, stds = np.zeros(dim, np.float32), np.ones(dim, np.float32)
+    means[0], stds[0] = mean, std
+    return Normalization(means, stds)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -339,7 +346,24 @@ def test_a_data_loader_without_workers_and_a_bare_loop_agree(uneven: EpisodeStor
         ({"task_weights": {"task-0": 0.0}}, "task_weights"),
         ({"task_weights": {"task-0": 1e308, "task-2": 1e308}}, "task_weights: expected a finite sum"),
         ({"threads": 2**40}, "threads"),
-        ({"normalize": Normalization(np.zeros(2, np.float32), np.ones(2, np.float32))}, "normalize"),
+        ({"normalize": normalization(dim=2)}, "normalize: expected a mean of 5 dimensions"),
+        (
+            {"normalize": normalization(mean=np.inf)},
+            "normalize: expected a mean of finite values, got inf at 0",
+        ),
+        (
+            {"normalize": normalization(std=0)},
+            "normalize: expected a std of finite values above 0, got 0.0 at 0",
+        ),
+        ({"normalize": normalization(std=-1)}, "normalize: expected a std"),
+        ({"normalize": normalization(std=np.inf)}, "normalize: expected a std"),
+        ({"normalize": normalization(std=np.nan)}, "normalize: expected a std"),
+        ({"normalize": Normalization(np.zeros(5), np.ones(4))}, "normalize: expected a std of 5 dimensions"),
+        ({"normalize": Normalization(np.zeros(5), np.full(5, 1e-60))}, "normalize: expected a std of finite"),
+        ({"normalize": "yes"}, "normalize: expected True, False or a Normalization, got 'yes'"),
+        ({"normalize": 1}, "normalize: expected True, False or a Normalization, got 1"),
+        ({"resident": "no"}, "resident: expected True or False, got 'no'"),
+        ({"pin_memory": "no"}, "pin_memory: expected True or False, got 'no'"),
     ],
 )
 def test_wrong_settings_are_refused_by_name(uneven: EpisodeStore, settings: dict, message: str) -> None:
@@ -356,6 +380,10 @@ def test_wrong_settings_are_refused_by_name(uneven: EpisodeStore, settings: dict
         ({"prompt": 2**60}, "prompt"),
         ({"prompt": -1}, "prompt"),
         ({"return_scale": 0.0}, "return_scale"),
+        ({"return_scale": "x"}, "return_scale: expected a finite number above 0, got 'x'"),
+        ({"return_scale": np.nan}, "return_scale"),
+        ({"return_scale": True}, "return_scale"),
+        ({"actions": "no"}, "actions: expected True or False, got 'no'"),
         ({"prompt_episodes": {"task-0": [0]}}, "task-1"),
         ({"prompt_episodes": {"task-0": [99]}}, "prompt_episodes"),
     ],
