@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -53,14 +55,30 @@ def write_manifest(path: Path, content: Mapping[str, Any]) -> str:
     return checksum
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """A manifest whose checksum holds. StoreError otherwise."""
+def open_regular(path: str | os.PathLike[str]) -> io.FileIO:
+    """A regular file, open for reading, unbuffered. Raises StoreError for anything else, OSError as open does."""
+    # Without O_NONBLOCK opening a named pipe would wait for a writer.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise StoreError(f"{os.fspath(path)}: is not a regular file")
+    return io.FileIO(descriptor, "rb")
+
+
+def read_whole(path: Path, limit: int, kind: str) -> bytes:
+    """All of a regular file. StoreError names it if it cannot be read or has more than ``limit`` bytes."""
     try:
-        if path.stat().st_size > _MANIFEST_LIMIT:
-            raise StoreError(f"{path}: is too large for a manifest")
-        raw = path.read_bytes()
+        with open_regular(path) as file:
+            if os.fstat(file.fileno()).st_size > limit:
+                raise StoreError(f"{path}: is too large for {kind}")
+            return file.read()
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """A manifest whose checksum holds. StoreError otherwise."""
+    raw = read_whole(path, _MANIFEST_LIMIT, "a manifest")
     found = _CHECKSUM.search(raw)
     if found is None:
         raise StoreError(f"{path}: is not a goskill manifest (no checksum)")
@@ -145,7 +163,7 @@ class ColumnWriter:
 
 def column_digest(path: Path) -> Iterator[bytes]:
     """The array data of a ``.npy`` file in blocks, behind its header (which opening a store checks)."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         preamble = file.read(10)
         file.seek(10 + int.from_bytes(preamble[8:10], "little"))
         while block := file.read(1 << 22):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from goskill.data.files import storage_errors
+from goskill.data.files import open_regular, storage_errors
 from goskill.data.labels import label_dtype, label_folder
 from goskill.errors import StoreError
 from goskill.files import write_atomically
@@ -67,8 +67,9 @@ class LabelBlocks:
     def read(self, block: LabelBlock) -> Labels | None:
         """The labels of a block, or None if nobody has written them."""
         try:
-            labels = np.load(self._file(block), allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+            with open_regular(self._file(block)) as file:
+                labels = np.load(file, allow_pickle=False)
+        except (OSError, ValueError, EOFError):  # a StoreError is a ValueError
             return None
         fits = isinstance(labels, np.ndarray) and labels.dtype == self._dtype
         return labels if fits and labels.shape == (block.steps,) else None

@@ -82,6 +82,10 @@ def test_a_damaged_block_counts_as_missing(make_store) -> None:
     for damaged in (whole[:-1], whole[:20], b""):
         file.write_bytes(damaged)
         assert blocks.read(blocks.blocks[0]) is None
+    file.unlink()
+    os.mkfifo(file)
+    assert blocks.read(blocks.blocks[0]) is None
+    file.unlink()
     file.write_bytes(whole)
     assert blocks.read(blocks.blocks[0]) is not None
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 import zlib
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -50,6 +52,24 @@ def test_every_flipped_byte_of_the_data_is_seen(inflate, tmp_path: Path, save) -
         (tmp_path / "1.npz").write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
         with pytest.raises(StoreError, match=r"1\.npz: cannot be read"):
             archive.read_arrays(tmp_path / "1.npz", ["observations"])
+
+
+def test_what_is_no_regular_file_is_refused_by_name(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.npz")
+    (tmp_path / "endless.npz").symlink_to("/dev/zero")
+    (tmp_path / "folder.npz").mkdir()
+    for name in ("pipe", "endless", "folder"):
+        with pytest.raises(StoreError, match=f"{name}.npz: is not a regular file"):
+            archive.read_arrays(tmp_path / f"{name}.npz", ["rewards"])
+
+
+def test_a_file_that_cannot_be_read_is_refused_with_the_reason(tmp_path: Path, monkeypatch) -> None:
+    with pytest.raises(StoreError, match=r"0\.npz: cannot be read: No such file or directory$"):
+        archive.read_arrays(tmp_path / "0.npz", ["rewards"])
+    np.savez(tmp_path / "0.npz", **ARRAYS)
+    monkeypatch.setattr(archive, "_whole", mock.Mock(side_effect=MemoryError))
+    with pytest.raises(StoreError, match=r"0\.npz: cannot be read: MemoryError$"):
+        archive.read_arrays(tmp_path / "0.npz", ["rewards"])
 
 
 @pytest.mark.parametrize("shape", ["(1000000000000, 39)", "(-1, 3)", "(3,)", "('a',)", "(" * 500])

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -143,6 +144,33 @@ def test_a_named_pipe_in_place_of_a_column_does_not_hang(store: EpisodeStore) ->
     os.mkfifo(file)
     with pytest.raises(StoreError, match="not a regular file"):
         EpisodeStore.open(store.path)
+
+
+@pytest.mark.parametrize(
+    "name", ["manifest.json", "shard-000001/manifest.json", "labels/skills/manifest.json"]
+)
+@pytest.mark.parametrize("kind", ["pipe", "endless", "folder"])
+def test_a_manifest_that_is_no_regular_file_is_refused_by_name(
+    store: EpisodeStore, name: str, kind: str
+) -> None:
+    file = store.path / name
+    file.unlink()
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "endless":
+        file.symlink_to("/dev/zero")
+    else:
+        file.mkdir()
+    with pytest.raises(StoreError, match=f"{re.escape(name)}: is not a regular file"):
+        EpisodeStore.open(store.path).labels("skills")
+
+
+def test_verify_refuses_a_named_pipe_that_took_the_place_of_a_column(store: EpisodeStore) -> None:
+    file = store.path / "shard-000000" / "rewards.npy"
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(StoreError, match=r"rewards\.npy: is not a regular file"):
+        store.verify()
 
 
 @pytest.mark.parametrize(

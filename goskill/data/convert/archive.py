@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from goskill.data.files import open_regular
 from goskill.errors import StoreError
 
 try:  # decompresses about twice as fast
@@ -33,16 +34,20 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]
     Checksums are compared. Pickled objects are refused, and files that hold more than 1 GiB.
     """
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open_regular(path) as file:
             raw = _whole(file)
             with zipfile.ZipFile(file) as archive:
                 members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
         if sum(member.file_size for member in members.values()) > _SIZE_LIMIT:
             raise ValueError(f"it holds more than {_SIZE_LIMIT} bytes")
         return {name: _array(_content(raw, members[name])) for name in names if name in members}
-    # A damaged archive raises one of many errors of zipfile, zlib and NumPy.
+    except StoreError:
+        raise
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
+    # A damaged archive raises one of many errors of zipfile, zlib and NumPy, some of which say nothing.
     except Exception as error:
-        raise StoreError(f"{path}: cannot be read: {error}") from error
+        raise StoreError(f"{path}: cannot be read: {str(error) or type(error).__name__}") from error
 
 
 class _Buffer(threading.local):
