@@ -145,10 +145,19 @@ def show_store(data: PathLike, *, as_json: bool = False) -> None:
     if facts["actions_outside"]:
         console.print(f"steps with actions outside [-1, 1]: {facts['actions_outside']:,}", markup=False)
     console.print(f"labels: {', '.join(facts['labels']) or 'none'}")
+    if facts["prompts"] is not None:
+        console.print(f"prompts: {_prompts_in_words(facts['prompts'])}", markup=False)
     for origin in filter(None, facts["provenance"]):
         console.print(
             "from: " + ", ".join(f"{key} {value}" for key, value in origin.items()), highlight=False
         )
+
+
+def _prompts_in_words(facts: dict[str, Any]) -> str:
+    if "fault" in facts:
+        return f"damaged: {facts['fault']}"
+    unfinished = ", unfinished: run the command again that was writing them" if facts["unfinished"] else ""
+    return f"{facts['episodes']:,} episodes, {facts['steps']:,} steps, {facts['bytes']:,} bytes{unfinished}"
 
 
 def verify(data: PathLike) -> None:

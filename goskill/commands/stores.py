@@ -82,7 +82,7 @@ def info(
 
 
 def verify(data: Annotated[Path, typer.Argument(help="An episode store.")]) -> None:
-    """Read every byte of an episode store and check it against its checksums.
+    """Read every byte of an episode store, with its labels and converted prompts, and check it against its checksums.
 
     Example: `goskill verify data/mt10`
     """

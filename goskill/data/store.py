@@ -15,16 +15,18 @@ import numpy.typing as npt
 
 from goskill import _core
 from goskill.data.episode import Episode
-from goskill.data.files import column_digest, storage_errors
+from goskill.data.files import MANIFEST, storage_errors
 from goskill.data.label_blocks import LabelBlocks
 from goskill.data.labels import label_folder, label_names, read_label_manifest, write_labels
 from goskill.data.layout import StoreLayout
 from goskill.data.statistics import Normalization, Statistics
+from goskill.data.verification import verify
 from goskill.errors import InputError, StoreError, closest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+PROMPTS = "prompts"  # the folder of the prompts that a conversion found
 Int64Array = npt.NDArray[np.int64]
 
 
@@ -296,57 +298,67 @@ class EpisodeStore:
             "steps": self.num_steps,
             "actions_outside": self.actions_outside,
             "shards": len(self._layout.shards),
-            "bytes": sum(file.stat().st_size for file in self._files()),
+            "bytes": self._bytes(),
+            "prompts": self._prompts_info(),
             "labels": {name: self.num_classes(name) for name in self.label_names},
             "tasks": tasks,
             "provenance": self.provenance,
         }
 
-    def _files(self) -> list[Path]:
+    @property
+    def prompts(self) -> EpisodeStore | None:
+        """The episodes that a conversion found in the source's files of prompts, a store in the folder ``prompts``.
+
+        None if there are none. They are for programs that bring their own; training takes its prompts from this
+        store's episodes. Raises StoreError if what is there cannot be opened.
+        """
+        folder = self.path / PROMPTS
+        there = (folder / MANIFEST).exists() or next(folder.glob("shard-*"), None) is not None
+        return EpisodeStore.open(folder) if there else None
+
+    def _prompts_info(self) -> dict[str, Any] | None:
+        try:
+            prompts = self.prompts
+        except StoreError as error:
+            return {"fault": str(error)}
+        if prompts is None:
+            return None
+        return {
+            "unfinished": prompts.unfinished,
+            "episodes": prompts.num_episodes,
+            "steps": prompts.num_steps,
+            "bytes": prompts._bytes(),
+        }
+
+    def _bytes(self) -> int:
+        return sum(file.stat().st_size for file in self.column_files())
+
+    def column_files(self) -> list[Path]:
+        """The files of columns that lie in the shards and beside them as labels, known or not."""
         folders: Sequence[Path] = [shard.folder for shard in self._layout.shards]
         folders = [*folders, *(label_folder(self.path, name) for name in self.label_names)]
         return sorted(file for folder in folders for file in folder.glob("*.npy"))
 
-    def verify(self, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
-        """Read everything and hold it to the checksums; labels, too.
-
-        ``progress(done, total)`` is called with bytes. Returns what was checked (``files``, ``bytes``);
-        raises StoreError that names every file that is damaged, missing or foreign.
-        """
-        expected: dict[Path, str] = {}
+    def column_checksums(self) -> dict[Path, str]:
+        """The files of columns that the manifests list, with the SHA-256 of what follows their headers."""
+        result: dict[Path, str] = {}
         for shard in self._layout.shards:
-            expected |= {
+            result |= {
                 shard.folder / f"{name}.npy": str(entry["sha256"]) for name, entry in shard.columns.items()
             }
         for name in self.label_names:
             columns = self._label_manifest(name)["columns"]
             folder = label_folder(self.path, name)
-            expected |= {folder / f"{part}.npy": str(entry["sha256"]) for part, entry in columns.items()}
-        found = set(self._files())
-        faults = [f"{file}: is not listed in the manifest" for file in sorted(found - set(expected))]
-        faults += [f"{file}: is missing" for file in sorted(set(expected) - found)]
-        files = sorted(found & set(expected))
-        done, total = 0, sum(file.stat().st_size for file in files)
-        for file in files:
-            digest, end = hashlib.sha256(), done + file.stat().st_size
-            with storage_errors(file):
-                for block in column_digest(file):
-                    digest.update(block)
-                    done += len(block)
-                    if progress is not None:
-                        progress(done, total)
-            done = end  # with the header, which is checked below
-            if progress is not None:
-                progress(done, total)
-            if digest.hexdigest() != expected[file]:
-                faults.append(f"{file}: the checksum does not hold, the data is damaged")
-        # What lies on disk now may differ from what was opened: check sizes, headers and manifests again.
-        EpisodeStore.open(self.path)
-        for name in self.label_names:
-            EpisodeStore.open(self.path).label_column(name)
-        if faults:
-            raise StoreError("; ".join(faults))
-        return {"files": len(files), "bytes": total}
+            result |= {folder / f"{part}.npy": str(entry["sha256"]) for part, entry in columns.items()}
+        return result
+
+    def verify(self, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+        """Read everything and hold it to the checksums: the episodes, labels and :attr:`prompts`.
+
+        ``progress(done, total)`` is called with bytes. Returns what was checked (``files``, ``bytes``);
+        raises StoreError that names every file that is damaged, missing or foreign.
+        """
+        return verify(self, progress)
 
 
 def _check_memory(layout: StoreLayout) -> None:

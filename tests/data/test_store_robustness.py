@@ -51,10 +51,18 @@ def read_everything(path: Path) -> None:
     next(ContextSampler(store, 4, 3, 2, 16, "skills"))
 
 
+def open_everything(path: Path) -> None:
+    store = EpisodeStore.open(path)
+    store.labels("skills")
+    assert store.prompts is not None
+
+
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory) -> Path:
+    """With labels and prompts."""
     store = write_store(tmp_path_factory.mktemp("pristine") / "store", [5, 40, 3], [0, 1, 0])
     store.write_labels("skills", np.arange(store.num_steps) % 3, 3)
+    write_store(store.path / "prompts", [4, 6], [0, 1])
     return store.path
 
 
@@ -85,9 +93,32 @@ def test_every_truncated_or_longer_file_is_found_at_open(pristine: Path, data: s
     try:
         file.write_bytes((original + bytes(300))[:size])
         with pytest.raises(StoreError, match=file.name):
-            EpisodeStore.open(pristine).labels("skills")
+            open_everything(pristine)
     finally:
         file.write_bytes(original)
+
+
+def test_faults_of_prompts_are_named_beside_those_of_the_episodes(store: EpisodeStore) -> None:
+    prompts = write_store(store.path / "prompts", [4, 6], [0, 1])
+    assert (
+        store.verify()["files"] == 9 * (2 + 1) + 3
+    )  # columns of two shards, of one of prompts, and of labels
+    (prompts.path / "manifest.json").unlink()
+    rewards = store.path / "shard-000000" / "rewards.npy"
+    rewards.write_bytes(rewards.read_bytes()[:-1] + b"!")
+    with pytest.raises(StoreError, match=r"prompts: .*no manifest.*; .*rewards\.npy: the checksum"):
+        store.verify()
+
+
+def test_info_says_whether_there_are_prompts_and_whether_they_can_be_opened(store: EpisodeStore) -> None:
+    assert store.info()["prompts"] is None
+    prompts = write_store(store.path / "prompts", [4, 6], [0, 1])
+    column = prompts.path / "shard-000000" / "actions.npy"
+    facts = store.info()["prompts"]
+    assert (facts["episodes"], facts["steps"], facts["unfinished"]) == (2, 10, False)
+    assert facts["bytes"] == sum(file.stat().st_size for file in prompts.path.rglob("*.npy"))
+    column.write_bytes(column.read_bytes()[:-1])
+    assert str(column) in store.info()["prompts"]["fault"]
 
 
 @pytest.mark.parametrize(
