@@ -1,0 +1,181 @@
+// The operations on memory that ends where their arrays end, for shapes around the widths of vectors and
+// tiles.
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "ops/encoder.hpp"
+#include "ops/operations.hpp"
+
+namespace {
+
+using namespace goskill::ops;
+
+constexpr int threads = 3;
+std::mt19937 engine(0);
+int failures = 0;
+
+void check(bool holds, const char* what) {
+    if (holds) return;
+    std::printf("failed: %s\n", what);
+    ++failures;
+}
+
+std::vector<float> normal(std::int64_t count) {
+    std::normal_distribution<float> distribution;
+    std::vector<float> values(static_cast<std::size_t>(count));
+    for (float& value : values) value = distribution(engine);
+    return values;
+}
+
+std::vector<std::int64_t> integers(std::int64_t count, std::int64_t below) {
+    std::vector<std::int64_t> values(static_cast<std::size_t>(count));
+    for (std::int64_t& value : values)
+        value = std::uniform_int_distribution<std::int64_t>(0, below - 1)(engine);
+    return values;
+}
+
+std::unique_ptr<bool[]> mask(std::int64_t count) {
+    auto values = std::make_unique<bool[]>(static_cast<std::size_t>(count));
+    for (std::int64_t i = 0; i < count; ++i) values[static_cast<std::size_t>(i)] = engine() % 4 != 0;
+    return values;
+}
+
+// The upper halves of floats, which are bfloat16.
+std::vector<std::uint16_t> bfloat16(const std::vector<float>& values) {
+    std::vector<std::uint16_t> result;
+    for (const float value : values) {
+        std::uint32_t bits;
+        __builtin_memcpy(&bits, &value, sizeof(bits));
+        result.push_back(static_cast<std::uint16_t>(bits >> 16));
+    }
+    return result;
+}
+
+void look_up(std::int64_t rows, std::int64_t dim, std::int64_t codes) {
+    const std::vector<float> x = normal(rows * dim), codebook = normal(codes * dim);
+    std::vector<std::int64_t> indices(static_cast<std::size_t>(rows));
+    std::vector<float> distance(indices.size()), quantized(x.size());
+    const auto selected = mask(rows);
+    Lookup lookup{{x.data(), Dtype::float32, rows, dim, dim, 1},
+                  codebook.data(),
+                  codes,
+                  false,
+                  nullptr,
+                  indices.data(),
+                  distance.data(),
+                  nullptr,
+                  nullptr};
+    nearest_code(lookup, threads);
+    for (std::int64_t row = 0; row < rows; ++row) {
+        const auto squared = [&](std::int64_t code) {
+            double total = 0;
+            for (std::int64_t d = 0; d < dim; ++d) {
+                const double change = static_cast<double>(x[static_cast<std::size_t>(row * dim + d)]) -
+                                      static_cast<double>(codebook[static_cast<std::size_t>(code * dim + d)]);
+                total += change * change;
+            }
+            return total;
+        };
+        const double found = squared(indices[static_cast<std::size_t>(row)]);
+        for (std::int64_t code = 0; code < codes; ++code)
+            check(found <= squared(code) + 1e-3, "the nearest code");
+    }
+    const std::vector<std::uint16_t> halves = bfloat16(x);
+    lookup.x = {halves.data(), Dtype::bfloat16, rows, dim, dim, 1};
+    nearest_code(lookup, threads);
+
+    std::vector<float> counts(static_cast<std::size_t>(codes)), sums(codebook.size()), average = codebook;
+    float mean_squared_error = 0;
+    lookup.x = {x.data(), Dtype::float32, rows, dim, dim, 1};
+    lookup.mask = selected.get();
+    lookup.distance = nullptr;
+    lookup.quantized_codes = codebook.data();
+    lookup.quantized = quantized.data();
+    quantize(lookup, counts.data(), sums.data(), &mean_squared_error, threads);
+    std::vector<float> out(x.size()), size(counts.size(), 1.0F), moved = codebook;
+    straight_through(x.data(), quantized.data(), x.data(), 0.5F, out.data(), rows * dim, threads);
+    move_codebook({size.data(), average.data(), moved.data(), codes, dim}, counts.data(), sums.data(), 0.9F,
+                  1e-5F, threads);
+    for (const float value : moved) check(std::isfinite(value), "a moved codebook");
+}
+
+void lose(std::int64_t rows, std::int64_t classes) {
+    const std::vector<float> logits = normal(rows * classes), weight(static_cast<std::size_t>(classes), 0.5F);
+    const std::vector<std::int64_t> target = integers(rows, classes);
+    const std::vector<std::uint16_t> halves = bfloat16(logits);
+    const auto selected = mask(rows);
+    std::vector<float> losses(static_cast<std::size_t>(rows)), gradient(logits.size());
+    std::vector<std::uint16_t> half_gradient(logits.size());
+    float reduced = 0;
+    Focal focal{logits.data(), Dtype::float32, classes,        classes, target.data(),
+                weight.data(), selected.get(), 2.0F,           -100,    0.1F,
+                1.0F,          losses.data(),  gradient.data()};
+    check(focal_loss(focal, rows, Reduction::mean, &reduced, threads) == -1, "all targets are classes");
+    check(std::isfinite(reduced), "a focal loss");
+    focal.logits = halves.data();
+    focal.dtype = Dtype::bfloat16;
+    focal.gradient = half_gradient.data();
+    focal_loss(focal, rows, Reduction::none, nullptr, threads);
+}
+
+void encode(std::int64_t count, std::int64_t dim, std::int64_t width, std::int64_t codes) {
+    const std::int64_t embedding = 9;
+    const std::vector<float> rows = normal((count + 3) * dim), mean = normal(dim);
+    const std::vector<float> first = normal(width * dim), second = normal(width * width);
+    const std::vector<float> last = normal(embedding * width), bias = normal(width), ones(bias.size(), 1.0F);
+    const std::vector<float> std(static_cast<std::size_t>(dim), 2.0F), codebook = normal(codes * embedding);
+    const std::vector<std::int64_t> from = integers(count, count + 3), to = integers(count, count + 3);
+    Encoder encoder{{}, ones.data(), bias.data(), 1e-5F, codebook.data(), codes};
+    encoder.linears = {{first.data(), bias.data(), dim, width},
+                       {second.data(), bias.data(), width, width},
+                       {last.data(), bias.data(), width, embedding}};
+    const Changes changes{rows.data(), count + 3,   dim,       mean.data(),
+                          std.data(),  from.data(), to.data(), count};
+    std::vector<std::int64_t> one(static_cast<std::size_t>(count)), many(one.size());
+    encoded_codes(encoder, changes, one.data(), 1);
+    encoded_codes(encoder, changes, many.data(), threads);
+    check(one == many, "codes do not depend on threads");
+}
+
+void attend(std::int64_t fresh, std::int64_t length, std::int64_t head_width) {
+    const std::int64_t batch = 2, heads = 3, capacity = length + 1, key_stride = (capacity + 31) / 32 * 32;
+    const std::vector<float> projected = normal(batch * fresh * 3 * heads * head_width);
+    std::vector<float> keys = normal(batch * heads * head_width * key_stride);
+    std::vector<float> values = normal(batch * heads * capacity * head_width);
+    auto visible = mask(batch * capacity);
+    for (std::int64_t row = 0; row < batch; ++row) visible[static_cast<std::size_t>(row * capacity)] = true;
+    std::vector<float> out(static_cast<std::size_t>(batch * fresh * heads * head_width));
+    cached_attention({projected.data(), Dtype::float32, batch, fresh, heads, head_width, keys.data(),
+                      values.data(), capacity, key_stride, length, visible.get(), 0, out.data()},
+                     threads);
+    for (const float value : out) check(std::isfinite(value), "attention");
+
+    const std::int64_t width = heads * head_width, rows = batch * fresh;
+    std::vector<float> residual = normal(rows * width);
+    const std::vector<float> weight(static_cast<std::size_t>(width), 1.0F);
+    add_norm(
+        {residual.data(), out.data(), weight.data(), weight.data(), 1e-5F, Dtype::float32, width, out.data()},
+        rows, threads);
+}
+
+}  // namespace
+
+int main() {
+    for (const std::int64_t rows : {1, 7, 97}) {
+        for (const std::int64_t dim : {1, 7, 16, 65}) {
+            for (const std::int64_t codes : {1, 3, 16, 17, 70, 300}) look_up(rows, dim, codes);
+        }
+        for (const std::int64_t classes : {2, 5, 16, 33, 1000}) lose(rows, classes);
+    }
+    for (const std::int64_t count : {1, 95, 5000}) encode(count, 39, 40, 16);
+    encode(4999, 5, 17, 3);
+    for (const std::int64_t length : {1, 5, 33}) attend(length < 3 ? 1 : 3, length, 16);
+    attend(2, 90, 32);
+    if (failures == 0) std::printf("operations agree on %s\n", instruction_set().c_str());
+    return failures == 0 ? 0 : 1;
+}
