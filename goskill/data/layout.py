@@ -19,6 +19,15 @@ SHARD_FORMAT = "goskill-episodes-shard"
 VERSION = 1
 
 _SHARD = re.compile(r"shard-([0-9]{6,})")
+_TASK_NAME_LIMIT = 200
+
+
+def is_task_name(name: object) -> bool:
+    """Whether a task may be called so: 1 to 200 printable characters, since terminals and figures show it.
+
+    A name is no path: it may hold slashes and dots, and who makes files of it has to encode them.
+    """
+    return isinstance(name, str) and 1 <= len(name) <= _TASK_NAME_LIMIT and name.isprintable()
 
 
 def shard_name(index: int) -> str:
@@ -104,8 +113,13 @@ class StoreLayout:
         check_format(manifest, content, FORMAT)
         observation_dim = count_field(manifest, content, "observation_dim", 1)
         tasks = field(manifest, content, "tasks", list)
-        if not all(isinstance(task, str) for task in tasks) or len(set(tasks)) != len(tasks):
-            raise StoreError(f"{manifest}: expected 'tasks' to be distinct names")
+        for task in tasks:
+            if not is_task_name(task):
+                raise StoreError(
+                    f"{manifest}: expected 'tasks' to be printable names of 1 to 200 characters, got {task!r:.80}"
+                )
+        if len(set(tasks)) != len(tasks):
+            raise StoreError(f"{manifest}: expected 'tasks' to be distinct names, got one more than once")
         known = count_field(manifest, content, "shards", 0)
         return cls(
             path,

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import json
 import os
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,12 +26,11 @@ from goskill.data.files import (
     temporary_folder,
     write_manifest,
 )
-from goskill.data.layout import FORMAT, SHARD_FORMAT, VERSION, StoreLayout, shard_name
+from goskill.data.layout import FORMAT, SHARD_FORMAT, VERSION, StoreLayout, is_task_name, shard_name
 from goskill.data.statistics import Statistics
 from goskill.errors import InputError, StoreError, closest
 
 _LOCK = ".lock"
-_TASK_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 
 
 class _Shard:
@@ -173,7 +171,7 @@ class StoreWriter:
         if isinstance(tasks, str):
             raise InputError(f"tasks: expected a list of names, got the string {tasks!r}")
         for task in tasks:
-            if not isinstance(task, str) or not _TASK_NAME.fullmatch(task):
+            if not is_task_name(task):
                 raise InputError(f"tasks: expected printable names of 1 to 200 characters, got {task!r:.80}")
         if len(set(tasks)) != len(tasks):
             raise InputError("tasks: expected distinct names, got one more than once")

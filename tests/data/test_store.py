@@ -161,6 +161,11 @@ def test_wrong_episodes_are_refused_and_nothing_is_written(
         ({"tasks": "reach"}, "tasks"),
         ({"tasks": [""]}, "tasks"),
         ({"tasks": [1]}, "tasks"),
+        ({"tasks": ["\x1b[31m"]}, "tasks: expected printable names of 1 to 200 characters, got "),
+        ({"tasks": ["\x9b31m"]}, "tasks: expected printable names"),
+        ({"tasks": ["a\u2028b"]}, "tasks: expected printable names"),
+        ({"tasks": ["\ud800"]}, "tasks: expected printable names"),
+        ({"tasks": ["a" * 201]}, "tasks: expected printable names"),
         ({"provenance": {"policy": object()}}, "provenance"),
     ],
 )
