@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import io
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
+import numpy.typing as npt
 
 from goskill.data.convert.copying import Part, Source, copy_source
+from goskill.data.convert.hdf5_columns import SUCCESS, Columns
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.transitions import Content, columns_of, content_of
+from goskill.data.files import open_regular, storage_errors
 from goskill.data.store import EpisodeStore
 from goskill.errors import InputError, StoreError
 
-_COLUMNS = ("observations", "actions", "rewards", "next_observations")
 _EPISODE_LIMIT = 10_000_000
 _STEPS_PER_PART = 4_000
+_STEPS_PER_BLOCK = 1 << 20  # whose ends are read at once
 
 
 def _h5py() -> ModuleType:
@@ -31,58 +38,79 @@ def _h5py() -> ModuleType:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """The open file; what is wrong with it or with the columns in it becomes a StoreError that names it."""
+def _opened(path: Path) -> Iterator[Columns]:
+    """The columns of a file; what is wrong with it or them becomes a StoreError that names it."""
     try:
+        open_regular(path).close()  # HDF5 would wait for the writer of a named pipe
         with _h5py().File(path, "r") as file:
-            yield file
+            yield Columns.of(file)
     except StoreError:
         raise
     except (OSError, KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-        raise StoreError(f"{path}: is not an HDF5 file in D4RL's layout: {error}") from error
+        reason = " ".join(str(error).split())
+        raise StoreError(f"{path}: is not an HDF5 file in D4RL's layout: {reason}") from error
 
 
-def _ends(file: Any, begin: int, end: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Where episodes end among some steps; the last of them always does."""
-    ends = np.zeros(end - begin, bool)
-    for name in ("terminals", "timeouts"):
-        if name in file:
-            if len(file[name]) != len(file["rewards"]):
-                raise StoreError(
-                    f"{file.filename}: expected {len(file['rewards'])} {name}, got {len(file[name])}"
-                )
-            ends |= np.asarray(file[name][begin:end]).reshape(-1).astype(bool)
-    ends[-1] = True
-    return ends
+def _episode_ends(columns: Columns) -> Iterator[int]:
+    """The step behind each episode's last, read in blocks. StoreError for an episode that is too long."""
+    begin = 0
+    for first in range(0, columns.steps, _STEPS_PER_BLOCK):
+        last = min(first + _STEPS_PER_BLOCK, columns.steps)
+        for end in (first + 1 + np.flatnonzero(columns.ends(first, last))).tolist():
+            _check_length(columns.where, end - begin)
+            yield end
+            begin = end
+        _check_length(columns.where, last - begin)
+
+
+def _check_length(where: str, steps: int) -> None:
+    if steps > _EPISODE_LIMIT:
+        raise StoreError(
+            f"{where}: expected episodes of at most {_EPISODE_LIMIT} steps, got one of {steps} or more: "
+            "terminals or timeouts are missing"
+        )
 
 
 def _parts(path: Path) -> list[Part]:
     """Runs of whole episodes."""
-    with _opened(path) as file:
-        length = len(file["rewards"])
-        ends = np.flatnonzero(_ends(file, 0, length)) + 1 if length else np.zeros(0, np.int64)
-    longest = int(np.diff(ends, prepend=0).max(initial=0))
-    if longest > _EPISODE_LIMIT:
-        raise StoreError(f"{path}: an episode of {longest} steps, terminals or timeouts are missing")
+    task = unquote(path.stem)
     parts, begin = [], 0
-    for end in ends.tolist():
-        if end - begin >= _STEPS_PER_PART or end == length:
-            parts.append(Part(path.stem, (path, begin, end)))
-            begin = end
+    with _opened(path) as columns:
+        columns.check_stored()
+        for end in _episode_ends(columns):
+            if end - begin >= _STEPS_PER_PART or end == columns.steps:
+                parts.append(Part(task, (path, begin, end)))
+                begin = end
     return parts
+
+
+def _with_success(where: str, content: Content, success: npt.NDArray[np.int8]) -> Content:
+    """Give each episode cut from a longer one its share of that one's success, unless it was not recorded."""
+    if (success == -1).all():
+        return content
+    if (success == -1).any():
+        raise StoreError(f"{where}: {SUCCESS}: expected it at every step of the episode or at none")
+    episodes, begin = [], 0
+    for episode in content.episodes:
+        end = begin + len(episode.content.rewards)
+        known = dataclasses.replace(episode.content, success=success[begin:end])
+        episodes.append(dataclasses.replace(episode, content=known))
+        begin = end
+    return dataclasses.replace(content, episodes=episodes)
 
 
 def read_steps(key: tuple[Path, int, int]) -> Content:
     """The episodes among some steps of a file. StoreError names the file and the episode's steps."""
     path, first, last = key
-    with _opened(path) as file:
-        columns = {name: np.asarray(file[name][first:last]) for name in _COLUMNS if name in file}
-        ends = _ends(file, first, last)
+    with _opened(path) as columns:
+        numbers, success = columns.numbers(first, last), columns.success(first, last)
+        ends = columns.ends(first, last)
     contents, begin = [], 0
     for end in (np.flatnonzero(ends) + 1).tolist():
         where = f"{path}: steps {first + begin} to {first + end}"
-        episode = columns_of(where, {name: column[begin:end] for name, column in columns.items()})
-        contents.append(content_of(where, episode, np.zeros(end - begin, bool)))
+        episode = columns_of(where, {name: column[begin:end] for name, column in numbers.items()})
+        content = content_of(where, episode, np.zeros(end - begin, bool))
+        contents.append(content if success is None else _with_success(where, content, success[begin:end]))
         begin = end
     return Content(
         [episode for content in contents for episode in content.episodes],
@@ -98,12 +126,14 @@ def from_hdf5(
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> ConversionReport:
-    """Convert a file in D4RL's layout, or a folder of them (a task per file, named after it), into a store, going on
-    where an earlier call was interrupted.
+    """Convert a file in D4RL's layout, or a folder of them (a task per file, named after it, ``%2F`` for a slash),
+    into a store, going on where an earlier call was interrupted.
 
     ``workers``: processes that read, 0 for all cores. ``progress`` is called with (parts done, parts): a part is
     some thousand steps, and a few are in memory at a time. Without ``next_observations`` the last step of every
     episode is dropped, since nothing says where it led; where they are not the next observations, the episode is cut.
+    Success is read from ``infos/success`` (1, 0, or -1 throughout an episode that it was not recorded for), if the
+    file has it.
 
     Returns the report, also written to ``conversion.json``. Raises InputError without h5py, StoreError that names
     the file and the steps, or WorkerDied when a process is killed (calling again goes on).
@@ -122,39 +152,93 @@ def from_hdf5(
     return report
 
 
+class _Output(io.FileIO):
+    """The file that HDF5 writes into. Its first error is kept, since HDF5 crashes when it cannot finish a file."""
+
+    error: OSError | None = None
+
+    def write(self, block: Any) -> int:
+        rest = memoryview(block).cast("B")
+        size = len(rest)
+        try:
+            while len(rest) and self.error is None:
+                rest = rest[super().write(rest) :]
+        except OSError as error:
+            self.error = error
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0
+
+    def check(self) -> None:
+        """Raise the first error."""
+        if self.error is not None:
+            raise OSError(self.error.errno, self.error.strerror, self.name)
+
+
+def file_name(task: str) -> str:
+    """The name of a task's file, which lies in its folder whatever the task is called; ``unquote`` undoes it."""
+    quoted = task.replace("%", "%25").replace("/", "%2F")
+    return f"%2E{quoted[1:]}.hdf5" if quoted.startswith(".") else f"{quoted}.hdf5"
+
+
+def _write_task(store: EpisodeStore, episodes: npt.NDArray[np.int64], path: Path) -> None:
+    with _Output(path, "xb+") as output:
+        try:
+            with _h5py().File(output, "w") as file:
+                _write_episodes(store, episodes, file, output)
+        finally:
+            output.check()
+
+
+def _write_episodes(store: EpisodeStore, episodes: npt.NDArray[np.int64], file: Any, output: _Output) -> None:
+    steps = int(store.episode_length[episodes].sum())
+    observations = file.create_dataset("observations", (steps, store.observation_dim), "f4")
+    actions = file.create_dataset("actions", (steps, store.action_dim), "f4")
+    rewards = file.create_dataset("rewards", (steps,), "f4")
+    following = file.create_dataset("next_observations", (steps, store.observation_dim), "f4")
+    file.create_dataset("terminals", (steps,), "?")
+    timeouts = file.create_dataset("timeouts", (steps,), "?")
+    success, begin = None, 0
+    for number in episodes.tolist():
+        episode = store.episode(number)
+        end = begin + len(episode.rewards)
+        observations[begin:end] = episode.observations[:-1]
+        following[begin:end] = episode.observations[1:]
+        actions[begin:end] = episode.actions
+        rewards[begin:end] = episode.rewards
+        timeouts[end - 1] = True
+        if episode.success is not None:
+            if success is None:
+                success = file.create_dataset(SUCCESS, (steps,), "i1", fillvalue=-1)
+            success[begin:end] = episode.success
+        output.check()
+        begin = end
+
+
 def to_hdf5(store: EpisodeStore, folder: str | os.PathLike[str]) -> list[Path]:
     """Write a store as files in D4RL's layout, one per task, into a new folder. Returns the files.
 
     Columns: ``observations``, ``actions``, ``rewards``, ``next_observations``, ``terminals`` (all False: the store
-    does not tell ends from time limits) and ``timeouts`` (True at the last step of every episode).
+    does not tell ends from time limits), ``timeouts`` (True at the last step of every episode), and
+    ``infos/success`` (int8: after each step, -1 in episodes that it was not recorded for) if any episode of the task
+    has it. A file is named after its task; ``%``, ``/`` and a leading dot are percent-encoded.
+
+    Raises InputError without h5py, or StoreError (and leaves no folder) if the files cannot be written.
     """
-    h5py = _h5py()
+    _h5py()
     target = Path(folder)
-    try:
+    files = [target / file_name(task) for task in store.tasks]
+    with storage_errors(target):
         target.mkdir(parents=True)
-    except OSError as error:
-        raise StoreError(f"{target}: {error.strerror}") from error
-    files = []
-    for index, task in enumerate(store.tasks):
-        episodes = np.flatnonzero(store.episode_task == index)
-        steps = int(store.episode_length[episodes].sum())
-        files.append(target / f"{task}.hdf5")
-        with h5py.File(files[-1], "w") as file:
-            widths = {"observations": store.observation_dim, "actions": store.action_dim}
-            widths["next_observations"] = store.observation_dim
-            for name, width in widths.items():
-                file.create_dataset(name, (steps, width), "f4")
-            file.create_dataset("rewards", (steps,), "f4")
-            file.create_dataset("terminals", (steps,), "?")
-            file.create_dataset("timeouts", (steps,), "?")
-            begin = 0
-            for number in episodes:
-                episode = store.episode(int(number))
-                end = begin + len(episode.rewards)
-                file["observations"][begin:end] = episode.observations[:-1]
-                file["next_observations"][begin:end] = episode.observations[1:]
-                file["actions"][begin:end] = episode.actions
-                file["rewards"][begin:end] = episode.rewards
-                file["timeouts"][end - 1] = True
-                begin = end
+        try:
+            for index, file in enumerate(files):
+                _write_task(store, np.flatnonzero(store.episode_task == index), file)
+        except BaseException:
+            shutil.rmtree(target, ignore_errors=True)
+            raise
     return files

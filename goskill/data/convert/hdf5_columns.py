@@ -1,0 +1,129 @@
+"""The columns of an HDF5 file in D4RL's layout, checked before anything is made of them: the file is not trusted."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from goskill.errors import StoreError
+
+NUMBERS = ("observations", "actions", "rewards", "next_observations")
+FLAGS = ("terminals", "timeouts")
+SUCCESS = "infos/success"
+_OPTIONAL = ("next_observations", *FLAGS, SUCCESS)
+_MOST_COMPRESSED = 1032  # what deflate can make of one byte
+_CHUNK_LIMIT = 1 << 30  # HDF5 unpacks a chunk as a whole
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Datasets of an open file by their names. Each has a row for each of ``steps`` steps."""
+
+    where: str
+    steps: int
+    datasets: dict[str, Any]
+
+    @classmethod
+    def of(cls, file: Any) -> Columns:
+        """Find the columns, and check what is said of them. StoreError names the file and the column."""
+        where = str(file.filename)
+        found = {name: _dataset(file, name) for name in (*NUMBERS, *FLAGS, SUCCESS)}
+        for name, dataset in found.items():
+            if dataset is None and name not in _OPTIONAL:
+                raise StoreError(f"{where}: expected the column {name!r}, got {sorted(file)!r:.200}")
+        datasets = {name: dataset for name, dataset in found.items() if dataset is not None}
+        columns = cls(where, _rows(where, "rewards", datasets["rewards"]), datasets)
+        for name, dataset in datasets.items():
+            columns._check(name, dataset)
+        return columns
+
+    def _check(self, name: str, dataset: Any) -> None:
+        where = f"{self.where}: column {name!r}"
+        if _rows(self.where, name, dataset) != self.steps:
+            raise StoreError(f"{where}: expected {self.steps} rows, as of rewards, got {len(dataset)}")
+        kinds, wanted = ("biu", "truth values or integers 0 and 1") if name in FLAGS else ("biuf", "numbers")
+        if dataset.dtype.kind not in kinds:
+            raise StoreError(f"{where}: expected {wanted}, got dtype {dataset.dtype}")
+        if name not in NUMBERS and math.prod(dataset.shape[1:]) != 1:
+            raise StoreError(f"{where}: expected one value per step, got shape {list(dataset.shape)}")
+        if dataset.is_virtual or dataset.external:
+            raise StoreError(f"{where}: keeps its values in other files")
+        chunk = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
+        if chunk > _CHUNK_LIMIT:
+            raise StoreError(f"{where}: expected chunks of at most {_CHUNK_LIMIT} bytes, got {chunk}")
+
+    def check_stored(self) -> None:
+        """Refuse numbers that the file cannot hold: values that nobody wrote take no room, whatever the shape."""
+        for name in NUMBERS:
+            if name not in self.datasets:
+                continue
+            dataset = self.datasets[name]
+            stored = min(dataset.id.get_storage_size(), os.stat(self.where).st_size)
+            packed = dataset.id.get_create_plist().get_nfilters() > 0
+            claimed = math.prod(dataset.shape) * dataset.dtype.itemsize
+            if claimed > stored * (_MOST_COMPRESSED if packed else 1):
+                raise StoreError(
+                    f"{self.where}: column {name!r}: expected the {claimed} bytes of shape "
+                    f"{list(dataset.shape)}, got {stored} stored bytes"
+                )
+
+    def numbers(self, first: int, last: int) -> dict[str, npt.NDArray[Any]]:
+        """The rows of some steps."""
+        return {
+            name: np.asarray(self.datasets[name][first:last]) for name in NUMBERS if name in self.datasets
+        }
+
+    def ends(self, first: int, last: int) -> npt.NDArray[np.bool_]:
+        """Which of some steps end an episode; the file's last one always does."""
+        ends = np.zeros(last - first, bool)
+        for name in FLAGS:
+            if name in self.datasets:
+                ends |= self._values(name, first, last, (0, 1)).astype(bool)
+        if last == self.steps:
+            ends[-1:] = True
+        return ends
+
+    def success(self, first: int, last: int) -> npt.NDArray[np.int8] | None:
+        """Of some steps: 1, 0, or -1 where it was not recorded. None if the file has no such column."""
+        if SUCCESS not in self.datasets:
+            return None
+        return self._values(SUCCESS, first, last, (-1, 0, 1)).astype(np.int8)
+
+    def _values(self, name: str, first: int, last: int, known: tuple[int, ...]) -> npt.NDArray[Any]:
+        values: npt.NDArray[Any] = np.asarray(self.datasets[name][first:last]).reshape(-1)
+        strange = ~np.isin(values, known)
+        if strange.any():
+            step = int(np.flatnonzero(strange)[0])
+            wanted = ", ".join(map(str, known))
+            raise StoreError(
+                f"{self.where}: column {name!r}: expected the values {wanted}, "
+                f"got {values[step]} at step {first + step}"
+            )
+        return values
+
+
+def _dataset(file: Any, name: str) -> Any | None:
+    """What lies in this file itself under a name, or None: a link could lead to any other file."""
+    from h5py import HardLink
+
+    found = file
+    for part in name.split("/"):
+        link = found.get(part, getlink=True)
+        if link is None:
+            return None
+        if not isinstance(link, HardLink):
+            raise StoreError(f"{file.filename}: column {name!r}: expected a dataset, got a link")
+        found = found[part]
+    return found
+
+
+def _rows(where: str, name: str, dataset: Any) -> int:
+    shape = getattr(dataset, "shape", None)  # a group has none, and that of a single value is empty
+    if not shape:
+        raise StoreError(f"{where}: column {name!r}: expected a dataset of rows, got {dataset!r:.80}")
+    return int(shape[0])
