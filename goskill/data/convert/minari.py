@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from goskill.data.convert.copying import Part, Source, copy_source
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.transitions import Content, SourceEpisode
+from goskill.data.files import storage_errors
 from goskill.data.store import EpisodeStore
 from goskill.errors import InputError, StoreError
 
@@ -46,12 +49,21 @@ def _episode(name: str, episode: Any) -> SourceEpisode:
         if not isinstance(values, np.ndarray) or values.ndim != 2:
             found = f"shape {list(values.shape)}" if isinstance(values, np.ndarray) else type(values).__name__
             raise StoreError(f"{where}: expected flat {kind}, got {found}")
-    infos = episode.infos if isinstance(episode.infos, dict) else {}
-    success = np.asarray(infos["success"])[1:] if "success" in infos else None
-    if success is not None and len(success) != len(episode.actions):
-        success = None
     rewards = np.asarray(episode.rewards)
+    success = _success(episode.infos, len(rewards))
     return SourceEpisode.of(where, episode.observations, episode.actions, rewards, success)
+
+
+def _success(infos: Any, steps: int) -> npt.NDArray[Any] | None:
+    """What the info ``success`` says after each step. Infos begin with that of the reset."""
+    if not isinstance(infos, dict) or "success" not in infos:
+        return None
+    values = np.asarray(infos["success"]).reshape(-1)
+    return values[1:] if len(values) == steps + 1 else None
+
+
+def _infos(success: npt.NDArray[np.bool_] | None) -> dict[str, npt.NDArray[np.bool_]] | None:
+    return None if success is None else {"success": np.concatenate([[False], success])}
 
 
 def from_minari(
@@ -96,11 +108,57 @@ def to_minari(store: EpisodeStore, dataset_id: str, task: str, **metadata: Any) 
     """Make a Minari dataset of one task's episodes, as Minari keeps its datasets on this machine, and
     return it.
 
-    Every episode ends by truncation: the store does not tell ends from time limits. ``metadata`` goes to
+    Every episode ends by truncation: the store does not tell ends from time limits. Success goes to the info
+    ``success`` (bool, False at the reset) of the episodes that it was recorded for. ``metadata`` goes to
     ``minari.create_dataset_from_buffers`` (author, description …).
+
+    Raises InputError without minari, for an id that is malformed or taken, for a task without episodes and for
+    metadata that Minari refuses; StoreError if the dataset cannot be written. Nothing is left of it then.
     """
     minari = _minari()
     from gymnasium.spaces import Box
+
+    buffers = _buffers(store, task)
+    folder = _new_folder(dataset_id)
+    try:
+        return minari.create_dataset_from_buffers(
+            dataset_id=dataset_id,
+            buffer=buffers,
+            observation_space=Box(-np.inf, np.inf, (store.observation_dim,), np.float32),
+            action_space=Box(-np.inf, np.inf, (store.action_dim,), np.float32),
+            **metadata,
+        )
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        reason = f"Minari dataset {dataset_id!r}: {' '.join(str(error).split())}"
+        if isinstance(error, ValueError):
+            raise InputError(reason) from error
+        if isinstance(error, (OSError, RuntimeError)):  # HDF5 raises both
+            raise StoreError(reason) from error
+        raise
+
+
+def _new_folder(dataset_id: str) -> Path:
+    """Where Minari will keep a dataset. InputError for an id that is malformed or taken."""
+    from minari.dataset.minari_dataset import parse_dataset_id
+    from minari.storage.datasets_root_dir import get_dataset_path
+
+    try:
+        parse_dataset_id(dataset_id)
+    except (TypeError, ValueError) as error:  # a TypeError without a version
+        raise InputError(
+            f"dataset_id: expected a name such as 'group/name-v0', got {dataset_id!r:.80}"
+        ) from error
+    with storage_errors(Path(dataset_id)):
+        folder = Path(get_dataset_path(dataset_id))
+        if folder.exists():
+            raise InputError(
+                f"dataset_id: expected a new name or version, got {dataset_id!r}, which is in {folder}"
+            )
+    return folder
+
+
+def _buffers(store: EpisodeStore, task: str) -> list[Any]:
     from minari.data_collector import EpisodeBuffer
 
     buffers: list[Any] = []
@@ -116,12 +174,9 @@ def to_minari(store: EpisodeStore, dataset_id: str, task: str, **metadata: Any) 
                 rewards=np.array(episode.rewards),
                 terminations=np.zeros(length, bool),
                 truncations=ends,
+                infos=_infos(episode.success),
             )
         )
-    return minari.create_dataset_from_buffers(
-        dataset_id=dataset_id,
-        buffer=buffers,
-        observation_space=Box(-np.inf, np.inf, (store.observation_dim,), np.float32),
-        action_space=Box(-np.inf, np.inf, (store.action_dim,), np.float32),
-        **metadata,
-    )
+    if not buffers:
+        raise InputError(f"task: expected one that has episodes, got {task!r}")
+    return buffers

@@ -1,0 +1,100 @@
+"""Minari datasets: nothing is lost on the way, and ids that Minari does not take are refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from store_builders import ACTION_DIM, OBSERVATION_DIM, random_episode, write_store
+
+from goskill.data import EpisodeStore, StoreWriter
+from goskill.data.convert import from_hdf5, from_minari, to_hdf5, to_minari
+from goskill.errors import InputError, StoreError
+
+minari = pytest.importorskip("minari")
+pytest.importorskip("h5py")
+
+ABOUT = {"author": "a test", "author_email": "a@b.c", "code_permalink": "https://a.b"}
+
+
+@pytest.fixture(autouse=True)
+def datasets(tmp_path: Path, monkeypatch) -> Path:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    return tmp_path / "minari"
+
+
+def names_below(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_success_goes_both_ways_for_the_episodes_that_have_it(tmp_path: Path) -> None:
+    known = [[False, True, False], None, [True, True, True], [False] * 3]
+    generator = np.random.default_rng(0)
+    with StoreWriter(tmp_path / "store", OBSERVATION_DIM, ACTION_DIM, ["reach"]) as writer:
+        for success in known:
+            writer.append(task="reach", success=success, **random_episode(generator, 3))
+    dataset = to_minari(EpisodeStore.open(tmp_path / "store"), "goskill/test-v0", "reach", **ABOUT)
+    assert dataset[0].infos["success"].tolist() == [False, False, True, False]
+    from_minari("goskill/test-v0", tmp_path / "back")
+    back = EpisodeStore.open(tmp_path / "back")
+    found = [back.episode(i).success for i in range(4)]
+    assert [None if one is None else one.tolist() for one in found] == known
+
+
+def test_a_dataset_with_a_slash_in_its_name_goes_on_to_hdf5_and_back(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "store", [3, 4], [0, 0])
+    to_minari(store, "my/data-v0", "task-0", **ABOUT)
+    from_minari("my/data-v0", tmp_path / "from-minari")
+    files = to_hdf5(EpisodeStore.open(tmp_path / "from-minari"), tmp_path / "d4rl")
+    assert [file.parent for file in files] == [tmp_path / "d4rl"]
+    from_hdf5(tmp_path / "d4rl", tmp_path / "back")
+    back = EpisodeStore.open(tmp_path / "back")
+    assert back.tasks == ["my/data-v0"]
+    for index in range(2):
+        np.testing.assert_array_equal(back.episode(index).observations, store.episode(index).observations)
+
+
+@pytest.mark.parametrize("name", ["no-version", "a b-v0", "../../x-v0", "/tmp/x-v0", "", 3])
+def test_a_malformed_id_is_refused_and_nothing_is_written(datasets: Path, tmp_path: Path, name: Any) -> None:
+    store = write_store(tmp_path / "store", [3], [0])
+    with pytest.raises(
+        InputError, match="dataset_id: expected a name such as 'group/name-v0', got"
+    ) as caught:
+        to_minari(store, name, "task-0", **ABOUT)
+    assert repr(name) in str(caught.value)
+    assert not datasets.exists()
+
+
+def test_an_id_that_is_taken_is_refused_and_its_data_stays(datasets: Path, tmp_path: Path) -> None:
+    store = write_store(tmp_path / "store", [3], [0])
+    to_minari(store, "goskill/test-v0", "task-0", **ABOUT)
+    before = names_below(datasets)
+    with pytest.raises(InputError, match="dataset_id: expected a new name or version, got 'goskill/test-v0'"):
+        to_minari(store, "goskill/test-v0", "task-0", **ABOUT)
+    assert names_below(datasets) == before
+    assert len(minari.load_dataset("goskill/test-v0")) == 1
+
+
+def test_what_minari_refuses_or_cannot_write_is_named_and_removed(
+    datasets: Path, tmp_path: Path, monkeypatch
+) -> None:
+    store = write_store(tmp_path / "store", [3], [0])
+    with pytest.raises(InputError, match="Minari dataset 'test-v0': "):
+        to_minari(store, "test-v0", "task-0", **ABOUT, data_format="other")
+    assert names_below(datasets) == []
+
+    def fail(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("minari.dataset._storages.hdf5_storage.HDF5Storage.update_episodes", fail)
+    with pytest.raises(StoreError, match=r"Minari dataset 'test-v0': .*No space left"):
+        to_minari(store, "test-v0", "task-0", **ABOUT)
+    assert names_below(datasets) == []
+
+
+def test_a_task_without_episodes_is_refused(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "store", [3], [1])
+    with pytest.raises(InputError, match="task: expected one that has episodes, got 'task-0'"):
+        to_minari(store, "test-v0", "task-0", **ABOUT)
