@@ -57,12 +57,21 @@ def write_manifest(path: Path, content: Mapping[str, Any]) -> str:
 
 def open_regular(path: str | os.PathLike[str]) -> io.FileIO:
     """A regular file, open for reading, unbuffered. Raises StoreError for anything else, OSError as open does."""
-    # Without O_NONBLOCK opening a named pipe would wait for a writer.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    return io.FileIO(_regular(path, os.O_RDONLY), "rb")
+
+
+def open_lock(path: str | os.PathLike[str]) -> io.FileIO:
+    """A file to be locked, made if it is missing and left as it is otherwise. Raises as :func:`open_regular`."""
+    return io.FileIO(_regular(path, os.O_RDWR | os.O_CREAT), "rb+")
+
+
+def _regular(path: str | os.PathLike[str], flags: int) -> int:
+    # Without O_NONBLOCK opening a named pipe would wait for its other end.
+    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise StoreError(f"{os.fspath(path)}: is not a regular file")
-    return io.FileIO(descriptor, "rb")
+    return descriptor
 
 
 def read_whole(path: Path, limit: int, kind: str) -> bytes:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from goskill.data.files import open_regular, storage_errors
+from goskill.data.files import open_lock, open_regular, storage_errors
 from goskill.data.labels import label_dtype, label_folder
 from goskill.errors import StoreError
 from goskill.files import write_atomically
@@ -108,7 +108,7 @@ class LabelBlocks:
     def _alone(self) -> Iterator[None]:
         with storage_errors(self._labels):
             self._labels.mkdir(exist_ok=True)
-            lock = open(self._labels / _JOINING, "w")  # noqa: SIM115 (closed below)
+            lock = open_lock(self._labels / _JOINING)
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield

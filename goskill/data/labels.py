@@ -20,6 +20,7 @@ from goskill.data.files import (
     ColumnWriter,
     count_field,
     field,
+    open_lock,
     publish_folder,
     read_manifest,
     remove_temporaries,
@@ -80,7 +81,7 @@ def _unfinished(folder: Path) -> Iterator[Path]:
     Writers of labels share a lock; whoever can have it alone knows that all temporaries there are left over.
     """
     folder.mkdir(exist_ok=True)
-    with open(folder / _LOCK, "w") as lock:
+    with open_lock(folder / _LOCK) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             remove_temporaries(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ from goskill.data.episode import CheckedEpisode
 from goskill.data.files import (
     MANIFEST,
     ColumnWriter,
+    open_lock,
     publish_folder,
     remove_temporaries,
     storage_errors,
@@ -152,7 +154,7 @@ class StoreWriter:
         self._provenance = self._checked_provenance(provenance)
         self._unfinished = unfinished
         self._shard: _Shard | None = None
-        self._lock: IO[str] | None = None
+        self._lock: io.FileIO | None = None
         wanted = self._checked_tasks(tasks)
         if self.path.exists() and not self.path.is_dir():
             raise StoreError(f"{self.path}: expected a folder for the episode store, there is a file")
@@ -186,7 +188,7 @@ class StoreWriter:
         return dict(copied)
 
     def _take_lock(self) -> None:
-        lock = open(self.path / _LOCK, "w")  # noqa: SIM115 - held as long as the writer is open
+        lock = open_lock(self.path / _LOCK)  # held as long as the writer is open
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -196,6 +196,31 @@ def test_a_manifest_that_is_no_regular_file_is_refused_by_name(
         EpisodeStore.open(store.path).labels("skills")
 
 
+@pytest.mark.parametrize("name", [".lock", "labels/.lock", "labels/.joining"])
+def test_a_lock_that_is_a_named_pipe_is_refused_and_another_file_is_left_as_it_is(
+    store: EpisodeStore, tmp_path: Path, name: str
+) -> None:
+    def write() -> None:
+        if name == ".lock":
+            StoreWriter(store.path, 5, 2, [], append=True).close()
+        else:
+            blocks = store.label_blocks("others", 3)
+            for block in blocks.blocks:
+                blocks.write(block, np.zeros(block.steps, int))
+            blocks.join()
+
+    lock = store.path / name
+    lock.unlink(missing_ok=True)
+    os.mkfifo(lock)
+    with pytest.raises(StoreError, match=rf"{re.escape(name)}: is not a regular file"):
+        write()
+    lock.unlink()
+    (tmp_path / "precious").write_text("kept")
+    lock.symlink_to(tmp_path / "precious")
+    write()
+    assert (tmp_path / "precious").read_text() == "kept"
+
+
 def test_verify_refuses_a_named_pipe_that_took_the_place_of_a_column(store: EpisodeStore) -> None:
     file = store.path / "shard-000000" / "rewards.npy"
     file.unlink()
