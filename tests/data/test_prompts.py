@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import _codecs
 import contextlib
 import os
 import pickle
+import shutil
+import tracemalloc
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from store_builders import random_episode
+from store_builders import ACTION_DIM, OBSERVATION_DIM, random_episode
 
-from goskill.data.convert import load_prompts
+from goskill.data import EpisodeStore
+from goskill.data.convert import from_npz, load_prompts
 from goskill.data.convert.transitions import columns_of
 from goskill.errors import StoreError
 
@@ -22,6 +27,21 @@ def transitions(generator: np.random.Generator, length: int) -> dict[str, np.nda
     """One episode as files of prompts hold it."""
     episode = random_episode(generator, length)
     return {"observations": episode["observations"][:-1], "actions": episode["actions"]}
+
+
+def source_with_prompts(
+    tmp_path: Path, prompts: list, tasks: Sequence[str] = ("reach",), action_dim: int = ACTION_DIM
+) -> Path:
+    """A dataset of one episode for each task, and a file of prompts."""
+    for task in tasks:
+        folder = tmp_path / "source" / task / "sac" / "dataset"
+        folder.mkdir(parents=True)
+        columns = {"observations": np.ones((3, OBSERVATION_DIM)), "actions": np.ones((3, action_dim))}
+        np.savez(folder / "0.npz", **columns, rewards=np.ones(3))
+        file = tmp_path / "source" / "metaworld_prompts" / f"{task}_prompt.npy"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(pickle.dumps(prompts))
+    return tmp_path / "source"
 
 
 class Hostile:
@@ -190,3 +210,96 @@ def test_what_a_hostile_pickle_asks_for_is_quoted_in_short(tmp_path: Path) -> No
     with pytest.raises(StoreError, match=r"asks for 'os\\x1b\[31mAAA") as raised:
         load_prompts(tmp_path / "prompt.pkl")
     assert len(str(raised.value)) < len(str(tmp_path)) + 200
+
+
+def test_an_episode_named_again_and_again_is_refused_beyond_what_prompts_have(
+    tmp_path: Path,
+) -> None:
+    """20,000 times 3,000 steps in 260 kB."""
+    big = {**random_episode(np.random.default_rng(0), 3000)}
+    big["observations"] = big["observations"][1:]
+    source = source_with_prompts(tmp_path, [big] * 20_000)
+    assert (source / "metaworld_prompts" / "reach_prompt.npy").stat().st_size < 300_000
+    message = r"reach_prompt\.npy: episode 83: expected at most 250,000 steps in a file of prompts, got more"
+    with pytest.raises(StoreError, match=message):
+        from_npz("mtdiff", source, tmp_path / "store")
+
+
+@pytest.mark.parametrize("name", ["observations", "actions", "rewards", "terminals"])
+def test_lists_that_repeat_one_another_are_refused_before_they_become_arrays(
+    tmp_path: Path, name: str
+) -> None:
+    row = [0.5] * 10_000
+    repeated = [row] * 1_000_000  # 74 GiB in float64
+    episode = {**transitions(np.random.default_rng(0), 5), "rewards": np.zeros(5), name: repeated}
+    source = source_with_prompts(tmp_path, [episode])
+    with pytest.raises(StoreError, match=r"reach_prompt\.npy: episode 0: expected at most 250,000 steps"):
+        from_npz("mtdiff", source, tmp_path / "store")
+
+
+def test_text_among_numbers_is_refused_before_it_becomes_an_array(tmp_path: Path) -> None:
+    words = ["a" * 1_000_000, *["b"] * 100_000]  # 373 GiB as an array of equally long texts
+    episode = {**transitions(np.random.default_rng(0), 5), "rewards": words}
+    source = source_with_prompts(tmp_path, [episode])
+    with pytest.raises(StoreError, match=r"episode 0: column 'rewards': expected numbers, got str in a list"):
+        from_npz("mtdiff", source, tmp_path / "store")
+
+
+def test_prompts_are_written_one_at_a_time(tmp_path: Path) -> None:
+    """240 episodes of 1000 steps that are held at once would take 31 MB and more."""
+    episode = {
+        "observations": np.zeros((1000, OBSERVATION_DIM), np.float32),
+        "actions": np.zeros((1000, 32)),  # becomes float32, once for each
+        "rewards": np.zeros(1000, np.float32),
+    }
+    source = source_with_prompts(tmp_path, [episode] * 240, action_dim=32)
+    tracemalloc.start()
+    try:
+        from_npz("mtdiff", source, tmp_path / "store")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    prompts = EpisodeStore.open(tmp_path / "store").prompts
+    assert prompts is not None
+    assert prompts.episode_length.tolist() == [999] * 240
+    assert peak < 8e6
+
+
+def test_lists_of_numbers_are_prompts_too(tmp_path: Path) -> None:
+    episode = random_episode(np.random.default_rng(0), 5)
+    lists = {name: column[:5].tolist() for name, column in episode.items()}
+    source = source_with_prompts(tmp_path, [lists | {"rewards": list(episode["rewards"])}])
+    from_npz("mtdiff", source, tmp_path / "store")
+    prompts = EpisodeStore.open(tmp_path / "store").prompts
+    assert prompts is not None
+    np.testing.assert_array_equal(prompts.episode(0).observations, episode["observations"][:5])
+    np.testing.assert_array_equal(prompts.episode(0).rewards, episode["rewards"][:4])
+
+
+def test_a_text_that_is_encoded_again_and_again_is_held_once(tmp_path: Path) -> None:
+    text = "a" * 100_000
+    content = [{"a": Calls(_codecs.encode, text, "latin1")} for _ in range(1000)]
+    (tmp_path / "prompt.pkl").write_bytes(pickle.dumps(content, protocol=2))
+    read = load_prompts(tmp_path / "prompt.pkl")
+    assert len({id(episode["a"]) for episode in read}) == 1
+    assert read[0]["a"] == text.encode()
+
+
+def test_pickles_of_too_many_parts_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of these bytes would be an empty list of 56."""
+    monkeypatch.setattr("goskill.data.convert.restricted_pickle._MOST_PARTS", 1000)
+    (tmp_path / "prompt.pkl").write_bytes(b"\x80\x04](" + b"]" * 1000 + b"e.")
+    with pytest.raises(StoreError, match="more than 1,000 parts"):
+        load_prompts(tmp_path / "prompt.pkl")
+
+
+def test_prompts_that_came_after_the_conversion_are_not_passed_over(tmp_path: Path) -> None:
+    episode = transitions(np.random.default_rng(0), 5) | {"rewards": np.zeros(5)}
+    source = source_with_prompts(tmp_path, [episode], tasks=("reach", "push"))
+    (source / "metaworld_prompts" / "push_prompt.npy").rename(tmp_path / "push_prompt.npy")
+    assert from_npz("mtdiff", source, tmp_path / "store").missing_prompts == ["push"]
+    (tmp_path / "push_prompt.npy").rename(source / "metaworld_prompts" / "push_prompt.npy")
+    with pytest.raises(StoreError, match=r"prompts: expected prompts of push, .* got those of reach: remove"):
+        from_npz("mtdiff", source, tmp_path / "store")
+    shutil.rmtree(tmp_path / "store" / "prompts")
+    assert from_npz("mtdiff", source, tmp_path / "store").missing_prompts == []

@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from goskill.data.convert.archive import read_arrays
-from goskill.data.convert.copying import Part, Source, append_episode, copy_source, digests
+from goskill.data.convert.copying import Part, Source, copy_source
+from goskill.data.convert.prompts import copy_prompts
 from goskill.data.convert.report import ConversionReport
-from goskill.data.convert.restricted_pickle import load_prompts
-from goskill.data.convert.transitions import Content, SourceEpisode, columns_of, content_of
+from goskill.data.convert.transitions import Content, columns_of, content_of
 from goskill.data.store import EpisodeStore
-from goskill.data.writer import StoreWriter
 from goskill.errors import InputError, StoreError, closest
 
 _FILES_PER_JOB = 32
@@ -166,35 +165,8 @@ def _copy_prompts(
     store: EpisodeStore,
     report: ConversionReport,
 ) -> None:
-    report.missing_prompts, report.prompt_episodes = [], {}
-    prompts: dict[str, list[SourceEpisode]] = {}
-    for folder in folders:
-        task, file = _VERSION.sub("", folder.name), _prompt_file(root, layout, folder, quality)
-        if file is None:
-            continue
-        if not file.exists():
-            report.missing_prompts.append(task)
-            continue
-        prompts[task] = []
-        for number, arrays in enumerate(load_prompts(file)):
-            where = f"{file}: episode {number}"
-            columns = columns_of(where, arrays)
-            prompts[task] += content_of(where, columns, np.zeros_like(columns["ends"])).episodes
-    if prompts:
-        _write_prompts(store, prompts, report)
-
-
-def _write_prompts(
-    store: EpisodeStore, prompts: dict[str, list[SourceEpisode]], report: ConversionReport
-) -> None:
-    places = {known: i for i, known in enumerate(digests(store))}
-    folder = store.path / "prompts"
-    if not (folder / "manifest.json").exists() or EpisodeStore.open(folder).unfinished:
-        dimensions = (store.observation_dim, store.action_dim)
-        with StoreWriter(folder, *dimensions, list(prompts), unfinished=True) as writer:
-            for task, episodes in prompts.items():
-                for episode in episodes:
-                    append_episode(writer, task, episode)
-            writer.finish()
-    for task, episodes in prompts.items():
-        report.prompt_episodes[task] = [places[e.digest] for e in episodes if e.digest in places]
+    named = {_VERSION.sub("", folder.name): _prompt_file(root, layout, folder, quality) for folder in folders}
+    files = {task: file for task, file in named.items() if file is not None}
+    report.missing_prompts = [task for task, file in files.items() if not file.exists()]
+    report.prompt_episodes = {}
+    copy_prompts({task: file for task, file in files.items() if file.exists()}, store, report)

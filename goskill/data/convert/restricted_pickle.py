@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from goskill.errors import StoreError
 
-_SIZE_LIMIT = 1 << 30
+_SIZE_LIMIT = 1 << 28
+_MOST_PARTS = 1 << 22  # a byte of a pickle can make an object of a hundred
 _PLAIN_TYPE = re.compile(r"[?]|b1|[iu][1248]|f[248]|[US][0-9]{1,6}|O8?")
 _DEPTH = 4  # of arrays, lists and dicts in one another: an array of episodes, each a dict of arrays
 
@@ -94,17 +95,24 @@ def _no_bytes() -> bytes:
     return b""
 
 
-def _encode(text: str, encoding: str) -> bytes:
-    """Old protocols write bytes as text in this encoding, and no other is needed."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"it asks for the codec {encoding!r:.40}")
-    return text.encode("latin1")
+class _Encoder:
+    """Old protocols write bytes as text in Latin-1, and no other codec is needed. The same text gives the same bytes:
+    a pickle can ask for a long one again and again."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, bytes] = {}
+
+    def __call__(self, text: str, encoding: str) -> bytes:
+        if encoding != "latin1":
+            raise pickle.UnpicklingError(f"it asks for the codec {encoding!r:.40}")
+        if text not in self._known:
+            self._known[text] = text.encode("latin1")
+        return self._known[text]
 
 
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Type,
-    ("_codecs", "encode"): _Function(_encode),
     ("__builtin__", "bytes"): _Function(_no_bytes),
 }
 for _core in ("numpy.core", "numpy._core"):
@@ -114,19 +122,24 @@ for _core in ("numpy.core", "numpy._core"):
 
 
 class _Unpickler(pickle.Unpickler):
+    def __init__(self, stream: io.BytesIO) -> None:
+        super().__init__(stream)
+        self._allowed = {**_ALLOWED, ("_codecs", "encode"): _Function(_Encoder())}
+
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
+        if (module, name) not in self._allowed:
             raise pickle.UnpicklingError(f"it asks for {f'{module}.{name}'!r:.80}")
-        return _ALLOWED[module, name]
+        return self._allowed[module, name]
 
 
 def _load(stream: io.BytesIO) -> Any:
     """What is pickled, with arrays in place of what stands for them."""
     begin = stream.tell()
-    size = len(stream.getbuffer())
-    for opcode, argument, _ in pickletools.genops(stream):
+    for parts, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        if parts == _MOST_PARTS:
+            raise pickle.UnpicklingError(f"it has more than {_MOST_PARTS:,} parts")
         # The unpickler would make room for as many.
-        if opcode.name in ("PUT", "LONG_BINPUT") and isinstance(argument, int) and argument > size:
+        if opcode.name in ("PUT", "LONG_BINPUT") and isinstance(argument, int) and argument > parts:
             raise pickle.UnpicklingError(f"it remembers an object by the number {argument}")
     stream.seek(begin)
     return _resolved(_Unpickler(stream).load(), _DEPTH, {})
@@ -154,12 +167,14 @@ def load_prompts(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The episodes of a ``.npy`` file of pickled dicts, or of a plain pickle file.
 
     Only NumPy arrays of numbers or text, dicts, lists, tuples (as lists) and scalars are rebuilt. Raises StoreError
-    for anything else.
+    for anything else, for files of more than 256 MiB and for pickles of more than four million parts (an array is
+    about ten, a number in a list one).
     """
     path = Path(path)
     try:
-        if path.stat().st_size > _SIZE_LIMIT:
-            raise StoreError(f"{path}: is too large for a file of prompts")
+        size = path.stat().st_size
+        if size > _SIZE_LIMIT:
+            raise StoreError(f"{path}: expected at most {_SIZE_LIMIT:,} bytes of prompts, got {size:,}")
         raw = path.read_bytes()
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror}") from error

@@ -1,0 +1,101 @@
+"""From the layouts' files of prompts to a store of them inside the store of the episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from goskill.data.convert.copying import append_episode, digests
+from goskill.data.convert.report import ConversionReport
+from goskill.data.convert.restricted_pickle import load_prompts
+from goskill.data.convert.transitions import SourceEpisode, columns_of, content_of
+from goskill.data.store import PROMPTS, EpisodeStore
+from goskill.data.writer import StoreWriter
+from goskill.errors import StoreError
+
+# Of one file: 500 episodes of 500 steps. Pickles can name the same episode again and again in two bytes.
+_MOST_STEPS = 250_000
+
+
+def copy_prompts(files: Mapping[str, Path], store: EpisodeStore, report: ConversionReport) -> None:
+    """Write the prompts of each task's file into the store ``prompts``, unless that was done before.
+
+    One episode is in memory at a time beside the file that it is read from. The report is told which of the store's
+    episodes they are. StoreError names what is wrong.
+    """
+    if not files:
+        return
+    there = store.prompts
+    if there is None or there.unfinished:
+        _write(files, store)
+    elif not set(files) <= set(there.tasks):
+        missing = sorted(set(files) - set(there.tasks))
+        raise StoreError(
+            f"{there.path}: expected prompts of {', '.join(missing)}, which the source has, got those of "
+            f"{', '.join(there.tasks)}: remove the folder and convert again"
+        )
+    report.prompt_episodes = _places(store)
+
+
+def _write(files: Mapping[str, Path], store: EpisodeStore) -> None:
+    sizes = store.observation_dim, store.action_dim
+    with StoreWriter(store.path / PROMPTS, *sizes, list(files), unfinished=True) as writer:
+        for task, file in files.items():
+            for episode in read_prompts(file, *sizes):
+                append_episode(writer, task, episode)
+        writer.finish()
+
+
+def _places(store: EpisodeStore) -> dict[str, list[int]]:
+    """Which of a store's episodes its prompts are, by task, as far as they are among them."""
+    prompts = store.prompts
+    if prompts is None:
+        return {}
+    known: dict[tuple[str, tuple[int, ...]], int] = {}
+    for index, digest in enumerate(digests(store)):
+        known.setdefault((store.tasks[store.episode_task[index]], digest), index)
+    result: dict[str, list[int]] = {task: [] for task in prompts.tasks}
+    for index, digest in enumerate(digests(prompts)):
+        task = prompts.tasks[prompts.episode_task[index]]
+        if (task, digest) in known:
+            result[task].append(known[task, digest])
+    return result
+
+
+def read_prompts(file: Path, observation_dim: int, action_dim: int) -> Iterator[SourceEpisode]:
+    """The episodes of a file, one at a time. StoreError names the file and the episode, also beyond 250,000 steps."""
+    widths = {"observations": observation_dim, "next_observations": observation_dim, "actions": action_dim}
+    widths |= {"rewards": 1, "terminals": 1, "dones": 1}
+    left = _MOST_STEPS
+    for number, arrays in enumerate(load_prompts(file)):
+        where = f"{file}: episode {number}"
+        for name, width in widths.items():
+            if name in arrays and _count(f"{where}: column {name!r}", arrays[name], {}) > left * width:
+                raise StoreError(
+                    f"{where}: expected at most {_MOST_STEPS:,} steps in a file of prompts, got more up to here"
+                )
+        columns = columns_of(where, arrays)
+        left -= len(columns["rewards"])
+        yield from content_of(where, columns, np.zeros_like(columns["ends"])).episodes
+
+
+def _count(where: str, value: Any, known: dict[int, int]) -> int:
+    """How many numbers the array of a column would hold, found without making it: lists may repeat one another."""
+    if isinstance(value, np.ndarray):
+        return value.size
+    if not isinstance(value, list):
+        return 1
+    if id(value) not in known:
+        for item in value:
+            # An array of text has room for the longest in every place.
+            if not isinstance(item, (list, int, float, np.number, np.bool_)) and not _is_numeric(item):
+                raise StoreError(f"{where}: expected numbers, got {type(item).__name__} in a list")
+        known[id(value)] = sum(max(1, _count(where, item, known)) for item in value)
+    return known[id(value)]
+
+
+def _is_numeric(item: object) -> bool:
+    return isinstance(item, np.ndarray) and item.dtype.kind in "fiub"
