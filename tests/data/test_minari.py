@@ -43,6 +43,21 @@ def test_success_goes_both_ways_for_the_episodes_that_have_it(tmp_path: Path) ->
     assert [None if one is None else one.tolist() for one in found] == known
 
 
+@pytest.mark.parametrize("batch", [1, 2, 5, 64])
+def test_a_few_episodes_at_a_time_make_the_same_dataset(tmp_path: Path, monkeypatch, batch: int) -> None:
+    monkeypatch.setattr("goskill.data.convert.minari._EPISODES_PER_BATCH", batch)
+    lengths, tasks = [3, 4, 1, 7, 2, 5], [0, 0, 1, 0, 0, 0]
+    store = write_store(tmp_path / "store", lengths, tasks)
+    dataset = to_minari(store, "goskill/test-v0", "task-0", **ABOUT)
+    chosen = np.flatnonzero(np.array(tasks) == 0)
+    loaded = minari.load_dataset("goskill/test-v0")
+    for found in (dataset, loaded):
+        assert (found.total_episodes, found.total_steps) == (5, 21)
+        for episode, index in zip(found.iterate_episodes(), chosen, strict=True):
+            np.testing.assert_array_equal(episode.observations, store.episode(int(index)).observations)
+            np.testing.assert_array_equal(episode.rewards, store.episode(int(index)).rewards)
+
+
 def test_a_dataset_with_a_slash_in_its_name_goes_on_to_hdf5_and_back(tmp_path: Path) -> None:
     store = write_store(tmp_path / "store", [3, 4], [0, 0])
     to_minari(store, "my/data-v0", "task-0", **ABOUT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,11 +16,13 @@ import numpy.typing as npt
 from goskill.data.convert.copying import Part, Source, copy_source
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.transitions import Content, SourceEpisode
+from goskill.data.episode import Episode
 from goskill.data.files import storage_errors
 from goskill.data.store import EpisodeStore
 from goskill.errors import InputError, StoreError
 
 _EPISODES_PER_PART = 8
+_EPISODES_PER_BATCH = 64
 
 
 def _minari() -> ModuleType:
@@ -108,9 +110,9 @@ def to_minari(store: EpisodeStore, dataset_id: str, task: str, **metadata: Any) 
     """Make a Minari dataset of one task's episodes, as Minari keeps its datasets on this machine, and
     return it.
 
-    Every episode ends by truncation: the store does not tell ends from time limits. Success goes to the info
-    ``success`` (bool, False at the reset) of the episodes that it was recorded for. ``metadata`` goes to
-    ``minari.create_dataset_from_buffers`` (author, description …).
+    A few episodes are in memory at a time. Every episode ends by truncation: the store does not tell ends from time
+    limits. Success goes to the info ``success`` (bool, False at the reset) of the episodes that it was recorded for.
+    ``metadata`` goes to ``minari.create_dataset_from_buffers`` (author, description …).
 
     Raises InputError without minari, for an id that is malformed or taken, for a task without episodes and for
     metadata that Minari refuses; StoreError if the dataset cannot be written. Nothing is left of it then.
@@ -118,16 +120,22 @@ def to_minari(store: EpisodeStore, dataset_id: str, task: str, **metadata: Any) 
     minari = _minari()
     from gymnasium.spaces import Box
 
-    buffers = _buffers(store, task)
+    numbers = np.flatnonzero(store.episode_task == store.task_index(task)).tolist()
+    if not numbers:
+        raise InputError(f"task: expected one that has episodes, got {task!r}")
+    batches = _batches(store, numbers)
     folder = _new_folder(dataset_id)
     try:
-        return minari.create_dataset_from_buffers(
+        dataset = minari.create_dataset_from_buffers(
             dataset_id=dataset_id,
-            buffer=buffers,
+            buffer=next(batches),
             observation_space=Box(-np.inf, np.inf, (store.observation_dim,), np.float32),
             action_space=Box(-np.inf, np.inf, (store.action_dim,), np.float32),
             **metadata,
         )
+        for batch in batches:
+            dataset.update_dataset_from_buffer(batch)
+        return minari.MinariDataset(dataset.storage)
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
         reason = f"Minari dataset {dataset_id!r}: {' '.join(str(error).split())}"
@@ -158,25 +166,23 @@ def _new_folder(dataset_id: str) -> Path:
     return folder
 
 
-def _buffers(store: EpisodeStore, task: str) -> list[Any]:
+def _batches(store: EpisodeStore, numbers: list[int]) -> Iterator[list[Any]]:
+    """A few episodes at a time as Minari takes them, so that no more are in memory."""
+    for begin in range(0, len(numbers), _EPISODES_PER_BATCH):
+        batch = numbers[begin : begin + _EPISODES_PER_BATCH]
+        yield [_buffer(begin + i, store.episode(number)) for i, number in enumerate(batch)]
+
+
+def _buffer(index: int, episode: Episode) -> Any:
     from minari.data_collector import EpisodeBuffer
 
-    buffers: list[Any] = []
-    for number in np.flatnonzero(store.episode_task == store.task_index(task)):
-        episode = store.episode(int(number))
-        length = len(episode.rewards)
-        ends = np.arange(length) == length - 1
-        buffers.append(
-            EpisodeBuffer(
-                id=len(buffers),
-                observations=np.array(episode.observations),
-                actions=np.array(episode.actions),
-                rewards=np.array(episode.rewards),
-                terminations=np.zeros(length, bool),
-                truncations=ends,
-                infos=_infos(episode.success),
-            )
-        )
-    if not buffers:
-        raise InputError(f"task: expected one that has episodes, got {task!r}")
-    return buffers
+    length = len(episode.rewards)
+    return EpisodeBuffer(
+        id=index,
+        observations=np.array(episode.observations),
+        actions=np.array(episode.actions),
+        rewards=np.array(episode.rewards),
+        terminations=np.zeros(length, bool),
+        truncations=np.arange(length) == length - 1,
+        infos=_infos(episode.success),
+    )
