@@ -59,6 +59,8 @@ def convert(
     """Convert another dataset into an episode store. What was odd about it is printed. Called again, an interrupted
     conversion goes on.
 
+    Prompts of the source go into DATA/prompts, for other code: training takes each task's best episodes of DATA.
+
     Examples: `goskill convert goskill downloads/metaworld data/mt30 --suite mt30`,
     `goskill convert hdf5 episodes.hdf5 data/mine`
     """

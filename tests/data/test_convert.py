@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from store_builders import random_episode
 
-from goskill.data import EpisodeStore
+from goskill.data import ContextSampler, EpisodeStore
 from goskill.data.convert import copying, from_hdf5, from_minari, from_npz, to_hdf5, to_minari
 from goskill.envs import jobs
 from goskill.errors import InputError, StoreError, WorkerDied
@@ -103,6 +103,18 @@ def test_every_layout_is_converted_exactly(tmp_path: Path, layout: str) -> None:
     if layout != "harmodt":
         assert report.prompt_episodes == {"push": [10, 11], "reach": [22, 23]}
         assert EpisodeStore.open(tmp_path / "store" / "prompts").num_episodes == 4
+
+
+def test_the_prompts_of_a_report_are_what_a_sampler_draws_from(tmp_path: Path) -> None:
+    data = build(tmp_path / "source", "goskill", ["reach", "push"], 6)
+    report = from_npz("goskill", tmp_path / "source", tmp_path / "store")
+    store = EpisodeStore.open(tmp_path / "store")
+    sampler = ContextSampler(store, 2, 3, 3, 64, prompt_episodes=report.prompt_episodes)
+    batch = next(sampler)
+    for task, episodes in data.items():
+        drawn = batch["prompt_observations"][batch["task"] == store.task_index(task)].numpy()
+        prompts = [np.asarray(episode["observations"], np.float32)[::2] for episode in episodes[-2:]]
+        assert {one.tobytes() for one in drawn} == {prompt.tobytes() for prompt in prompts}
 
 
 @pytest.mark.parametrize("layout", ["goskill", "mtdiff", "harmodt"])

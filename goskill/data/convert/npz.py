@@ -126,8 +126,13 @@ def from_npz(
 
     Every file is checked: columns, shapes, dtypes, finite values that fit float32. Where
     ``next_observations[t]`` is not ``observations[t + 1]`` the episode is cut, so that every transition
-    stays exact. Prompts go into a store ``prompts`` inside the store's folder. A version suffix of task
-    names ("-v2") is dropped.
+    stays exact; it still counts as one. A version suffix of task names ("-v2") is dropped.
+
+    Files of prompts go into a store of their own, the folder ``prompts`` in the store's
+    (:attr:`EpisodeStore.prompts`). They are kept for other code: training and evaluation here take each task's best
+    episodes of the store as prompts. The report's ``prompt_episodes`` says which of the store's episodes the prompts
+    are, by task; ``ContextSampler(store, ..., prompt_episodes=report.prompt_episodes)`` draws from them, if every task
+    has one. A file may name 250,000 steps.
 
     Returns the report, also written to ``conversion.json``. Raises InputError, StoreError that names
     the file, or WorkerDied when a process is killed (calling again goes on).

@@ -27,7 +27,8 @@ class ConversionReport:
     shortened: list[str] = field(default_factory=list)  # episodes whose last step has no next observation
     constant_dimensions: list[int] = field(default_factory=list)  # of the observations
     missing_prompts: list[str] = field(default_factory=list)  # tasks without a file of prompts
-    prompt_episodes: dict[str, list[int]] = field(default_factory=dict)  # prompts found among the episodes
+    # Indices of the store's episodes that the source has as prompts, by task, for ContextSampler's prompt_episodes.
+    prompt_episodes: dict[str, list[int]] = field(default_factory=dict)
     fewer_episodes: dict[str, int] = field(
         default_factory=dict
     )  # tasks with fewer than the layout should have
