@@ -78,8 +78,9 @@ def read_whole(path: Path, limit: int, kind: str) -> bytes:
     """All of a regular file. StoreError names it if it cannot be read or has more than ``limit`` bytes."""
     try:
         with open_regular(path) as file:
-            if os.fstat(file.fileno()).st_size > limit:
-                raise StoreError(f"{path}: is too large for {kind}")
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
+                raise StoreError(f"{path}: expected at most {limit:,} bytes of {kind}, got {size:,}")
             return file.read()
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror}") from error

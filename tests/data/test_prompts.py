@@ -175,6 +175,15 @@ def test_honest_pickles_are_read(tmp_path: Path, protocol: int) -> None:
     np.testing.assert_array_equal(read["observations"], episode["observations"])
 
 
+def test_prompts_that_are_no_regular_file_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.npy")
+    (tmp_path / "endless.npy").symlink_to("/dev/zero")
+    (tmp_path / "folder.npy").mkdir()
+    for name in ("pipe", "endless", "folder"):
+        with pytest.raises(StoreError, match=rf"{name}\.npy: is not a regular file"):
+            load_prompts(tmp_path / f"{name}.npy")
+
+
 def test_prompts_that_are_no_episodes_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "numbers.npy", np.zeros(3))
     (tmp_path / "list.npy").write_bytes(pickle.dumps([1, 2]))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from goskill.data.files import read_whole
 from goskill.errors import StoreError
 
 _SIZE_LIMIT = 1 << 28
@@ -171,13 +172,7 @@ def load_prompts(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     about ten, a number in a list one).
     """
     path = Path(path)
-    try:
-        size = path.stat().st_size
-        if size > _SIZE_LIMIT:
-            raise StoreError(f"{path}: expected at most {_SIZE_LIMIT:,} bytes of prompts, got {size:,}")
-        raw = path.read_bytes()
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
+    raw = read_whole(path, _SIZE_LIMIT, "prompts")
     stream = io.BytesIO(raw)
     try:
         if raw[:6] == b"\x93NUMPY":
