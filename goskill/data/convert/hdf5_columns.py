@@ -46,9 +46,8 @@ class Columns:
         where = f"{self.where}: column {name!r}"
         if _rows(self.where, name, dataset) != self.steps:
             raise StoreError(f"{where}: expected {self.steps} rows, as of rewards, got {len(dataset)}")
-        kinds, wanted = ("biu", "truth values or integers 0 and 1") if name in FLAGS else ("biuf", "numbers")
-        if dataset.dtype.kind not in kinds:
-            raise StoreError(f"{where}: expected {wanted}, got dtype {dataset.dtype}")
+        if dataset.dtype.kind not in "biuf":
+            raise StoreError(f"{where}: expected numbers, got dtype {dataset.dtype}")
         if name not in NUMBERS and math.prod(dataset.shape[1:]) != 1:
             raise StoreError(f"{where}: expected one value per step, got shape {list(dataset.shape)}")
         if dataset.is_virtual or dataset.external:
