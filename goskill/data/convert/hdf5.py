@@ -114,7 +114,6 @@ def read_steps(key: tuple[Path, int, int]) -> Content:
         begin = end
     return Content(
         [episode for content in contents for episode in content.episodes],
-        sum(content.cuts for content in contents),
         [what for content in contents for what in content.split],
         [what for content in contents for what in content.shortened],
     )

@@ -57,8 +57,8 @@ class Content:
     """What was read at once: episodes, and what was odd about them."""
 
     episodes: list[SourceEpisode]
-    cuts: int = 0  # where the next observation is not the next row, although no episode ends there
-    split: list[str] = field(default_factory=list)  # what was cut there, and how often
+    # What was cut where the next observation is not the next row, although no episode ends there, and how often.
+    split: list[str] = field(default_factory=list)
     shortened: list[str] = field(
         default_factory=list
     )  # what lost last steps, which nothing says the result of
@@ -131,7 +131,6 @@ def content_of(where: str, columns: Mapping[str, Array], ends: Array) -> Content
     further = int(cuts.sum()) - regular
     return Content(
         episodes,
-        further,
         [f"{where}: {further} times"] if further else [],
         [where] if following is None else [],
     )
