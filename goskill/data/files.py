@@ -37,6 +37,12 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise StoreError(f"{error.filename or path}: {error.strerror or error}") from error
 
 
+def size_of(path: Path) -> int:
+    """A file's bytes. StoreError names what cannot be reached."""
+    with storage_errors(path):
+        return path.stat().st_size
+
+
 def write_manifest(path: Path, content: Mapping[str, Any]) -> str:
     """Replace a manifest atomically and return its checksum, which covers every byte of the file."""
     blank = json.dumps({"checksum": "0" * 64, **content}, indent=2, allow_nan=False) + "\n"

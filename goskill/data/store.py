@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import operator
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from goskill import _core
 from goskill.data.episode import Episode
-from goskill.data.files import MANIFEST, storage_errors
+from goskill.data.files import size_of, storage_errors
 from goskill.data.label_blocks import LabelBlocks
 from goskill.data.labels import label_folder, label_names, read_label_manifest, write_labels
 from goskill.data.layout import StoreLayout
@@ -313,12 +313,12 @@ class EpisodeStore:
         store's episodes. Raises StoreError if what is there cannot be opened.
         """
         folder = self.path / PROMPTS
-        there = (folder / MANIFEST).exists() or next(folder.glob("shard-*"), None) is not None
-        return EpisodeStore.open(folder) if there else None
+        return EpisodeStore.open(folder) if os.path.lexists(folder) else None
 
     def _prompts_info(self) -> dict[str, Any] | None:
         try:
             prompts = self.prompts
+            size = 0 if prompts is None else prompts._bytes()
         except StoreError as error:
             return {"fault": str(error)}
         if prompts is None:
@@ -327,30 +327,33 @@ class EpisodeStore:
             "unfinished": prompts.unfinished,
             "episodes": prompts.num_episodes,
             "steps": prompts.num_steps,
-            "bytes": prompts._bytes(),
+            "bytes": size,
         }
 
     def _bytes(self) -> int:
-        return sum(file.stat().st_size for file in self.column_files())
+        labels = (file for name in self.label_names for file in self.label_files(name))
+        return sum(map(size_of, [*self.shard_files(), *labels]))
 
-    def column_files(self) -> list[Path]:
-        """The files of columns that lie in the shards and beside them as labels, known or not."""
-        folders: Sequence[Path] = [shard.folder for shard in self._layout.shards]
-        folders = [*folders, *(label_folder(self.path, name) for name in self.label_names)]
-        return sorted(file for folder in folders for file in folder.glob("*.npy"))
+    def shard_files(self) -> list[Path]:
+        """The files of columns that lie in the shards, known or not."""
+        return [file for folder in self.shard_folders for file in folder.glob("*.npy")]
 
-    def column_checksums(self) -> dict[Path, str]:
-        """The files of columns that the manifests list, with the SHA-256 of what follows their headers."""
-        result: dict[Path, str] = {}
-        for shard in self._layout.shards:
-            result |= {
-                shard.folder / f"{name}.npy": str(entry["sha256"]) for name, entry in shard.columns.items()
-            }
-        for name in self.label_names:
-            columns = self._label_manifest(name)["columns"]
-            folder = label_folder(self.path, name)
-            result |= {folder / f"{part}.npy": str(entry["sha256"]) for part, entry in columns.items()}
-        return result
+    def label_files(self, name: str) -> list[Path]:
+        """The files of columns that lie beside the shards as labels of that name, known or not."""
+        return list(label_folder(self.path, name).glob("*.npy"))
+
+    def shard_checksums(self) -> dict[Path, str]:
+        """The files of columns that the shards' manifests list, with the SHA-256 of what follows their headers."""
+        return {
+            shard.folder / f"{name}.npy": str(entry["sha256"])
+            for shard in self._layout.shards
+            for name, entry in shard.columns.items()
+        }
+
+    def label_checksums(self, name: str) -> dict[Path, str]:
+        """As :meth:`shard_checksums`, of the labels of a name. Raises StoreError if their manifest is damaged."""
+        folder, columns = label_folder(self.path, name), self._label_manifest(name)["columns"]
+        return {folder / f"{part}.npy": str(entry["sha256"]) for part, entry in columns.items()}
 
     def verify(self, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
         """Read everything and hold it to the checksums: the episodes, labels and :attr:`prompts`.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from goskill.data.files import column_digest, storage_errors
+from goskill.data.files import column_digest, size_of, storage_errors
 from goskill.errors import StoreError
 
 if TYPE_CHECKING:
@@ -18,52 +19,81 @@ Progress = Callable[[int, int], None]
 
 def verify(store: EpisodeStore, progress: Progress | None = None) -> dict[str, Any]:
     """See :meth:`EpisodeStore.verify`."""
-    stores, faults = [store], []
-    try:
-        stores += [] if store.prompts is None else [store.prompts]
-    except StoreError as error:
-        faults.append(str(error))
+    faults: list[str] = []
+    stores = [store]
+    with _noted(faults):
+        prompts = store.prompts
+        stores += [] if prompts is None else [prompts]
     expected: dict[Path, str] = {}
     found: set[Path] = set()
     for part in stores:
-        expected |= part.column_checksums()
-        found |= set(part.column_files())
+        listed, there = _columns(part, faults)
+        expected |= listed
+        found |= there
     faults += [f"{file}: is not listed in the manifest" for file in sorted(found - set(expected))]
     faults += [f"{file}: is missing" for file in sorted(set(expected) - found)]
-    files = sorted(found & set(expected))
-    total = sum(file.stat().st_size for file in files)
-    faults += _damaged({file: expected[file] for file in files}, total, progress)
+    files = _with_sizes(sorted(found & set(expected)), faults)
+    _read(files, expected, faults, progress)
     for part in stores:
-        faults += _changed_since(part)
+        _open_again(part, faults)
     if faults:
-        raise StoreError("; ".join(faults))
-    return {"files": len(files), "bytes": total}
+        raise StoreError("; ".join(dict.fromkeys(faults)))
+    return {"files": len(files), "bytes": sum(files.values())}
 
 
-def _damaged(expected: dict[Path, str], total: int, progress: Progress | None) -> list[str]:
-    faults, done = [], 0
-    for file, checksum in expected.items():
-        digest, end = hashlib.sha256(), done + file.stat().st_size
-        with storage_errors(file):
+@contextlib.contextmanager
+def _noted(faults: list[str]) -> Iterator[None]:
+    """What is wrong with one thing is noted, and the next one is looked at."""
+    try:
+        yield
+    except StoreError as error:
+        faults.append(str(error))
+
+
+def _columns(store: EpisodeStore, faults: list[str]) -> tuple[dict[Path, str], set[Path]]:
+    """The checksums of the columns that the manifests list, and the files that are there."""
+    expected, found = store.shard_checksums(), set(store.shard_files())
+    for name in store.label_names:
+        # Of a label without a manifest nothing says which files belong to it.
+        with _noted(faults):
+            expected |= store.label_checksums(name)
+            found |= set(store.label_files(name))
+    return expected, found
+
+
+def _with_sizes(files: list[Path], faults: list[str]) -> dict[Path, int]:
+    """The bytes of those files that can be reached."""
+    sizes = {}
+    for file in files:
+        with _noted(faults):
+            sizes[file] = size_of(file)
+    return sizes
+
+
+def _read(
+    sizes: dict[Path, int], expected: dict[Path, str], faults: list[str], progress: Progress | None
+) -> None:
+    """Note those files that cannot be read, or whose checksum does not hold."""
+    end, total = 0, sum(sizes.values())
+    for file, size in sizes.items():
+        done, digest = end, hashlib.sha256()
+        end += size  # with the header, which opening checks
+        with _noted(faults), storage_errors(file):
             for block in column_digest(file):
                 digest.update(block)
                 done += len(block)
                 if progress is not None:
                     progress(done, total)
-        done = end  # with the header, which opening checks
+            if digest.hexdigest() != expected[file]:
+                faults.append(f"{file}: the checksum does not hold, the data is damaged")
         if progress is not None:
-            progress(done, total)
-        if digest.hexdigest() != checksum:
-            faults.append(f"{file}: the checksum does not hold, the data is damaged")
-    return faults
+            progress(end, total)
 
 
-def _changed_since(store: EpisodeStore) -> list[str]:
+def _open_again(store: EpisodeStore, faults: list[str]) -> None:
     """What lies on disk now may differ from what was opened: sizes, headers and manifests are checked again."""
-    try:
+    with _noted(faults):
         again = type(store).open(store.path)
         for name in again.label_names:
-            again.label_column(name)
-    except StoreError as error:
-        return [str(error)]
-    return []
+            with _noted(faults):
+                again.label_column(name)

@@ -312,3 +312,13 @@ def test_prompts_that_came_after_the_conversion_are_not_passed_over(tmp_path: Pa
         from_npz("mtdiff", source, tmp_path / "store")
     shutil.rmtree(tmp_path / "store" / "prompts")
     assert from_npz("mtdiff", source, tmp_path / "store").missing_prompts == []
+
+
+def test_a_conversion_that_was_killed_before_its_prompts_had_a_manifest_goes_on(tmp_path: Path) -> None:
+    episode = transitions(np.random.default_rng(0), 5) | {"rewards": np.zeros(5)}
+    source = source_with_prompts(tmp_path, [episode])
+    from_npz("mtdiff", source, tmp_path / "store")
+    shutil.rmtree(tmp_path / "store" / "prompts")
+    (tmp_path / "store" / "prompts").mkdir()
+    from_npz("mtdiff", source, tmp_path / "store")
+    assert len(EpisodeStore.open(tmp_path / "store" / "prompts")) == 1

@@ -121,6 +121,78 @@ def test_info_says_whether_there_are_prompts_and_whether_they_can_be_opened(stor
     assert str(column) in store.info()["prompts"]["fault"]
 
 
+def flip(file: Path) -> None:
+    raw = bytearray(file.read_bytes())
+    raw[-1] ^= 1
+    file.write_bytes(raw)
+
+
+def test_verify_names_every_damaged_file_also_behind_one_that_cannot_be_read(store: EpisodeStore) -> None:
+    first, second = (store.path / f"shard-{i:06}" for i in range(2))
+    (first / "actions.npy").unlink()
+    (first / "actions.npy").mkdir()
+    flip(first / "rewards.npy")
+    (second / "rewards.npy").unlink()
+    (second / "rewards.npy").symlink_to("nowhere")
+    flip(second / "success.npy")
+    with pytest.raises(StoreError) as raised:
+        store.verify()
+    for name in ("0/actions", "0/rewards", "1/rewards", "1/success"):
+        assert f"shard-00000{name}.npy: " in str(raised.value)
+    for name in ("0/success", "1/actions"):
+        assert f"shard-00000{name}.npy: " not in str(raised.value)
+
+
+def test_verify_names_every_damaged_file_also_beside_labels_without_a_manifest(store: EpisodeStore) -> None:
+    store.write_labels("a", np.zeros(store.num_steps, int), 1)
+    store.write_labels("b", np.zeros(store.num_steps, int), 1)
+    flip(store.path / "labels" / "a" / "manifest.json")
+    flip(store.path / "labels" / "b" / "labels.npy")
+    flip(store.path / "shard-000000" / "rewards.npy")
+    with pytest.raises(StoreError) as raised:
+        store.verify()
+    for name in ("a/manifest.json", "b/labels.npy", "rewards.npy"):
+        assert f"{name}: " in str(raised.value)
+    assert str(raised.value).count("a/manifest.json: ") == 1
+    assert "not listed" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["shard-000000/rewards.npy", "labels/skills/labels.npy"])
+def test_links_to_nowhere_are_named(store: EpisodeStore, name: str) -> None:
+    (store.path / name).unlink()
+    (store.path / name).symlink_to("nowhere")
+    for look in (store.verify, store.info):
+        with pytest.raises(StoreError, match=rf"{name}: No such file"):
+            look()
+
+
+def test_a_foreign_link_to_nowhere_is_named(store: EpisodeStore) -> None:
+    (store.path / "shard-000000" / "extra.npy").symlink_to("nowhere")
+    with pytest.raises(StoreError, match=r"extra\.npy: No such file"):
+        store.info()
+    with pytest.raises(StoreError, match=r"extra\.npy: is not listed"):
+        store.verify()
+
+
+def empty_folder(path: Path) -> None:
+    path.mkdir()
+
+
+@pytest.mark.parametrize("replace", [empty_folder, Path.touch, lambda path: path.symlink_to("nowhere")])
+def test_prompts_that_were_lost_are_a_fault(store: EpisodeStore, replace: Callable[[Path], None]) -> None:
+    store.verify()
+    replace(store.path / "prompts")
+    with pytest.raises(StoreError, match="prompts: there is no episode store"):
+        store.verify()
+    assert "prompts: there is no episode store" in store.info()["prompts"]["fault"]
+
+
+def test_a_column_of_prompts_that_leads_nowhere_is_a_fault_of_the_prompts(store: EpisodeStore) -> None:
+    prompts = write_store(store.path / "prompts", [4, 6], [0, 1])
+    (prompts.path / "shard-000000" / "extra.npy").symlink_to("nowhere")
+    assert "extra.npy: No such file" in store.info()["prompts"]["fault"]
+
+
 @pytest.mark.parametrize(
     "column", ["observations", "actions", "rewards", "returns_to_go", "success", "episode_task"]
 )

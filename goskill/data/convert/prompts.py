@@ -12,6 +12,7 @@ from goskill.data.convert.copying import append_episode, digests
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.restricted_pickle import load_prompts
 from goskill.data.convert.transitions import SourceEpisode, columns_of, content_of
+from goskill.data.files import MANIFEST
 from goskill.data.store import PROMPTS, EpisodeStore
 from goskill.data.writer import StoreWriter
 from goskill.errors import StoreError
@@ -28,7 +29,8 @@ def copy_prompts(files: Mapping[str, Path], store: EpisodeStore, report: Convers
     """
     if not files:
         return
-    there = store.prompts
+    # A call that was killed at its start left a folder without a manifest.
+    there = store.prompts if (store.path / PROMPTS / MANIFEST).exists() else None
     if there is None or there.unfinished:
         _write(files, store)
     elif not set(files) <= set(there.tasks):
