@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from goskill.data.convert import from_hdf5, from_minari, to_hdf5, to_minari
 from goskill.errors import InputError, StoreError
 
 minari = pytest.importorskip("minari")
-pytest.importorskip("h5py")
+h5py = pytest.importorskip("h5py")
 
 ABOUT = {"author": "a test", "author_email": "a@b.c", "code_permalink": "https://a.b"}
 
@@ -113,3 +116,142 @@ def test_a_task_without_episodes_is_refused(tmp_path: Path) -> None:
     store = write_store(tmp_path / "store", [3], [1])
     with pytest.raises(InputError, match="task: expected one that has episodes, got 'task-0'"):
         to_minari(store, "test-v0", "task-0", **ABOUT)
+
+
+def new_dataset(tmp_path: Path) -> Path:
+    """The folder of a dataset goskill/test-v0 of two episodes, of 3 and 4 steps."""
+    store = write_store(tmp_path / "store", [3, 4], [0, 0])
+    return Path(to_minari(store, "goskill/test-v0", "task-0", **ABOUT).storage.data_path)
+
+
+def without(name: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        with h5py.File(folder / "main_data.hdf5", "a") as file:
+            del file[name]
+
+    return damage
+
+
+def instead(name: str, value: Any) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        with h5py.File(folder / "main_data.hdf5", "a") as file:
+            if name in file:
+                del file[name]
+            file[name] = value
+
+    return damage
+
+
+def without_spaces(folder: Path) -> None:
+    """Minari asks the environment for them then."""
+    spec = {"id": "nope-v9", "entry_point": None}
+    (folder / "metadata.json").write_text(json.dumps({"env_spec": json.dumps(spec)}))
+
+
+def a_pipe(folder: Path) -> None:
+    (folder / "main_data.hdf5").unlink()
+    os.mkfifo(folder / "main_data.hdf5")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda folder: os.truncate(folder / "main_data.hdf5", 3000),
+            "goskill/test-v0: episode 0: is not what",
+        ),
+        (a_pipe, r"goskill/test-v0: episode 0: is not|main_data\.hdf5: is not a regular file"),
+        (without("episode_0"), "goskill/test-v0: episode 0: is not what .*episode_0"),
+        (without("episode_1"), "goskill/test-v0: episode 1: is not what .*episode_1"),
+        (without("episode_1/observations"), "goskill/test-v0: episode 1: is not what .*observations"),
+        (instead("episode_1/rewards", 3.0), "goskill/test-v0: episode 1: is not what"),
+        (instead("episode_1/infos", 3.0), "goskill/test-v0: episode 1: is not what .*AssertionError"),
+        (
+            lambda folder: (folder / "metadata.json").write_text("{}"),
+            "Minari dataset 'goskill/test-v0': is not what Minari writes: ",
+        ),
+        (
+            lambda folder: (folder / "metadata.json").write_text("{"),
+            "Minari dataset 'goskill/test-v0': is not",
+        ),
+    ],
+)
+def test_a_damaged_dataset_is_refused_by_name(
+    tmp_path: Path, damage: Callable[[Path], Any], message: str
+) -> None:
+    damage(new_dataset(tmp_path))
+    with pytest.raises(StoreError, match=message):
+        from_minari("goskill/test-v0", tmp_path / "back")
+
+
+@pytest.mark.parametrize("dataset", [3, None, b"goskill/test-v0", ["goskill/test-v0"]])
+def test_what_is_no_dataset_is_refused_by_name(tmp_path: Path, dataset: Any) -> None:
+    with pytest.raises(InputError, match="dataset: expected a Minari dataset or its id, got"):
+        from_minari(dataset, tmp_path / "back")
+
+
+@pytest.mark.parametrize("name", ["episode_1", "episode_1/observations", "episode_1/infos/deep/success"])
+@pytest.mark.parametrize("external", [True, False])
+def test_links_are_not_followed(tmp_path: Path, name: str, external: bool) -> None:
+    """They lead to what was there before, so that nothing but the link itself is wrong."""
+    folder = new_dataset(tmp_path)
+    instead("episode_1/infos/deep/success", np.zeros(5, bool))(folder)
+    with h5py.File(folder / "main_data.hdf5", "a") as file, h5py.File(tmp_path / "other", "w") as other:
+        file.copy(name, other if external else file, "secret")
+    link = h5py.ExternalLink(str(tmp_path / "other"), "secret") if external else h5py.SoftLink("/secret")
+    instead(name, link)(folder)
+    with pytest.raises(
+        StoreError, match=f"goskill/test-v0: episode 1: '{name}': expected a dataset, got a link"
+    ):
+        from_minari("goskill/test-v0", tmp_path / "back")
+
+
+@pytest.mark.parametrize("kind", ["external", "virtual"])
+def test_values_kept_in_other_files_are_refused(tmp_path: Path, kind: str) -> None:
+    folder = new_dataset(tmp_path)
+    (tmp_path / "secret").write_bytes(bytes(400))
+    without("episode_0/rewards")(folder)
+    with h5py.File(folder / "main_data.hdf5", "a") as file:
+        if kind == "external":
+            file.create_dataset("episode_0/rewards", (3,), "f4", external=[(str(tmp_path / "secret"), 0, 12)])
+        else:
+            layout = h5py.VirtualLayout((3,), "f4")
+            layout[:] = h5py.VirtualSource(str(tmp_path / "secret"), "rewards", (3,))
+            file.create_virtual_dataset("episode_0/rewards", layout)
+    with pytest.raises(StoreError, match="episode 0: 'episode_0/rewards': keeps its values in other files"):
+        from_minari("goskill/test-v0", tmp_path / "back")
+
+
+def test_groups_without_an_end_are_refused(tmp_path: Path) -> None:
+    with h5py.File(new_dataset(tmp_path) / "main_data.hdf5", "a") as file:
+        infos = file.create_group("episode_0/infos")
+        infos["again"] = infos
+    with pytest.raises(StoreError, match="episode 0: 'episode_0/infos/again': expected a group of one name"):
+        from_minari("goskill/test-v0", tmp_path / "back")
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1), (4,), (4, 1)])
+def test_success_with_or_without_the_reset_is_read(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    after_steps = np.array([False, True, True])
+    with_reset = np.concatenate([[False], after_steps])[-shape[0] :].reshape(shape)
+    instead("episode_0/infos/success", with_reset)(new_dataset(tmp_path))
+    from_minari("goskill/test-v0", tmp_path / "back")
+    assert EpisodeStore.open(tmp_path / "back").episode(0).success.tolist() == after_steps.tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("success", True),
+        ("success", np.zeros(2, bool)),
+        ("success", np.zeros((4, 2), bool)),
+        ("success", np.array([b"yes"] * 4)),
+        ("success/deep", np.zeros(4, bool)),
+    ],
+)
+def test_other_success_is_refused_by_name(tmp_path: Path, name: str, values: Any) -> None:
+    instead(f"episode_0/infos/{name}", values)(new_dataset(tmp_path))
+    with pytest.raises(
+        StoreError, match="goskill/test-v0: episode 0: infos/success: expected 3 or 4 numbers, got"
+    ):
+        from_minari("goskill/test-v0", tmp_path / "back")

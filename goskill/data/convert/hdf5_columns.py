@@ -50,8 +50,7 @@ class Columns:
             raise StoreError(f"{where}: expected numbers, got dtype {dataset.dtype}")
         if name not in NUMBERS and math.prod(dataset.shape[1:]) != 1:
             raise StoreError(f"{where}: expected one value per step, got shape {list(dataset.shape)}")
-        if dataset.is_virtual or dataset.external:
-            raise StoreError(f"{where}: keeps its values in other files")
+        _check_kept_here(where, dataset)
         chunk = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
         if chunk > _CHUNK_LIMIT:
             raise StoreError(f"{where}: expected chunks of at most {_CHUNK_LIMIT} bytes, got {chunk}")
@@ -107,18 +106,47 @@ class Columns:
 
 
 def _dataset(file: Any, name: str) -> Any | None:
-    """What lies in this file itself under a name, or None: a link could lead to any other file."""
-    from h5py import HardLink
-
+    """What lies in this file itself under a name, or None."""
     found = file
     for part in name.split("/"):
-        link = found.get(part, getlink=True)
-        if link is None:
+        if not hasattr(found, "keys"):  # a dataset, which has nothing below it
             return None
-        if not isinstance(link, HardLink):
-            raise StoreError(f"{file.filename}: column {name!r}: expected a dataset, got a link")
-        found = found[part]
+        found = _own(f"{file.filename}: column {name!r}", found, part)
     return found
+
+
+def _own(where: str, group: Any, name: str) -> Any | None:
+    """What a group itself holds under a name, or None: a link could lead to any other file."""
+    from h5py import HardLink
+
+    link = group.get(name, getlink=True)
+    if link is None:
+        return None
+    if not isinstance(link, HardLink):
+        raise StoreError(f"{where}: expected a dataset, got a link")
+    return group[name]
+
+
+def _check_kept_here(where: str, dataset: Any) -> None:
+    if dataset.is_virtual or dataset.external:
+        raise StoreError(f"{where}: keeps its values in other files")
+
+
+def check_own(where: str, file: Any, name: str) -> None:
+    """Refuse links and values of other files in all that lies under a name. StoreError says where, and which."""
+    from h5py import Dataset, Group
+
+    pending, groups = [(file, name, name)], set()
+    while pending:
+        group, part, path = pending.pop()
+        found = _own(f"{where}: {path!r}", group, part)
+        if isinstance(found, Dataset):
+            _check_kept_here(f"{where}: {path!r}", found)
+        elif isinstance(found, Group):
+            if found in groups:  # and so perhaps below itself, without an end
+                raise StoreError(f"{where}: {path!r}: expected a group of one name, got one with several")
+            groups.add(found)
+            pending.extend((found, child, f"{path}/{child}") for child in found)
 
 
 def _rows(where: str, name: str, dataset: Any) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shutil
@@ -14,15 +15,22 @@ import numpy as np
 import numpy.typing as npt
 
 from goskill.data.convert.copying import Part, Source, copy_source
+from goskill.data.convert.hdf5_columns import check_own
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.transitions import Content, SourceEpisode
 from goskill.data.episode import Episode
-from goskill.data.files import storage_errors
+from goskill.data.files import open_regular, storage_errors
 from goskill.data.store import EpisodeStore
 from goskill.errors import InputError, StoreError
 
 _EPISODES_PER_PART = 8
 _EPISODES_PER_BATCH = 64
+_REFUSALS = (
+    ValueError,
+    TypeError,
+    AssertionError,
+    ImportError,
+)  # how Minari says no, besides gymnasium's own
 
 
 def _minari() -> ModuleType:
@@ -33,6 +41,28 @@ def _minari() -> ModuleType:
     return minari  # type: ignore[no-any-return]
 
 
+@contextlib.contextmanager
+def _reading(where: str) -> Iterator[None]:
+    """Turn what Minari raises over a dataset that is damaged into a StoreError that says where."""
+    try:
+        yield
+    except InputError:
+        raise
+    except _refusals(OSError, KeyError, IndexError, AttributeError, RuntimeError) as error:
+        raise StoreError(f"{where}: is not what Minari writes: {_reason(error)}") from error
+
+
+def _refusals(*further: type[Exception]) -> tuple[type[Exception], ...]:
+    """What Minari raises for what it does not take, and further errors."""
+    from gymnasium.error import Error
+
+    return ValueError, TypeError, AssertionError, ImportError, Error, *further
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+
+
 @functools.lru_cache(1)
 def _opened(folder: str) -> Any:
     return _minari().MinariDataset(folder)
@@ -41,31 +71,66 @@ def _opened(folder: str) -> Any:
 def read_episodes(key: tuple[str, str, list[int]]) -> Content:
     """Some episodes of the dataset of a name in a folder. StoreError names the episode."""
     name, folder, indices = key
-    return Content([_episode(name, episode) for episode in _opened(folder).iterate_episodes(indices)])
+    return Content([_read(f"{name}: episode {index}", folder, index) for index in indices])
 
 
-def _episode(name: str, episode: Any) -> SourceEpisode:
-    where = f"{name}: episode {episode.id}"
+def _read(where: str, folder: str, index: int) -> SourceEpisode:
+    with _reading(where):
+        _check_own(where, Path(folder) / "main_data.hdf5", index)
+        (episode,) = _opened(folder).iterate_episodes([index])
+        return _episode(where, episode)
+
+
+def _check_own(where: str, path: Path, index: int) -> None:
+    """Refuse an episode of an HDF5 file that leads to other files: Minari would follow it there."""
+    if not path.exists():  # another of Minari's formats
+        return
+    import h5py
+
+    open_regular(path).close()  # HDF5 would wait for the writer of a named pipe
+    with h5py.File(path, "r") as file:
+        check_own(where, file, f"episode_{index}")
+
+
+def _episode(where: str, episode: Any) -> SourceEpisode:
     for kind in ("observations", "actions"):
         values = getattr(episode, kind)
         if not isinstance(values, np.ndarray) or values.ndim != 2:
             found = f"shape {list(values.shape)}" if isinstance(values, np.ndarray) else type(values).__name__
             raise StoreError(f"{where}: expected flat {kind}, got {found}")
     rewards = np.asarray(episode.rewards)
-    success = _success(episode.infos, len(rewards))
+    success = _success(where, episode.infos, len(rewards))
     return SourceEpisode.of(where, episode.observations, episode.actions, rewards, success)
 
 
-def _success(infos: Any, steps: int) -> npt.NDArray[Any] | None:
-    """What the info ``success`` says after each step. Infos begin with that of the reset."""
+def _success(where: str, infos: Any, steps: int) -> npt.NDArray[Any] | None:
+    """What the info ``success`` says after each step. Infos begin with that of the reset, if they have it."""
     if not isinstance(infos, dict) or "success" not in infos:
         return None
-    values = np.asarray(infos["success"]).reshape(-1)
-    return values[1:] if len(values) == steps + 1 else None
+    values = np.asarray(infos["success"])
+    if values.dtype.kind not in "biuf" or values.shape[:1] not in ((steps,), (steps + 1,)):
+        found = f"dtype {values.dtype} and shape {list(values.shape)}"
+    elif values.size != len(values):
+        found = f"shape {list(values.shape)}"
+    else:
+        return values.reshape(-1)[-steps:]
+    raise StoreError(f"{where}: infos/success: expected {steps} or {steps + 1} numbers, got {found}")
 
 
 def _infos(success: npt.NDArray[np.bool_] | None) -> dict[str, npt.NDArray[np.bool_]] | None:
     return None if success is None else {"success": np.concatenate([[False], success])}
+
+
+def _contents(dataset: str | Any) -> tuple[str, str, list[int]]:
+    """Name, folder and episode numbers of a dataset, or of that of an id. StoreError if it is damaged."""
+    minari = _minari()
+    if not isinstance(dataset, (str, minari.MinariDataset)):
+        raise InputError(f"dataset: expected a Minari dataset or its id, got {dataset!r:.80}")
+    where = f"Minari dataset {dataset!r}" if isinstance(dataset, str) else "Minari dataset"
+    with _reading(where):
+        found = minari.load_dataset(dataset) if isinstance(dataset, str) else dataset
+        indices = [int(index) for index in found.episode_indices]
+        return str(found.spec.dataset_id), str(found.storage.data_path), indices
 
 
 def from_minari(
@@ -79,20 +144,15 @@ def from_minari(
     on where an earlier call was interrupted.
 
     ``task`` names the one task, by default as the dataset. An episode's last observation is kept. Success is read
-    from the info ``success`` where it was recorded at every step. ``workers``: processes that read, 0 for all
-    cores. ``progress`` is called with (parts done, parts): a part is a few episodes.
+    from the info ``success`` where it was recorded: a value for every step, with or without one for the reset.
+    ``workers``: processes that read, 0 for all cores. ``progress`` is called with (parts done, parts): a part is a
+    few episodes.
 
-    Returns the report, also written to ``conversion.json``. Raises InputError without minari, StoreError that names
-    the episode, or WorkerDied when a process is killed (calling again goes on).
+    Returns the report, also written to ``conversion.json``. Raises InputError without minari and for what is neither
+    id nor dataset, StoreError that names the dataset and the episode (damaged, or kept in other files), or WorkerDied
+    when a process is killed (calling again goes on).
     """
-    minari = _minari()
-    if isinstance(dataset, str):
-        try:
-            dataset = minari.load_dataset(dataset)
-        except (FileNotFoundError, ValueError, OSError) as error:
-            raise StoreError(f"Minari dataset {dataset!r}: {error}") from error
-    name, folder = str(dataset.spec.dataset_id), str(dataset.storage.data_path)
-    indices = [int(index) for index in dataset.episode_indices]
+    name, folder, indices = _contents(dataset)
     if not indices:
         raise StoreError(f"{name}: holds no episodes")
     parts = [
