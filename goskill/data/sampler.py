@@ -25,6 +25,7 @@ Batch = dict[str, Tensor]
 
 # Of horizons, windows and batches: the native samplers multiply two of them in 64 bits.
 MOST_STEPS = 2**31 - 1
+LARGEST_SEED = 2**63 - 1
 
 
 def checked_integer(name: str, value: int, least: int, most: int | None = None) -> int:
@@ -118,9 +119,7 @@ class StoreSampler(IterableDataset[Batch]):
         self._store = store
         self._batch_size = checked_integer("batch_size", batch_size, 1, MOST_STEPS)
         self._labels = labels
-        self._seed = checked_integer("seed", seed, 0, 2**64 - 1)
-        if self._seed >= 1 << 63:
-            raise InputError(f"seed: expected less than 2**63, got {seed}")
+        self._seed = checked_integer("seed", seed, 0, LARGEST_SEED)
         self._threads = checked_integer("threads", threads, 0, 2**31 - 1) or len(os.sched_getaffinity(0))
         self._world_size = checked_integer("world_size", world_size, 1)
         self._rank = checked_integer("rank", rank, 0)
@@ -299,11 +298,11 @@ class StoreSampler(IterableDataset[Batch]):
         Raises InputError for anything else than such a state.
         """
         for name in ("step", "seed"):
-            if name not in state:
-                raise InputError(f"state: expected 'step' and 'seed', as state_dict gives, got {state!r}")
+            if not isinstance(state, Mapping) or name not in state:
+                raise InputError(f"state: expected 'step' and 'seed', as state_dict gives, got {state!r:.80}")
         step, seed = (
             checked_integer("step", state["step"], 0, 2**63 - 1),
-            checked_integer("seed", state["seed"], 0, 2**64 - 1),
+            checked_integer("seed", state["seed"], 0, LARGEST_SEED),
         )
         if seed != self._seed:
             self._seed = seed

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -395,11 +396,22 @@ def test_wrong_context_settings_are_refused_by_name(
         ContextSampler(uneven, **{"horizon": 4, "context": 3, "prompt": 2, "batch_size": 8, **settings})
 
 
-@pytest.mark.parametrize("state", [{}, {"step": 3}, {"seed": 0, "position": 1}])
-def test_a_state_that_lacks_something_is_refused(uneven: EpisodeStore, state: dict) -> None:
+@pytest.mark.parametrize("state", [{}, {"step": 3}, {"seed": 0, "position": 1}, None, 3, "step, seed"])
+def test_a_state_that_lacks_something_is_refused(uneven: EpisodeStore, state: Any) -> None:
     sampler = SegmentSampler(uneven, horizon=4, batch_size=8)
     with pytest.raises(InputError, match="state: expected 'step' and 'seed'"):
         sampler.load_state_dict(state)
+
+
+def test_a_state_takes_the_seeds_that_a_sampler_takes(uneven: EpisodeStore) -> None:
+    sampler = SegmentSampler(uneven, horizon=4, batch_size=8, seed=2**63 - 1)
+    sampler.load_state_dict({"step": 2, "seed": 2**63 - 1})
+    for seed in (-1, 2**63, 2**64):
+        with pytest.raises(InputError, match="seed: expected an integer from 0 to 9223372036854775807"):
+            SegmentSampler(uneven, horizon=4, batch_size=8, seed=seed)
+        with pytest.raises(InputError, match="seed: expected an integer from 0 to 9223372036854775807"):
+            sampler.load_state_dict({"step": 0, "seed": seed})
+    assert sampler.state_dict()["seed"] == 2**63 - 1
 
 
 def test_missing_labels_are_named(uneven: EpisodeStore) -> None:
