@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from small_store import ACTION, begin, small_settings, small_store
 
 from goskill.data import EpisodeStore, StoreWriter
 from goskill.data.label_blocks import LabelBlock, LabelBlocks
-from goskill.methods.go_skill import ABLATIONS, GoSkill, label_name, label_store
+from goskill.methods.go_skill import ABLATIONS, GoSkill, label_name, label_store, labelling
 from goskill.methods.go_skill.labelling import label_episodes
 from goskill.training import TrainingSettings, distributed
 
@@ -137,6 +138,39 @@ def test_labelling_goes_on_where_it_was_killed_and_ends_with_the_same_bits(
     assert label_store(networks, store) == name
     assert written == blocks  # none twice
     np.testing.assert_array_equal(store.labels(name), column)
+
+
+@pytest.mark.parametrize("fails_after", [0, 1, 5])
+def test_what_fails_beside_reaches_the_caller_and_the_next_call_goes_on(
+    fails_after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows are prepared in a thread of their own."""
+    monkeypatch.setattr("goskill.data.label_blocks.BLOCK_STEPS", 32)
+    monkeypatch.setattr("goskill.methods.go_skill.labelling.LARGE_CHUNK", 16)
+    store = small_store(tmp_path / "store")
+    method = GoSkill(small_settings(), store, TrainingSettings())
+    begin(method, "extraction")
+    networks = method.networks
+    column = store.labels(label_store(networks, store)).copy()
+    shutil.rmtree(store.path / "labels")
+
+    store, prepare, caller, prepared = EpisodeStore.open(store.path), labelling._windows_of, get_ident(), 0
+
+    def prepare_then_fail(*arguments: Any) -> Any:
+        nonlocal prepared
+        assert get_ident() != caller
+        if prepared == fails_after:
+            raise MemoryError("no room for windows")
+        prepared += 1
+        return prepare(*arguments)
+
+    with monkeypatch.context() as patches:
+        patches.setattr(labelling, "_windows_of", prepare_then_fail)
+        with pytest.raises(MemoryError, match="no room for windows"):
+            label_store(networks, store)
+    assert prepared == fails_after
+    assert store.label_names == []
+    np.testing.assert_array_equal(store.labels(label_store(networks, store)), column)
 
 
 def test_ranks_share_the_labelling_and_write_what_one_writes(
