@@ -62,6 +62,9 @@ class CheckedEpisode:
             raise InputError("rewards: expected at least one step, got an empty episode")
         states = float32_values("observations", observations, (length + 1, observation_dim))
         action_values = float32_values("actions", actions, (length, action_dim))
+        for name, rows in (("observations", states), ("actions", action_values)):
+            if rows.shape[1] == 0:
+                raise InputError(f"{name}: expected at least one value per step, got none")
         return cls(
             states, action_values, reward_values, success_values(success, length), Statistics.of(states[:-1])
         )

@@ -242,6 +242,25 @@ def test_episodes_that_are_cut_count_once_and_are_taken_whole(
     assert report.fewer_episodes == {}
 
 
+def test_files_that_nothing_was_taken_from_are_not_reported(tmp_path: Path, monkeypatch) -> None:
+    """One file of two episodes, then one that was cut, and one whose last step is lost."""
+    generator = np.random.default_rng(0)
+    folder = tmp_path / "source" / "reach" / "sac" / "dataset"
+    folder.mkdir(parents=True)
+    pair = [transitions(generator, 5) for _ in range(2)]
+    pair[0]["terminals"][-1] = 1
+    np.savez(folder / "0.npz", **{name: np.concatenate([one[name] for one in pair]) for name in pair[0]})
+    cut, short = transitions(generator, 5), transitions(generator, 5)
+    cut["next_observations"][2] += 1
+    np.savez(folder / "1.npz", **cut)
+    del short["next_observations"]
+    np.savez(folder / "2.npz", **short)
+    for limit, split, shortened in ((2, 0, 0), (3, 1, 0), (4, 1, 1)):
+        monkeypatch.setattr("goskill.data.convert.npz._limit", lambda *_, limit=limit: limit)
+        report = from_npz("mtdiff", tmp_path / "source", tmp_path / f"store-{limit}")
+        assert (len(report.split), len(report.shortened)) == (split, shortened)
+
+
 def test_pieces_are_not_counted_as_episodes_that_a_task_has(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("goskill.data.convert.npz._limit", lambda layout, quality: 2)
     folder = tmp_path / "source" / "reach"
@@ -322,6 +341,8 @@ def test_oddities_are_reported(tmp_path: Path) -> None:
         {"rewards": np.full(4, np.nan)},
         {"actions": np.full((4, 2), 1e300)},
         {"next_observations": np.zeros((4, 6))},
+        {"actions": np.zeros((4, 0))},
+        {"observations": np.zeros((4, 0)), "next_observations": np.zeros((4, 0))},
     ],
 )
 def test_wrong_files_are_refused_by_name(tmp_path: Path, change: dict) -> None:

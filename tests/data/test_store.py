@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from store_builders import ACTION_DIM, OBSERVATION_DIM, random_episode
 
 from goskill.data import EpisodeStore, StoreWriter
+from goskill.data.episode import CheckedEpisode
 from goskill.data.store import _available_memory
 from goskill.errors import InputError, StoreError
 
@@ -370,6 +371,13 @@ def test_info_says_what_is_there(uneven: EpisodeStore) -> None:
     assert info["labels"]["skills"] == 5
     assert info["tasks"]["task-1"]["episodes"] == 4
     assert info["tasks"]["task-1"]["steps"] == 7 + 25 + 9 + 10
+
+
+@pytest.mark.parametrize(("name", "shape"), [("observations", (6, 0)), ("actions", (5, 0))])
+def test_episodes_without_values_are_refused(name: str, shape: tuple[int, int]) -> None:
+    columns = {"observations": np.zeros((6, 3)), "actions": np.zeros((5, 2)), "rewards": np.zeros(5)}
+    with pytest.raises(InputError, match=f"{name}: expected at least one value per step, got none"):
+        CheckedEpisode.of(**(columns | {name: np.zeros(shape)}), success=None)
 
 
 def test_the_progress_of_verifying_ends_at_all_bytes(uneven: EpisodeStore) -> None:

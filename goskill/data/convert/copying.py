@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -163,12 +164,10 @@ def _copy(
     done, taken, pending = int(state["done"]), dict(state["taken"]), 0
     known = set(digests(store))
     for part, content in _read_in_order(source, source.parts[done:], workers):
-        for kind, found in (("split", content.split), ("shortened", content.shortened)):
-            for what in found:
-                report.add(kind, what)
-        chosen = content.episodes
-        if source.limit is not None:
-            chosen = first_of(chosen, source.limit - taken.get(part.task, 0))
+        room = math.inf if source.limit is None else source.limit - taken.get(part.task, 0)
+        chosen = first_of(content.episodes, room)
+        if chosen or room > 0:
+            report.add_oddities(content)
         for episode in chosen:
             if episode.digest in known:
                 report.add("duplicates", episode.where)
@@ -185,7 +184,7 @@ def _copy(
     return taken
 
 
-def first_of(episodes: list[SourceEpisode], count: int) -> list[SourceEpisode]:
+def first_of(episodes: list[SourceEpisode], count: float) -> list[SourceEpisode]:
     """What came of the source's first ``count`` episodes: one that was cut counts once, and is taken whole."""
     numbers = itertools.accumulate(not episode.continues for episode in episodes)
     return [episode for episode, number in zip(episodes, numbers, strict=True) if number <= count]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from goskill.data.convert.transitions import Content
 from goskill.data.store import EpisodeStore
 from goskill.files import write_atomically
 
@@ -38,6 +39,12 @@ class ConversionReport:
         listed: list[str] = getattr(self, kind)
         if len(listed) < _LISTED:
             listed.append(what)
+
+    def add_oddities(self, content: Content) -> None:
+        """Note what was cut, and what lost its last steps."""
+        for kind, found in (("split", content.split), ("shortened", content.shortened)):
+            for what in found:
+                self.add(kind, what)
 
     def count(self, store: EpisodeStore) -> None:
         """Take what the finished store knows of itself."""

@@ -76,6 +76,9 @@ def columns_of(where: str, arrays: Mapping[str, Any]) -> dict[str, Array]:
         raise StoreError(f"{where}: column 'observations': expected at least one step, got none")
     result = {"observations": observations}
     result["actions"] = _column(where, "actions", arrays, (steps, None))
+    for name, column in result.items():
+        if column.shape[1] == 0:
+            raise StoreError(f"{where}: column {name!r}: expected at least one value per step, got none")
     result["rewards"] = _column(where, "rewards", arrays, (steps,))
     if "next_observations" in arrays:
         result["next_observations"] = _column(where, "next_observations", arrays, (steps, width))
