@@ -322,3 +322,53 @@ def test_a_conversion_that_was_killed_before_its_prompts_had_a_manifest_goes_on(
     (tmp_path / "store" / "prompts").mkdir()
     from_npz("mtdiff", source, tmp_path / "store")
     assert len(EpisodeStore.open(tmp_path / "store" / "prompts")) == 1
+
+
+def test_oddities_of_prompts_are_reported_by_every_call(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    observed = generator.standard_normal((6, OBSERVATION_DIM))
+    short = transitions(generator, 5) | {"rewards": np.zeros(5)}
+    cut = short | {"observations": observed[:-1], "next_observations": observed[1:].copy()}
+    cut["next_observations"][2] += 1
+    source = source_with_prompts(tmp_path, [short, cut])
+    dataset = str(source / "reach" / "sac" / "dataset" / "0.npz")
+    file = str(source / "metaworld_prompts" / "reach_prompt.npy")
+    for _ in range(2):
+        report = from_npz("mtdiff", source, tmp_path / "store")
+        assert report.shortened == [dataset, f"{file}: episode 0"]
+        assert report.split == [f"{file}: episode 1: 1 times"]
+
+
+def test_changed_prompts_are_not_passed_over(tmp_path: Path) -> None:
+    episode = transitions(np.random.default_rng(0), 5) | {"rewards": np.zeros(5)}
+    source = source_with_prompts(tmp_path, [episode] * 4)
+    from_npz("mtdiff", source, tmp_path / "store")
+    from_npz("mtdiff", source, tmp_path / "store")
+    file = source / "metaworld_prompts" / "reach_prompt.npy"
+    file.write_bytes(pickle.dumps([episode] * 7))
+    with pytest.raises(StoreError, match=r"reach_prompt\.npy: expected what the prompts in .* were made of"):
+        from_npz("mtdiff", source, tmp_path / "store")
+    shutil.rmtree(tmp_path / "store" / "prompts")
+    from_npz("mtdiff", source, tmp_path / "store")
+    assert len(EpisodeStore.open(tmp_path / "store" / "prompts")) == 7
+
+
+def test_a_file_that_held_no_prompts_may_be_filled_later(tmp_path: Path) -> None:
+    source = source_with_prompts(tmp_path, [])
+    for _ in range(2):
+        from_npz("mtdiff", source, tmp_path / "store")
+        assert len(EpisodeStore.open(tmp_path / "store" / "prompts")) == 0
+    episode = transitions(np.random.default_rng(0), 5) | {"rewards": np.zeros(5)}
+    (source / "metaworld_prompts" / "reach_prompt.npy").write_bytes(pickle.dumps([episode]))
+    from_npz("mtdiff", source, tmp_path / "store")
+    assert len(EpisodeStore.open(tmp_path / "store" / "prompts")) == 1
+
+
+def test_a_file_of_prompts_may_be_mended_after_a_conversion_that_refused_it(tmp_path: Path) -> None:
+    episode = transitions(np.random.default_rng(0), 5) | {"rewards": np.zeros(5)}
+    source = source_with_prompts(tmp_path, [episode, {}])
+    with pytest.raises(StoreError, match="episode 1: expected the column"):
+        from_npz("mtdiff", source, tmp_path / "store")
+    (source / "metaworld_prompts" / "reach_prompt.npy").write_bytes(pickle.dumps([episode]))
+    from_npz("mtdiff", source, tmp_path / "store")
+    assert len(EpisodeStore.open(tmp_path / "store" / "prompts")) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ import numpy as np
 from goskill.data.convert.copying import append_episode, digests
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.restricted_pickle import load_prompts
-from goskill.data.convert.transitions import SourceEpisode, columns_of, content_of
-from goskill.data.files import MANIFEST
+from goskill.data.convert.transitions import Content, columns_of, content_of
+from goskill.data.files import MANIFEST, open_regular, storage_errors
 from goskill.data.store import PROMPTS, EpisodeStore
 from goskill.data.writer import StoreWriter
 from goskill.errors import StoreError
@@ -25,30 +26,79 @@ def copy_prompts(files: Mapping[str, Path], store: EpisodeStore, report: Convers
     """Write the prompts of each task's file into the store ``prompts``, unless that was done before.
 
     One episode is in memory at a time beside the file that it is read from. The report is told which of the store's
-    episodes they are. StoreError names what is wrong.
+    episodes they are, and what was odd about them. StoreError names what is wrong, also files that have changed since.
     """
     if not files:
         return
+    made_of = {task: _facts(file) for task, file in files.items()}
     # A call that was killed at its start left a folder without a manifest.
     there = store.prompts if (store.path / PROMPTS / MANIFEST).exists() else None
-    if there is None or there.unfinished:
-        _write(files, store)
-    elif not set(files) <= set(there.tasks):
+    if there is not None and there.num_episodes:
+        _check_same(there, files, made_of)
+    if there is None or there.unfinished or not there.num_episodes:
+        report.add_oddities(_write(files, made_of, store))
+    else:
+        note = there.shard_notes[-1]
+        report.add_oddities(Content([], note.get("split", []), note.get("shortened", [])))
+    report.prompt_episodes = _places(store)
+
+
+def _facts(file: Path) -> dict[str, Any]:
+    """What a file of prompts is known by."""
+    digest, size = hashlib.sha256(), 0
+    with storage_errors(file), open_regular(file) as opened:
+        while block := opened.read(1 << 20):
+            digest.update(block)
+            size += len(block)
+    return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def _check_same(
+    there: EpisodeStore, files: Mapping[str, Path], made_of: Mapping[str, dict[str, Any]]
+) -> None:
+    """StoreError if the prompts that are there were made of other files than these."""
+    if not set(files) <= set(there.tasks):
         missing = sorted(set(files) - set(there.tasks))
         raise StoreError(
             f"{there.path}: expected prompts of {', '.join(missing)}, which the source has, got those of "
             f"{', '.join(there.tasks)}: remove the folder and convert again"
         )
-    report.prompt_episodes = _places(store)
+    noted = [entry["files"] for entry in there.provenance if isinstance(entry.get("files"), dict)]
+    for task, file in files.items():
+        if noted and noted[0].get(task) != made_of[task]:
+            raise StoreError(
+                f"{file}: expected what the prompts in {there.path} were made of, {noted[0].get(task)}, "
+                f"got {made_of[task]}: remove the folder and convert again"
+            )
 
 
-def _write(files: Mapping[str, Path], store: EpisodeStore) -> None:
-    sizes = store.observation_dim, store.action_dim
-    with StoreWriter(store.path / PROMPTS, *sizes, list(files), unfinished=True) as writer:
-        for task, file in files.items():
-            for episode in read_prompts(file, *sizes):
-                append_episode(writer, task, episode)
+def _write(files: Mapping[str, Path], made_of: Mapping[str, Any], store: EpisodeStore) -> Content:
+    """Returns what was odd; the last shard's note keeps it for later calls."""
+    sizes, path = (store.observation_dim, store.action_dim), store.path / PROMPTS
+    noted = ConversionReport(str(path))
+    # What holds no episode is finished all the same, but files that are better now may be added.
+    append = (path / MANIFEST).exists() and not EpisodeStore.open(path).num_episodes
+    with StoreWriter(
+        path,
+        *sizes,
+        list(files),
+        {"converter": "goskill", "files": dict(made_of)},
+        append=append,
+        shard_steps=1 << 40,
+        unfinished=True,
+    ) as writer:
+        try:
+            for task, file in files.items():
+                for content in read_prompts(file, *sizes):
+                    noted.add_oddities(content)
+                    for episode in content.episodes:
+                        append_episode(writer, task, episode)
+        except BaseException:
+            writer.discard()  # or the next call would ask for the same files, mended or not
+            raise
+        writer.flush({"split": noted.split, "shortened": noted.shortened})
         writer.finish()
+    return Content([], noted.split, noted.shortened)
 
 
 def _places(store: EpisodeStore) -> dict[str, list[int]]:
@@ -67,7 +117,7 @@ def _places(store: EpisodeStore) -> dict[str, list[int]]:
     return result
 
 
-def read_prompts(file: Path, observation_dim: int, action_dim: int) -> Iterator[SourceEpisode]:
+def read_prompts(file: Path, observation_dim: int, action_dim: int) -> Iterator[Content]:
     """The episodes of a file, one at a time. StoreError names the file and the episode, also beyond 250,000 steps."""
     widths = {"observations": observation_dim, "next_observations": observation_dim, "actions": action_dim}
     widths |= {"rewards": 1, "terminals": 1, "dones": 1}
@@ -81,7 +131,7 @@ def read_prompts(file: Path, observation_dim: int, action_dim: int) -> Iterator[
                 )
         columns = columns_of(where, arrays)
         left -= len(columns["rewards"])
-        yield from content_of(where, columns, np.zeros_like(columns["ends"])).episodes
+        yield content_of(where, columns, np.zeros_like(columns["ends"]))
 
 
 def _count(where: str, value: Any, known: dict[int, int]) -> int:
