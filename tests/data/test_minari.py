@@ -95,21 +95,56 @@ def test_an_id_that_is_taken_is_refused_and_its_data_stays(datasets: Path, tmp_p
     assert len(minari.load_dataset("goskill/test-v0")) == 1
 
 
-def test_what_minari_refuses_or_cannot_write_is_named_and_removed(
-    datasets: Path, tmp_path: Path, monkeypatch
+NAMES = ["test-v0", "group/t-v0", "group/deeper/t-v0"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"data_format": "other"}, "Minari dataset '{name}': "),
+        ({"author": 3}, "author: expected a string or a set of strings, got 3"),
+        ({"author_email": {3}}, "author_email: expected a string or a set of strings, got .3"),
+        ({"description": b"x"}, "description: expected a string, got b'x'"),
+        ({"nonsense": 1}, "metadata: expected names that Minari knows, got 'nonsense'"),
+        ({"buffer": []}, "metadata: expected names that Minari knows, got 'buffer'"),
+        ({"env": "nope-v9"}, "Minari dataset '{name}': NameNotFound: .*nope"),
+        ({"eval_env": "nope-v9"}, "Minari dataset '{name}': NameNotFound: .*nope"),
+        ({"requirements": [b"x"]}, "Minari dataset '{name}': TypeError: .*bytes"),
+    ],
+)
+def test_metadata_that_minari_refuses_is_named_and_nothing_is_left(
+    datasets: Path, tmp_path: Path, name: str, metadata: dict[str, Any], message: str
 ) -> None:
     store = write_store(tmp_path / "store", [3], [0])
-    with pytest.raises(InputError, match="Minari dataset 'test-v0': "):
-        to_minari(store, "test-v0", "task-0", **ABOUT, data_format="other")
-    assert names_below(datasets) == []
+    with pytest.raises(InputError, match=message.format(name=name)) as caught:
+        to_minari(store, name, "task-0", **{**ABOUT, **metadata})
+    assert not isinstance(caught.value, StoreError)
+    assert not datasets.exists() or names_below(datasets) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_dataset_that_cannot_be_written_is_named_and_removed(
+    datasets: Path, tmp_path: Path, monkeypatch, name: str
+) -> None:
+    store = write_store(tmp_path / "store", [3], [0])
 
     def fail(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("minari.dataset._storages.hdf5_storage.HDF5Storage.update_episodes", fail)
-    with pytest.raises(StoreError, match=r"Minari dataset 'test-v0': .*No space left"):
-        to_minari(store, "test-v0", "task-0", **ABOUT)
+    with pytest.raises(StoreError, match=rf"Minari dataset '{name}': .*No space left"):
+        to_minari(store, name, "task-0", **ABOUT)
     assert names_below(datasets) == []
+
+
+def test_a_namespace_that_holds_another_dataset_stays(datasets: Path, tmp_path: Path) -> None:
+    store = write_store(tmp_path / "store", [3], [0])
+    to_minari(store, "group/t-v0", "task-0", **ABOUT)
+    before = names_below(datasets)
+    with pytest.raises(InputError, match="nope"):
+        to_minari(store, "group/deeper/t-v0", "task-0", **ABOUT, eval_env="nope-v9")
+    assert names_below(datasets) == before
 
 
 def test_a_task_without_episodes_is_refused(tmp_path: Path) -> None:

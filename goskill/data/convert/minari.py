@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -21,10 +22,13 @@ from goskill.data.convert.transitions import Content, SourceEpisode
 from goskill.data.episode import Episode
 from goskill.data.files import open_regular, storage_errors
 from goskill.data.store import EpisodeStore
-from goskill.errors import InputError, StoreError
+from goskill.errors import InputError, StoreError, closest
 
 _EPISODES_PER_PART = 8
 _EPISODES_PER_BATCH = 64
+_GIVEN = ("dataset_id", "buffer", "observation_space", "action_space")  # what the store itself says
+_TEXTS = ("algorithm_name", "code_permalink", "description")
+_SETS = ("author", "author_email")  # of texts, or one text
 _REFUSALS = (
     ValueError,
     TypeError,
@@ -183,8 +187,10 @@ def to_minari(store: EpisodeStore, dataset_id: str, task: str, **metadata: Any) 
     numbers = np.flatnonzero(store.episode_task == store.task_index(task)).tolist()
     if not numbers:
         raise InputError(f"task: expected one that has episodes, got {task!r}")
+    _check_metadata(metadata)
     batches = _batches(store, numbers)
     folder = _new_folder(dataset_id)
+    namespaces = _new_namespaces(folder)
     try:
         dataset = minari.create_dataset_from_buffers(
             dataset_id=dataset_id,
@@ -197,9 +203,9 @@ def to_minari(store: EpisodeStore, dataset_id: str, task: str, **metadata: Any) 
             dataset.update_dataset_from_buffer(batch)
         return minari.MinariDataset(dataset.storage)
     except BaseException as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        reason = f"Minari dataset {dataset_id!r}: {' '.join(str(error).split())}"
-        if isinstance(error, ValueError):
+        _remove(folder, namespaces)
+        reason = f"Minari dataset {dataset_id!r}: {_reason(error)}"
+        if isinstance(error, _refusals()):
             raise InputError(reason) from error
         if isinstance(error, (OSError, RuntimeError)):  # HDF5 raises both
             raise StoreError(reason) from error
@@ -224,6 +230,37 @@ def _new_folder(dataset_id: str) -> Path:
                 f"dataset_id: expected a new name or version, got {dataset_id!r}, which is in {folder}"
             )
     return folder
+
+
+def _check_metadata(metadata: dict[str, Any]) -> None:
+    known = inspect.signature(_minari().create_dataset_from_buffers).parameters
+    for name, value in metadata.items():
+        if name not in known or name in _GIVEN:
+            names = [one for one in known if one not in _GIVEN]
+            raise InputError(
+                f"metadata: expected names that Minari knows, got {name!r} ({closest(name, names)})"
+            )
+        texts = list(value) if name in _SETS and isinstance(value, set) else [value]
+        if name in (*_TEXTS, *_SETS) and not all(text is None or isinstance(text, str) for text in texts):
+            wanted = "a string or a set of strings" if name in _SETS else "a string"
+            raise InputError(f"{name}: expected {wanted}, got {value!r:.80}")
+
+
+def _new_namespaces(folder: Path) -> list[Path]:
+    """The folders above a dataset's that Minari will make for its namespace, the deepest first."""
+    return [parent for parent in folder.parents if not parent.exists()]
+
+
+def _remove(folder: Path, namespaces: list[Path]) -> None:
+    """Remove a dataset and its new namespaces, unless another dataset has come into them."""
+    from minari.namespace import NAMESPACE_METADATA_FILENAME
+
+    shutil.rmtree(folder, ignore_errors=True)
+    for namespace in namespaces:
+        with contextlib.suppress(OSError):
+            if os.listdir(namespace) == [NAMESPACE_METADATA_FILENAME]:
+                (namespace / NAMESPACE_METADATA_FILENAME).unlink()
+            namespace.rmdir()
 
 
 def _batches(store: EpisodeStore, numbers: list[int]) -> Iterator[list[Any]]:
