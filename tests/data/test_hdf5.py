@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -157,9 +158,11 @@ def test_ends_read_in_blocks_are_those_read_at_once(tmp_path: Path, monkeypatch,
     monkeypatch.setattr(hdf5, "_STEPS_PER_PART", 4)
     from_hdf5(file, tmp_path / "store")
     assert EpisodeStore.open(tmp_path / "store").episode_length.tolist() == lengths
-    monkeypatch.setattr(hdf5, "_EPISODE_LIMIT", 11)
+    step = 4 * (2 * OBSERVATION_DIM + ACTION_DIM + 1)
+    monkeypatch.setattr(hdf5, "_EPISODE_LIMIT", 12 * step - 1)
     with pytest.raises(
-        StoreError, match=r"task-0\.hdf5: expected episodes of at most 11 steps, got one of 1"
+        StoreError,
+        match=rf"task-0\.hdf5: expected episodes of at most 11 steps of {step} bytes, got one of 1",
     ):
         from_hdf5(file, tmp_path / "other")
 
@@ -208,7 +211,10 @@ def empty_columns(file: Any, rows: int, **settings: Any) -> None:
 def test_shapes_that_a_file_does_not_hold_are_refused(tmp_path: Path, settings: dict[str, Any]) -> None:
     with h5py.File(tmp_path / "reach.hdf5", "w") as file:
         empty_columns(file, 2**33, **settings)
-    with pytest.raises(StoreError, match=r"'observations': expected the 171798691840 bytes .* got 0 stored"):
+    with pytest.raises(
+        StoreError,
+        match=r"'observations' \[8589934592, \d\].*: expected the \d{12} bytes .* got 0 stored .* never written",
+    ):
         from_hdf5(tmp_path / "reach.hdf5", tmp_path / "store")
 
 
@@ -220,6 +226,67 @@ def test_columns_packed_as_well_as_can_be_are_read(tmp_path: Path) -> None:
         file["timeouts"] = np.arange(200_000) % 1000 == 999
     from_hdf5(tmp_path / "reach.hdf5", tmp_path / "store")
     assert EpisodeStore.open(tmp_path / "store").num_episodes == 200
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_sparse_column_beside_full_ones_is_read(tmp_path: Path, plain: bool) -> None:
+    generator = np.random.default_rng(0)
+    packing = {"chunks": True, "compression": "gzip"}
+    with h5py.File(tmp_path / "reach.hdf5", "w") as file:
+        for name, width in (("observations", OBSERVATION_DIM), ("actions", ACTION_DIM)):
+            values = generator.uniform(-1, 1, (200_000, width)).astype("f4")
+            file.create_dataset(name, data=values, **({} if plain else packing))
+        rewards = file.create_dataset("rewards", (200_000,), "f4", **packing)
+        rewards[-rewards.chunks[0] :] = 1
+        file["timeouts"] = np.arange(200_000) % 50_000 == 49_999
+    from_hdf5(tmp_path / "reach.hdf5", tmp_path / "store")
+    store = EpisodeStore.open(tmp_path / "store")
+    assert [store.episode(i).rewards.max() for i in range(4)] == [0, 0, 0, 1]
+
+
+def test_two_files_of_one_task_are_refused(tmp_path: Path) -> None:
+    for names in (("A.h5", "A.hdf5"), ("a%2Fb.hdf5", "a%2fb.hdf5")):
+        folder = tmp_path / names[0]
+        folder.mkdir()
+        for name in names:
+            write_file(folder / name)
+        with pytest.raises(StoreError, match=f"{names[1]}: expected one file per task, got {names[0]} for"):
+            from_hdf5(folder, tmp_path / "store")
+        assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("name", ["x%0Ay.hdf5", "x" * 201 + ".hdf5"])
+def test_a_file_whose_name_says_no_task_is_named(tmp_path: Path, name: str) -> None:
+    write_file(tmp_path / name)
+    for source in (tmp_path, tmp_path / name):
+        with pytest.raises(StoreError, match=f"{name}: expected a name that says a task of 1 to 200"):
+            from_hdf5(source, tmp_path / "store")
+
+
+def test_infos_that_are_no_group_say_no_success(tmp_path: Path) -> None:
+    write_file(tmp_path / "reach.hdf5", infos=np.zeros(10))
+    from_hdf5(tmp_path / "reach.hdf5", tmp_path / "store")
+    assert EpisodeStore.open(tmp_path / "store").episode(0).success is None
+
+
+def test_the_longest_episode_takes_less_than_a_gibibyte(tmp_path: Path, monkeypatch) -> None:
+    """Measured at a sixteenth of the limit, with next observations: memory goes with the bytes of an episode."""
+    limit = hdf5._EPISODE_LIMIT // 16
+    steps = limit // (4 * (39 + 39 + 4 + 1))
+    states = np.random.default_rng(0).uniform(-1, 1, (steps + 2, 39)).astype("f4")
+    for length in (steps, steps + 1):
+        with h5py.File(tmp_path / f"{length}.hdf5", "w") as file:
+            file["observations"], file["next_observations"] = states[:length], states[1 : length + 1]
+            file["actions"], file["rewards"] = np.zeros((length, 4), "f4"), np.zeros(length, "f4")
+    monkeypatch.setattr(hdf5, "_EPISODE_LIMIT", limit)
+    tracemalloc.start()
+    try:
+        from_hdf5(tmp_path / f"{steps}.hdf5", tmp_path / "store")
+        assert 16 * tracemalloc.get_traced_memory()[1] < 1 << 30
+    finally:
+        tracemalloc.stop()
+    with pytest.raises(StoreError, match=f"expected episodes of at most {steps} steps of 332 bytes, got one"):
+        from_hdf5(tmp_path / f"{steps + 1}.hdf5", tmp_path / "store-2")
 
 
 def test_chunks_too_large_to_unpack_are_refused(tmp_path: Path) -> None:

@@ -21,10 +21,11 @@ from goskill.data.convert.hdf5_columns import SUCCESS, Columns
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.transitions import Content, columns_of, content_of
 from goskill.data.files import open_regular, storage_errors
+from goskill.data.layout import is_task_name
 from goskill.data.store import EpisodeStore
 from goskill.errors import InputError, StoreError
 
-_EPISODE_LIMIT = 10_000_000
+_EPISODE_LIMIT = 1 << 28  # bytes: an episode is read at once, and copied a few times on its way
 _STEPS_PER_PART = 4_000
 _STEPS_PER_BLOCK = 1 << 20  # whose ends are read at once
 
@@ -57,23 +58,40 @@ def _episode_ends(columns: Columns) -> Iterator[int]:
     for first in range(0, columns.steps, _STEPS_PER_BLOCK):
         last = min(first + _STEPS_PER_BLOCK, columns.steps)
         for end in (first + 1 + np.flatnonzero(columns.ends(first, last))).tolist():
-            _check_length(columns.where, end - begin)
+            _check_length(columns, end - begin)
             yield end
             begin = end
-        _check_length(columns.where, last - begin)
+        _check_length(columns, last - begin)
 
 
-def _check_length(where: str, steps: int) -> None:
-    if steps > _EPISODE_LIMIT:
+def _check_length(columns: Columns, steps: int) -> None:
+    limit = _EPISODE_LIMIT // columns.step_bytes
+    if steps > limit:
         raise StoreError(
-            f"{where}: expected episodes of at most {_EPISODE_LIMIT} steps, got one of {steps} or more: "
-            "terminals or timeouts are missing"
+            f"{columns.where}: expected episodes of at most {limit} steps of {columns.step_bytes} bytes, "
+            f"got one of {steps} or more: terminals or timeouts are missing"
         )
 
 
-def _parts(path: Path) -> list[Part]:
+def _tasks(files: list[Path]) -> dict[str, Path]:
+    """The tasks that files are named after. StoreError names the files whose names will not do."""
+    tasks: dict[str, Path] = {}
+    for file in files:
+        task = unquote(file.stem)
+        if not is_task_name(task):
+            raise StoreError(
+                f"{file}: expected a name that says a task of 1 to 200 printable characters, got {task!r:.80}"
+            )
+        if task in tasks:
+            raise StoreError(
+                f"{file}: expected one file per task, got {tasks[task].name} for {task!r} as well"
+            )
+        tasks[task] = file
+    return tasks
+
+
+def _parts(task: str, path: Path) -> list[Part]:
     """Runs of whole episodes."""
-    task = unquote(path.stem)
     parts, begin = [], 0
     with _opened(path) as columns:
         columns.check_stored()
@@ -144,7 +162,7 @@ def from_hdf5(
         raise StoreError(f"{root}: there is no such file or folder")
     if not files:
         raise StoreError(f"{root}: found no .hdf5 files")
-    parts = [part for file in files for part in _parts(file)]
+    parts = [part for task, file in _tasks(files).items() for part in _parts(task, file)]
     steps = Source(str(root), "hdf5", {"source": str(root.resolve())}, parts, read_steps)
     _, report = copy_source(steps, path, workers, progress)
     report.write(Path(path))

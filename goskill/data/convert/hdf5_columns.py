@@ -55,26 +55,34 @@ class Columns:
         if chunk > _CHUNK_LIMIT:
             raise StoreError(f"{where}: expected chunks of at most {_CHUNK_LIMIT} bytes, got {chunk}")
 
+    @property
+    def step_bytes(self) -> int:
+        """Of the numbers of one step, at least 1."""
+        return max(1, sum(_claimed(dataset) for dataset in self._numbers().values()) // max(1, self.steps))
+
     def check_stored(self) -> None:
-        """Refuse numbers that the file cannot hold: values that nobody wrote take no room, whatever the shape."""
-        for name in NUMBERS:
-            if name not in self.datasets:
-                continue
-            dataset = self.datasets[name]
-            stored = min(dataset.id.get_storage_size(), os.stat(self.where).st_size)
-            packed = dataset.id.get_create_plist().get_nfilters() > 0
-            claimed = math.prod(dataset.shape) * dataset.dtype.itemsize
-            if claimed > stored * (_MOST_COMPRESSED if packed else 1):
-                raise StoreError(
-                    f"{self.where}: column {name!r}: expected the {claimed} bytes of shape "
-                    f"{list(dataset.shape)}, got {stored} stored bytes"
-                )
+        """Refuse numbers that the file cannot hold: values that nobody wrote take no room, whatever the shape.
+
+        All columns together, since one alone may be sparse: rewards that are mostly left at 0.
+        """
+        columns = self._numbers()
+        size = os.stat(self.where).st_size
+        stored = sum(min(dataset.id.get_storage_size(), size) for dataset in columns.values())
+        packed = any(dataset.id.get_create_plist().get_nfilters() > 0 for dataset in columns.values())
+        claimed = sum(map(_claimed, columns.values()))
+        if claimed > stored * (_MOST_COMPRESSED if packed else 1):
+            shapes = ", ".join(f"{name!r} {list(dataset.shape)}" for name, dataset in columns.items())
+            raise StoreError(
+                f"{self.where}: columns {shapes}: expected the {claimed} bytes of these shapes, got {stored} "
+                "stored bytes: values were never written"
+            )
+
+    def _numbers(self) -> dict[str, Any]:
+        return {name: self.datasets[name] for name in NUMBERS if name in self.datasets}
 
     def numbers(self, first: int, last: int) -> dict[str, npt.NDArray[Any]]:
         """The rows of some steps."""
-        return {
-            name: np.asarray(self.datasets[name][first:last]) for name in NUMBERS if name in self.datasets
-        }
+        return {name: np.asarray(dataset[first:last]) for name, dataset in self._numbers().items()}
 
     def ends(self, first: int, last: int) -> npt.NDArray[np.bool_]:
         """Which of some steps end an episode; the file's last one always does."""
@@ -147,6 +155,11 @@ def check_own(where: str, file: Any, name: str) -> None:
                 raise StoreError(f"{where}: {path!r}: expected a group of one name, got one with several")
             groups.add(found)
             pending.extend((found, child, f"{path}/{child}") for child in found)
+
+
+def _claimed(dataset: Any) -> int:
+    """The bytes that a dataset's shape says it has."""
+    return int(math.prod(dataset.shape) * dataset.dtype.itemsize)
 
 
 def _rows(where: str, name: str, dataset: Any) -> int:
