@@ -203,7 +203,11 @@ def a_pipe(folder: Path) -> None:
         (instead("episode_1/infos", 3.0), "goskill/test-v0: episode 1: is not what .*AssertionError"),
         (
             lambda folder: (folder / "metadata.json").write_text("{}"),
-            "Minari dataset 'goskill/test-v0': is not what Minari writes: ",
+            "Minari dataset 'goskill/test-v0': expected metadata with its observation_space",
+        ),
+        (
+            without_spaces,
+            "'goskill/test-v0': expected metadata with its observation_space: Minari would make",
         ),
         (
             lambda folder: (folder / "metadata.json").write_text("{"),
@@ -217,6 +221,18 @@ def test_a_damaged_dataset_is_refused_by_name(
     damage(new_dataset(tmp_path))
     with pytest.raises(StoreError, match=message):
         from_minari("goskill/test-v0", tmp_path / "back")
+
+
+def test_an_environment_that_metadata_name_is_not_made(tmp_path: Path, monkeypatch) -> None:
+    folder = new_dataset(tmp_path)
+    kept = json.loads((folder / "metadata.json").read_text())
+    kept["env_spec"] = json.dumps({"id": "any-v0", "entry_point": "any_module:make"})
+    for space in ("observation_space", "action_space"):
+        metadata = {name: value for name, value in kept.items() if name != space}
+        (folder / "metadata.json").write_text(json.dumps(metadata))
+        monkeypatch.setattr("gymnasium.make", lambda *_, **__: pytest.fail("an environment was made"))
+        with pytest.raises(StoreError, match=f"'goskill/test-v0': expected metadata with its {space}"):
+            from_minari("goskill/test-v0", tmp_path / "back")
 
 
 @pytest.mark.parametrize("dataset", [3, None, b"goskill/test-v0", ["goskill/test-v0"]])

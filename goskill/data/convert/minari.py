@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -50,7 +51,7 @@ def _reading(where: str) -> Iterator[None]:
     """Turn what Minari raises over a dataset that is damaged into a StoreError that says where."""
     try:
         yield
-    except InputError:
+    except (InputError, StoreError):
         raise
     except _refusals(OSError, KeyError, IndexError, AttributeError, RuntimeError) as error:
         raise StoreError(f"{where}: is not what Minari writes: {_reason(error)}") from error
@@ -132,9 +133,26 @@ def _contents(dataset: str | Any) -> tuple[str, str, list[int]]:
         raise InputError(f"dataset: expected a Minari dataset or its id, got {dataset!r:.80}")
     where = f"Minari dataset {dataset!r}" if isinstance(dataset, str) else "Minari dataset"
     with _reading(where):
-        found = minari.load_dataset(dataset) if isinstance(dataset, str) else dataset
+        found = _loaded(minari, where, dataset) if isinstance(dataset, str) else dataset
         indices = [int(index) for index in found.episode_indices]
         return str(found.spec.dataset_id), str(found.storage.data_path), indices
+
+
+def _loaded(minari: ModuleType, where: str, dataset_id: str) -> Any:
+    """The dataset of an id, unless Minari would have to make its environment, which may be any code, for its spaces."""
+    from minari.storage import get_dataset_path
+
+    metadata = Path(get_dataset_path(dataset_id)) / "data" / "metadata.json"
+    if metadata.exists():
+        with open_regular(metadata) as file:
+            spaces = json.load(file)
+        for name in ("observation_space", "action_space"):
+            if not isinstance(spaces.get(name), str):
+                raise StoreError(
+                    f"{where}: expected metadata with its {name}: Minari would make the environment that the metadata "
+                    "name to find it; pass minari.load_dataset(...) itself if you trust that"
+                )
+    return minari.load_dataset(dataset_id)
 
 
 def from_minari(
