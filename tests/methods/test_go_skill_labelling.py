@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 from threading import get_ident
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from small_store import ACTION, begin, small_settings, small_store
 
 from goskill.data import EpisodeStore, StoreWriter
 from goskill.data.label_blocks import LabelBlock, LabelBlocks
-from goskill.methods.go_skill import ABLATIONS, GoSkill, label_name, label_store, labelling
+from goskill.methods.go_skill import ABLATIONS, GoSkill, GoSkillNetworks, label_name, label_store, labelling
 from goskill.methods.go_skill.labelling import label_episodes
 from goskill.training import TrainingSettings, distributed
 
@@ -106,22 +106,36 @@ class Killed(BaseException):
     """Stands for a process that ends between two instructions."""
 
 
-@pytest.mark.parametrize("dies_after", [0, 1, 3])
-def test_labelling_goes_on_where_it_was_killed_and_ends_with_the_same_bits(
-    dies_after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class InBlocks(NamedTuple):
+    """A store that is labelled in several blocks and chunks, and the labels that it gets."""
+
+    store: EpisodeStore
+    networks: GoSkillNetworks
+    name: str
+    column: np.ndarray
+    blocks: int
+
+
+@pytest.fixture
+def in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> InBlocks:
     monkeypatch.setattr("goskill.data.label_blocks.BLOCK_STEPS", 32)
     monkeypatch.setattr("goskill.methods.go_skill.labelling.LARGE_CHUNK", 16)
     store = small_store(tmp_path / "store")
     method = GoSkill(small_settings(), store, TrainingSettings())
     begin(method, "extraction")
-    networks = method.networks
-    name = label_store(networks, store)
+    name = label_store(method.networks, store)
     column, blocks = store.labels(name).copy(), len(store.label_blocks(name, 5).blocks)
     assert blocks > 3
     shutil.rmtree(store.path / "labels")
+    return InBlocks(EpisodeStore.open(store.path), method.networks, name, column, blocks)
 
-    store, write, written = EpisodeStore.open(store.path), LabelBlocks.write, 0
+
+@pytest.mark.parametrize("dies_after", [0, 1, 3])
+def test_labelling_goes_on_where_it_was_killed_and_ends_with_the_same_bits(
+    dies_after: int, in_blocks: InBlocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, networks, name, column, blocks = in_blocks
+    write, written = LabelBlocks.write, 0
 
     def write_then_die(labels: LabelBlocks, block: LabelBlock, values: np.ndarray) -> None:
         nonlocal written
@@ -142,19 +156,11 @@ def test_labelling_goes_on_where_it_was_killed_and_ends_with_the_same_bits(
 
 @pytest.mark.parametrize("fails_after", [0, 1, 5])
 def test_what_fails_beside_reaches_the_caller_and_the_next_call_goes_on(
-    fails_after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fails_after: int, in_blocks: InBlocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Windows are prepared in a thread of their own."""
-    monkeypatch.setattr("goskill.data.label_blocks.BLOCK_STEPS", 32)
-    monkeypatch.setattr("goskill.methods.go_skill.labelling.LARGE_CHUNK", 16)
-    store = small_store(tmp_path / "store")
-    method = GoSkill(small_settings(), store, TrainingSettings())
-    begin(method, "extraction")
-    networks = method.networks
-    column = store.labels(label_store(networks, store)).copy()
-    shutil.rmtree(store.path / "labels")
-
-    store, prepare, caller, prepared = EpisodeStore.open(store.path), labelling._windows_of, get_ident(), 0
+    store, networks, _, column, _ = in_blocks
+    prepare, caller, prepared = labelling._windows_of, get_ident(), 0
 
     def prepare_then_fail(*arguments: Any) -> Any:
         nonlocal prepared

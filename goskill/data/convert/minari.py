@@ -30,12 +30,6 @@ _EPISODES_PER_BATCH = 64
 _GIVEN = ("dataset_id", "buffer", "observation_space", "action_space")  # what the store itself says
 _TEXTS = ("algorithm_name", "code_permalink", "description")
 _SETS = ("author", "author_email")  # of texts, or one text
-_REFUSALS = (
-    ValueError,
-    TypeError,
-    AssertionError,
-    ImportError,
-)  # how Minari says no, besides gymnasium's own
 
 
 def _minari() -> ModuleType:
