@@ -28,3 +28,11 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
 def make_store(tmp_path: Path) -> Callable[..., EpisodeStore]:
     """Write a store of the given lengths and task indices in a fresh folder."""
     return lambda lengths, tasks, **settings: write_store(tmp_path / "store", lengths, tasks, **settings)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> EpisodeStore:
+    """Five episodes of two tasks, with labels of three classes."""
+    store = write_store(tmp_path / "store", [5, 40, 3, 30, 8], [0, 1, 0, 1, 0])
+    store.write_labels("skills", np.arange(store.num_steps) % 3, 3)
+    return store
