@@ -159,6 +159,9 @@ def from_minari(
     """Convert a Minari dataset (its id, if it is on this machine, or the object) of flat arrays into a store, going
     on where an earlier call was interrupted.
 
+    The metadata of an id must have its spaces: Minari makes the environment that they name otherwise, which may run
+    any code.
+
     ``task`` names the one task, by default as the dataset. An episode's last observation is kept. Success is read
     from the info ``success`` where it was recorded: a value for every step, with or without one for the reset.
     ``workers``: processes that read, 0 for all cores. ``progress`` is called with (parts done, parts): a part is a
