@@ -53,7 +53,7 @@ void ContextSampler::build_prompt_table() {
     std::int64_t row = 0;
     for (const auto& prompts : prompt_episodes_) {
         for (const std::int64_t index : prompts) {
-            gather(prompt_source(index), {}, row++, window);
+            gather(prompt_source(store_->episode(index)), {}, row++, window);
         }
     }
 }
@@ -87,12 +87,12 @@ std::int64_t ContextSampler::prompt_start(const Episode& episode) const {
 
 // In stages, each of which asks for what the next one reads: sample by sample, one cache miss would wait for
 // the other.
-std::vector<std::int64_t> ContextSampler::place(std::uint64_t step, std::int64_t global_batch,
-                                                std::int64_t first, std::int64_t count,
-                                                const ContextBatch& batch) const {
+std::vector<ContextSampler::Chosen> ContextSampler::place(std::uint64_t step, std::int64_t global_batch,
+                                                          std::int64_t first, std::int64_t count,
+                                                          const ContextBatch& batch) const {
     std::vector<Draw> draws;
     draws.reserve(static_cast<std::size_t>(count));
-    std::vector<std::int64_t> prompt_rows(static_cast<std::size_t>(count));
+    std::vector<Chosen> chosen(static_cast<std::size_t>(count));
     for (std::int64_t i = 0; i < count; ++i) {
         const auto sample = static_cast<std::uint64_t>(first + i);
         const Words words = draw(settings_.seed, context_stream, step, sample);
@@ -106,28 +106,28 @@ std::vector<std::int64_t> ContextSampler::place(std::uint64_t step, std::int64_t
         if (settings_.prompt == 0) continue;
         const auto named = static_cast<std::size_t>(batch.task[i]);
         const auto& prompts = prompt_episodes_[named];
-        const std::int64_t chosen = below(words[2], static_cast<std::int64_t>(prompts.size()));
-        batch.prompt_episode[i] = prompts[static_cast<std::size_t>(chosen)];
-        prompt_rows[static_cast<std::size_t>(i)] = prompt_offsets_[named] + chosen;
+        const std::int64_t prompt = below(words[2], static_cast<std::int64_t>(prompts.size()));
+        batch.prompt_episode[i] = prompts[static_cast<std::size_t>(prompt)];
+        chosen[static_cast<std::size_t>(i)].prompt_row = prompt_offsets_[named] + prompt;
     }
     for (std::int64_t i = 0; i < count; ++i) {
         const Place last = draws[static_cast<std::size_t>(i)].find();
-        batch.episode[i] = last.episode;
+        chosen[static_cast<std::size_t>(i)].episode = last.episode;
+        batch.episode[i] = last.episode->index;
         batch.start[i] = last.step - (settings_.context - 1) * settings_.horizon;
-        prefetch_line(&store_->episode(last.episode));
     }
-    return prompt_rows;
+    return chosen;
 }
 
-ContextSampler::Source ContextSampler::source(std::int64_t episode, std::int64_t start,
+ContextSampler::Source ContextSampler::source(const Episode& episode, std::int64_t start,
                                               std::int64_t points) const {
     const std::int64_t horizon = settings_.horizon;
     const std::int64_t padding = start < 0 ? (-start + horizon - 1) / horizon : 0;
-    return {&store_->episode(episode), start + padding * horizon, padding, points - padding};
+    return {&episode, start + padding * horizon, padding, points - padding};
 }
 
-ContextSampler::Source ContextSampler::prompt_source(std::int64_t episode) const {
-    return source(episode, prompt_start(store_->episode(episode)), settings_.prompt);
+ContextSampler::Source ContextSampler::prompt_source(const Episode& episode) const {
+    return source(episode, prompt_start(episode), settings_.prompt);
 }
 
 Rows ContextSampler::rows(const Source& source, const float* Episode::* column, std::int64_t width) const {
@@ -201,17 +201,16 @@ void ContextSampler::fill(std::uint64_t step, std::int64_t global_batch, std::in
                           std::int64_t count, const ContextBatch& batch) const {
     const bool actions = batch.context.actions != nullptr;
     parallel_for(count, settings_.threads, [&](std::int64_t begin, std::int64_t end) {
-        ContextBatch places = batch;
-        places.episode += begin;
-        places.start += begin;
-        places.task += begin;
-        if (settings_.prompt > 0) places.prompt_episode += begin;
-        const std::vector<std::int64_t> prompt_rows =
-            place(step, global_batch, first + begin, end - begin, places);
+        ContextBatch part = batch;
+        part.episode += begin;
+        part.start += begin;
+        part.task += begin;
+        if (settings_.prompt > 0) part.prompt_episode += begin;
+        const std::vector<Chosen> chosen = place(step, global_batch, first + begin, end - begin, part);
         std::vector<Source> sources;
-        sources.reserve(prompt_rows.size());
-        for (std::int64_t i = begin; i < end; ++i) {
-            sources.push_back(source(batch.episode[i], batch.start[i], settings_.context));
+        sources.reserve(chosen.size());
+        for (std::size_t k = 0; k < chosen.size(); ++k) {
+            sources.push_back(source(*chosen[k].episode, part.start[k], settings_.context));
         }
         const Source none;
         for (std::size_t k = 0; k < std::min(prefetch_distance, sources.size()); ++k) {
@@ -223,9 +222,9 @@ void ContextSampler::fill(std::uint64_t step, std::int64_t global_batch, std::in
             gather(sources[k], next < sources.size() ? sources[next] : none, i, batch.context);
             if (settings_.prompt == 0) continue;
             if (prompts_.mask) {
-                copy_prompt(prompt_rows[k], i, batch.prompt);
+                copy_prompt(chosen[k].prompt_row, i, batch.prompt);
             } else {
-                gather(prompt_source(batch.prompt_episode[i]), {}, i, batch.prompt);
+                gather(prompt_source(store_->episode(batch.prompt_episode[i])), {}, i, batch.prompt);
             }
         }
     });

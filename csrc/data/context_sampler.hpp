@@ -80,14 +80,20 @@ class ContextSampler {
         std::int64_t real = 0;
     };
 
+    // A sample's episode, and its row in the table of prompts.
+    struct Chosen {
+        const Episode* episode = nullptr;
+        std::int64_t prompt_row = 0;
+    };
+
     void build_prompt_table();
     void copy_prompt(std::int64_t row, std::int64_t i, const Window& target) const;
     std::int64_t prompt_start(const Episode& episode) const;
-    // What `locate` does. Returns each sample's row in the table of prompts.
-    std::vector<std::int64_t> place(std::uint64_t step, std::int64_t global_batch, std::int64_t first,
-                                    std::int64_t count, const ContextBatch& batch) const;
-    Source source(std::int64_t episode, std::int64_t start, std::int64_t points) const;
-    Source prompt_source(std::int64_t episode) const;
+    // What `locate` does, and what it chose.
+    std::vector<Chosen> place(std::uint64_t step, std::int64_t global_batch, std::int64_t first,
+                              std::int64_t count, const ContextBatch& batch) const;
+    Source source(const Episode& episode, std::int64_t start, std::int64_t points) const;
+    Source prompt_source(const Episode& episode) const;
     // The decision points of one column.
     Rows rows(const Source& source, const float* Episode::* column, std::int64_t width) const;
     void prefetch_source(const Source& source, bool actions) const;

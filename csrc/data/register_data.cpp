@@ -203,12 +203,13 @@ void register_store(py::module_& module) {
             [](const py::object& self, std::int64_t index) {
                 const Store& store = self.cast<const Store&>();
                 const Episode& episode = checked_episode(store, index);
+                const Outcome& outcome = store.outcome(index);
                 return py::make_tuple(
                     view(self, episode.observations, {episode.length + 1, store.observation_dim()}),
                     view(self, episode.actions, {episode.length, store.action_dim()}),
-                    view(self, episode.rewards, {episode.length}),
+                    view(self, outcome.rewards, {episode.length}),
                     view(self, episode.returns_to_go, {episode.length}),
-                    view(self, episode.success, {episode.length}));
+                    view(self, outcome.success, {episode.length}));
             },
             py::arg("index"),
             "Read-only views of one episode: observations, actions, rewards, returns to go, success.");

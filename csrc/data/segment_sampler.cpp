@@ -12,7 +12,8 @@ namespace goskill {
 namespace {
 
 constexpr std::uint64_t segment_stream = 1;
-constexpr std::size_t prefetch_distance = 5;
+constexpr std::size_t prefetch_distance = 4;
+constexpr std::size_t translated_together = 8;
 
 }  // namespace
 
@@ -85,33 +86,36 @@ void SegmentSampler::look_up_classes(std::vector<Draw>& draws) const {
 
 // In stages, each of which asks for what the next one reads: sample by sample, one cache miss would wait for
 // the other.
-void SegmentSampler::locate(std::uint64_t step, std::int64_t global_batch, std::int64_t first,
-                            std::int64_t count, const SegmentBatch& batch) const {
+std::vector<Place> SegmentSampler::place(std::uint64_t step, std::int64_t global_batch, std::int64_t first,
+                                         std::int64_t count, const SegmentBatch& batch) const {
     std::vector<Draw> draws;
     draws.reserve(static_cast<std::size_t>(count));
     for (std::int64_t i = 0; i < count; ++i) draws.push_back(draw_step(step, global_batch, first + i));
     if (settings_.balance == Balance::skill) look_up_classes(draws);
     for (const Draw& drawn : draws) drawn.prefetch();
+    std::vector<Place> places;
+    places.reserve(draws.size());
     for (std::int64_t i = 0; i < count; ++i) {
         const Place found = draws[static_cast<std::size_t>(i)].find();
-        batch.episode[i] = found.episode;
+        places.push_back(found);
+        batch.episode[i] = found.episode->index;
         batch.start[i] = found.step;
-        prefetch_line(&store_->episode(found.episode));
+        batch.task[i] = found.episode->task;
     }
-    for (std::int64_t i = 0; i < count; ++i) batch.task[i] = store_->episode(batch.episode[i]).task;
+    return places;
 }
 
-SegmentSampler::Source SegmentSampler::source(const SegmentBatch& batch, std::int64_t i) const {
-    const Episode& episode = store_->episode(batch.episode[i]);
-    const std::int64_t start = batch.start[i];
-    const std::int64_t rows = std::min(settings_.horizon, episode.length - start);
-    return {episode.observations + start * store_->observation_dim(),
-            episode.actions + start * store_->action_dim(), rows, rows + 1};
+void SegmentSampler::locate(std::uint64_t step, std::int64_t global_batch, std::int64_t first,
+                            std::int64_t count, const SegmentBatch& batch) const {
+    place(step, global_batch, first, count, batch);
 }
 
-// In the whole store.
-std::int64_t SegmentSampler::step_of(const SegmentBatch& batch, std::int64_t i) const {
-    return store_->episode(batch.episode[i]).first_step + batch.start[i];
+SegmentSampler::Source SegmentSampler::source(const Place& place) const {
+    const Episode& episode = *place.episode;
+    const std::int64_t rows = std::min(settings_.horizon, episode.length - place.step);
+    return {episode.observations + place.step * store_->observation_dim(),
+            episode.actions + place.step * store_->action_dim(), rows, rows + 1,
+            episode.first_step + place.step};
 }
 
 Rows SegmentSampler::observations(const Source& source) const {
@@ -144,31 +148,44 @@ void SegmentSampler::gather(const Source& source, const Source& upcoming, const 
     zero_rows(target_actions + rows * action_width, horizon - rows, action_width);
     std::fill_n(batch.mask + i * horizon + rows, horizon - rows, false);
     if (batch.skill != nullptr) {
-        batch.skill[i] = labels_->labels()[step_of(batch, i)];
+        batch.skill[i] = labels_->labels()[source.step];
+    }
+}
+
+// Asks for the first line of some windows, which has the addresses of their pages translated. In a large
+// store a translation waits for memory as a line does and holds up what follows: those of several windows
+// overlap.
+void SegmentSampler::translate(const std::vector<Source>& sources, std::size_t first) {
+    const std::size_t end = std::min(first + translated_together, sources.size());
+    for (std::size_t k = first; k < end; ++k) {
+        prefetch_line(sources[k].observations);
+        prefetch_line(sources[k].actions);
     }
 }
 
 void SegmentSampler::fill(std::uint64_t step, std::int64_t global_batch, std::int64_t first,
                           std::int64_t count, const SegmentBatch& batch) const {
     parallel_for(count, settings_.threads, [&](std::int64_t begin, std::int64_t end) {
-        SegmentBatch places = batch;
-        places.episode += begin;
-        places.start += begin;
-        places.task += begin;
-        locate(step, global_batch, first + begin, end - begin, places);
+        SegmentBatch part = batch;
+        part.episode += begin;
+        part.start += begin;
+        part.task += begin;
         std::vector<Source> sources;
         sources.reserve(static_cast<std::size_t>(end - begin));
-        for (std::int64_t i = begin; i < end; ++i) {
-            sources.push_back(source(batch, i));
-            if (labels_) prefetch_line(labels_->labels().address(step_of(batch, i)));
+        for (const Place& chosen : place(step, global_batch, first + begin, end - begin, part)) {
+            const Source found = source(chosen);
+            if (labels_) prefetch_line(labels_->labels().address(found.step));
+            sources.push_back(found);
         }
         std::fill_n(batch.mask + begin * settings_.horizon, (end - begin) * settings_.horizon, true);
         const Source none;
+        translate(sources, 0);
         for (std::size_t k = 0; k < std::min(prefetch_distance, sources.size()); ++k) {
             prefetch(observations(sources[k]));
             prefetch(actions(sources[k]));
         }
         for (std::size_t k = 0; k < sources.size(); ++k) {
+            if (k % translated_together == 0) translate(sources, k + translated_together);
             const std::size_t next = k + prefetch_distance;
             gather(sources[k], next < sources.size() ? sources[next] : none, batch,
                    begin + static_cast<std::int64_t>(k));

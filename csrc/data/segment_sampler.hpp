@@ -59,16 +59,20 @@ class SegmentSampler {
         const float* actions = nullptr;
         std::int64_t rows = 0;
         std::int64_t states = 0;
+        std::int64_t step = 0;  // in the whole store
     };
 
     Draw draw_step(std::uint64_t step, std::int64_t global_batch, std::int64_t sample) const;
     void look_up_classes(std::vector<Draw>& draws) const;
-    Source source(const SegmentBatch& batch, std::int64_t i) const;
-    std::int64_t step_of(const SegmentBatch& batch, std::int64_t i) const;
+    // What `locate` does, and where that is.
+    std::vector<Place> place(std::uint64_t step, std::int64_t global_batch, std::int64_t first,
+                             std::int64_t count, const SegmentBatch& batch) const;
+    Source source(const Place& place) const;
     Rows observations(const Source& source) const;
     Rows actions(const Source& source) const;
     void gather(const Source& source, const Source& upcoming, const SegmentBatch& batch,
                 std::int64_t i) const;
+    static void translate(const std::vector<Source>& sources, std::size_t first);
     void index_classes();
 
     std::shared_ptr<const Store> store_;

@@ -10,28 +10,38 @@
 #include "data/philox.hpp"
 
 namespace goskill {
+namespace {
+
+constexpr int most_attempts = 8;  // before a binary search
+
+}  // namespace
 
 StepIndex::StepIndex(const Store& store, const std::vector<std::int64_t>& episodes) {
-    runs_.clear();
-    runs_.reserve(episodes.size() + 1);
-    std::int64_t first = 0;
+    runs_.reserve(episodes.size());
     for (const std::int64_t episode : episodes) {
-        runs_.push_back({first, episode});
-        first += store.episode(episode).length;
+        runs_.push_back({size_, store.episode(episode)});
+        size_ += runs_.back().episode.length;
     }
-    runs_.push_back({first, -1});
-    if (first > 0) episodes_per_step_ = static_cast<double>(episodes.size()) / static_cast<double>(first);
+    if (size_ > 0) episodes_per_step_ = static_cast<double>(episodes.size()) / static_cast<double>(size_);
 }
 
+// Interpolates from the guess: of episodes of many lengths, a few steps are usually enough.
 Place StepIndex::find(std::int64_t position) const {
-    std::size_t run = guess(position);
-    if (position < runs_[run].first || position >= runs_[run + 1].first) {
-        const auto next =
-            std::upper_bound(runs_.begin(), runs_.end(), position,
-                             [](std::int64_t value, const Run& other) { return value < other.first; });
-        run = static_cast<std::size_t>(next - runs_.begin()) - 1;
+    const auto last = static_cast<std::int64_t>(runs_.size()) - 1;
+    auto run = static_cast<std::int64_t>(guess(position));
+    for (int attempt = 0; attempt < most_attempts; ++attempt) {
+        const Run& here = runs_[static_cast<std::size_t>(run)];
+        const std::int64_t step = position - here.first;
+        if (step >= 0 && step < here.episode.length) return {&here.episode, step};
+        const std::int64_t beyond = step < 0 ? step : step - here.episode.length;
+        const auto runs = static_cast<std::int64_t>(static_cast<double>(beyond) * episodes_per_step_);
+        run = std::clamp<std::int64_t>(run + runs + (step < 0 ? -1 : 1), 0, last);
     }
-    return {runs_[run].episode, position - runs_[run].first};
+    const auto next =
+        std::upper_bound(runs_.begin(), runs_.end(), position,
+                         [](std::int64_t value, const Run& other) { return value < other.first; });
+    const Run& found = *(next - 1);
+    return {&found.episode, position - found.first};
 }
 
 Selection::Selection(const Store& store, const std::optional<std::vector<std::int64_t>>& episodes)

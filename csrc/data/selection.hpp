@@ -14,7 +14,7 @@ namespace goskill {
 
 // A step of an episode.
 struct Place {
-    std::int64_t episode;
+    const Episode* episode;
     std::int64_t step;
 };
 
@@ -24,25 +24,28 @@ class StepIndex {
     StepIndex() = default;
     StepIndex(const Store& store, const std::vector<std::int64_t>& episodes);
 
-    std::int64_t size() const { return runs_.back().first; }
+    std::int64_t size() const { return size_; }
     Place find(std::int64_t position) const;
     // Asks for what `find` will read.
     void prefetch(std::int64_t position) const { prefetch_line(&runs_[guess(position)]); }
 
   private:
-    struct Run {
+    // A copy of all that is read of an episode, in one cache line: what lies elsewhere takes longer to
+    // arrive than the random numbers take to draw, and in a large store to be found at all.
+    struct alignas(64) Run {
         std::int64_t first;  // position of the episode's first step
-        std::int64_t episode;
+        Episode episode;
     };
 
     // Episodes are often of one length: the guess is then right and saves the cache misses of a binary
     // search.
     std::size_t guess(std::int64_t position) const {
         const auto run = static_cast<std::size_t>(static_cast<double>(position) * episodes_per_step_);
-        return std::min(run, runs_.size() - 2);
+        return std::min(run, runs_.size() - 1);
     }
 
-    std::vector<Run> runs_{{0, -1}};  // the last one begins at the end
+    std::vector<Run> runs_;
+    std::int64_t size_ = 0;
     double episodes_per_step_ = 0;
 };
 

@@ -61,9 +61,10 @@ void Store::add_shard(const ShardDescription& shard, bool in_memory) {
         }
         if (!std::isfinite(return_sum)) throw StoreFault(name + ": the return is not finite");
         episodes_.push_back({at(observations).as<float>() + (step + i) * observation_dim_,
-                             at(actions).as<float>() + step * action_dim_, at(rewards).as<float>() + step,
-                             at(returns_to_go).as<float>() + step, at(success).as<std::int8_t>() + step,
-                             num_steps_ + step, length, task});
+                             at(actions).as<float>() + step * action_dim_,
+                             at(returns_to_go).as<float>() + step, num_episodes(), num_steps_ + step, length,
+                             task});
+        outcomes_.push_back({at(rewards).as<float>() + step, at(success).as<std::int8_t>() + step});
         returns_.push_back(return_sum);
         step += length;
     }

@@ -15,16 +15,21 @@ struct ShardDescription {
     std::int64_t episodes;
 };
 
-// One cache line: samplers read it at random.
-struct alignas(64) Episode {
+// What samplers read of an episode.
+struct Episode {
     const float* observations;   // [length + 1, observation_dim]
     const float* actions;        // [length, action_dim]
-    const float* rewards;        // [length]
     const float* returns_to_go;  // [length]
-    const std::int8_t* success;  // [length]: 1 yes, 0 no, -1 unknown
-    std::int64_t first_step;     // in the whole store
+    std::int64_t index;          // in the whole store, as the first step
+    std::int64_t first_step;
     std::int64_t length;
     std::int64_t task;
+};
+
+// The columns that they do not read.
+struct Outcome {
+    const float* rewards;        // [length]
+    const std::int8_t* success;  // [length]: 1 yes, 0 no, -1 unknown
 };
 
 // Immutable once built, so any number of threads may read it.
@@ -43,6 +48,7 @@ class Store {
     const std::vector<double>& returns() const { return returns_; }
     const std::vector<Episode>& episodes() const { return episodes_; }
     const Episode& episode(std::int64_t index) const { return episodes_[static_cast<std::size_t>(index)]; }
+    const Outcome& outcome(std::int64_t index) const { return outcomes_[static_cast<std::size_t>(index)]; }
 
   private:
     void add_shard(const ShardDescription& shard, bool in_memory);
@@ -52,6 +58,7 @@ class Store {
     std::int64_t num_tasks_;
     std::int64_t num_steps_ = 0;
     std::vector<Episode> episodes_;
+    std::vector<Outcome> outcomes_;
     std::vector<double> returns_;
     Arena memory_;
     std::vector<MappedColumn> columns_;
