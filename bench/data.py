@@ -361,19 +361,23 @@ def sparse_store(path: Path, episodes: int) -> EpisodeStore:
     return EpisodeStore.open(path)
 
 
-def segments_of_size(path: Path, millions: int, place: str) -> SegmentSampler:
+def sampler_of_size(path: Path, millions: int, place: str, kind: str) -> SegmentSampler | ContextSampler:
     written = sparse_store(path / f"{millions}", millions * 1_000_000 // STEPS)
-    for name in ("observations", "actions"):
+    for name in ("observations", "actions", "returns_to_go"):
         with open(written.path / "shard-000000" / f"{name}.npy", "rb", buffering=0) as file:
             while file.read(1 << 24):
                 pass
-    return SegmentSampler(EpisodeStore.open(written.path, in_memory=place == "in memory"), HORIZON, SEGMENTS)
+    store = EpisodeStore.open(written.path, in_memory=place == "in memory")
+    if kind == "segments":
+        return SegmentSampler(store, HORIZON, SEGMENTS)
+    return ContextSampler(store, HORIZON, CONTEXT, PROMPT, CONTEXTS)
 
 
-@pytest.mark.benchmark(group="segment batch of 20M transitions against 1M, timed in turn")
+@pytest.mark.benchmark(group="batch of 20M transitions against 1M, timed in turn")
 @pytest.mark.parametrize("place", ["in memory", "in the page cache"])
-def test_segments_by_size(benchmark, tmp_path: Path, place: str) -> None:
-    small, large = (segments_of_size(tmp_path, millions, place) for millions in (1, 20))
+@pytest.mark.parametrize("kind", ["segments", "contexts"])
+def test_batches_by_size(benchmark, tmp_path: Path, kind: str, place: str) -> None:
+    small, large = (sampler_of_size(tmp_path, millions, place, kind) for millions in (1, 20))
     for sampler in (small, large):
         for _ in range(3000):  # every page has been looked at once
             next(sampler)

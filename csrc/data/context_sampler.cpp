@@ -12,6 +12,8 @@ namespace {
 
 constexpr std::uint64_t context_stream = 2;
 constexpr std::size_t prefetch_distance = 2;
+constexpr std::size_t translated_together = 4;
+constexpr std::size_t translation_distance = 3;
 constexpr std::int64_t prompt_table_bytes = std::int64_t{1} << 26;
 
 template <typename T>
@@ -152,6 +154,19 @@ void ContextSampler::prefetch_scalars(const Source& source) const {
     }
 }
 
+// Asks for a line of most pages of some windows, together, as the segment sampler does.
+void ContextSampler::translate(const std::vector<Source>& sources, std::size_t first) const {
+    const std::int64_t stride = settings_.horizon * store_->observation_dim();
+    const std::int64_t rows = std::max<std::int64_t>(page / stride, 1);
+    const std::size_t end = std::min(first + translated_together, sources.size());
+    for (std::size_t k = first; k < end; ++k) {
+        const Source& source = sources[k];
+        const float* const states = source.episode->observations + source.first * store_->observation_dim();
+        for (std::int64_t row = 0; row < source.real; row += rows) prefetch_line(states + row * stride);
+        prefetch_line(source.episode->returns_to_go + source.first);
+    }
+}
+
 void ContextSampler::gather(const Source& source, const Source& upcoming, std::int64_t i,
                             const Window& window) const {
     const std::int64_t horizon = settings_.horizon;
@@ -219,6 +234,7 @@ void ContextSampler::fill(std::uint64_t step, std::int64_t global_batch, std::in
         for (std::size_t k = 0; k < sources.size(); ++k) {
             const std::int64_t i = begin + static_cast<std::int64_t>(k);
             const std::size_t next = k + prefetch_distance;
+            if (k % translated_together == 0) translate(sources, k + translation_distance);
             gather(sources[k], next < sources.size() ? sources[next] : none, i, batch.context);
             if (settings_.prompt == 0) continue;
             if (prompts_.mask) {

@@ -98,6 +98,7 @@ class ContextSampler {
     Rows rows(const Source& source, const float* Episode::* column, std::int64_t width) const;
     void prefetch_source(const Source& source, bool actions) const;
     void prefetch_scalars(const Source& source) const;
+    void translate(const std::vector<Source>& sources, std::size_t first) const;
     // Fills window `i` and asks for what `upcoming` will take.
     void gather(const Source& source, const Source& upcoming, std::int64_t i, const Window& window) const;
 
