@@ -9,19 +9,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 from goskill.bench.peers.released import ReleasedBatches
+from goskill.bench.peers.sampling import (
+    CONTEXT,
+    CONTEXTS,
+    HORIZON,
+    PROMPT,
+    SEGMENTS,
+    STEPS,
+    TASKS,
+    Arrays,
+    LoopSegments,
+    NumpyContexts,
+    NumpySegments,
+)
 
 from goskill import _core
 from goskill.data import ContextSampler, EpisodeStore, SegmentSampler, StoreWriter
 from goskill.data.files import MANIFEST, write_manifest
 from goskill.data.layout import FORMAT, SHARD_FORMAT, VERSION
-
-HORIZON, CONTEXT, PROMPT = 10, 20, 10
-SEGMENTS, CONTEXTS = 800, 400
-TASKS = [f"task-{i:02d}" for i in range(50)]
-STEPS = 500
-RETURN_SCALE = 1000.0
-
-Arrays = dict[str, np.ndarray]
 
 
 @pytest.fixture(scope="module")
@@ -46,108 +51,6 @@ def columns(store: EpisodeStore) -> Arrays:
     shards = sorted(store.path.glob("shard-*"))
     names = ("observations", "actions", "returns_to_go")
     return {name: np.concatenate([np.load(shard / f"{name}.npy") for shard in shards]) for name in names}
-
-
-class NumpySegments:
-    """Segment batches by fancy indexing of whole arrays: one gather each for states and actions."""
-
-    def __init__(self, store: EpisodeStore, columns: Arrays) -> None:
-        self.generator = np.random.default_rng(0)
-        self.columns = columns
-        self.by_task = np.stack([np.flatnonzero(store.episode_task == task) for task in range(len(TASKS))])
-        self.tasks = np.arange(SEGMENTS) % len(TASKS)
-
-    def __call__(self) -> Arrays:
-        choice = self.generator.integers(0, self.by_task.shape[1], SEGMENTS)
-        start = self.generator.integers(0, STEPS, SEGMENTS)
-        return self.gather(self.by_task[self.tasks, choice], start)
-
-    def gather(self, episode: np.ndarray, start: np.ndarray) -> Arrays:
-        offsets = start[:, None] + np.arange(HORIZON + 1)
-        mask = offsets[:, :-1] < STEPS
-        rows = episode[:, None] * (STEPS + 1) + np.minimum(offsets, STEPS)
-        observations = self.columns["observations"][rows]
-        observations[:, :-1][~mask] = 0
-        actions = self.columns["actions"][episode[:, None] * STEPS + np.minimum(offsets[:, :-1], STEPS - 1)]
-        actions[~mask] = 0
-        return {
-            "observations": observations,
-            "actions": actions,
-            "mask": mask,
-            "start": start,
-            "episode": episode,
-        }
-
-
-class LoopSegments(NumpySegments):
-    """Segment batches one sample at a time, without any of the detours that training code takes."""
-
-    def gather(self, episode: np.ndarray, start: np.ndarray) -> Arrays:
-        observations = np.zeros((SEGMENTS, HORIZON + 1, 39), np.float32)
-        actions = np.zeros((SEGMENTS, HORIZON, 4), np.float32)
-        mask = np.zeros((SEGMENTS, HORIZON), bool)
-        for i in range(SEGMENTS):
-            first, step = int(episode[i]), int(start[i])
-            steps = np.arange(step, min(step + HORIZON, STEPS))
-            rows = len(steps)
-            states = self.columns["observations"][first * (STEPS + 1) : (first + 1) * (STEPS + 1)]
-            observations[i, :rows] = states[steps]
-            observations[i, HORIZON] = states[min(step + HORIZON, STEPS)]
-            actions[i, :rows] = self.columns["actions"][first * STEPS : (first + 1) * STEPS][steps]
-            mask[i, :rows] = True
-        return {
-            "observations": observations,
-            "actions": actions,
-            "mask": mask,
-            "start": start,
-            "episode": episode,
-        }
-
-
-class NumpyContexts:
-    """Context batches by fancy indexing of whole arrays."""
-
-    def __init__(self, store: EpisodeStore, columns: Arrays) -> None:
-        self.generator = np.random.default_rng(0)
-        self.columns = columns
-        self.by_task = np.stack([np.flatnonzero(store.episode_task == task) for task in range(len(TASKS))])
-        self.best = np.array([store.best_episodes(task, 4) for task in TASKS])
-        self.tasks = np.arange(CONTEXTS) % len(TASKS)
-
-    def __call__(self) -> Arrays:
-        episode = self.by_task[self.tasks, self.generator.integers(0, self.by_task.shape[1], CONTEXTS)]
-        prompt = self.best[self.tasks, self.generator.integers(0, 4, CONTEXTS)]
-        start = self.generator.integers(0, STEPS, CONTEXTS) - (CONTEXT - 1) * HORIZON
-        return self.gather(episode, start, prompt)
-
-    def gather(self, episode: np.ndarray, start: np.ndarray, prompt: np.ndarray) -> Arrays:
-        prompt_start = np.full(CONTEXTS, STEPS - PROMPT * HORIZON)
-        windows = self.window(prompt, prompt_start, PROMPT)
-        return {
-            **self.window(episode, start, CONTEXT),
-            **{f"prompt_{name}": value for name, value in windows.items()},
-            "start": start,
-            "episode": episode,
-            "prompt_episode": prompt,
-        }
-
-    def window(self, episode: np.ndarray, start: np.ndarray, points: int) -> Arrays:
-        steps = start[:, None] + np.arange(points) * HORIZON
-        mask = steps >= 0
-        real = np.maximum(steps, 0)
-        observations = self.columns["observations"][episode[:, None] * (STEPS + 1) + real]
-        observations[~mask] = 0
-        returns_to_go = self.columns["returns_to_go"][episode[:, None] * STEPS + real] / np.float32(
-            RETURN_SCALE
-        )
-        returns_to_go[~mask] = 0
-        timesteps = real // HORIZON
-        return {
-            "observations": observations,
-            "returns_to_go": returns_to_go[..., None],
-            "timesteps": timesteps,
-            "mask": mask,
-        }
 
 
 def assert_gathered(batch: dict, expected: Arrays) -> None:
