@@ -75,7 +75,14 @@ def medians_in_turn(first: Callable[[], object], second: Callable[[], object]) -
     return float(np.median(seconds[0])), float(np.median(seconds[1]))
 
 
-@pytest.mark.benchmark(group="two threads over one, timed in turn")
+def run_in_turn(benchmark, function: Callable[[], object], peer: str, other: Callable[[], object]) -> None:
+    """Runs ``function`` as a benchmark, after ``peer`` and it were timed in turn."""
+    of_other, own = medians_in_turn(other, function)
+    benchmark.extra_info["in_turn"] = {peer: round(of_other / own, 2)}
+    run(benchmark, function)
+
+
+@pytest.mark.benchmark(group="two threads over one")
 @pytest.mark.parametrize("kind", ["segments", "contexts"])
 def test_two_threads(benchmark, store: EpisodeStore, kind: str) -> None:
     def sampler(threads: int) -> SegmentSampler | ContextSampler:
@@ -86,9 +93,7 @@ def test_two_threads(benchmark, store: EpisodeStore, kind: str) -> None:
     one, two = sampler(1), sampler(2)
     for batch, other in zip(next(one).values(), next(two).values(), strict=True):
         assert batch.equal(other)
-    alone, together = medians_in_turn(lambda: next(one), lambda: next(two))
-    benchmark.extra_info["times_one_thread"] = round(alone / together, 2)
-    run(benchmark, lambda: next(two))
+    run_in_turn(benchmark, lambda: next(two), "one thread", lambda: next(one))
 
 
 @pytest.mark.benchmark(group="segment batch 800x(11x39+10x4)")
@@ -97,9 +102,10 @@ def test_segments_goskill(benchmark, store: EpisodeStore, columns: Arrays, threa
     sampler = SegmentSampler(store, HORIZON, SEGMENTS, threads=threads)
     batch = next(sampler)
     episode, start = batch["episode"].numpy(), batch["start"].numpy()
-    assert_gathered(batch, NumpySegments(store, columns).gather(episode, start))
+    peer = NumpySegments(store, columns)
+    assert_gathered(batch, peer.gather(episode, start))
     benchmark.extra_info["threads"] = threads
-    run(benchmark, lambda: next(sampler))
+    run_in_turn(benchmark, lambda: next(sampler), "numpy", peer)
 
 
 @pytest.mark.benchmark(group="segment batch 800x(11x39+10x4)")
@@ -159,9 +165,10 @@ def test_contexts_goskill(benchmark, store: EpisodeStore, columns: Arrays, threa
     sampler = ContextSampler(store, HORIZON, CONTEXT, PROMPT, CONTEXTS, threads=threads)
     batch = next(sampler)
     places = (batch[name].numpy() for name in ("episode", "start", "prompt_episode"))
-    assert_gathered(batch, NumpyContexts(store, columns).gather(*places))
+    peer = NumpyContexts(store, columns)
+    assert_gathered(batch, peer.gather(*places))
     benchmark.extra_info["threads"] = threads
-    run(benchmark, lambda: next(sampler))
+    run_in_turn(benchmark, lambda: next(sampler), "numpy", peer)
 
 
 @pytest.mark.benchmark(group="context batch 400x(20+10)")
@@ -276,7 +283,7 @@ def sampler_of_size(path: Path, millions: int, place: str, kind: str) -> Segment
     return ContextSampler(store, HORIZON, CONTEXT, PROMPT, CONTEXTS)
 
 
-@pytest.mark.benchmark(group="batch of 20M transitions against 1M, timed in turn")
+@pytest.mark.benchmark(group="batch of 20M transitions against 1M")
 @pytest.mark.parametrize("place", ["in memory", "in the page cache"])
 @pytest.mark.parametrize("kind", ["segments", "contexts"])
 def test_batches_by_size(benchmark, tmp_path: Path, kind: str, place: str) -> None:
@@ -284,9 +291,7 @@ def test_batches_by_size(benchmark, tmp_path: Path, kind: str, place: str) -> No
     for sampler in (small, large):
         for _ in range(3000):  # every page has been looked at once
             next(sampler)
-    of_small, of_large = medians_in_turn(lambda: next(small), lambda: next(large))
-    benchmark.extra_info["times_the_small_store"] = round(of_large / of_small, 2)
-    run(benchmark, lambda: next(large))
+    run_in_turn(benchmark, lambda: next(large), "1M transitions", lambda: next(small))
 
 
 def anonymous_bytes() -> int:

@@ -32,7 +32,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """A Markdown table of the newest row of each benchmark that has a peer in its group."""
+    """A Markdown table of the newest row of each benchmark that has a peer."""
     lines = ["| what | median | peers in the same run: times as fast |", "|---|---|---|"]
     for group, members in sorted(_groups(_newest(rows)).items()):
         for row in members:
@@ -91,10 +91,12 @@ def _newest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _ratios(row: dict[str, Any], members: list[dict[str, Any]]) -> list[tuple[str, float]]:
+    """Of the peers that a benchmark timed itself in turn, then of those that ran before or after it."""
     if row["facts"].get("peer"):
         return []
     median = row["seconds"]["median"]
-    return [
+    in_turn = row["facts"].get("in_turn", {})
+    return [(f"{peer}, timed in turn", ratio) for peer, ratio in in_turn.items()] + [
         (_label(peer), peer["seconds"]["median"] / median) for peer in members if peer["facts"].get("peer")
     ]
 

@@ -54,6 +54,16 @@ def test_one_command_writes_the_table_and_the_plot_with_the_byte_floor(tmp_path:
     assert readme.read_text(encoding="utf-8") == text
 
 
+def test_a_peer_timed_in_turn_needs_no_row_of_its_own(tmp_path: Path) -> None:
+    results = write_rows(tmp_path, [a_row("ours", 10, 1e-5, in_turn={"theirs": 2.5})])
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- bench: kernels --><!-- end -->", encoding="utf-8")
+    report.update(readme, results)
+    assert "| lookup 10: ours | 10 µs | theirs, timed in turn **2.5x** |" in readme.read_text(
+        encoding="utf-8"
+    )
+
+
 def test_peers_of_another_commit_or_machine_are_left_out(tmp_path: Path) -> None:
     old = [
         a_row(name, 10, 1e-6, peer=name != "ours") | {"commit": "a"} for name in ("ours", "gone", "theirs")
