@@ -38,7 +38,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         for row in members:
             ratios = _ratios(row, members)
             if ratios:
-                peers = ", ".join(f"{peer} **{ratio:.1f}x**" for peer, ratio in ratios)
+                peers = ", ".join(f"{peer} **{_times(ratio)}**" for peer, ratio in ratios)
                 lines.append(f"| {group}: {_label(row)} | {_duration(row['seconds']['median'])} | {peers} |")
     return "\n".join(lines) + "\n"
 
@@ -103,6 +103,10 @@ def _ratios(row: dict[str, Any], members: list[dict[str, Any]]) -> list[tuple[st
 
 def _label(row: dict[str, Any]) -> str:
     return str(row["facts"].get("label", row["name"].removeprefix("test_").replace("_", " ")))
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.1f}x" if ratio >= 2 else f"{ratio:.2f}x"
 
 
 def _duration(seconds: float) -> str:
