@@ -34,6 +34,7 @@ from goskill.methods.go_skill import GoSkill, GoSkillNetworks, GoSkillSettings, 
 from goskill.methods.prompt_dt import PromptDT, PromptDTNetworks, PromptDTSettings
 from goskill.training import Objective, TrainingSettings
 from goskill.training.devices import choose_execution, fast_at_bfloat16
+from goskill.training.memory import kept_memory
 from goskill.training.optimizer import ObjectiveOptimizer
 from goskill.training.step import ObjectiveStep
 from goskill.training.timing import StepTimer
@@ -203,7 +204,8 @@ def test_goskill(benchmark: Any, subject: Subject, name: str, precision: str) ->
     if precision == "bfloat16" and not fast_at_bfloat16(device):
         pytest.skip("this processor has no bfloat16 instructions")
     iterations = Iterations(subject, name, device, precision=precision)
-    measure(benchmark, name, iterations.run, device, label=f"goskill {precision}")
+    with kept_memory():  # as a run does
+        measure(benchmark, name, iterations.run, device, label=f"goskill {precision}")
     benchmark.extra_info["sampling_share"] = round(iterations.timer.read()["sampling"], 6)
 
 

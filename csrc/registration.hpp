@@ -7,5 +7,6 @@ namespace goskill {
 
 void register_data(pybind11::module_& module);
 void register_ops(pybind11::module_& module);
+void register_memory(pybind11::module_& module);
 
 }  // namespace goskill

@@ -211,3 +211,7 @@ def focal_loss(
     gradient: int | None,
     threads: int,
 ) -> int: ...
+
+# memory
+
+def keep_freed_memory(keep: bool) -> None: ...

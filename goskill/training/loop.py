@@ -22,6 +22,7 @@ from goskill.training import distributed
 from goskill.training.checkpoint import Checkpoint, Checkpoints
 from goskill.training.devices import choose_device, choose_execution
 from goskill.training.logs import Logs, SilentLogs
+from goskill.training.memory import kept_memory
 from goskill.training.method import Method, Objective, Phase, TrainingSettings
 from goskill.training.metrics import DivergedError, Watch, first_not_finite, means
 from goskill.training.optimizer import ObjectiveOptimizer
@@ -100,7 +101,8 @@ class Trainer:
         """
         lock = self.run.lock() if self._writes else contextlib.nullcontext()
         try:
-            with lock, StopRequest() as stop, self._progress, self._execution.matmul_precision():
+            precision = self._execution.matmul_precision()
+            with lock, StopRequest() as stop, self._progress, precision, kept_memory():
                 self._train(resume, stop)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

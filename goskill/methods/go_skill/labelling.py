@@ -19,6 +19,7 @@ from goskill.methods.checking import check_dimensions
 from goskill.methods.go_skill.networks import GoSkillNetworks
 from goskill.ops.encoding import encoded_codes, encodes_natively
 from goskill.training import distributed
+from goskill.training.memory import kept_memory
 
 # Steps per pass. Torch's operations on a CPU want what its caches hold; the native pass looks after that itself, and a
 # GPU wants enough to fill it.
@@ -68,9 +69,10 @@ def label_store(
     check_dimensions(networks, store)
     name = label_name(networks)
     labels = store.label_blocks(name, networks.settings.codebook_size)
-    _find_labels(
-        networks, store, labels, labels.blocks[distributed.rank() :: distributed.world_size()], progress
-    )
+    with kept_memory():
+        _find_labels(
+            networks, store, labels, labels.blocks[distributed.rank() :: distributed.world_size()], progress
+        )
     distributed.barrier()
     if distributed.rank() == 0:
         # Ranks whose copy of the store is another one leave gaps in this one.

@@ -1,0 +1,10 @@
+// What the C library does with memory that is freed.
+#pragma once
+
+namespace goskill {
+
+// Whether large blocks that are freed stay with the process for the next one, or go back to the system at
+// once, which is the default. Does nothing without glibc.
+void keep_freed_memory(bool keep);
+
+}  // namespace goskill
