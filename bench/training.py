@@ -197,6 +197,15 @@ def test_plain_float32(benchmark: Any, subject: Subject, name: str) -> None:
     measure(benchmark, name, peer_step(subject, name, device), device, peer=True, label="plain float32")
 
 
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_plain_float32_with_kept_memory(benchmark: Any, subject: Subject, name: str) -> None:
+    """The same, with what a goskill run asks of the C library's allocator."""
+    device = torch.device("cpu")
+    step = peer_step(subject, name, device)
+    with kept_memory():
+        measure(benchmark, name, step, device, peer=True, label="plain float32, memory kept")
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_goskill(benchmark: Any, subject: Subject, name: str, precision: str) -> None:
