@@ -25,6 +25,8 @@ MANIFEST = "manifest.json"
 TEMPORARY = ".writing-"
 _MANIFEST_LIMIT = 64 * 1024 * 1024
 _CHECKSUM = re.compile(rb'"checksum": "([0-9a-f]{64})"')
+_COLUMN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _HEADER_SIZE = 128
 
 
@@ -107,6 +109,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise StoreError(f"{path}: is not valid JSON") from error
     if not isinstance(content, dict):
         raise StoreError(f"{path}: expected a JSON object")
+    if content.get("checksum") != found.group(1).decode():
+        raise StoreError(f"{path}: expected one checksum at the top, got {content.get('checksum')!r:.80}")
     return content
 
 
@@ -124,6 +128,18 @@ def count_field(path: Path, content: Mapping[str, Any], name: str, least: int) -
     if not least <= value < 1 << 48:
         raise StoreError(f"{path}: expected {name!r} to be at least {least}, got {value}")
     return value
+
+
+def column_entries(path: Path, content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """A manifest's columns by their names, which are plain file names, each with a SHA-256. StoreError otherwise."""
+    columns: dict[str, dict[str, Any]] = field(path, content, "columns", dict)
+    for name, entry in columns.items():
+        if not _COLUMN.fullmatch(name):
+            raise StoreError(f"{path}: expected columns with plain file names, got {name!r:.80}")
+        checksum = entry.get("sha256") if isinstance(entry, dict) else None
+        if not isinstance(checksum, str) or not _SHA256.fullmatch(checksum):
+            raise StoreError(f"{path}: expected the SHA-256 of column {name!r}, got {entry!r:.80}")
+    return columns
 
 
 def _header(descr: str, shape: tuple[int, ...]) -> bytes:

@@ -18,6 +18,7 @@ from goskill import _core
 from goskill.data.files import (
     MANIFEST,
     ColumnWriter,
+    column_entries,
     count_field,
     field,
     open_lock,
@@ -164,10 +165,13 @@ def read_label_manifest(store: Path, data_checksum: str, num_steps: int, name: s
             f"{folder}: the labels were made for other data or before episodes were added; label again"
         )
     count_field(path, content, "classes", 1)
-    columns = field(path, content, "columns", dict)
+    columns = column_entries(path, content)
     for part in ("labels", "order", "offsets"):
-        if not isinstance(columns.get(part), dict) or not isinstance(columns[part].get("sha256"), str):
-            raise StoreError(f"{path}: expected a checksum for column {part!r}")
-    if content.get("width") not in (1, 2, 4) or content["classes"] > _CLASS_LIMIT:
-        raise StoreError(f"{path}: impossible number of classes or width of labels")
+        if part not in columns:
+            raise StoreError(f"{path}: expected the column {part!r}, got {', '.join(columns) or 'none':.80}")
+    if field(path, content, "width", int) not in (1, 2, 4) or content["classes"] > _CLASS_LIMIT:
+        raise StoreError(
+            f"{path}: expected labels of 1, 2 or 4 bytes and at most {_CLASS_LIMIT} classes, "
+            f"got {content['width']} bytes and {content['classes']} classes"
+        )
     return content

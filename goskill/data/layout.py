@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from goskill.data.files import MANIFEST, count_field, field, read_manifest
+from goskill.data.files import MANIFEST, column_entries, count_field, field, read_manifest
 from goskill.data.statistics import Statistics
 from goskill.errors import StoreError
 
@@ -78,10 +78,7 @@ class ShardLayout:
         statistics = _statistics(path, content, observation_dim)
         if statistics.count != steps:
             raise StoreError(f"{path}: the statistics count {statistics.count} of {steps} steps")
-        columns = field(path, content, "columns", dict)
-        for name, column in columns.items():
-            if not isinstance(column, dict) or not isinstance(column.get("sha256"), str):
-                raise StoreError(f"{path}: expected a checksum for column {name!r:.80}")
+        columns = column_entries(path, content)
         episodes = count_field(path, content, "episodes", 1)
         note = field(path, content, "note", dict) if "note" in content else {}
         outside = count_field(path, content, "actions_outside", 0) if "actions_outside" in content else None
@@ -120,13 +117,17 @@ class StoreLayout:
                 )
         if len(set(tasks)) != len(tasks):
             raise StoreError(f"{manifest}: expected 'tasks' to be distinct names, got one more than once")
+        provenance = field(manifest, content, "provenance", list)
+        for origin in provenance:
+            if not isinstance(origin, dict):
+                raise StoreError(f"{manifest}: expected 'provenance' to be JSON objects, got {origin!r:.80}")
         known = count_field(manifest, content, "shards", 0)
         return cls(
             path,
             observation_dim,
             count_field(manifest, content, "action_dim", 1),
             tasks,
-            field(manifest, content, "provenance", list),
+            provenance,
             [ShardLayout.read(path / shard_name(i), observation_dim) for i in range(cls._count(path, known))],
             field(manifest, content, "unfinished", bool) if "unfinished" in content else False,
         )

@@ -6,6 +6,7 @@ import _codecs
 import contextlib
 import os
 import pickle
+import re
 import shutil
 import tracemalloc
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from store_builders import ACTION_DIM, OBSERVATION_DIM, random_episode
 from goskill.data import EpisodeStore
 from goskill.data.convert import from_npz, load_prompts
 from goskill.data.convert.transitions import columns_of
+from goskill.data.files import read_manifest, write_manifest
 from goskill.errors import StoreError
 
 
@@ -351,6 +353,57 @@ def test_changed_prompts_are_not_passed_over(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "store" / "prompts")
     from_npz("mtdiff", source, tmp_path / "store")
     assert len(EpisodeStore.open(tmp_path / "store" / "prompts")) == 7
+
+
+@pytest.mark.parametrize(
+    ("manifest", "change", "message"),
+    [
+        ("manifest.json", {"provenance": [3]}, "expected 'provenance' to be JSON objects, got 3"),
+        ("manifest.json", {"provenance": [["files"]]}, "expected 'provenance' to be JSON objects, got"),
+        (
+            "manifest.json",
+            {"provenance": [{"files": 3}]},
+            "expected 'files' of the provenance by their tasks",
+        ),
+        ("manifest.json", {"provenance": [{"files": None}]}, "expected 'files' of the provenance by their"),
+        ("shard-000000/manifest.json", {"note": {"split": 3}}, "expected 'split' of the note to be a list"),
+        (
+            "shard-000000/manifest.json",
+            {"note": {"shortened": [{}]}},
+            "expected 'shortened' of the note to be",
+        ),
+    ],
+)
+def test_manifests_of_prompts_with_values_of_another_type_are_refused(
+    tmp_path: Path, manifest: str, change: dict, message: str
+) -> None:
+    source = source_with_prompts(
+        tmp_path, [transitions(np.random.default_rng(0), 5) | {"rewards": np.zeros(5)}]
+    )
+    from_npz("mtdiff", source, tmp_path / "store")
+    path = tmp_path / "store" / "prompts" / manifest
+    content = {name: value for name, value in read_manifest(path).items() if name != "checksum"}
+    write_manifest(path, content | change)
+    with pytest.raises(StoreError, match=f"{re.escape(str(path))}: {message}"):
+        from_npz("mtdiff", source, tmp_path / "store")
+
+
+@pytest.mark.parametrize("known", [3, [], "a\nb", {"bytes": "5"}])
+def test_prompts_of_files_that_the_manifest_describes_otherwise_are_refused(
+    tmp_path: Path, known: object
+) -> None:
+    source = source_with_prompts(
+        tmp_path, [transitions(np.random.default_rng(0), 5) | {"rewards": np.zeros(5)}]
+    )
+    from_npz("mtdiff", source, tmp_path / "store")
+    path = tmp_path / "store" / "prompts" / "manifest.json"
+    content = {name: value for name, value in read_manifest(path).items() if name != "checksum"}
+    write_manifest(path, content | {"provenance": [{"files": {"reach": known}}]})
+    with pytest.raises(
+        StoreError, match=r"reach_prompt\.npy: expected what the prompts in .* made of"
+    ) as caught:
+        from_npz("mtdiff", source, tmp_path / "store")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_file_that_held_no_prompts_may_be_filled_later(tmp_path: Path) -> None:

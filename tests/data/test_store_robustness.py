@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from store_builders import write_store
 
 from goskill.data import ContextSampler, EpisodeStore, SegmentSampler, StoreWriter
+from goskill.data.files import read_manifest, write_manifest
 from goskill.errors import StoreError
 
 
@@ -310,6 +311,8 @@ def test_verify_refuses_a_named_pipe_that_took_the_place_of_a_column(store: Epis
         ("shards", 3),
         ("shards", -1),
         ("provenance", 3),
+        ("provenance", [3]),
+        ("provenance", [["source", "x"]]),
     ],
 )
 def test_hostile_store_manifests_are_refused_at_open(store: EpisodeStore, name: str, value: object) -> None:
@@ -329,6 +332,8 @@ def test_hostile_store_manifests_are_refused_at_open(store: EpisodeStore, name: 
         ("episodes", "2"),
         ("columns", []),
         ("columns", {"rewards": 3}),
+        ("columns", {"rewards": {"sha256": 3}}),
+        ("columns", {"../rewards": {"sha256": "0" * 64}}),
         ("statistics", {}),
         ("statistics", {"count": 45, "mean": [10**400], "squares": [], "minimum": [], "maximum": []}),
         ("version", 0),
@@ -338,6 +343,65 @@ def test_hostile_shard_manifests_are_refused_at_open(store: EpisodeStore, name: 
     rewrite(store.path / "shard-000000" / "manifest.json", lambda content: content.update({name: value}))
     with pytest.raises(StoreError):
         EpisodeStore.open(store.path)
+
+
+CHECKSUM = {"sha256": "0" * 64}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("columns", [CHECKSUM], "expected 'columns' to be of type dict, got"),
+        ("columns", None, "expected 'columns' to be of type dict, got None"),
+        ("columns", {}, "expected the column 'labels', got none"),
+        ("columns", {"labels": CHECKSUM, "order": CHECKSUM}, "expected the column 'offsets', got labels, or"),
+        ("labels", [1, 2], r"expected the SHA-256 of column 'labels', got \[1, 2\]"),
+        ("labels", {"sha256": 5}, "expected the SHA-256 of column 'labels', got {'sha256': 5}"),
+        (
+            "labels",
+            {"sha256": "ab\ncd"},
+            r"expected the SHA-256 of column 'labels', got {'sha256': 'ab\\ncd'}",
+        ),
+        ("labels", {"bytes": 5}, "expected the SHA-256 of column 'labels', got {'bytes': 5}"),
+        ("further", "text", "expected the SHA-256 of column 'further', got 'text'"),
+        ("../../../secret", CHECKSUM, "expected columns with plain file names, got '../../../secret'"),
+        ("/etc/passwd", CHECKSUM, "expected columns with plain file names, got '/etc/passwd'"),
+        ("a\x00b", CHECKSUM, r"expected columns with plain file names, got 'a\\x00b'"),
+        ("width", 1.0, "expected 'width' to be of type int, got 1.0"),
+        ("width", True, "expected 'width' to be of type int, got True"),
+        ("width", [1], r"expected 'width' to be of type int, got \[1\]"),
+        ("width", 3, "expected labels of 1, 2 or 4 bytes"),
+        ("classes", "3", "expected 'classes' to be of type int, got '3'"),
+        ("classes", 2**40, "expected labels of 1, 2 or 4 bytes and at most"),
+        ("steps", [86], r"expected 'steps' to be of type int, got \[86\]"),
+    ],
+)
+def test_hostile_label_manifests_are_refused_when_read_and_by_verify(
+    store: EpisodeStore, name: str, value: object, message: str
+) -> None:
+    """Names that are no field of the manifest are columns."""
+    path = store.path / "labels" / "skills" / "manifest.json"
+    content = read_manifest(path)
+    (content if name in content else content["columns"])[name] = value
+    write_manifest(path, {key: part for key, part in content.items() if key != "checksum"})
+    opened = EpisodeStore.open(store.path)
+    for read in (opened.labels, opened.num_classes, opened.label_checksums, lambda _: opened.verify()):
+        with pytest.raises(StoreError, match=f"{re.escape(str(path))}: {message}") as caught:
+            read("skills")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_manifest_whose_checksum_is_not_its_own_is_refused(store: EpisodeStore) -> None:
+    """The text that the checksum is found by may stand anywhere, and then there is none at the top."""
+    for path in (store.path / "shard-000000" / "manifest.json", store.path / "manifest.json"):
+        content = json.loads(path.read_text())
+        del content["checksum"]
+        blank = json.dumps({"within": {"checksum": "0" * 64}, **content})
+        path.write_text(blank.replace("0" * 64, hashlib.sha256(blank.encode()).hexdigest(), 1))
+        with pytest.raises(
+            StoreError, match=f"{re.escape(str(path))}: expected one checksum at the top, got"
+        ):
+            EpisodeStore.open(store.path)
 
 
 @pytest.mark.parametrize("column", ["episode_start", "episode_length", "episode_task"])

@@ -38,8 +38,7 @@ def copy_prompts(files: Mapping[str, Path], store: EpisodeStore, report: Convers
     if there is None or there.unfinished or not there.num_episodes:
         report.add_oddities(_write(files, made_of, store))
     else:
-        note = there.shard_notes[-1]
-        report.add_oddities(Content([], note.get("split", []), note.get("shortened", [])))
+        report.add_oddities(_noted_oddities(there))
     report.prompt_episodes = _places(store)
 
 
@@ -63,13 +62,32 @@ def _check_same(
             f"{there.path}: expected prompts of {', '.join(missing)}, which the source has, got those of "
             f"{', '.join(there.tasks)}: remove the folder and convert again"
         )
-    noted = [entry["files"] for entry in there.provenance if isinstance(entry.get("files"), dict)]
+    noted = [entry["files"] for entry in there.provenance if "files" in entry]
+    for known in noted:
+        if not isinstance(known, dict):
+            raise StoreError(
+                f"{there.path / MANIFEST}: expected 'files' of the provenance by their tasks, got {known!r:.80}"
+            )
     for task, file in files.items():
         if noted and noted[0].get(task) != made_of[task]:
             raise StoreError(
-                f"{file}: expected what the prompts in {there.path} were made of, {noted[0].get(task)}, "
+                f"{file}: expected what the prompts in {there.path} were made of, {noted[0].get(task)!r:.200}, "
                 f"got {made_of[task]}: remove the folder and convert again"
             )
+
+
+def _noted_oddities(there: EpisodeStore) -> Content:
+    """What was odd about the files that prompts were made of, as the last shard's note keeps it."""
+    note, found = there.shard_notes[-1], []
+    for kind in ("split", "shortened"):
+        listed = note.get(kind, [])
+        if not isinstance(listed, list) or not all(isinstance(what, str) for what in listed):
+            raise StoreError(
+                f"{there.shard_folders[-1] / MANIFEST}: expected {kind!r} of the note to be a list of texts, "
+                f"got {listed!r:.80}"
+            )
+        found.append(listed)
+    return Content([], *found)
 
 
 def _write(files: Mapping[str, Path], made_of: Mapping[str, Any], store: EpisodeStore) -> Content:
