@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from store_builders import ACTION_DIM, OBSERVATION_DIM, random_episode, write_st
 
 from goskill.data import EpisodeStore, StoreWriter
 from goskill.data.convert import from_hdf5, from_minari, to_hdf5, to_minari
+from goskill.data.convert import minari as minari_conversion
 from goskill.errors import InputError, StoreError
 
 minari = pytest.importorskip("minari")
@@ -136,6 +138,44 @@ def test_a_dataset_that_cannot_be_written_is_named_and_removed(
     with pytest.raises(StoreError, match=rf"Minari dataset '{name}': .*No space left"):
         to_minari(store, name, "task-0", **ABOUT)
     assert names_below(datasets) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_disk_without_room_is_refused_before_anything_is_written(
+    datasets: Path, tmp_path: Path, monkeypatch, name: str
+) -> None:
+    store, asked = write_store(tmp_path / "store", [3, 4], [0, 0]), []
+
+    def full(path: Path) -> SimpleNamespace:
+        asked.append(path)
+        return SimpleNamespace(free=1000)
+
+    monkeypatch.setattr("shutil.disk_usage", full)
+    with pytest.raises(
+        InputError, match=rf"{name}: expected room for .* [\d,]+ bytes, got 1,000 free"
+    ) as caught:
+        to_minari(store, name, "task-0", **ABOUT)
+    assert str(datasets) in str(caught.value)
+    assert not isinstance(caught.value, StoreError)
+    assert asked == [datasets]
+    assert names_below(datasets) == []
+
+
+@pytest.mark.parametrize("lengths", [[1], [1] * 70, [2000], [129, 513], [300] * 20])
+@pytest.mark.parametrize("success", [True, False])
+def test_a_dataset_takes_no_more_room_than_was_asked_for(
+    tmp_path: Path, monkeypatch, lengths: list[int], success: bool
+) -> None:
+    generator, asked = np.random.default_rng(0), []
+    with StoreWriter(tmp_path / "store", OBSERVATION_DIM, ACTION_DIM, ["reach"]) as writer:
+        for length in lengths:
+            known = generator.random(length) < 0.5 if success else None
+            writer.append(task="reach", success=known, **random_episode(generator, length))
+    monkeypatch.setattr(minari_conversion, "_check_room", lambda _, needed: asked.append(needed))
+    dataset = to_minari(EpisodeStore.open(tmp_path / "store"), "goskill/test-v0", "reach", **ABOUT)
+    folder = Path(dataset.storage.data_path)
+    taken = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    assert taken <= asked[0] <= 2 * taken + (1 << 20)
 
 
 def test_a_namespace_that_holds_another_dataset_stays(datasets: Path, tmp_path: Path) -> None:

@@ -27,6 +27,10 @@ from goskill.errors import InputError, StoreError, closest
 
 _EPISODES_PER_PART = 8
 _EPISODES_PER_BATCH = 64
+# What HDF5 takes beside the numbers: chunks that are not full, and each episode's groups and indices.
+_CHUNK_ALLOWANCE = 9 / 8
+_EPISODE_OVERHEAD = 24 * 1024
+_DATASET_OVERHEAD = 1 << 20
 _GIVEN = ("dataset_id", "buffer", "observation_space", "action_space")  # what the store itself says
 _TEXTS = ("algorithm_name", "code_permalink", "description")
 _SETS = ("author", "author_email")  # of texts, or one text
@@ -193,8 +197,9 @@ def to_minari(store: EpisodeStore, dataset_id: str, task: str, **metadata: Any) 
     limits. Success goes to the info ``success`` (bool, False at the reset) of the episodes that it was recorded for.
     ``metadata`` goes to ``minari.create_dataset_from_buffers`` (author, description …).
 
-    Raises InputError without minari, for an id that is malformed or taken, for a task without episodes and for
-    metadata that Minari refuses; StoreError if the dataset cannot be written. Nothing is left of it then.
+    Raises InputError without minari, for an id that is malformed or taken, for a task without episodes, for
+    metadata that Minari refuses and for a disk without room for the dataset; StoreError if the
+    dataset cannot be written. Nothing is left of it then.
     """
     minari = _minari()
     from gymnasium.spaces import Box
@@ -205,6 +210,7 @@ def to_minari(store: EpisodeStore, dataset_id: str, task: str, **metadata: Any) 
     _check_metadata(metadata)
     batches = _batches(store, numbers)
     folder = _new_folder(dataset_id)
+    _check_room(folder, _needed(store, numbers))
     namespaces = _new_namespaces(folder)
     try:
         dataset = minari.create_dataset_from_buffers(
@@ -245,6 +251,25 @@ def _new_folder(dataset_id: str) -> Path:
                 f"dataset_id: expected a new name or version, got {dataset_id!r}, which is in {folder}"
             )
     return folder
+
+
+def _needed(store: EpisodeStore, numbers: list[int]) -> int:
+    """About the most bytes that a dataset of those episodes takes on disk."""
+    steps, states = int(store.episode_length[numbers].sum()), int((store.episode_length[numbers] + 1).sum())
+    # Two flags, of ends and of time limits; success is counted as if all episodes had it.
+    numeric = 4 * (states * store.observation_dim + steps * (store.action_dim + 1)) + 2 * steps + states
+    return int(_CHUNK_ALLOWANCE * numeric) + _EPISODE_OVERHEAD * len(numbers) + _DATASET_OVERHEAD
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    """Refuse a disk that is too full beforehand: HDF5 may crash when it cannot finish a file."""
+    there = next(parent for parent in folder.parents if parent.exists())
+    with storage_errors(there):
+        free = shutil.disk_usage(there).free
+    if needed > free:
+        raise InputError(
+            f"{folder}: expected room for a dataset of about {needed:,} bytes, got {free:,} free bytes"
+        )
 
 
 def _check_metadata(metadata: dict[str, Any]) -> None:
