@@ -159,7 +159,7 @@ def test_ends_read_in_blocks_are_those_read_at_once(tmp_path: Path, monkeypatch,
     from_hdf5(file, tmp_path / "store")
     assert EpisodeStore.open(tmp_path / "store").episode_length.tolist() == lengths
     step = 4 * (2 * OBSERVATION_DIM + ACTION_DIM + 1)
-    monkeypatch.setattr(hdf5, "_EPISODE_LIMIT", 12 * step - 1)
+    monkeypatch.setattr(hdf5, "EPISODE_LIMIT", 12 * step - 1)
     with pytest.raises(
         StoreError,
         match=rf"task-0\.hdf5: expected episodes of at most 11 steps of {step} bytes, got one of 1",
@@ -271,14 +271,14 @@ def test_infos_that_are_no_group_say_no_success(tmp_path: Path) -> None:
 
 def test_the_longest_episode_takes_less_than_a_gibibyte(tmp_path: Path, monkeypatch) -> None:
     """Measured at a sixteenth of the limit, with next observations: memory goes with the bytes of an episode."""
-    limit = hdf5._EPISODE_LIMIT // 16
+    limit = hdf5.EPISODE_LIMIT // 16
     steps = limit // (4 * (39 + 39 + 4 + 1))
     states = np.random.default_rng(0).uniform(-1, 1, (steps + 2, 39)).astype("f4")
     for length in (steps, steps + 1):
         with h5py.File(tmp_path / f"{length}.hdf5", "w") as file:
             file["observations"], file["next_observations"] = states[:length], states[1 : length + 1]
             file["actions"], file["rewards"] = np.zeros((length, 4), "f4"), np.zeros(length, "f4")
-    monkeypatch.setattr(hdf5, "_EPISODE_LIMIT", limit)
+    monkeypatch.setattr(hdf5, "EPISODE_LIMIT", limit)
     tracemalloc.start()
     try:
         from_hdf5(tmp_path / f"{steps}.hdf5", tmp_path / "store")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -310,6 +311,63 @@ def test_values_kept_in_other_files_are_refused(tmp_path: Path, kind: str) -> No
             layout[:] = h5py.VirtualSource(str(tmp_path / "secret"), "rewards", (3,))
             file.create_virtual_dataset("episode_0/rewards", layout)
     with pytest.raises(StoreError, match="episode 0: 'episode_0/rewards': keeps its values in other files"):
+        from_minari("goskill/test-v0", tmp_path / "back")
+
+
+@pytest.mark.parametrize("name", ["observations", "actions", "rewards", "truncations", "infos/deep/any"])
+@pytest.mark.parametrize("settings", [{}, {"chunks": True}, {"chunks": True, "compression": "gzip"}])
+def test_shapes_that_a_file_does_not_hold_are_refused(
+    tmp_path: Path, name: str, settings: dict[str, Any]
+) -> None:
+    folder = new_dataset(tmp_path)
+    with h5py.File(folder / "main_data.hdf5", "a") as file:
+        episode = file["episode_1"]
+        if name in episode:
+            del episode[name]
+        episode.create_dataset(name, (2**33, 2), "f4", **settings)
+    tracemalloc.start()
+    try:
+        with pytest.raises(
+            StoreError,
+            match=r"goskill/test-v0: episode 1: columns .*expected the 687.* bytes .* never written",
+        ):
+            from_minari("goskill/test-v0", tmp_path / "back")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 26
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_episode_too_large_to_be_read_at_once_is_refused(tmp_path: Path) -> None:
+    """It is all there, in a few bytes."""
+    folder = new_dataset(tmp_path)
+    with h5py.File(folder / "main_data.hdf5", "a") as file:
+        any_info = file.create_dataset(
+            "episode_1/infos/any", (300, 2**20), "u1", chunks=(1, 2**20), compression=9
+        )
+        for row in range(300):
+            any_info[row] = 0
+    with pytest.raises(
+        StoreError, match="episode 1: expected an episode of at most 268435456 bytes, got 3145"
+    ):
+        from_minari("goskill/test-v0", tmp_path / "back")
+
+
+def test_chunks_too_large_to_unpack_are_refused(tmp_path: Path) -> None:
+    with h5py.File(new_dataset(tmp_path) / "main_data.hdf5", "a") as file:
+        file.create_dataset(
+            "episode_1/infos/any", (4,), "i8", maxshape=(None,), chunks=(2**28,), compression="gzip"
+        )
+    with pytest.raises(
+        StoreError, match="episode 1: 'episode_1/infos/any': expected chunks of at most 1073741824"
+    ):
+        from_minari("goskill/test-v0", tmp_path / "back")
+
+
+@pytest.mark.parametrize("count", [10**13, -1, "2", None, 1e30])
+def test_impossible_numbers_of_episodes_are_refused(tmp_path: Path, count: object) -> None:
+    metadata = new_dataset(tmp_path) / "metadata.json"
+    metadata.write_text(json.dumps(json.loads(metadata.read_text()) | {"total_episodes": count}))
+    with pytest.raises(StoreError, match="'goskill/test-v0': expected metadata with its total_episodes"):
         from_minari("goskill/test-v0", tmp_path / "back")
 
 

@@ -17,15 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from goskill.data.convert.copying import Part, Source, copy_source
-from goskill.data.convert.hdf5_columns import SUCCESS, Columns
+from goskill.data.convert.hdf5_columns import EPISODE_LIMIT, SUCCESS, Columns, open_hdf5
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.transitions import Content, columns_of, content_of
-from goskill.data.files import open_regular, storage_errors
+from goskill.data.files import storage_errors
 from goskill.data.layout import is_task_name
 from goskill.data.store import EpisodeStore
 from goskill.errors import InputError, StoreError
 
-_EPISODE_LIMIT = 1 << 28  # bytes: an episode is read at once, and copied a few times on its way
 _STEPS_PER_PART = 4_000
 _STEPS_PER_BLOCK = 1 << 20  # whose ends are read at once
 
@@ -42,8 +41,7 @@ def _h5py() -> ModuleType:
 def _opened(path: Path) -> Iterator[Columns]:
     """The columns of a file; what is wrong with it or them becomes a StoreError that names it."""
     try:
-        open_regular(path).close()  # HDF5 would wait for the writer of a named pipe
-        with _h5py().File(path, "r") as file:
+        with open_hdf5(path) as file:
             yield Columns.of(file)
     except StoreError:
         raise
@@ -65,7 +63,7 @@ def _episode_ends(columns: Columns) -> Iterator[int]:
 
 
 def _check_length(columns: Columns, steps: int) -> None:
-    limit = _EPISODE_LIMIT // columns.step_bytes
+    limit = EPISODE_LIMIT // columns.step_bytes
     if steps > limit:
         raise StoreError(
             f"{columns.where}: expected episodes of at most {limit} steps of {columns.step_bytes} bytes, "

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from goskill.data.files import open_regular
 from goskill.errors import StoreError
 
 NUMBERS = ("observations", "actions", "rewards", "next_observations")
@@ -18,6 +21,15 @@ SUCCESS = "infos/success"
 _OPTIONAL = ("next_observations", *FLAGS, SUCCESS)
 _MOST_COMPRESSED = 1032  # what deflate can make of one byte
 _CHUNK_LIMIT = 1 << 30  # HDF5 unpacks a chunk as a whole
+EPISODE_LIMIT = 1 << 28  # bytes: an episode is read at once, and copied a few times on its way
+
+
+def open_hdf5(path: Path) -> Any:
+    """An HDF5 file, open for reading. StoreError for what is no regular file, OSError and others as h5py raises."""
+    import h5py
+
+    open_regular(path).close()  # HDF5 would wait for the writer of a named pipe
+    return h5py.File(path, "r")
 
 
 @dataclass(frozen=True)
@@ -51,9 +63,6 @@ class Columns:
         if name not in NUMBERS and math.prod(dataset.shape[1:]) != 1:
             raise StoreError(f"{where}: expected one value per step, got shape {list(dataset.shape)}")
         _check_kept_here(where, dataset)
-        chunk = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
-        if chunk > _CHUNK_LIMIT:
-            raise StoreError(f"{where}: expected chunks of at most {_CHUNK_LIMIT} bytes, got {chunk}")
 
     @property
     def step_bytes(self) -> int:
@@ -65,17 +74,7 @@ class Columns:
 
         All columns together, since one alone may be sparse: rewards that are mostly left at 0.
         """
-        columns = self._numbers()
-        size = os.stat(self.where).st_size
-        stored = sum(min(dataset.id.get_storage_size(), size) for dataset in columns.values())
-        packed = any(dataset.id.get_create_plist().get_nfilters() > 0 for dataset in columns.values())
-        claimed = sum(map(_claimed, columns.values()))
-        if claimed > stored * (_MOST_COMPRESSED if packed else 1):
-            shapes = ", ".join(f"{name!r} {list(dataset.shape)}" for name, dataset in columns.items())
-            raise StoreError(
-                f"{self.where}: columns {shapes}: expected the {claimed} bytes of these shapes, got {stored} "
-                "stored bytes: values were never written"
-            )
+        _check_stored(self.where, self._numbers())
 
     def _numbers(self) -> dict[str, Any]:
         return {name: self.datasets[name] for name in NUMBERS if name in self.datasets}
@@ -138,28 +137,60 @@ def _own(where: str, group: Any, name: str) -> Any | None:
 def _check_kept_here(where: str, dataset: Any) -> None:
     if dataset.is_virtual or dataset.external:
         raise StoreError(f"{where}: keeps its values in other files")
+    chunk = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
+    if chunk > _CHUNK_LIMIT:
+        raise StoreError(f"{where}: expected chunks of at most {_CHUNK_LIMIT} bytes, got {chunk}")
 
 
-def check_own(where: str, file: Any, name: str) -> None:
-    """Refuse links and values of other files in all that lies under a name. StoreError says where, and which."""
+def _check_stored(where: str, datasets: Mapping[str, Any]) -> None:
+    """Refuse shapes of more bytes than the file can hold for all of some datasets together."""
+    size = max((os.stat(dataset.file.filename).st_size for dataset in datasets.values()), default=0)
+    stored = sum(min(dataset.id.get_storage_size(), size) for dataset in datasets.values())
+    packed = any(dataset.id.get_create_plist().get_nfilters() > 0 for dataset in datasets.values())
+    claimed = sum(map(_claimed, datasets.values()))
+    if claimed > stored * (_MOST_COMPRESSED if packed else 1):
+        shapes = ", ".join(f"{name!r} {list(dataset.shape or ())}" for name, dataset in datasets.items())
+        raise StoreError(
+            f"{where}: columns {shapes:.400}: expected the {claimed} bytes of these shapes, got {stored} "
+            "stored bytes: values were never written"
+        )
+
+
+def check_episode(where: str, file: Any, name: str) -> None:
+    """Check all that lies under a name before it is read at once. StoreError says where, and which.
+
+    Refused are links, values of other files, values that were never written, and more than ``EPISODE_LIMIT`` bytes.
+    """
+    datasets = _own_datasets(where, file, name)
+    _check_stored(where, datasets)
+    claimed = sum(map(_claimed, datasets.values()))
+    if claimed > EPISODE_LIMIT:
+        raise StoreError(f"{where}: expected an episode of at most {EPISODE_LIMIT} bytes, got {claimed}")
+
+
+def _own_datasets(where: str, file: Any, name: str) -> dict[str, Any]:
+    """All datasets under a name, by their paths; none of them leads to other files."""
     from h5py import Dataset, Group
 
+    datasets: dict[str, Any] = {}
     pending, groups = [(file, name, name)], set()
     while pending:
         group, part, path = pending.pop()
         found = _own(f"{where}: {path!r}", group, part)
         if isinstance(found, Dataset):
             _check_kept_here(f"{where}: {path!r}", found)
+            datasets[path] = found
         elif isinstance(found, Group):
             if found in groups:  # and so perhaps below itself, without an end
                 raise StoreError(f"{where}: {path!r}: expected a group of one name, got one with several")
             groups.add(found)
             pending.extend((found, child, f"{path}/{child}") for child in found)
+    return datasets
 
 
 def _claimed(dataset: Any) -> int:
     """The bytes that a dataset's shape says it has."""
-    return int(math.prod(dataset.shape) * dataset.dtype.itemsize)
+    return 0 if dataset.shape is None else int(math.prod(dataset.shape) * dataset.dtype.itemsize)
 
 
 def _rows(where: str, name: str, dataset: Any) -> int:

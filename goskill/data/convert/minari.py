@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from goskill.data.convert.copying import Part, Source, copy_source
-from goskill.data.convert.hdf5_columns import check_own
+from goskill.data.convert.hdf5_columns import check_episode, open_hdf5
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.transitions import Content, SourceEpisode
 from goskill.data.episode import Episode
-from goskill.data.files import open_regular, storage_errors
+from goskill.data.files import read_whole, storage_errors
 from goskill.data.store import EpisodeStore
 from goskill.errors import InputError, StoreError, closest
 
@@ -31,6 +31,8 @@ _EPISODES_PER_BATCH = 64
 _CHUNK_ALLOWANCE = 9 / 8
 _EPISODE_OVERHEAD = 24 * 1024
 _DATASET_OVERHEAD = 1 << 20
+_METADATA_LIMIT = 64 * 1024 * 1024
+_MOST_EPISODES = 1 << 22
 _GIVEN = ("dataset_id", "buffer", "observation_space", "action_space")  # what the store itself says
 _TEXTS = ("algorithm_name", "code_permalink", "description")
 _SETS = ("author", "author_email")  # of texts, or one text
@@ -79,20 +81,16 @@ def read_episodes(key: tuple[str, str, list[int]]) -> Content:
 
 def _read(where: str, folder: str, index: int) -> SourceEpisode:
     with _reading(where):
-        _check_own(where, Path(folder) / "main_data.hdf5", index)
+        _check_episode(where, Path(folder) / "main_data.hdf5", index)
         (episode,) = _opened(folder).iterate_episodes([index])
         return _episode(where, episode)
 
 
-def _check_own(where: str, path: Path, index: int) -> None:
-    """Refuse an episode of an HDF5 file that leads to other files: Minari would follow it there."""
-    if not path.exists():  # another of Minari's formats
-        return
-    import h5py
-
-    open_regular(path).close()  # HDF5 would wait for the writer of a named pipe
-    with h5py.File(path, "r") as file:
-        check_own(where, file, f"episode_{index}")
+def _check_episode(where: str, path: Path, index: int) -> None:
+    """Refuse an episode of an HDF5 file that leads to other files or is too large: Minari would read it all."""
+    if path.exists():  # another of Minari's formats otherwise
+        with open_hdf5(path) as file:
+            check_episode(where, file, f"episode_{index}")
 
 
 def _episode(where: str, episode: Any) -> SourceEpisode:
@@ -142,14 +140,18 @@ def _loaded(minari: ModuleType, where: str, dataset_id: str) -> Any:
 
     metadata = Path(get_dataset_path(dataset_id)) / "data" / "metadata.json"
     if metadata.exists():
-        with open_regular(metadata) as file:
-            spaces = json.load(file)
+        spaces = json.loads(read_whole(metadata, _METADATA_LIMIT, "metadata"))
         for name in ("observation_space", "action_space"):
             if not isinstance(spaces.get(name), str):
                 raise StoreError(
                     f"{where}: expected metadata with its {name}: Minari would make the environment that the metadata "
                     "name to find it; pass minari.load_dataset(...) itself if you trust that"
                 )
+        episodes = spaces.get("total_episodes")  # Minari numbers them all
+        if not isinstance(episodes, int) or not 0 <= episodes <= _MOST_EPISODES:
+            raise StoreError(
+                f"{where}: expected metadata with its total_episodes, at most {_MOST_EPISODES:,}, got {episodes!r:.80}"
+            )
     return minari.load_dataset(dataset_id)
 
 
