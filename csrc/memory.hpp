@@ -4,7 +4,7 @@
 namespace goskill {
 
 // Whether large blocks that are freed stay with the process for the next one, or go back to the system at
-// once, which is the default. Does nothing without glibc.
+// once, as glibc does by itself with those above 32 MiB. Does nothing without glibc.
 void keep_freed_memory(bool keep);
 
 }  // namespace goskill

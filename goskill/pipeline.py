@@ -149,7 +149,9 @@ def show_store(data: PathLike, *, as_json: bool = False) -> None:
         console.print(f"prompts: {_prompts_in_words(facts['prompts'])}", markup=False)
     for origin in filter(None, facts["provenance"]):
         console.print(
-            "from: " + ", ".join(f"{key} {value}" for key, value in origin.items()), highlight=False
+            "from: " + ", ".join(f"{key} {value}" for key, value in origin.items()),
+            highlight=False,
+            markup=False,
         )
 
 

@@ -13,7 +13,8 @@ namespace {
 constexpr std::uint64_t context_stream = 2;
 constexpr std::size_t prefetch_distance = 2;
 constexpr std::size_t translated_together = 4;
-constexpr std::size_t translation_distance = 3;
+constexpr std::size_t translation_distance = 3;               // beyond what is prefetched whole
+constexpr std::int64_t smallest_page = 4096 / sizeof(float);  // in values
 constexpr std::int64_t prompt_table_bytes = std::int64_t{1} << 26;
 
 template <typename T>
@@ -154,10 +155,10 @@ void ContextSampler::prefetch_scalars(const Source& source) const {
     }
 }
 
-// Asks for a line of most pages of some windows, together, as the segment sampler does.
+// Asks for a line of most pages of some windows, together, for the reason that the segment sampler has.
 void ContextSampler::translate(const std::vector<Source>& sources, std::size_t first) const {
     const std::int64_t stride = settings_.horizon * store_->observation_dim();
-    const std::int64_t rows = std::max<std::int64_t>(page / stride, 1);
+    const std::int64_t rows = std::max<std::int64_t>(smallest_page / stride, 1);
     const std::size_t end = std::min(first + translated_together, sources.size());
     for (std::size_t k = first; k < end; ++k) {
         const Source& source = sources[k];

@@ -89,7 +89,7 @@ class ContextSampler {
     void build_prompt_table();
     void copy_prompt(std::int64_t row, std::int64_t i, const Window& target) const;
     std::int64_t prompt_start(const Episode& episode) const;
-    // What `locate` does, and what it chose.
+    // What `locate` does. Returns what it chose.
     std::vector<Chosen> place(std::uint64_t step, std::int64_t global_batch, std::int64_t first,
                               std::int64_t count, const ContextBatch& batch) const;
     Source source(const Episode& episode, std::int64_t start, std::int64_t points) const;

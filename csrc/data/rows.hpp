@@ -30,7 +30,6 @@ inline void prefetch_line(const void* address) {
 }
 
 constexpr std::int64_t cache_line = 64 / sizeof(float);  // in values
-constexpr std::int64_t page = 4096 / sizeof(float);      // in values; the smallest there is
 
 // Asks for every cache line of `count` values, at least one. The line of the last value too: the first may
 // lie anywhere within its line.

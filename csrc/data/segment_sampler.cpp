@@ -29,14 +29,14 @@ SegmentSampler::SegmentSampler(std::shared_ptr<const Store> store, std::shared_p
 }
 
 void SegmentSampler::index_classes() {
-    std::vector<std::int64_t> every(static_cast<std::size_t>(store_->num_episodes()));
-    std::iota(every.begin(), every.end(), std::int64_t{0});
-    every_step_ = StepIndex(*store_, every);
     const std::int64_t num_classes = labels_->num_classes();
     if (selection_.whole()) {
         order_ = labels_->order();
         offsets_.assign(labels_->offsets(), labels_->offsets() + num_classes + 1);
     } else {
+        std::vector<std::int64_t> every(static_cast<std::size_t>(store_->num_episodes()));
+        std::iota(every.begin(), every.end(), std::int64_t{0});
+        every_step_ = StepIndex(*store_, every);
         std::vector<StepRange> ranges;
         for (const std::int64_t index : selection_.episodes()) {
             const Episode& episode = store_->episode(index);
@@ -67,7 +67,8 @@ Draw SegmentSampler::draw_step(std::uint64_t step, std::int64_t global_batch, st
         step * static_cast<std::uint64_t>(global_batch) + static_cast<std::uint64_t>(sample);
     if (settings_.balance == Balance::skill) {
         const std::size_t c = classes_[static_cast<std::size_t>(turn % classes_.size())];
-        return {&every_step_, offsets_[c] + below(words[0], offsets_[c + 1] - offsets_[c])};
+        return {selection_.whole() ? &selection_.all() : &every_step_,
+                offsets_[c] + below(words[0], offsets_[c + 1] - offsets_[c])};
     }
     const StepIndex& steps = settings_.balance == Balance::transition
                                  ? selection_.all()
@@ -110,12 +111,12 @@ void SegmentSampler::locate(std::uint64_t step, std::int64_t global_batch, std::
     place(step, global_batch, first, count, batch);
 }
 
-SegmentSampler::Source SegmentSampler::source(const Place& place) const {
-    const Episode& episode = *place.episode;
-    const std::int64_t rows = std::min(settings_.horizon, episode.length - place.step);
-    return {episode.observations + place.step * store_->observation_dim(),
-            episode.actions + place.step * store_->action_dim(), rows, rows + 1,
-            episode.first_step + place.step};
+SegmentSampler::Source SegmentSampler::source(const Place& chosen) const {
+    const Episode& episode = *chosen.episode;
+    const std::int64_t rows = std::min(settings_.horizon, episode.length - chosen.step);
+    return {episode.observations + chosen.step * store_->observation_dim(),
+            episode.actions + chosen.step * store_->action_dim(), rows, rows + 1,
+            episode.first_step + chosen.step};
 }
 
 Rows SegmentSampler::observations(const Source& source) const {

@@ -64,10 +64,10 @@ class SegmentSampler {
 
     Draw draw_step(std::uint64_t step, std::int64_t global_batch, std::int64_t sample) const;
     void look_up_classes(std::vector<Draw>& draws) const;
-    // What `locate` does, and where that is.
+    // What `locate` does. Returns the same places.
     std::vector<Place> place(std::uint64_t step, std::int64_t global_batch, std::int64_t first,
                              std::int64_t count, const SegmentBatch& batch) const;
-    Source source(const Place& place) const;
+    Source source(const Place& chosen) const;
     Rows observations(const Source& source) const;
     Rows actions(const Source& source) const;
     void gather(const Source& source, const Source& upcoming, const SegmentBatch& batch,
@@ -80,7 +80,7 @@ class SegmentSampler {
     SegmentSettings settings_;
     Selection selection_;
     TaskChoice task_choice_;
-    StepIndex every_step_;
+    StepIndex every_step_;  // of the store, where labels are indexed and not all episodes are chosen
     std::vector<std::uint32_t> narrow_order_;
     std::vector<std::int64_t> wide_order_;
     StepOrder order_;

@@ -34,8 +34,8 @@ Place StepIndex::find(std::int64_t position) const {
         const std::int64_t step = position - here.first;
         if (step >= 0 && step < here.episode.length) return {&here.episode, step};
         const std::int64_t beyond = step < 0 ? step : step - here.episode.length;
-        const auto runs = static_cast<std::int64_t>(static_cast<double>(beyond) * episodes_per_step_);
-        run = std::clamp<std::int64_t>(run + runs + (step < 0 ? -1 : 1), 0, last);
+        const auto skipped = static_cast<std::int64_t>(static_cast<double>(beyond) * episodes_per_step_);
+        run = std::clamp<std::int64_t>(run + skipped + (step < 0 ? -1 : 1), 0, last);
     }
     const auto next =
         std::upper_bound(runs_.begin(), runs_.end(), position,

@@ -30,12 +30,13 @@ class StepIndex {
     void prefetch(std::int64_t position) const { prefetch_line(&runs_[guess(position)]); }
 
   private:
-    // A copy of all that is read of an episode, in one cache line: what lies elsewhere takes longer to
-    // arrive than the random numbers take to draw, and in a large store to be found at all.
+    // With a copy of the episode, so that a sample is one cache line away: in a large store each further one
+    // waits for memory.
     struct alignas(64) Run {
         std::int64_t first;  // position of the episode's first step
         Episode episode;
     };
+    static_assert(sizeof(Run) == 64);
 
     // Episodes are often of one length: the guess is then right and saves the cache misses of a binary
     // search.

@@ -7,13 +7,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from store_builders import OBSERVATION_DIM, random_episode, write_store
 
 from goskill.data import EpisodeStore, StoreWriter
-from goskill.data.convert import ConversionReport, from_hdf5, from_minari, to_hdf5, to_minari
+from goskill.data.convert import ConversionReport, copying, from_hdf5, from_minari, to_hdf5, to_minari
 from goskill.errors import StoreError
 
 pytest.importorskip("h5py")
@@ -131,3 +132,23 @@ def test_numbers_that_no_store_holds_are_refused_by_name(tmp_path: Path) -> None
             file[name] = values[:6]
     with pytest.raises(StoreError, match=r"reach\.hdf5: steps 0 to 6: rewards: expected finite values"):
         from_hdf5(tmp_path / "reach.hdf5", tmp_path / "store", workers=2)
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        {"done": "1"},
+        {"done": -1},
+        {"taken": [1]},
+        {"taken": {"reach-v3": "many"}},
+        {"report": 5},
+        {"report": {"source": "x", "unknown": 1}},
+        {"report": {"source": "x", "split": 3}},
+    ],
+)
+def test_a_note_of_how_far_it_was_is_not_trusted(note: dict[str, object]) -> None:
+    state = {"done": 1, "parts": 1, "taken": {}, "report": ConversionReport("x").to_json()}
+    store = SimpleNamespace(path="store")
+    assert copying._checked_state(store, state) == state
+    with pytest.raises(StoreError, match="how far the conversion was"):
+        copying._checked_state(store, state | note)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
@@ -128,10 +129,10 @@ def copy_source(
         state: dict[str, Any] = {"done": 0, "parts": len(source.parts), "taken": {}}
         state |= {"report": ConversionReport(source.name).to_json()}
         if store.shard_notes:
-            state = store.shard_notes[-1]
+            state = _checked_state(store, store.shard_notes[-1])
         if state.get("parts") != len(source.parts):
             raise StoreError(f"{source.name}: is not what it was when the conversion to {store.path} began")
-        report = ConversionReport(**state["report"])
+        report = ConversionReport.from_json(state["report"])
         try:
             taken = _copy(
                 writer, store, source, state, report, workers or len(os.sched_getaffinity(0)), progress
@@ -149,6 +150,17 @@ def copy_source(
         counts = {task: taken.get(task, 0) for task in tasks}
         report.fewer_episodes = {task: count for task, count in counts.items() if count < source.limit}
     return store, report
+
+
+def _checked_state(store: EpisodeStore, state: dict[str, Any]) -> dict[str, Any]:
+    """What the last shard says of how far the conversion was; StoreError if that cannot be."""
+    done, taken, report = (state.get(name) for name in ("done", "taken", "report"))
+    counts = [done, *(taken.values() if isinstance(taken, dict) else [taken])]
+    if isinstance(report, dict) and all(type(count) is int and count >= 0 for count in counts):
+        with contextlib.suppress(TypeError):
+            ConversionReport.from_json(report)
+            return state
+    raise StoreError(f"{store.path}: its last shard does not say how far the conversion was")
 
 
 def _copy(

@@ -51,6 +51,16 @@ class ConversionReport:
         self.episodes, self.steps = store.num_episodes, store.num_steps
         self.actions_outside = store.actions_outside
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> ConversionReport:
+        """What ``to_json`` gave; TypeError for other names, or values of another type."""
+        report = cls(**values)
+        for name, default in cls("").to_json().items():
+            value = getattr(report, name)
+            if not isinstance(value, type(default)) and not (name == "actions_outside" and value is None):
+                raise TypeError(f"{name}: expected {type(default).__name__}, got {type(value).__name__}")
+        return report
+
     def to_json(self) -> dict[str, Any]:
         """As JSON-able values."""
         return dataclasses.asdict(self)
