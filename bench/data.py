@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +43,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
                 actions=generator.standard_normal((STEPS, 4), dtype=np.float32),
                 rewards=generator.random(STEPS, dtype=np.float32),
             )
+    os.sync()  # or the system would write it out while batches are timed
     return EpisodeStore.open(path)
 
 
