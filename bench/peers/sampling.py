@@ -30,6 +30,9 @@ class NumpySegments:
         return self.gather(self.by_task[self.tasks, choice], start)
 
     def gather(self, episode: np.ndarray, start: np.ndarray) -> Arrays:
+        return {**self.windows(episode, start), "start": start, "episode": episode}
+
+    def windows(self, episode: np.ndarray, start: np.ndarray) -> Arrays:
         offsets = start[:, None] + np.arange(HORIZON + 1)
         mask = offsets[:, :-1] < STEPS
         rows = episode[:, None] * (STEPS + 1) + np.minimum(offsets, STEPS)
@@ -37,19 +40,13 @@ class NumpySegments:
         observations[:, :-1][~mask] = 0
         actions = self.columns["actions"][episode[:, None] * STEPS + np.minimum(offsets[:, :-1], STEPS - 1)]
         actions[~mask] = 0
-        return {
-            "observations": observations,
-            "actions": actions,
-            "mask": mask,
-            "start": start,
-            "episode": episode,
-        }
+        return {"observations": observations, "actions": actions, "mask": mask}
 
 
 class LoopSegments(NumpySegments):
     """Segment batches one sample at a time, without any of the detours that training code takes."""
 
-    def gather(self, episode: np.ndarray, start: np.ndarray) -> Arrays:
+    def windows(self, episode: np.ndarray, start: np.ndarray) -> Arrays:
         observations = np.zeros((SEGMENTS, HORIZON + 1, 39), np.float32)
         actions = np.zeros((SEGMENTS, HORIZON, 4), np.float32)
         mask = np.zeros((SEGMENTS, HORIZON), bool)
@@ -62,13 +59,7 @@ class LoopSegments(NumpySegments):
             observations[i, HORIZON] = states[min(step + HORIZON, STEPS)]
             actions[i, :rows] = self.columns["actions"][first * STEPS : (first + 1) * STEPS][steps]
             mask[i, :rows] = True
-        return {
-            "observations": observations,
-            "actions": actions,
-            "mask": mask,
-            "start": start,
-            "episode": episode,
-        }
+        return {"observations": observations, "actions": actions, "mask": mask}
 
 
 class NumpyContexts:
