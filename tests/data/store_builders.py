@@ -31,3 +31,17 @@ def write_store(path: Path, lengths: Sequence[int], tasks: Sequence[int], **sett
         for length, task in zip(lengths, tasks, strict=True):
             writer.append(task=names[task], **random_episode(generator, length))
     return EpisodeStore.open(path)
+
+
+def transitions(
+    generator: np.random.Generator, length: int, dtype: type = np.float32
+) -> dict[str, np.ndarray]:
+    """One episode as the datasets hold it: flat transitions with their next observations."""
+    episode = random_episode(generator, length)
+    return {
+        "observations": episode["observations"][:-1].astype(dtype),
+        "next_observations": episode["observations"][1:].astype(dtype),
+        "actions": episode["actions"].astype(dtype),
+        "rewards": episode["rewards"].astype(dtype)[:, None],
+        "terminals": np.zeros((length, 1), dtype=dtype),
+    }
