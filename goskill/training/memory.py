@@ -18,8 +18,8 @@ _users = 0
 def kept_memory() -> Iterator[None]:
     """Around many steps that need the same large tensors: memory that one frees stays for the next.
 
-    Left alone, glibc returns what is larger than 32 MiB to the system at once, and getting fresh pages takes up to
-    half as long as all that a step on the CPU does with them. In other threads than the main one blocks above 64 MiB
+    Left alone, glibc returns what is larger than 32 MiB to the system at once, and getting fresh pages can take
+    as long as all that a step on the CPU does with them. In other threads than the main one blocks above 64 MiB
     still go back. The end of the outermost use returns what is free then; what is freed later may stay until the
     next use ends. With another C library or allocator, or its settings in the environment, nothing changes.
     """
