@@ -12,9 +12,8 @@ namespace {
 
 constexpr std::uint64_t context_stream = 2;
 constexpr std::size_t prefetch_distance = 2;
-constexpr std::size_t translated_together = 4;
-constexpr std::size_t translation_distance = 3;               // beyond what is prefetched whole
-constexpr std::int64_t smallest_page = 4096 / sizeof(float);  // in values
+constexpr std::size_t translated_together = 16;
+constexpr std::size_t translation_distance = 3;  // beyond what is prefetched whole
 constexpr std::int64_t prompt_table_bytes = std::int64_t{1} << 26;
 
 template <typename T>
@@ -155,15 +154,16 @@ void ContextSampler::prefetch_scalars(const Source& source) const {
     }
 }
 
-// Asks for a line of most pages of some windows, together, for the reason that the segment sampler has.
+// Asks for the ends of some windows together: one by one, each would wait for the translation of its address.
+// The pages between the ends are near enough for theirs to come along.
 void ContextSampler::translate(const std::vector<Source>& sources, std::size_t first) const {
-    const std::int64_t stride = settings_.horizon * store_->observation_dim();
-    const std::int64_t rows = std::max<std::int64_t>(smallest_page / stride, 1);
+    const std::int64_t width = store_->observation_dim();
     const std::size_t end = std::min(first + translated_together, sources.size());
     for (std::size_t k = first; k < end; ++k) {
         const Source& source = sources[k];
-        const float* const states = source.episode->observations + source.first * store_->observation_dim();
-        for (std::int64_t row = 0; row < source.real; row += rows) prefetch_line(states + row * stride);
+        const std::int64_t last = source.first + (source.real - 1) * settings_.horizon;
+        prefetch_line(source.episode->observations + source.first * width);
+        prefetch_line(source.episode->observations + last * width);
         prefetch_line(source.episode->returns_to_go + source.first);
     }
 }
