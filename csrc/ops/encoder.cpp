@@ -5,7 +5,6 @@
 #include <cmath>
 #include <cstddef>
 #include <limits>
-#include <mutex>
 #include <stdexcept>
 #include <string>
 
@@ -73,7 +72,6 @@ PackedLinear<Weight> pack_integers(const Linear& layer, float weight_levels) {
     PackedLinear<Weight> packed = pack<Weight>(layer.in, layer.out, layer.bias, value);
     packed.scale.assign(packed.bias.size(), 0.0f);
     std::copy(unit.begin(), unit.end(), packed.scale.begin());
-    packed.start.assign(packed.bias.size(), 0);
     return packed;
 }
 
@@ -104,19 +102,9 @@ PackedLinear<std::int16_t> pack_int16(const Linear& layer) {
     return packed;
 }
 
-PackedLinear<std::int8_t> pack_int8(const Linear& layer, bool signed_input) {
+PackedLinear<std::int8_t> pack_int8(const Linear& layer) {
     PackedLinear<std::int8_t> packed = pack_integers<std::int8_t>(layer, 127);
-    packed.levels = signed_input ? 127.0f : 255.0f;
-    packed.zero = signed_input ? 128 : 0;
-    // A column's inputs lie in groups of four, one panel apart.
-    const std::int64_t panel = kernels().panel_width;
-    for (std::int64_t column = 0; column < layer.out; ++column) {
-        const std::int8_t* own =
-            packed.weights.data() + column / panel * panel * packed.in + column % panel * 4;
-        std::int32_t total = 0;
-        for (std::int64_t i = 0; i < packed.in; ++i) total += own[i / 4 * 4 * panel + i % 4];
-        packed.start[static_cast<std::size_t>(column)] = -packed.zero * total;
-    }
+    packed.levels = 255;
     return packed;
 }
 
@@ -127,7 +115,7 @@ PackedLinear<float> pack_float(const Linear& layer) {
 }
 
 void pack_codes(const Encoder& encoder, PackedEncoder& packed) {
-    const std::int64_t dim = encoder.linears.back().out;
+    const std::int64_t dim = encoder.dim();
     const Linear codes{encoder.codebook, nullptr, dim, encoder.codes};
     packed.codes = pack_float(codes);
     packed.padded_codes = round_up(encoder.codes, kernels().lanes);
@@ -145,7 +133,7 @@ void pack_codes(const Encoder& encoder, PackedEncoder& packed) {
 }
 
 void pack_distances(const Encoder& encoder, PackedEncoder& packed) {
-    const std::int64_t dim = encoder.linears.back().out, padded = packed.padded_codes;
+    const std::int64_t dim = encoder.dim(), padded = packed.padded_codes;
     packed.inverse_distance.assign(static_cast<std::size_t>(encoder.codes * padded), 0.0f);
     for (std::int64_t a = 0; a < encoder.codes; ++a) {
         for (std::int64_t b = 0; b < encoder.codes; ++b) {
@@ -173,7 +161,8 @@ bool integers_fit(const Encoder& encoder, std::int64_t rows) {
                finite(layer.bias, layer.out);
     };
     return std::all_of(encoder.linears.begin(), encoder.linears.end(), fits) &&
-           finite(encoder.codebook, encoder.codes * encoder.linears.back().out);
+           finite(encoder.shift, encoder.linears.front().out - encoder.spread) &&
+           finite(encoder.codebook, encoder.codes * encoder.dim());
 }
 
 PackedEncoder pack(const Encoder& encoder, bool integers) {
@@ -186,15 +175,14 @@ PackedEncoder pack(const Encoder& encoder, bool integers) {
         packed.widest = std::max(packed.widest, round_up(layer.out, panel));
         if (!integers) continue;
         packed.int16.push_back(pack_int16(layer));
-        if (packed.int16.size() > 1) packed.int8.push_back(pack_int8(layer, packed.int16.size() == 2));
+        if (packed.int16.size() > 1) packed.int8.push_back(pack_int8(layer));
     }
     // An odd number of cache lines: rows at powers of two would get in each other's way.
     packed.widest += packed.widest % 32 == 0 ? 16 : 0;
-    packed.norm_width = encoder.linears.front().out;
-    packed.norm_weight.assign(static_cast<std::size_t>(round_up(packed.norm_width, panel)), 0.0f);
-    packed.norm_bias = packed.norm_weight;
-    std::copy_n(encoder.norm_weight, packed.norm_width, packed.norm_weight.begin());
-    std::copy_n(encoder.norm_bias, packed.norm_width, packed.norm_bias.begin());
+    packed.spread = encoder.spread;
+    const std::int64_t moved = encoder.linears.front().out - encoder.spread;
+    packed.shift.assign(static_cast<std::size_t>(round_up(moved, panel)), 0.0f);
+    std::copy_n(encoder.shift, moved, packed.shift.begin());
     packed.epsilon = encoder.epsilon;
     pack_codes(encoder, packed);
     if (integers) pack_distances(encoder, packed);
@@ -217,14 +205,13 @@ class Labeller {
         for (const PackedLinear<float>& layer : encoder.float32) multiply_adds_ += layer.in * layer.out;
     }
 
-    // Labels the chosen changes, or all `count` if there is no choice. Returns the greatest change of a
-    // distance since the level below, over how coarse that was.
-    float label(Level level, const std::int64_t* chosen, std::int64_t count, const Verdict* before) {
+    // Labels the chosen changes, or all `count` if there is no choice.
+    Differences label(Level level, const std::int64_t* chosen, std::int64_t count, const Verdict* before) {
         std::vector<Verdict> verdicts(static_cast<std::size_t>(count));
         std::vector<float> units(level == Level::float32 ? 0 : verdicts.size() * encoder_.float32.size());
         float* const written = units.empty() ? nullptr : units.data();
         const EncoderTask task{&encoder_, &changes_, chosen, before, verdicts.data(), written};
-        const float change = run(task, level, count);
+        const Differences differences = run(task, level, count);
         for (std::int64_t row = 0; row < count; ++row)
             indices_[chosen == nullptr ? row : chosen[row]] = verdicts[static_cast<std::size_t>(row)].code;
         if (level != Level::float32) {
@@ -232,30 +219,29 @@ class Labeller {
             compare_units(units, sample, verdicts);
             refine(static_cast<Level>(static_cast<int>(level) + 1), chosen, sample, verdicts);
         }
-        return change;
+        return differences;
     }
 
     const LevelCounts& counts() const { return counts_; }
 
   private:
-    float run(const EncoderTask& task, Level level, std::int64_t count) {
+    Differences run(const EncoderTask& task, Level level, std::int64_t count) {
         counts_.rows[static_cast<int>(level)] += count;
         // Pieces are taken one after the other, so that a thread that is held up does not hold up the rest.
         const std::int64_t pieces = (count + rows_per_piece - 1) / rows_per_piece;
         const int threads = useful_threads(count * multiply_adds_, threads_);
         std::atomic<std::int64_t> next{0};
-        std::mutex mutex;
-        float greatest = 0;
+        std::vector<Differences> found(static_cast<std::size_t>(pieces));
         parallel_for(threads, threads, [&](std::int64_t, std::int64_t) {
             for (std::int64_t piece = next++; piece < pieces; piece = next++) {
                 const std::int64_t begin = piece * rows_per_piece;
-                const float change =
+                found[static_cast<std::size_t>(piece)] =
                     kernels().encode_rows(task, level, begin, std::min(count, begin + rows_per_piece));
-                const std::lock_guard<std::mutex> lock(mutex);
-                greatest = std::max(greatest, change);
             }
         });
-        return greatest;
+        Differences all;  // added in one order, whatever the threads
+        for (const Differences& some : found) all.add(some);
+        return all;
     }
 
     static std::vector<std::int64_t> sampled(std::int64_t count) {
@@ -290,14 +276,22 @@ class Labeller {
         }
     }
 
-    // Labels at the next level the sample of the rows, and all that lie nearer to a boundary than twice the
-    // greatest error of this level that the next one has shown, in proportion to how coarse a row is; the
-    // bound grows until no row within it is left.
+    // How far errors are taken to reach.
+    static float bound(const Differences& known) {
+        const double typical =
+            known.count > 0 ? std::sqrt(known.squares / static_cast<double>(known.count)) : 0;
+        return std::max(6 * static_cast<float>(typical), 1.5f * known.greatest);
+    }
+
+    // Labels at the next level the sample of the rows, and all that lie nearer to a boundary than the errors
+    // of this level reach that the next one has shown, in proportion to how coarse a row is; what is known
+    // grows until no such row is left.
     void refine(Level next, const std::int64_t* chosen, std::vector<std::int64_t> rows,
                 const std::vector<Verdict>& verdicts) {
         const std::int64_t count = static_cast<std::int64_t>(verdicts.size());
         std::vector<bool> refined(verdicts.size());
-        float bound = 0;
+        Differences known;
+        float reach = 0;
         while (!rows.empty()) {
             std::vector<std::int64_t> changes;
             std::vector<Verdict> before;
@@ -308,12 +302,13 @@ class Labeller {
                 before.push_back(verdicts[place]);
             }
             const std::int64_t size = static_cast<std::int64_t>(rows.size());
-            bound = std::max(bound, 2 * label(next, changes.data(), size, before.data()));
+            known.add(label(next, changes.data(), size, before.data()));
+            reach = std::max(reach, bound(known));
             rows.clear();
             for (std::int64_t row = 0; row < count; ++row) {
                 const std::size_t place = static_cast<std::size_t>(row);
                 const Verdict& verdict = verdicts[place];
-                if (!refined[place] && !(verdict.distance > bound * verdict.coarse)) rows.push_back(row);
+                if (!refined[place] && !(verdict.distance > reach * verdict.coarse)) rows.push_back(row);
             }
         }
     }

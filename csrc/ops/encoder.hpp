@@ -28,14 +28,19 @@ struct Linear {
     std::int64_t out;
 };
 
-// Linear and LayerNorm, Linear and ReLU any number of times, Linear and Tanh; then the nearest of the codes.
+// Layers with ReLU between them and Tanh at the end, then the nearest of the codes. The first has two kinds
+// of outputs: the squares of the `spread` first ones add up to a variance, and the others are divided by the
+// root of that and `epsilon`, and then moved by `shift`. So it stands for Linear, LayerNorm and Linear.
 struct Encoder {
-    std::vector<Linear> linears;  // at least two
-    const float* norm_weight;
-    const float* norm_bias;
+    std::vector<Linear> linears;  // at least one
+    std::int64_t spread;          // a multiple of 16, the greatest number of lanes
+    const float* shift;           // [outputs of the first layer - spread]
     float epsilon;
-    const float* codebook;  // [codes, embedding], contiguous
+    const float* codebook;  // [codes, dim()], contiguous
     std::int64_t codes;
+
+    // Of the embedding.
+    std::int64_t dim() const { return linears.back().out - (linears.size() == 1 ? spread : 0); }
 };
 
 // Precisions, of which each is dearer and nearer to the truth than the one before it.
@@ -48,9 +53,10 @@ struct LevelCounts {
 
 // Writes the code of every change into indices [count]. Where 8-bit and 16-bit integers multiply faster, rows
 // begin there, and those go on to the next level that lie so near to the boundary between two codes that the
-// error might have carried them across. That error is estimated, not proven: twice the greatest that a sample
-// has shown, in proportion to how coarsely a row itself was rounded. So a code is float32's unless a row's
-// error is more than that. Does not depend on `threads`. A single code needs no arithmetic.
+// error might have carried them across. That error is estimated, not proven: six times the root mean square
+// and at least one and a half times the greatest of what is known of it, in proportion to how coarsely a row
+// itself was rounded. So a code is float32's unless a row's error is more than that. Does not depend on
+// `threads`. A single code needs no arithmetic.
 LevelCounts encoded_codes(const Encoder& encoder, const Changes& changes, std::int64_t* indices, int threads);
 
 // What follows is between encoder.cpp, which packs and decides, and the kernels.
@@ -81,24 +87,20 @@ struct PackedLinear {
     std::int64_t out = 0;  // as it is; the last panel is padded
     Aligned<Weight> weights;
     Aligned<float> bias;
-    // For integers: a column's sum begins at `start`, its unit is `scale` times the row's, whose greatest
-    // magnitude becomes `levels`. Signed inputs are moved up by `zero`.
-    Aligned<std::int32_t> start;
+    // For integers: a column's unit is `scale` times the row's, whose greatest magnitude becomes `levels`.
     Aligned<float> scale;
     float levels = 0;
-    std::int32_t zero = 0;
 };
 
 struct PackedEncoder {
     std::int64_t widest = 0;       // floats from one row of a block to the next
     std::int64_t first_width = 0;  // padded width of the input
-    std::int64_t norm_width = 0;
-    Aligned<float> norm_weight;
-    Aligned<float> norm_bias;
+    std::int64_t spread = 0;
+    Aligned<float> shift;
     float epsilon = 0;
     std::vector<PackedLinear<float>> float32;
     std::vector<PackedLinear<std::int16_t>> int16;  // all layers, for the level int8 the first only
-    std::vector<PackedLinear<std::int8_t>> int8;    // all but the first
+    std::vector<PackedLinear<std::int8_t>> int8;    // all but the first: their inputs are not negative
     PackedLinear<float> codes;                      // scores x.e - |e|^2 / 2, minus infinity for padding
     std::int64_t padded_codes = 0;                  // to whole vectors
     // One over the distance between two codes, 1 if they are equal, 0 for a code and itself and for padding:
@@ -120,16 +122,28 @@ struct EncoderTask {
     const std::int64_t* chosen;  // which of the changes, or null for all
     const Verdict* before;       // of the same rows at the level below, or null
     Verdict* verdicts;           // in the order of chosen
-    // [count, layers] or null: what one integer stood for in each layer, for the first after LayerNorm.
+    // [count, layers] or null: what one integer stood for in each layer, for the first after the division.
     float* units;
+};
+
+// Changes of distances since the level below, each over how coarse that was.
+struct Differences {
+    double squares = 0;
+    std::int64_t count = 0;
+    float greatest = 0;
+
+    void add(const Differences& other) {
+        squares += other.squares;
+        count += other.count;
+        greatest = other.greatest > greatest ? other.greatest : greatest;
+    }
 };
 
 struct EncoderKernels {
     std::int64_t lanes;
     std::int64_t panel_width;
-    // Rows [begin, end) of the task. Returns the greatest difference of a distance from the one before, over
-    // how coarse that was.
-    float (*encode_rows)(const EncoderTask&, Level level, std::int64_t begin, std::int64_t end);
+    // Rows [begin, end) of the task.
+    Differences (*encode_rows)(const EncoderTask&, Level level, std::int64_t begin, std::int64_t end);
     bool integers;  // whether there are levels below float32
 };
 

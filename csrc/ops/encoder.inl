@@ -64,10 +64,9 @@ inline void multiply(const PackedLinear<Weight>& layer, std::int64_t first, cons
     }
     for (int v = 0; v < VECTORS; ++v) {
         const std::int64_t column = first + v * LANES;
-        const Int start = load_int(layer.start.data() + column);
         const Float scale = load(layer.scale.data() + column), bias = load(layer.bias.data() + column);
         for (int r = 0; r < ENCODER_ROWS; ++r) {
-            const Float sum = __builtin_convertvector(finished[r][v] + start, Float);
+            const Float sum = __builtin_convertvector(finished[r][v], Float);
             const Float value = multiply_add(sum, scale * units[r], bias);
             store(out + r * stride + column, relu ? larger(Float{}, value) : value);
         }
@@ -111,31 +110,29 @@ inline void to_integers(const PackedLinear<Weight>& layer, const float* in, std:
     for (std::int64_t row = 0; row < rows; ++row) {
         const Float factor = splat(units[row] > 0 ? 1.0f / units[row] : 0.0f);
         for (std::int64_t i = 0; i < layer.in; i += LANES)
-            store_integers(load(in + row * stride + i) * factor, layer.zero, out + row * stride + i);
+            store_integers(load(in + row * stride + i) * factor, out + row * stride + i);
     }
 }
 #endif
 
-// Multiplies `units` [rows] as it does the rows.
-inline void layer_norm(const PackedEncoder& encoder, std::int64_t stride, std::int64_t rows, float* values,
-                       float* units) {
-    const std::int64_t W = encoder.norm_width;
+// Divides what the first layer gave by the root of the variance, and moves it, with ReLU if others follow.
+// Divides `units` [rows] too. Columns of padding stay 0.
+inline void divide_spread(const PackedEncoder& encoder, std::int64_t stride, std::int64_t rows, bool relu,
+                          float* values, float* units) {
+    const std::int64_t width = encoder.float32.front().out - encoder.spread;
     for (std::int64_t row = 0; row < rows; ++row) {
         float* own = values + row * stride;
-        Float total{};  // padding is zero
-        for (std::int64_t i = 0; i < W; i += LANES) total += load(own + i);
-        const float mean = sum(total) / static_cast<float>(W);
         Float squares{};
-        for (std::int64_t i = 0; i < W; i += LANES) {
-            const Float centred = load_first(own + i, W - i, mean) - mean;
-            squares = multiply_add(centred, centred, squares);
+        for (std::int64_t i = 0; i < encoder.spread; i += LANES) {
+            const Float value = load(own + i);
+            squares = multiply_add(value, value, squares);
         }
-        const float scale = 1.0f / __builtin_sqrtf(sum(squares) / static_cast<float>(W) + encoder.epsilon);
+        const float scale = 1.0f / __builtin_sqrtf(sum(squares) + encoder.epsilon);
         units[row] *= scale;
-        for (std::int64_t i = 0; i < W; i += LANES) {
-            const Float normal = (load(own + i) - mean) * scale;
-            store(own + i, multiply_add(normal, load(encoder.norm_weight.data() + i),
-                                        load(encoder.norm_bias.data() + i)));
+        own += encoder.spread;
+        for (std::int64_t i = 0; i < width; i += LANES) {
+            const Float moved = multiply_add(load(own + i), splat(scale), load(encoder.shift.data() + i));
+            store(own + i, relu ? greater(Float{}, moved) : moved);  // NaN stays
         }
     }
 }
@@ -199,13 +196,18 @@ inline Verdict judge(const PackedEncoder& encoder, float* scores) {
     return {code, first_equal(scores, distance), distance, 1.0f};
 }
 
-// How much the distance from the boundary that was nearest before has changed, over how coarse it was.
-inline float difference(const PackedEncoder& encoder, const float* scores, const Verdict& before) {
-    if (!(before.distance >= 0)) return 0;
+// Adds how much the distance from the boundary that was nearest before has changed, over how coarse it was.
+inline void add_difference(const PackedEncoder& encoder, const float* scores, const Verdict& before,
+                           Differences& differences) {
+    if (!(before.distance >= 0)) return;
     const std::int64_t place = before.code * encoder.padded_codes + before.rival;
     const float inverse = encoder.inverse_distance[static_cast<std::size_t>(place)];
-    const float change = (scores[before.code] - scores[before.rival]) * inverse - before.distance;
-    return (change < 0 ? -change : change) / before.coarse;
+    float change = (scores[before.code] - scores[before.rival]) * inverse - before.distance;
+    change = (change < 0 ? -change : change) / before.coarse;
+    if (!(change - change == 0)) return;  // NaN and infinity are no measure of an error
+    differences.squares += static_cast<double>(change) * static_cast<double>(change);
+    differences.count += 1;
+    if (change > differences.greatest) differences.greatest = change;
 }
 
 struct EncoderBuffers {
@@ -214,10 +216,10 @@ struct EncoderBuffers {
     float units[encoder_block];
 };
 
-// The embeddings of the block in `a`; returns the buffer they lie in. Writes the units of `count` rows of
+// The embeddings of the block in `a`; returns where they lie, and the other buffer in `free`. Writes the units of `count` rows of
 // integers into `units` [count, layers].
 inline float* embed(const PackedEncoder& encoder, Level level, std::int64_t rows, std::int64_t count,
-                    float* units, EncoderBuffers& buffers) {
+                    float* units, EncoderBuffers& buffers, float*& free) {
     const std::int64_t stride = encoder.widest;
     const std::size_t layers = encoder.float32.size();
     float *in = buffers.a.data(), *out = buffers.b.data();
@@ -240,15 +242,16 @@ inline float* embed(const PackedEncoder& encoder, Level level, std::int64_t rows
         {
             linear(encoder.float32[layer], in, buffers.units, stride, rows, relu, out);
         }
-        if (layer == 0) layer_norm(encoder, stride, rows, out, buffers.units);
+        if (layer == 0) divide_spread(encoder, stride, rows, layers > 1, out, buffers.units);
         for (std::int64_t row = 0; units != nullptr && row < count; ++row)
             units[row * static_cast<std::int64_t>(layers) + static_cast<std::int64_t>(layer)] =
                 buffers.units[row];
-        float* const last = in;
-        in = out;
+        float* const last = layer == 1 ? in - encoder.spread : in;
+        in = layer == 0 ? out + encoder.spread : out;
         out = last;
     }
-    const std::int64_t width = encoder.float32.back().out;
+    free = out;
+    const std::int64_t width = encoder.codes.in;
     for (std::int64_t row = 0; row < rows; ++row) {
         for (std::int64_t i = 0; i < width; i += LANES) {
             float* at = in + row * stride + i;
@@ -258,32 +261,29 @@ inline float* embed(const PackedEncoder& encoder, Level level, std::int64_t rows
     return in;
 }
 
-inline float encode_rows(const EncoderTask& task, Level level, std::int64_t begin, std::int64_t end) {
+inline Differences encode_rows(const EncoderTask& task, Level level, std::int64_t begin, std::int64_t end) {
     const PackedEncoder& encoder = *task.encoder;
     const std::size_t size = static_cast<std::size_t>(encoder.widest * encoder_block);
     EncoderBuffers buffers{Aligned<float>(size),
                            Aligned<float>(size),
                            Aligned<std::int16_t>(level == Level::float32 ? 0 : size),
                            {}};
-    float error = 0;
+    Differences differences;
     for (std::int64_t first = begin; first < end; first += encoder_block) {
         const std::int64_t count = end - first < encoder_block ? end - first : encoder_block;
         const std::int64_t rows = (count + ENCODER_ROWS - 1) / ENCODER_ROWS * ENCODER_ROWS;
         load_changes(task, first, count, buffers.b.data(), buffers.a.data());
         const std::int64_t layers = static_cast<std::int64_t>(encoder.float32.size());
         float* const units = task.units == nullptr ? nullptr : task.units + first * layers;
-        const float* embeddings = embed(encoder, level, rows, count, units, buffers);
-        float* scores = embeddings == buffers.a.data() ? buffers.b.data() : buffers.a.data();
+        float* scores = nullptr;
+        const float* embeddings = embed(encoder, level, rows, count, units, buffers, scores);
         linear(encoder.codes, embeddings, buffers.units, encoder.widest, rows, false, scores);
         for (std::int64_t row = 0; row < count; ++row) {
             float* own = scores + row * encoder.widest;
-            if (task.before != nullptr) {
-                const float change = difference(encoder, own, task.before[first + row]);
-                // NaN is no measure of an error.
-                if (change > error) error = change;
-            }
+            if (task.before != nullptr)
+                add_difference(encoder, own, task.before[first + row], differences);
             task.verdicts[first + row] = judge(encoder, own);
         }
     }
-    return error;
+    return differences;
 }

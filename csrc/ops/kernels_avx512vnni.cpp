@@ -60,12 +60,11 @@ inline Int dot_product(std::int16_t, Int inputs, Int weights, Int sum) {
     return (Int)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)inputs, (__m512i)weights);
 }
 
-inline void store_integers(Float values, std::int32_t zero, std::uint8_t* to) {
-    const Int rounded = (Int)_mm512_cvtps_epi32(values) + zero;
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtusepi32_epi8((__m512i)rounded));
+inline void store_integers(Float values, std::uint8_t* to) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(values)));
 }
 
-inline void store_integers(Float values, std::int32_t, std::int16_t* to) {
+inline void store_integers(Float values, std::int16_t* to) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(values)));
 }
 

@@ -178,15 +178,16 @@ void register_ops(pybind11::module_& module) {
         "encoded_codes",
         [](Address rows, std::int64_t row_count, std::int64_t dim, Optional mean, Optional std, Optional from,
            Optional to, std::int64_t count, const std::vector<Address>& weights,
-           const std::vector<Address>& biases, const std::vector<std::int64_t>& widths, Address norm_weight,
-           Address norm_bias, float epsilon, Address codebook, std::int64_t codes, Address indices,
-           int threads) {
-            ops::Encoder encoder{{},      pointer<const float>(norm_weight), pointer<const float>(norm_bias),
-                                 epsilon, pointer<const float>(codebook),    codes};
-            for (std::size_t i = 0; i < weights.size(); ++i)
-                encoder.linears.push_back({pointer<const float>(weights[i]),
-                                           pointer<const float>(biases.at(i)), widths.at(i),
-                                           widths.at(i + 1)});
+           const std::vector<Address>& biases,
+           const std::vector<std::pair<std::int64_t, std::int64_t>>& sizes, std::int64_t spread,
+           Address shift, float epsilon, Address codebook, std::int64_t codes, Address indices, int threads) {
+            ops::Encoder encoder{
+                {}, spread, pointer<const float>(shift), epsilon, pointer<const float>(codebook), codes};
+            for (std::size_t i = 0; i < weights.size(); ++i) {
+                const auto [in, out] = sizes.at(i);
+                encoder.linears.push_back(
+                    {pointer<const float>(weights[i]), pointer<const float>(biases.at(i)), in, out});
+            }
             const ops::Changes changes{pointer<const float>(rows),
                                        row_count,
                                        dim,
@@ -204,8 +205,8 @@ void register_ops(pybind11::module_& module) {
         },
         py::arg("rows"), py::arg("row_count"), py::arg("dim"), py::arg("mean"), py::arg("std"),
         py::arg("from_row"), py::arg("to_row"), py::arg("count"), py::arg("weights"), py::arg("biases"),
-        py::arg("widths"), py::arg("norm_weight"), py::arg("norm_bias"), py::arg("epsilon"),
-        py::arg("codebook"), py::arg("codes"), py::arg("indices"), py::arg("threads"));
+        py::arg("sizes"), py::arg("spread"), py::arg("shift"), py::arg("epsilon"), py::arg("codebook"),
+        py::arg("codes"), py::arg("indices"), py::arg("threads"));
 }
 
 }  // namespace goskill

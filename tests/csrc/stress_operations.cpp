@@ -124,14 +124,14 @@ void lose(std::int64_t rows, std::int64_t classes) {
 }
 
 void encode(std::int64_t count, std::int64_t dim, std::int64_t width, std::int64_t codes) {
-    const std::int64_t embedding = 9;
+    const std::int64_t embedding = 9, spread = 16, outputs = spread + width;
     const std::vector<float> rows = normal((count + 3) * dim), mean = normal(dim);
-    const std::vector<float> first = normal(width * dim), second = normal(width * width);
-    const std::vector<float> last = normal(embedding * width), bias = normal(width), ones(bias.size(), 1.0F);
+    const std::vector<float> first = normal(outputs * dim), second = normal(width * width);
+    const std::vector<float> last = normal(embedding * width), bias = normal(outputs), shift = normal(width);
     const std::vector<float> std(static_cast<std::size_t>(dim), 2.0F), codebook = normal(codes * embedding);
     const std::vector<std::int64_t> from = integers(count, count + 3), to = integers(count, count + 3);
-    Encoder encoder{{}, ones.data(), bias.data(), 1e-5F, codebook.data(), codes};
-    encoder.linears = {{first.data(), bias.data(), dim, width},
+    Encoder encoder{{}, spread, shift.data(), 1e-5F, codebook.data(), codes};
+    encoder.linears = {{first.data(), bias.data(), dim, outputs},
                        {second.data(), bias.data(), width, width},
                        {last.data(), bias.data(), width, embedding}};
     const Changes changes{rows.data(), count + 3,   dim,       mean.data(),
