@@ -192,6 +192,22 @@ def encoded_codes(
     indices: int,
     threads: int,
 ) -> tuple[int, int, int]: ...
+def fold_norm(
+    *,
+    first_weight: int,
+    first_bias: int,
+    inputs: int,
+    width: int,
+    norm_weight: int,
+    norm_bias: int,
+    second_weight: int,
+    second_bias: int,
+    outputs: int,
+    spread: int,
+    weight: int,
+    bias: int,
+    shift: int,
+) -> None: ...
 def focal_loss(
     *,
     logits: int,

@@ -41,6 +41,7 @@ PackedLinear<Weight> pack(std::int64_t in, std::int64_t out, const float* bias, 
     const std::int64_t panel = kernels().panel_width;
     PackedLinear<Weight> packed;
     packed.in = sizeof(Weight) == 4 ? in : round_up(in, integer_lanes);
+    packed.depth = round_up(in, group);
     packed.out = out;
     packed.weights.assign(static_cast<std::size_t>(round_up(out, panel) * packed.in), Weight{});
     packed.bias.assign(static_cast<std::size_t>(round_up(out, panel)), 0.0f);

@@ -28,13 +28,25 @@ struct Linear {
     std::int64_t out;
 };
 
-// Layers with ReLU between them and Tanh at the end, then the nearest of the codes. The first has two kinds
-// of outputs: the squares of the `spread` first ones add up to a variance, and the others are divided by the
-// root of that and `epsilon`, and then moved by `shift`. So it stands for Linear, LayerNorm and Linear.
+// A layer that stands for Linear, LayerNorm and Linear, between which nothing lies but a division by one
+// number: the squares of its `spread` first outputs add up to the variance; the others are divided by the
+// root of that and LayerNorm's epsilon, and then moved by `shift`.
+struct Folded {
+    float* weight;        // [spread + outputs of the second layer, inputs of the first], contiguous
+    float* bias;          // [spread + outputs of the second layer]
+    float* shift;         // [outputs of the second layer]
+    std::int64_t spread;  // more than the inputs
+};
+
+// Writes it, from sums in double.
+void fold_norm(const Linear& first, const float* norm_weight, const float* norm_bias, const Linear& second,
+               const Folded& folded);
+
+// Layers with ReLU between them and Tanh at the end, the first of them folded; then the nearest of the codes.
 struct Encoder {
     std::vector<Linear> linears;  // at least one
     std::int64_t spread;          // a multiple of 16, the greatest number of lanes
-    const float* shift;           // [outputs of the first layer - spread]
+    const float* shift;
     float epsilon;
     const float* codebook;  // [codes, dim()], contiguous
     std::int64_t codes;
@@ -83,8 +95,9 @@ using Aligned = std::vector<T, AlignedAllocator<T>>;
 // group][column][group]. Inputs and columns are padded with zeros.
 template <typename Weight>
 struct PackedLinear {
-    std::int64_t in = 0;   // for integers rounded up
-    std::int64_t out = 0;  // as it is; the last panel is padded
+    std::int64_t in = 0;     // for integers rounded up
+    std::int64_t depth = 0;  // up to here inputs are multiplied: whole groups
+    std::int64_t out = 0;    // as it is; the last panel is padded
     Aligned<Weight> weights;
     Aligned<float> bias;
     // For integers: a column's unit is `scale` times the row's, whose greatest magnitude becomes `levels`.

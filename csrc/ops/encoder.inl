@@ -3,7 +3,7 @@
 // vectors.inl; where dot_product of integers is defined, with ENCODER_INTEGERS.
 
 constexpr std::int64_t encoder_panel = ENCODER_VECTORS * LANES;
-constexpr std::int64_t encoder_block = 8 * ENCODER_ROWS;
+constexpr std::int64_t encoder_block = 16 * ENCODER_ROWS;
 
 inline Float hyperbolic_tangent(Float x) {
     const Float magnitude = as_float(as_int(x) & 0x7fffffff);
@@ -48,7 +48,7 @@ inline void multiply(const PackedLinear<Weight>& layer, std::int64_t first, cons
     constexpr std::int64_t group = 4 / sizeof(Weight);
     const Weight* weights = layer.weights.data() + first * layer.in;
     Int sums[ENCODER_ROWS][VECTORS] = {};
-    for (std::int64_t i = 0; i < layer.in; i += group) {
+    for (std::int64_t i = 0; i < layer.depth; i += group) {
         Int column[VECTORS];
         for (int v = 0; v < VECTORS; ++v)
             column[v] = load_int(weights + i * encoder_panel + v * LANES * group);
@@ -137,38 +137,74 @@ inline void divide_spread(const PackedEncoder& encoder, std::int64_t stride, std
     }
 }
 
-inline void load_row(const Changes& changes, std::int64_t row, float* __restrict out) {
-    const float* values = changes.rows + row * changes.dim;
-    if (changes.mean == nullptr) {
-        for (std::int64_t i = 0; i < changes.dim; ++i) out[i] = values[i];
-    } else {
-        for (std::int64_t i = 0; i < changes.dim; ++i)
-            out[i] = (values[i] - changes.mean[i]) / changes.std[i];
+// A vector of the row of values from place i on.
+inline Float load_normal(const Changes& changes, const float* row, std::int64_t i) {
+    if (changes.mean == nullptr) return load(row + i);
+    return (load(row + i) - load(changes.mean + i)) / load(changes.std + i);
+}
+
+inline void load_change(const Changes& changes, const float* to, const float* from, std::int64_t i,
+                        float* out) {
+    const Float end = load_normal(changes, to, i);
+    store(out, from == nullptr ? end : end - load_normal(changes, from, i));
+}
+
+// The same one by one, for rows that are narrower than a vector.
+inline void load_narrow_change(const Changes& changes, const float* to, const float* from, float* out) {
+    for (std::int64_t i = 0; i < changes.dim; ++i) {
+        const float mean = changes.mean == nullptr ? 0.0f : changes.mean[i];
+        const float std = changes.mean == nullptr ? 1.0f : changes.std[i];
+        out[i] = (to[i] - mean) / std;
+        if (from != nullptr) out[i] -= (from[i] - mean) / std;
+    }
+}
+
+constexpr std::int64_t change_distance = 4;  // rows from asking for one to its use
+
+inline const float* row_of(const Changes& changes, const std::int64_t* rows, std::int64_t change) {
+    return changes.rows + (rows == nullptr ? change : rows[change]) * changes.dim;
+}
+
+// Asks for the ends of a chosen change: those lie anywhere.
+inline void prefetch_change(const EncoderTask& task, std::int64_t place) {
+    const Changes& changes = *task.changes;
+    for (const std::int64_t* rows : {changes.from, changes.to}) {
+        const float* row = row_of(changes, rows, task.chosen[place]);
+        for (std::int64_t i = 0; i < changes.dim; i += 16) __builtin_prefetch(row + i);
+        __builtin_prefetch(row + changes.dim - 1);
     }
 }
 
 // The block's changes, zeros behind them, and zeros in rows that only fill a tile.
-// `from` is room for a row.
-inline void load_changes(const EncoderTask& task, std::int64_t begin, std::int64_t count,
-                         float* __restrict from, float* __restrict out) {
+inline void load_changes(const EncoderTask& task, std::int64_t begin, std::int64_t count, float* out) {
     const Changes& changes = *task.changes;
-    const std::int64_t stride = task.encoder->widest;
-    for (std::int64_t row = 0; row < encoder_block; ++row) {
-        float* own = out + row * stride;
-        __builtin_memset(own, 0, static_cast<std::size_t>(task.encoder->first_width) * sizeof(float));
+    const std::int64_t dim = changes.dim;
+    for (std::int64_t row = 0; row < encoder_block; ++row, out += task.encoder->widest) {
+        __builtin_memset(out, 0, static_cast<std::size_t>(task.encoder->first_width) * sizeof(float));
         if (row >= count) continue;
         const std::int64_t change = task.chosen == nullptr ? begin + row : task.chosen[begin + row];
-        load_row(changes, changes.to == nullptr ? change : changes.to[change], own);
-        if (changes.from == nullptr) continue;
-        load_row(changes, changes.from[change], from);
-        for (std::int64_t i = 0; i < changes.dim; ++i) own[i] -= from[i];
+        if (task.chosen != nullptr && row + change_distance < count)
+            prefetch_change(task, begin + row + change_distance);
+        const float* const to = row_of(changes, changes.to, change);
+        const float* const from = changes.from == nullptr ? nullptr : row_of(changes, changes.from, change);
+        if (dim < LANES) {
+            load_narrow_change(changes, to, from, out);
+            continue;
+        }
+        // The last vector overlaps the one before it.
+        for (std::int64_t i = 0; i < dim - LANES; i += LANES) load_change(changes, to, from, i, out + i);
+        load_change(changes, to, from, dim - LANES, out + dim - LANES);
     }
 }
 
-inline std::int32_t first_equal(const float* values, float wanted) {
-    std::int32_t place = 0;
-    while (!(values[place] == wanted)) ++place;
-    return place;
+// The first place of `count`, whole vectors, that holds what one of them does hold.
+inline std::int32_t first_equal(const float* values, std::int64_t count, float wanted) {
+    Int place;
+    for (int lane = 0; lane < LANES; ++lane) place[lane] = lane;
+    Int first = Int{} + static_cast<std::int32_t>(count);
+    for (std::int64_t i = 0; i < count; i += LANES, place += LANES)
+        first = lesser(load(values + i) == splat(wanted) ? place : Int{} + static_cast<std::int32_t>(count), first);
+    return across(first, lesser)[0];
 }
 
 // The code of the greatest score, the lowest of equals, and the code whose boundary is nearest. Overwrites
@@ -180,7 +216,7 @@ inline Verdict judge(const PackedEncoder& encoder, float* scores) {
     const float best = greatest(highest);
     // Embeddings that are NaN get code 0, as in nearest_code.
     if (!(best - best == 0)) return {0, 0, -1.0f, 1.0f};
-    const std::int32_t code = first_equal(scores, best);
+    const std::int32_t code = first_equal(scores, padded, best);
     if (encoder.inverse_distance.empty()) return {code, 0, -1.0f, 1.0f};
     const float* inverse = encoder.inverse_distance.data() + code * padded;
     Float least = splat(__builtin_inff());
@@ -193,7 +229,7 @@ inline Verdict judge(const PackedEncoder& encoder, float* scores) {
         least = -least;
     }
     const float distance = -greatest(-least);
-    return {code, first_equal(scores, distance), distance, 1.0f};
+    return {code, first_equal(scores, padded, distance), distance, 1.0f};
 }
 
 // Adds how much the distance from the boundary that was nearest before has changed, over how coarse it was.
@@ -272,7 +308,7 @@ inline Differences encode_rows(const EncoderTask& task, Level level, std::int64_
     for (std::int64_t first = begin; first < end; first += encoder_block) {
         const std::int64_t count = end - first < encoder_block ? end - first : encoder_block;
         const std::int64_t rows = (count + ENCODER_ROWS - 1) / ENCODER_ROWS * ENCODER_ROWS;
-        load_changes(task, first, count, buffers.b.data(), buffers.a.data());
+        load_changes(task, first, count, buffers.a.data());
         const std::int64_t layers = static_cast<std::int64_t>(encoder.float32.size());
         float* const units = task.units == nullptr ? nullptr : task.units + first * layers;
         float* scores = nullptr;

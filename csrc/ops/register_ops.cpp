@@ -175,6 +175,23 @@ void register_ops(pybind11::module_& module) {
         py::arg("dtype"), py::arg("rows"), py::arg("width"), py::arg("out"), py::arg("threads"));
 
     module.def(
+        "fold_norm",
+        [](Address first_weight, Address first_bias, std::int64_t inputs, std::int64_t width,
+           Address norm_weight, Address norm_bias, Address second_weight, Address second_bias,
+           std::int64_t outputs, std::int64_t spread, Address weight, Address bias, Address shift) {
+            const ops::Linear first{pointer<const float>(first_weight), pointer<const float>(first_bias),
+                                    inputs, width};
+            const ops::Linear second{pointer<const float>(second_weight), pointer<const float>(second_bias),
+                                     width, outputs};
+            const py::gil_scoped_release release;
+            ops::fold_norm(first, pointer<const float>(norm_weight), pointer<const float>(norm_bias), second,
+                           {pointer<float>(weight), pointer<float>(bias), pointer<float>(shift), spread});
+        },
+        py::arg("first_weight"), py::arg("first_bias"), py::arg("inputs"), py::arg("width"),
+        py::arg("norm_weight"), py::arg("norm_bias"), py::arg("second_weight"), py::arg("second_bias"),
+        py::arg("outputs"), py::arg("spread"), py::arg("weight"), py::arg("bias"), py::arg("shift"));
+
+    module.def(
         "encoded_codes",
         [](Address rows, std::int64_t row_count, std::int64_t dim, Optional mean, Optional std, Optional from,
            Optional to, std::int64_t count, const std::vector<Address>& weights,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from goskill import _core
 from goskill.errors import InputError
 from goskill.models import GoalEncoder
-from goskill.ops.encoding import RowsPerLevel, encoded_codes, encodes_natively
+from goskill.ops.encoding import NativeEncoder, RowsPerLevel, encodes_natively
 
 INTEGERS = _core.instruction_set() == "avx512vnni"
 FEWEST = 4096  # rows from which on integers are worth it
@@ -29,9 +29,10 @@ class Model(NamedTuple):
     def codes(
         self, rows: Tensor, from_row: Tensor | None = None, to_row: Tensor | None = None
     ) -> tuple[Tensor, RowsPerLevel]:
-        return encoded_codes(
-            rows, self.encoder.linears, self.encoder.norm, self.codebook, from_row=from_row, to_row=to_row
-        )
+        return self.native().codes(rows, from_row=from_row, to_row=to_row)
+
+    def native(self) -> NativeEncoder:
+        return NativeEncoder(self.encoder.linears, self.encoder.norm, self.codebook)
 
     def float32(self, rows: Tensor) -> Tensor:
         """Codes of rows so few at a time that they are computed in float32."""
@@ -254,41 +255,48 @@ def test_normalised_rows_are_those_that_torch_normalises(count: int) -> None:
     rows = 5 * torch.randn(count + 10, 39) + 2
     mean, std = rows.mean(0), rows.std(0)
     start, end = torch.arange(count), torch.arange(count) + 10
-    linears, norm, codebook = subject.encoder.linears, subject.encoder.norm, subject.codebook
-    codes, _ = encoded_codes(rows, linears, norm, codebook, mean=mean, std=std, from_row=start, to_row=end)
+    codes, _ = subject.native().codes(rows, mean=mean, std=std, from_row=start, to_row=end)
     expected, _ = subject.codes((rows - mean) / std, start, end)
     np.testing.assert_array_equal(codes, expected)
-    plain, _ = encoded_codes(rows, linears, norm, codebook, mean=mean, std=std)
+    plain, _ = subject.native().codes(rows, mean=mean, std=std)
     np.testing.assert_array_equal(plain, subject.codes((rows - mean) / std)[0])
 
 
-def test_wrong_input_is_refused_by_name() -> None:
+def test_networks_of_other_shapes_are_refused_by_name() -> None:
     subject = model(inputs=5, width=8, embedding=4, codes=3)
     linears, norm, codebook = subject.encoder.linears, subject.encoder.norm, subject.codebook
+    first, second = linears[:2]
+    for call, message in (
+        (lambda: NativeEncoder([first], norm, codebook), "linears .*two.*1"),
+        (lambda: NativeEncoder([nn.Linear(5, 7), second], norm, codebook), r"linears\[1\] .*7 inputs"),
+        (lambda: NativeEncoder([first, second], norm, codebook), r"codebook .*\[codes, 8\].*\[3, 4\]"),
+        (lambda: NativeEncoder([first, nn.Linear(8, 4, False)], norm, codebook), r"linears\[1\] .*bias"),
+        (lambda: NativeEncoder([nn.Linear(5, 8).double(), second], norm, codebook), r"linears\[0\].weight .*64"),
+        (lambda: NativeEncoder(linears, nn.LayerNorm(7), codebook), "norm .*8 values"),
+        (lambda: NativeEncoder(linears, nn.LayerNorm(8, elementwise_affine=False), codebook), "norm"),
+        (lambda: NativeEncoder(linears, norm, codebook[:0]), r"codebook .*\[codes, 4\].*\[0, 4\]"),
+        (lambda: NativeEncoder(linears, norm, codebook.double()), "codebook .*float32.*float64"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            call()
+
+
+def test_wrong_rows_are_refused_by_name() -> None:
+    codes = model(inputs=5, width=8, embedding=4, codes=3).native().codes
     rows, some = torch.zeros(6, 5), torch.arange(4)
-    cases = [
-        (lambda: encoded_codes(rows.double(), linears, norm, codebook), "rows .*float32.*float64"),
-        (lambda: encoded_codes(torch.zeros(5, 6).T, linears, norm, codebook), "rows .*contiguous"),
-        (lambda: encoded_codes(rows[0], linears, norm, codebook), r"rows .*\[R, K\].*\[5\]"),
-        (lambda: encoded_codes(rows, linears[:1], norm, codebook), "linears .*two.*1"),
-        (lambda: encoded_codes(rows[:, :4].contiguous(), linears, norm, codebook), r"linears\[0\] .*4 inputs"),
-        (lambda: encoded_codes(rows, linears[:1] + linears[2:], norm, codebook[:, :3].contiguous()), "codebook"),
-        (lambda: encoded_codes(rows, [linears[0], nn.Linear(8, 4, False)], norm, codebook), r"linears\[1\] .*bias"),
-        (lambda: encoded_codes(rows, linears, nn.LayerNorm(7), codebook), "norm .*8 values"),
-        (lambda: encoded_codes(rows, linears, nn.LayerNorm(8, elementwise_affine=False), codebook), "norm"),
-        (lambda: encoded_codes(rows, linears, norm, codebook[:0]), r"codebook .*\[codes, 4\].*\[0, 4\]"),
-        (lambda: encoded_codes(rows, linears, norm, codebook, from_row=some), r"both .*\[N\].*\[4\] and None"),
-        (lambda: encoded_codes(rows, linears, norm, codebook, mean=rows[0]), r"mean and std .*\[5\] and None"),
+    for call, message in (
+        (lambda: codes(rows.double()), "rows .*float32.*float64"),
+        (lambda: codes(torch.zeros(5, 6).T), "rows .*contiguous"),
+        (lambda: codes(rows[0]), r"rows .*\[R, 5\].*\[5\]"),
+        (lambda: codes(rows[:, :4].contiguous()), r"rows .*\[R, 5\].*\[6, 4\]"),
+        (lambda: codes(rows, from_row=some), r"both .*\[N\].*\[4\] and None"),
+        (lambda: codes(rows, mean=rows[0]), r"mean and std .*\[5\] and None"),
         (
-            lambda: encoded_codes(rows, linears, norm, codebook, mean=rows[0, :4], std=rows[0, :4]),
+            lambda: codes(rows, mean=rows[0, :4], std=rows[0, :4]),
             r"mean and std must both have shape \[5\], got \[4\] and \[4\]",
         ),
-        (
-            lambda: encoded_codes(rows, linears, norm, codebook, from_row=some.int(), to_row=some),
-            "from_row .*int64.*int32",
-        ),
-    ]  # fmt: skip
-    for call, message in cases:
+        (lambda: codes(rows, from_row=some.int(), to_row=some), "from_row .*int64.*int32"),
+    ):  # fmt: skip
         with pytest.raises(InputError, match=message):
             call()
     for wrong in (-1, 6):
@@ -297,7 +305,7 @@ def test_wrong_input_is_refused_by_name() -> None:
             with pytest.raises(
                 IndexError, match=f"{name} must name rows from 0 to below 6, got {wrong} at 2"
             ):
-                encoded_codes(rows, linears, norm, codebook, from_row=start, to_row=end)
+                codes(rows, from_row=start, to_row=end)
 
 
 def test_inputs_stay_as_they_were() -> None:
@@ -307,3 +315,15 @@ def test_inputs_stay_as_they_were() -> None:
     subject.codes(rows)
     for tensor, old in zip((rows, subject.codebook, *subject.encoder.parameters()), before, strict=True):
         np.testing.assert_array_equal(tensor.detach().numpy(), old.detach().numpy())
+
+
+@torch.no_grad()
+def test_codes_are_of_the_networks_as_they_were() -> None:
+    subject = model()
+    rows = torch.randn(FEWEST, 39)
+    native = subject.native()
+    before, _ = native.codes(rows)
+    for tensor in (subject.codebook, *subject.encoder.parameters()):
+        tensor.mul_(-2)
+    assert torch.equal(native.codes(rows)[0], before)
+    assert not torch.equal(subject.codes(rows)[0], before)

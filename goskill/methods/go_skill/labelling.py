@@ -17,7 +17,7 @@ from goskill.data import EpisodeStore
 from goskill.data.label_blocks import LabelBlock, LabelBlocks
 from goskill.methods.checking import check_dimensions
 from goskill.methods.go_skill.networks import GoSkillNetworks
-from goskill.ops.encoding import encoded_codes, encodes_natively
+from goskill.ops.encoding import NativeEncoder, encodes_natively
 from goskill.training import distributed
 from goskill.training.memory import kept_memory
 
@@ -100,14 +100,18 @@ def _find_labels(
         if progress is not None:
             progress(done, total)
 
+    missing: list[LabelBlock] = []
     for block in blocks:
-        if labels.read(block) is not None:
+        if labels.read(block) is None:
+            missing.append(block)
+        else:
             advance(block.steps)
-            continue
-        skills = []
-        for chunk in _skills_by_chunk(networks, store, block.episodes):
-            skills.append(chunk.cpu().numpy())
-            advance(len(chunk))
+    chunks = _skills_by_chunk(networks, store, [block.episodes for block in missing])
+    for block in missing:
+        skills: list[npt.NDArray[np.int64]] = []
+        while sum(map(len, skills)) < block.steps:
+            skills.append(next(chunks).cpu().numpy())
+            advance(len(skills[-1]))
         labels.write(block, np.concatenate(skills))
 
 
@@ -115,7 +119,7 @@ def embed_store(networks: GoSkillNetworks, store: EpisodeStore) -> Tensor:
     """The continuous skill of every step of ``store``: float32 [num_steps, E] on the CPU."""
     table = torch.empty(store.num_steps, networks.settings.embedding_size)
     row = 0
-    for embeddings in _skills_by_chunk(networks, store, range(store.num_episodes)):
+    for embeddings in _skills_by_chunk(networks, store, [range(store.num_episodes)]):
         table[row : row + len(embeddings)] = embeddings.cpu()
         row += len(embeddings)
     return table
@@ -127,14 +131,14 @@ def label_episodes(networks: GoSkillNetworks, episodes: list[EpisodeArrays]) -> 
 
     int64 [steps], or embeddings float32 [steps, E] for continuous skills. On one machine these are the skills that
     ``label_store`` writes, however the episodes are grouped, unless codes are found in integers and an error is beyond
-    what :func:`goskill.ops.encoding.encoded_codes` estimates.
+    what :meth:`goskill.ops.encoding.NativeEncoder.codes` estimates.
     """
-    return _skills(networks, _windows_of(networks, episodes))
+    return _assignment(networks)(_windows_of(networks, episodes))
 
 
 @dataclass(frozen=True)
 class _Windows:
-    """Where the encoder's inputs come from, one per step: see ``encoded_codes``."""
+    """Where the encoder's inputs come from, one per step: see ``NativeEncoder.codes``."""
 
     rows: Tensor
     changes: dict[str, Tensor]
@@ -168,34 +172,48 @@ def _labels_natively(networks: GoSkillNetworks, rows: Tensor) -> bool:
     return networks.codebook is not None and encodes_natively(rows)
 
 
-@torch.inference_mode()
-def _skills(networks: GoSkillNetworks, windows: _Windows) -> Tensor:
-    encoder, rows, changes = networks.encoder, windows.rows, windows.changes
-    if networks.codebook is not None and _labels_natively(networks, rows):
-        codebook = networks.codebook.codebook.contiguous()
-        return encoded_codes(rows.contiguous(), encoder.linears, encoder.norm, codebook, **changes)[0]
-    if changes:
-        rows = rows.index_select(0, changes["to_row"]) - rows.index_select(0, changes["from_row"])
-    return networks.assign(encoder(rows))
+def _assignment(networks: GoSkillNetworks) -> Callable[[_Windows], Tensor]:
+    """What finds the skill of each window, with the networks as they are now."""
+    codebook = networks.codebook
+    if codebook is not None and _labels_natively(networks, networks.normalize.mean):
+        encoder = networks.encoder
+        native = NativeEncoder(encoder.linears, encoder.norm, codebook.codebook.contiguous())
+        return lambda windows: native.codes(windows.rows.contiguous(), **windows.changes)[0]
+
+    def assign(windows: _Windows) -> Tensor:
+        rows, changes = windows.rows, windows.changes
+        with torch.inference_mode():
+            if changes:
+                rows = rows.index_select(0, changes["to_row"]) - rows.index_select(0, changes["from_row"])
+            return networks.assign(networks.encoder(rows))
+
+    return assign
 
 
-def _skills_by_chunk(networks: GoSkillNetworks, store: EpisodeStore, indices: range) -> Iterator[Tensor]:
-    for windows in _one_ahead(_windows_by_chunk(networks, store, indices)):
-        yield _skills(networks, windows)
+def _skills_by_chunk(
+    networks: GoSkillNetworks, store: EpisodeStore, ranges: Sequence[range]
+) -> Iterator[Tensor]:
+    """Skills of the steps of some ranges of episodes, in chunks that each lie in one range."""
+    assign = _assignment(networks)
+    for windows in _one_ahead(_windows_by_chunk(networks, store, ranges)):
+        yield assign(windows)
 
 
-def _windows_by_chunk(networks: GoSkillNetworks, store: EpisodeStore, indices: range) -> Iterator[_Windows]:
-    episodes: list[EpisodeArrays] = []
-    steps = 0
+def _windows_by_chunk(
+    networks: GoSkillNetworks, store: EpisodeStore, ranges: Sequence[range]
+) -> Iterator[_Windows]:
     like = networks.normalize.mean
     chunk = LARGE_CHUNK if _labels_natively(networks, like) or like.device.type != "cpu" else SMALL_CHUNK
-    for index in indices:
-        episode = store.episode(index)
-        episodes.append(episode)
-        steps += len(episode.actions)
-        if steps >= chunk or index == indices[-1]:
-            yield _windows_of(networks, episodes)
-            episodes, steps = [], 0
+    for indices in ranges:
+        episodes: list[EpisodeArrays] = []
+        steps = 0
+        for index in indices:
+            episode = store.episode(index)
+            episodes.append(episode)
+            steps += len(episode.actions)
+            if steps >= chunk or index == indices[-1]:
+                yield _windows_of(networks, episodes)
+                episodes, steps = [], 0
 
 
 def _one_ahead(items: Iterator[_Windows]) -> Iterator[_Windows]:
