@@ -124,14 +124,19 @@ void lose(std::int64_t rows, std::int64_t classes) {
 }
 
 void encode(std::int64_t count, std::int64_t dim, std::int64_t width, std::int64_t codes) {
-    const std::int64_t embedding = 9, spread = 16, outputs = spread + width;
+    const std::int64_t embedding = 9, spread = (dim + 16) / 16 * 16;
     const std::vector<float> rows = normal((count + 3) * dim), mean = normal(dim);
-    const std::vector<float> first = normal(outputs * dim), second = normal(width * width);
-    const std::vector<float> last = normal(embedding * width), bias = normal(outputs), shift = normal(width);
+    const std::vector<float> first = normal(width * dim), second = normal(width * width);
+    const std::vector<float> last = normal(embedding * width), bias = normal(width), ones(bias.size(), 1.0F);
     const std::vector<float> std(static_cast<std::size_t>(dim), 2.0F), codebook = normal(codes * embedding);
     const std::vector<std::int64_t> from = integers(count, count + 3), to = integers(count, count + 3);
+    std::vector<float> folded = normal((spread + width) * dim), folded_bias = normal(spread + width),
+                       shift = bias;
+    fold_norm({first.data(), bias.data(), dim, width}, ones.data(), bias.data(),
+              {second.data(), bias.data(), width, width},
+              {folded.data(), folded_bias.data(), shift.data(), spread});
     Encoder encoder{{}, spread, shift.data(), 1e-5F, codebook.data(), codes};
-    encoder.linears = {{first.data(), bias.data(), dim, outputs},
+    encoder.linears = {{folded.data(), folded_bias.data(), dim, spread + width},
                        {second.data(), bias.data(), width, width},
                        {last.data(), bias.data(), width, embedding}};
     const Changes changes{rows.data(), count + 3,   dim,       mean.data(),
