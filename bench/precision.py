@@ -95,7 +95,7 @@ def train_all(work: Path, rows: Path) -> None:
     collect(work / "data")
     there = {(row["precision"], row["seed"]) for row in read_rows(rows)} if rows.exists() else set()
     left = [(precision, seed) for seed in SEEDS for precision in PRECISIONS if (precision, seed) not in there]
-    with _pool() as pool:
+    with workers() as pool:
         runs = [
             pool.submit(train, work / "data", work / f"{precision}-{seed}", precision, seed)
             for precision, seed in left
@@ -104,14 +104,14 @@ def train_all(work: Path, rows: Path) -> None:
             append([run.result()], rows)
 
 
-def _pool() -> ProcessPoolExecutor:
+def workers() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=multiprocessing.get_context("spawn"))
 
 
 def judge_all_labels(work: Path, rows: Path) -> None:
     """Train extraction of ``MORE_SEEDS``, and keep a row for the labels of every run that has none yet."""
     there = {(row["precision"], row["seed"]) for row in read_rows(rows)} if rows.exists() else set()
-    with _pool() as pool:
+    with workers() as pool:
         left = [
             pool.submit(judge_labels, work, precision, seed)
             for seed in (*SEEDS, *MORE_SEEDS)
