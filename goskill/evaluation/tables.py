@@ -16,7 +16,8 @@ from goskill.evaluation.statistics import Estimate
 def results_table(results: Results, title: str | None = None) -> Table:
     """Task, return, success at any step and at the end, and the data's returns if known."""
     protocol = results.protocol
-    caption = f"{protocol.episodes} episodes per task, {protocol.max_steps} steps; brackets hold 95 %"
+    episodes = f"{protocol.episodes} episode{'s' if protocol.episodes > 1 else ''} per task"
+    caption = f"{episodes}, {protocol.max_steps} steps; brackets hold 95 %"
     table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD)
     table.add_column("task", no_wrap=True)
     for column in ("return", "success", "at end"):

@@ -30,7 +30,8 @@ class Execution:
         if self.device.type == "cuda":
             device = f"{device} ({torch.cuda.get_device_name(self.device)})"
         else:
-            device = f"{device} ({torch.get_num_threads()} threads)"
+            threads = torch.get_num_threads()
+            device = f"{device} ({threads} thread{'s' if threads > 1 else ''})"
         how = [device, self.precision]
         how += ["compiled"] if self.compile else []
         how += ["whole-step CUDA graphs"] if self.graphs else []

@@ -118,7 +118,7 @@ def test_the_precision_is_chosen_by_looking_and_said(fast, precision, tmp_path, 
     monkeypatch.setattr(devices, "fast_at_bfloat16", lambda device: fast)
     settings = replace(TRAINING, precision="auto")
     Trainer(make(), folder(tmp_path / "run", training=settings), settings).train()
-    assert f"training on cpu (1 threads), {precision}" in capsys.readouterr().err
+    assert f"training on cpu (1 thread), {precision}" in capsys.readouterr().err
 
 
 def test_bfloat16_reaches_the_losses_of_float32(tmp_path):
