@@ -157,6 +157,7 @@ bool finite(const float* values, std::int64_t count) {
 
 bool integers_fit(const Encoder& encoder, std::int64_t rows) {
     if (!kernels().integers || rows < fewest_integer_rows || encoder.codes > most_integer_codes) return false;
+    if (encoder.linears.size() < 2) return false;  // levels differ in the layers behind the first
     const auto fits = [](const Linear& layer) {
         return layer.in <= widest_integers && finite(layer.weight, layer.in * layer.out) &&
                finite(layer.bias, layer.out);

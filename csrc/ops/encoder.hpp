@@ -35,7 +35,7 @@ struct Folded {
     float* weight;        // [spread + outputs of the second layer, inputs of the first], contiguous
     float* bias;          // [spread + outputs of the second layer]
     float* shift;         // [outputs of the second layer]
-    std::int64_t spread;  // more than the inputs
+    std::int64_t spread;  // at least the lesser of the inputs and one, and the width between the layers
 };
 
 // Writes it, from sums in double.
@@ -112,7 +112,7 @@ struct PackedEncoder {
     Aligned<float> shift;
     float epsilon = 0;
     std::vector<PackedLinear<float>> float32;
-    std::vector<PackedLinear<std::int16_t>> int16;  // all layers, for the level int8 the first only
+    std::vector<PackedLinear<std::int16_t>> int16;  // the first layer for int8, the others for int16
     std::vector<PackedLinear<std::int8_t>> int8;    // all but the first: their inputs are not negative
     PackedLinear<float> codes;                      // scores x.e - |e|^2 / 2, minus infinity for padding
     std::int64_t padded_codes = 0;                  // to whole vectors

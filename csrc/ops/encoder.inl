@@ -203,7 +203,8 @@ inline std::int32_t first_equal(const float* values, std::int64_t count, float w
     for (int lane = 0; lane < LANES; ++lane) place[lane] = lane;
     Int first = Int{} + static_cast<std::int32_t>(count);
     for (std::int64_t i = 0; i < count; i += LANES, place += LANES)
-        first = lesser(load(values + i) == splat(wanted) ? place : Int{} + static_cast<std::int32_t>(count), first);
+        first = lesser(load(values + i) == splat(wanted) ? place : Int{} + static_cast<std::int32_t>(count),
+                       first);
     return across(first, lesser)[0];
 }
 
@@ -252,8 +253,8 @@ struct EncoderBuffers {
     float units[encoder_block];
 };
 
-// The embeddings of the block in `a`; returns where they lie, and the other buffer in `free`. Writes the units of `count` rows of
-// integers into `units` [count, layers].
+// Turns the block in `a` into embeddings; returns where they lie, and the other buffer in `free`. Writes the
+// units of `count` rows of integers into `units` [count, layers].
 inline float* embed(const PackedEncoder& encoder, Level level, std::int64_t rows, std::int64_t count,
                     float* units, EncoderBuffers& buffers, float*& free) {
     const std::int64_t stride = encoder.widest;
@@ -262,7 +263,8 @@ inline float* embed(const PackedEncoder& encoder, Level level, std::int64_t rows
     for (std::size_t layer = 0; layer < layers; ++layer) {
         const bool relu = layer > 0 && layer + 1 < layers;
 #if defined(ENCODER_INTEGERS)
-        if (level == Level::int16 || (level == Level::int8 && layer == 0)) {
+        // The first layer's error must not be the same at two levels, or it would not show.
+        if ((level == Level::int16 && layer > 0) || (level == Level::int8 && layer == 0)) {
             const PackedLinear<std::int16_t>& packed = encoder.int16[layer];
             to_integers(packed, in, stride, rows, buffers.integers.data(), buffers.units);
             linear(packed, buffers.integers.data(), buffers.units, stride, rows, relu, out);
@@ -276,6 +278,7 @@ inline float* embed(const PackedEncoder& encoder, Level level, std::int64_t rows
         static_cast<void>(level);
 #endif
         {
+            __builtin_memset(buffers.units, 0, sizeof(buffers.units));
             linear(encoder.float32[layer], in, buffers.units, stride, rows, relu, out);
         }
         if (layer == 0) divide_spread(encoder, stride, rows, layers > 1, out, buffers.units);
@@ -316,8 +319,7 @@ inline Differences encode_rows(const EncoderTask& task, Level level, std::int64_
         linear(encoder.codes, embeddings, buffers.units, encoder.widest, rows, false, scores);
         for (std::int64_t row = 0; row < count; ++row) {
             float* own = scores + row * encoder.widest;
-            if (task.before != nullptr)
-                add_difference(encoder, own, task.before[first + row], differences);
+            if (task.before != nullptr) add_difference(encoder, own, task.before[first + row], differences);
             task.verdicts[first + row] = judge(encoder, own);
         }
     }

@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <utility>
 #include <vector>
 
 #include "ops/encoder.hpp"
@@ -9,10 +8,16 @@
 namespace goskill::ops {
 namespace {
 
-// Columns of R in A = QR take the place of those of A, by modified Gram-Schmidt: then |R x| = |A x| for any
-// x, as exactly as A is known. `columns` are A's, one after the other; the result is [columns, columns], row
-// by row.
-std::vector<double> triangular_factor(std::vector<double> columns, std::int64_t count, std::int64_t height) {
+// R in A = QR, [count, count], of A [height, count], by modified Gram-Schmidt: then |R x| = |A x| for any x,
+// as exactly as A is known.
+std::vector<double> triangular_factor(const std::vector<double>& matrix, std::int64_t count,
+                                      std::int64_t height) {
+    std::vector<double> columns(matrix.size());
+    for (std::int64_t i = 0; i < height; ++i) {
+        for (std::int64_t j = 0; j < count; ++j)
+            columns[static_cast<std::size_t>(j * height + i)] =
+                matrix[static_cast<std::size_t>(i * count + j)];
+    }
     std::vector<double> factor(static_cast<std::size_t>(count * count), 0.0);
     for (std::int64_t j = 0; j < count; ++j) {
         double* const own = columns.data() + j * height;
@@ -62,16 +67,11 @@ void fold_norm(const Linear& first, const float* norm_weight, const float* norm_
         folded.bias[row] = static_cast<float>(from[inputs] * scale);
     };
 
-    std::vector<double> transposed(values.size());
-    for (std::int64_t i = 0; i < height; ++i) {
-        for (std::int64_t j = 0; j < columns; ++j)
-            transposed[static_cast<std::size_t>(j * height + i)] =
-                values[static_cast<std::size_t>(i * columns + j)];
-    }
-    const std::vector<double> factor = triangular_factor(std::move(transposed), columns, height);
+    const std::vector<double> factor = height < columns ? values : triangular_factor(values, columns, height);
+    const std::int64_t rows = std::min(height, columns);
     const std::vector<double> nothing(static_cast<std::size_t>(columns), 0.0);
     for (std::int64_t row = 0; row < folded.spread; ++row)
-        write(row, row < columns ? factor.data() + row * columns : nothing.data(),
+        write(row, row < rows ? factor.data() + row * columns : nothing.data(),
               1 / std::sqrt(static_cast<double>(height)));
 
     std::vector<double> sums(static_cast<std::size_t>(columns));

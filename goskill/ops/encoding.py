@@ -74,19 +74,20 @@ class NativeEncoder:
         The change is ``rows[to_row] - rows[from_row]``, and each of ``rows`` itself if neither is given, of rows that
         become ``(rows - mean) / std`` in float32 before if these are given.
 
-        Below 4,096 rows, and without AVX-512 VNNI, the codes are those of float32, for which each row's sums are taken
-        in one order, whatever the number of rows and threads. Other processors and other code may round differently
-        and so choose otherwise between codes that are equally near within float32's rounding.
+        Below 4,096 rows, for two linear layers, and without AVX-512 VNNI, the codes are those of float32, for which
+        each row's sums are taken in one order, whatever the number of rows and threads. Other processors and other
+        code may round differently and so choose otherwise between codes that are equally near within float32's
+        rounding.
 
-        From 4,096 rows on and with AVX-512 VNNI most rows are only computed in 8-bit integers: that is held to be
+        Otherwise most rows are only computed in 8-bit integers (in 16 bits up to LayerNorm): that is held to be
         enough where the embedding lies farther from the boundary between two codes (the plane of points equally near
-        to both) than the error reaches. The others, and a sample of all, are computed again in 16 bits, and in the
-        same way the rest in float32. How far the error reaches is estimated from the errors of all rows that were
-        computed again, measured as changes of the distance from the boundary: six times their root mean square, and at
-        least one and a half times the greatest. (They are found to be normally distributed.) Rows that integers round
-        more coarsely than nine in ten of the sample are taken to err in proportion. A row whose error is greater than
-        that would keep an integer's code, which may not be float32's and may depend on the rows beside it; no such row
-        is known, but none is proven impossible.
+        to both) than the error reaches. The others, and a sample of all, are computed again in 16 bits (in float32 up
+        to LayerNorm), and in the same way the rest in float32. How far the error reaches is estimated from the errors
+        of all rows that were computed again, measured as changes of the distance from the boundary: six times their
+        root mean square, and at least one and a half times the greatest. (They are found to be normally distributed.)
+        Rows that integers round more coarsely than nine in ten of the sample are taken to err in proportion. A row
+        whose error is greater than that would keep an integer's code, which may not be float32's and may depend on
+        the rows beside it; no such row is known, but none is proven impossible.
 
         Args:
             rows: float32 [R, K]. mean, std: float32 [K], both or neither. from_row, to_row: int64 [N], both or neither.
@@ -152,11 +153,12 @@ def _fold_norm(first: nn.Linear, norm: nn.LayerNorm, second: nn.Linear) -> _Fold
     """``second(norm(first(x)))`` with one product, as nothing but a division by one number lies between the layers.
 
     With A = [W b] of the first layer less the mean of each column, LayerNorm divides A [x 1] by the root of its mean
-    square, which is |R [x 1]|^2 / width for R of A = QR. Both R and the product of the layers are found in float64,
-    and not by LAPACK, whose threads would get in the way of the native pass.
+    square, which is |R [x 1]|^2 / width for R of A = QR, or |A [x 1]|^2 / width where A has fewer rows. Both R and
+    the product of the layers are found in float64, and not by LAPACK, whose threads would get in the way of the
+    native pass.
     """
     inputs, outputs = first.in_features, second.out_features
-    spread = -(-(inputs + 1) // SPREAD_MULTIPLE) * SPREAD_MULTIPLE
+    spread = -(-min(inputs + 1, first.out_features) // SPREAD_MULTIPLE) * SPREAD_MULTIPLE
     weight, bias, shift = (
         torch.empty(spread + outputs, inputs),
         torch.empty(spread + outputs),

@@ -108,7 +108,7 @@ def test_few_rows_get_the_nearest_code_for_any_size(
 
 @pytest.mark.parametrize(
     ("inputs", "width", "embedding", "codes", "layers"),
-    [(39, 256, 64, 16, 3), (40, 128, 64, 16, 3), (7, 100, 33, 5, 2), (3, 31, 9, 256, 4), (65, 300, 80, 2, 1)],
+    [(39, 256, 64, 16, 3), (40, 128, 64, 16, 3), (7, 100, 33, 5, 2), (3, 31, 9, 256, 4), (65, 300, 80, 2, 2)],
 )
 @pytest.mark.parametrize("rows", [FEWEST, 3 * FEWEST + 17])
 def test_many_rows_get_float32s_codes_and_few_of_them_need_float32(
@@ -175,6 +175,51 @@ def test_rare_rows_that_integers_round_coarsely_get_float32s_codes(rows: int, se
         assert levels.int8 == rows
         assert levels.int16 < 1.05 * usual.int16 + len(far)
         assert levels.float32 < 1.5 * usual.float32 + len(far)
+
+
+def test_two_linear_layers_leave_nothing_to_integers() -> None:
+    subject = model(layers=1)
+    changes = torch.randn(100_000, 39)
+    found, levels = subject.codes(changes)
+    assert levels == (0, 0, len(changes))
+    assert torch.equal(found, subject.float32(changes))
+
+
+@pytest.mark.parametrize("layers", [2, 3])
+@pytest.mark.parametrize("size", [300.0, 1e3, 1e4])
+def test_rows_that_integers_round_coarsely_before_layer_norm_get_float32s_codes(
+    size: float, layers: int
+) -> None:
+    subject = model(layers=layers)
+    changes = torch.randn(100_000, 39)
+    changes[:, 0] *= size  # and other features lose their last bits beside it
+    with torch.no_grad():
+        subject.encoder.linears[0].weight[:, 0] /= size
+    found, _ = subject.codes(changes)
+    assert torch.equal(found, subject.float32(changes))
+    assert_nearest(subject, changes, found)
+
+
+@pytest.mark.parametrize(("inputs", "width"), [(512, 128), (130, 129), (128, 129), (40, 3)])
+def test_layers_that_narrow_their_input_get_the_nearest_code(inputs: int, width: int) -> None:
+    subject = model(inputs, width)
+    changes = torch.randn(FEWEST, inputs)
+    found, _ = subject.codes(changes)
+    assert torch.equal(found, subject.float32(changes))
+    assert_nearest(subject, changes, found)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 20])
+@pytest.mark.parametrize("bias", [True, False])
+def test_first_layers_of_low_rank_get_the_nearest_code(rank: int, bias: bool) -> None:
+    subject = model()
+    first = subject.encoder.linears[0]
+    with torch.no_grad():
+        first.weight.copy_(torch.randn(256, rank) @ torch.randn(rank, 39) + 5)  # and rows have a common mean
+        first.bias.mul_(bias)
+    changes = torch.randn(500, 39)
+    found, _ = subject.codes(changes)
+    assert_nearest(subject, changes, found)
 
 
 def test_a_single_code_needs_no_arithmetic() -> None:
