@@ -113,7 +113,7 @@ def _metrics(file: Path) -> list[dict[str, Any]]:
             isinstance(line[name], int | float) for line in lines for name in ("seconds", "cpu_seconds")
         ):
             raise ValueError("seconds that are no numbers")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise InputError(f"{file}: expected the metrics of a finished run: {error!r}") from None
     return lines
 

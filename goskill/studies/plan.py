@@ -92,7 +92,7 @@ class Job:
             lists = {name: tuple(values[name]) for name in ("ablations", "overrides", "tasks")}
             tuning = values["finetuning"] and FinetuningJob(**values["finetuning"])
             return cls(**{**values, **lists, "finetuning": tuning})
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, RecursionError, TypeError, KeyError) as error:
             raise InputError(f"{path}: expected a job of a study: {error!r}") from None
 
 

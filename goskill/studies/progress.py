@@ -84,5 +84,5 @@ def share_done(job: Job, run: Path) -> float:
             file.seek(max(file.seek(0, 2) - (1 << 16), 0))
             last = file.read().splitlines()[-1]
         return min(float(json.loads(last)["step"]) / max(job.iterations, 1), 1.0)
-    except (OSError, ValueError, IndexError, KeyError, TypeError):
+    except (OSError, ValueError, RecursionError, IndexError, KeyError, TypeError):
         return 0.0

@@ -158,13 +158,18 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     state_file = folder / "state.json"
     try:
         state = json.loads(state_file.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"checkpoint file {state_file} cannot be read: {error}") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"checkpoint file {state_file} is not of format {FORMAT}")
     if state.get("checksum") != _state_checksum(state):
         raise CheckpointError(f"checkpoint file {state_file} is damaged: its checksum does not match")
-    for name, checksum in state["files"].items():
+    files = state.get("files")
+    if not isinstance(files, dict) or not all(Path(name).name == name for name in files):
+        raise CheckpointError(
+            f"checkpoint file {state_file}: expected 'files' to be checksums by plain names, got {files!r:.80}"
+        )
+    for name, checksum in files.items():
         try:
             contents = (folder / name).read_bytes()
         except OSError as error:
@@ -179,7 +184,7 @@ def _order(path: Path) -> tuple[int, int]:
     assert match is not None
     try:
         phase = int(json.loads((path / "state.json").read_bytes())["phase"])
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, RecursionError, TypeError, KeyError):
         phase = -1
     return int(match[1]), phase
 

@@ -133,7 +133,7 @@ class RunFolder:
         """What ``settings.json`` holds. Raises CheckpointError if it cannot be read."""
         try:
             settings = json.loads(self.settings_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(f"{self.settings_file} cannot be read: {error}") from None
         if not isinstance(settings, dict):
             raise CheckpointError(

@@ -16,7 +16,7 @@ from torch import nn
 from toy_method import TRAINING, folder, make
 
 from goskill.errors import CheckpointError, InputError
-from goskill.training import Checkpoints, Trainer, checkpoint, read_checkpoint
+from goskill.training import Checkpoints, RunFolder, Trainer, checkpoint, read_checkpoint
 
 
 def save(checkpoints: Checkpoints, step: int, value: float, keep: int = 2, phase: int = 0) -> Path:
@@ -70,6 +70,29 @@ def test_a_damaged_checkpoint_is_named_and_skipped(damage, tmp_path, caplog):
     assert newest.name in caplog.text
     with pytest.raises(CheckpointError, match=newest.name):
         read_checkpoint(newest)
+
+
+@pytest.mark.parametrize("files", [None, [], {"../step-00000001-phase0/network.safetensors": "0" * 64}])
+def test_a_state_whose_files_are_not_names_is_refused(files, tmp_path):
+    newest = save(Checkpoints(tmp_path), 2, 2.0)
+    state = json.loads((newest / "state.json").read_text()) | {"files": files}
+    state["checksum"] = checkpoint._state_checksum(state)
+    (newest / "state.json").write_text(json.dumps(state))
+    with pytest.raises(
+        CheckpointError, match=r"state\.json: expected 'files' to be checksums by plain names"
+    ):
+        read_checkpoint(newest)
+
+
+def test_json_that_is_nested_too_deeply_counts_as_damaged(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    save(checkpoints, 1, 1.0)
+    state = save(checkpoints, 2, 2.0) / "state.json"
+    state.write_text("[" * 100_000)
+    assert weight(checkpoints.newest()) == 1.0
+    (tmp_path / "settings.json").write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match=r"settings\.json cannot be read"):
+        RunFolder.open(tmp_path).settings  # noqa: B018
 
 
 def test_an_unfinished_checkpoint_is_never_taken_for_one(tmp_path, monkeypatch):
