@@ -53,7 +53,7 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise InputError(f"--set expects section.key=value, got {text!r}")
     try:
         return key.strip(), json.loads(value)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # a ValueError also of numbers with thousands of digits
         return key.strip(), value
 
 

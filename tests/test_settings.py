@@ -84,6 +84,8 @@ def test_values_out_of_range_are_named_with_their_section(section: str, setting:
         ("a.b=[1, 2]", ("a.b", [1, 2])),
         ("a.b=gradient", ("a.b", "gradient")),
         ("a.b=x=y", ("a.b", "x=y")),
+        pytest.param(f"a.b={'[' * 60_000}", ("a.b", "[" * 60_000), id="nested too deeply"),
+        pytest.param(f"a.b={'1' * 5_000}", ("a.b", "1" * 5_000), id="too many digits"),
     ],
 )
 def test_overrides_are_json_or_text(text: str, expected: tuple[str, object]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import io
 import shutil
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from goskill.data.files import open_lock, open_regular, storage_errors
+from goskill.data.files import open_lock, read_whole, storage_errors
 from goskill.data.labels import label_dtype, label_folder
 from goskill.errors import StoreError
 from goskill.files import write_atomically
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 BLOCK_STEPS = 1 << 18  # at most so much work is lost with a process
 _UNFINISHED = ".unfinished-"
 _JOINING = ".joining"
+_DIGEST = hashlib.sha256().digest_size  # bytes behind a block's array
+_BLOCK_HEADER = 4096  # more than what is in a block's file beside labels
 Labels = npt.NDArray[np.unsignedinteger[Any]]
 
 
@@ -64,11 +67,19 @@ class LabelBlocks:
             return False
         return True
 
+    def check_writable(self) -> None:
+        """Raise StoreError, before anything is computed, if labels cannot be written beside the store."""
+        self._open_lock().close()
+
     def read(self, block: LabelBlock) -> Labels | None:
-        """The labels of a block, or None if nobody has written them."""
+        """The labels of a block, or None if nobody has written them or they are damaged."""
+        limit = block.steps * self._dtype.itemsize + _BLOCK_HEADER
         try:
-            with open_regular(self._file(block)) as file:
-                labels = np.load(file, allow_pickle=False)
+            contents = read_whole(self._file(block), limit, "labels")
+            array, checksum = contents[:-_DIGEST], contents[-_DIGEST:]
+            if hashlib.sha256(array).digest() != checksum:
+                return None
+            labels = np.load(io.BytesIO(array), allow_pickle=False)
         except (OSError, ValueError, EOFError):  # a StoreError is a ValueError
             return None
         fits = isinstance(labels, np.ndarray) and labels.dtype == self._dtype
@@ -79,13 +90,16 @@ class LabelBlocks:
         contents = io.BytesIO()
         np.save(contents, labels.astype(self._dtype))
         with storage_errors(self._folder):
-            write_atomically(self._file(block), contents.getvalue())
+            array = contents.getvalue()
+            write_atomically(self._file(block), array + hashlib.sha256(array).digest())
 
     def join(self) -> None:
         """Make one column of all blocks, unless another process has done so, and remove them.
 
         Raises StoreError if a block is missing or the column cannot be written.
         """
+        if self.joined() and not any(self._labels.glob(f"{_UNFINISHED}*")):
+            return  # the folder may be one to read only
         with self._alone():
             if not self.joined():
                 self._store.write_labels(self._name, self._in_order(), self._num_classes)
@@ -106,12 +120,14 @@ class LabelBlocks:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        with storage_errors(self._labels):
-            self._labels.mkdir(exist_ok=True)
-            lock = open_lock(self._labels / _JOINING)
-        with lock:
+        with self._open_lock() as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+    def _open_lock(self) -> io.FileIO:
+        with storage_errors(self._labels):
+            self._labels.mkdir(exist_ok=True)
+            return open_lock(self._labels / _JOINING)
 
 
 def _divide(store: EpisodeStore) -> list[LabelBlock]:

@@ -30,6 +30,7 @@ from goskill.files import sync_folder
 FORMAT = 1
 OPTIMIZERS = "optimizers"
 _NAME = re.compile(r"step-(\d{8,})-(.+)")
+_FILE = re.compile(r"\w[\w.-]*\.safetensors", re.ASCII)
 _log = logging.getLogger(__name__)
 
 
@@ -164,8 +165,13 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"checkpoint file {state_file} is not of format {FORMAT}")
     if state.get("checksum") != _state_checksum(state):
         raise CheckpointError(f"checkpoint file {state_file} is damaged: its checksum does not match")
+    for name in ("phase", "iteration", "step"):
+        if type(state.get(name)) is not int:
+            raise CheckpointError(
+                f"checkpoint file {state_file}: expected {name!r} to be a whole number, got {state.get(name)!r:.80}"
+            )
     files = state.get("files")
-    if not isinstance(files, dict) or not all(Path(name).name == name for name in files):
+    if not isinstance(files, dict) or not all(_FILE.fullmatch(name) for name in files):
         raise CheckpointError(
             f"checkpoint file {state_file}: expected 'files' to be checksums by plain names, got {files!r:.80}"
         )

@@ -79,7 +79,9 @@ def test_a_damaged_block_counts_as_missing(make_store) -> None:
     write(blocks, blocks.blocks[0], labels)
     (file,) = store.path.glob("labels/.unfinished-*/*.npy")
     whole = file.read_bytes()
-    for damaged in (whole[:-1], whole[:20], b""):
+    flipped = bytearray(whole)
+    flipped[-40] ^= 1  # a label: it is followed by 32 bytes of checksum
+    for damaged in (whole[:-1], whole[:20], b"", whole + b"0", bytes(flipped)):
         file.write_bytes(damaged)
         assert blocks.read(blocks.blocks[0]) is None
     file.unlink()
@@ -88,6 +90,26 @@ def test_a_damaged_block_counts_as_missing(make_store) -> None:
     file.unlink()
     file.write_bytes(whole)
     assert blocks.read(blocks.blocks[0]) is not None
+
+
+def test_a_store_that_cannot_be_written_says_so_before_labels_are_found(make_store) -> None:
+    store = make_store(LENGTHS, TASKS)
+    (store.path / "labels").write_text("in the way")
+    with pytest.raises(StoreError, match="labels"):
+        store.label_blocks("skills", 300).check_writable()
+    (store.path / "labels").unlink()
+    store.label_blocks("skills", 300).check_writable()
+
+
+def test_what_is_joined_already_is_not_written_to(make_store, monkeypatch) -> None:
+    store = make_store(LENGTHS, TASKS)
+    blocks, labels = store.label_blocks("skills", 300), wanted(store)
+    for block in blocks.blocks:
+        write(blocks, block, labels)
+    blocks.join()
+    monkeypatch.setattr(label_blocks, "open_lock", None)  # as a folder to read only would refuse it
+    blocks.join()
+    np.testing.assert_array_equal(store.labels("skills"), labels)
 
 
 def test_labels_that_another_process_joined_first_stay(make_store) -> None:

@@ -72,7 +72,9 @@ def test_a_damaged_checkpoint_is_named_and_skipped(damage, tmp_path, caplog):
         read_checkpoint(newest)
 
 
-@pytest.mark.parametrize("files", [None, [], {"../step-00000001-phase0/network.safetensors": "0" * 64}])
+@pytest.mark.parametrize(
+    "files", [None, [], {"../step-00000001-phase0/network.safetensors": "0" * 64}, {"\0": ""}]
+)
 def test_a_state_whose_files_are_not_names_is_refused(files, tmp_path):
     newest = save(Checkpoints(tmp_path), 2, 2.0)
     state = json.loads((newest / "state.json").read_text()) | {"files": files}
@@ -81,6 +83,17 @@ def test_a_state_whose_files_are_not_names_is_refused(files, tmp_path):
     with pytest.raises(
         CheckpointError, match=r"state\.json: expected 'files' to be checksums by plain names"
     ):
+        read_checkpoint(newest)
+
+
+@pytest.mark.parametrize("name", ["phase", "iteration", "step"])
+@pytest.mark.parametrize("value", [None, "zz", True])
+def test_a_state_whose_position_is_no_number_is_refused(name, value, tmp_path):
+    newest = save(Checkpoints(tmp_path), 2, 2.0)
+    state = json.loads((newest / "state.json").read_text()) | {name: value}
+    state["checksum"] = checkpoint._state_checksum(state)
+    (newest / "state.json").write_text(json.dumps(state))
+    with pytest.raises(CheckpointError, match=rf"state\.json: expected '{name}' to be a whole number"):
         read_checkpoint(newest)
 
 
@@ -127,7 +140,7 @@ def test_shared_and_strided_tensors_come_back(tmp_path):
             self.register_buffer("columns", torch.arange(12.0).reshape(3, 4).t())
 
     tied = Tied()
-    path = Checkpoints(tmp_path).save(1, "a", {"tied": tied}, {}, {"phase": 0}, 1)
+    path = Checkpoints(tmp_path).save(1, "a", {"tied": tied}, {}, {"phase": 0, "iteration": 0}, 1)
     other = Tied()
     read_checkpoint(path).load_modules({"tied": other})
     assert torch.equal(other.second.weight, tied.first.weight)

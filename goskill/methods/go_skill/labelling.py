@@ -106,6 +106,8 @@ def _find_labels(
             missing.append(block)
         else:
             advance(block.steps)
+    if missing:
+        labels.check_writable()
     chunks = _skills_by_chunk(networks, store, [block.episodes for block in missing])
     for block in missing:
         skills: list[npt.NDArray[np.int64]] = []
