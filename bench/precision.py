@@ -18,7 +18,7 @@ import io
 import json
 import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -93,33 +93,36 @@ def read_curves(metrics: Path) -> dict[str, dict[str, list[float]]]:
 def train_all(work: Path, rows: Path) -> None:
     """Train what has no row yet, one run per core at a time, and keep each as it ends."""
     collect(work / "data")
-    there = {(row["precision"], row["seed"]) for row in read_rows(rows)} if rows.exists() else set()
-    left = [(precision, seed) for seed in SEEDS for precision in PRECISIONS if (precision, seed) not in there]
-    with workers() as pool:
-        runs = [
-            pool.submit(train, work / "data", work / f"{precision}-{seed}", precision, seed)
-            for precision, seed in left
-        ]
-        for run in runs:
-            append([run.result()], rows)
+    keep_missing(_train_one, work, rows, SEEDS)
 
 
-def workers() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=multiprocessing.get_context("spawn"))
+def _train_one(work: Path, precision: str, seed: int) -> Row:
+    return train(work / "data", work / f"{precision}-{seed}", precision, seed)
 
 
-def judge_all_labels(work: Path, rows: Path) -> None:
-    """Train extraction of ``MORE_SEEDS``, and keep a row for the labels of every run that has none yet."""
-    there = {(row["precision"], row["seed"]) for row in read_rows(rows)} if rows.exists() else set()
-    with workers() as pool:
+def keep_missing(
+    job: Callable[[Path, str, int], Row], work: Path, rows: Path, seeds: Iterable[int], key: str = "precision"
+) -> None:
+    """Append ``job(work, precision, seed)`` for what has no row yet, one per core at a time, each as it ends.
+
+    ``key`` names the precision in the rows.
+    """
+    there = {(row[key], row["seed"]) for row in read_rows(rows)} if rows.exists() else set()
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=spawn) as pool:
         left = [
-            pool.submit(judge_labels, work, precision, seed)
-            for seed in (*SEEDS, *MORE_SEEDS)
+            pool.submit(job, work, precision, seed)
+            for seed in seeds
             for precision in PRECISIONS
             if (precision, seed) not in there
         ]
         for row in left:
             append([row.result()], rows)
+
+
+def judge_all_labels(work: Path, rows: Path) -> None:
+    """Train extraction of ``MORE_SEEDS``, and keep a row for the labels of every run that has none yet."""
+    keep_missing(judge_labels, work, rows, (*SEEDS, *MORE_SEEDS))
 
 
 def judge_labels(work: Path, precision: str, seed: int) -> Row:

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 from goskill.bench import precision as whole
 from goskill.bench.precision import IN_BAND, PRECISIONS, SEEDS, Floats, Row
-from goskill.bench.runner import append
 
 ROWS = Path("bench/results/precision-crossed.jsonl")
 CURVES = ("enhancement, skill loss", "policy, policy loss")
@@ -52,16 +51,7 @@ def branch_off(run: Path, branch: Path, precision: str) -> None:
 def cross_all(work: Path, rows: Path) -> None:
     """Cross every run that has no row yet, one per core at a time."""
     whole.collect(work / "data")
-    there = {(row["extraction"], row["seed"]) for row in whole.read_rows(rows)} if rows.exists() else set()
-    with whole.workers() as pool:
-        left = [
-            pool.submit(cross, work, precision, seed)
-            for seed in SEEDS
-            for precision in PRECISIONS
-            if (precision, seed) not in there
-        ]
-        for row in left:
-            append([row.result()], rows)
+    whole.keep_missing(cross, work, rows, SEEDS, key="extraction")
 
 
 def curves_by(rows: Sequence[Row], curve: str, labels: str, precision: str) -> Floats:
@@ -73,15 +63,15 @@ def curves_by(rows: Sequence[Row], curve: str, labels: str, precision: str) -> F
 
 def table(rows: Sequence[Row]) -> str:
     """Shares of windows outside of the band of the float32 runs of seeds 0 to 4, as Markdown, a line per run."""
+    bands = [whole.span(curves_by(rows, curve, "float32", "float32")[:IN_BAND]) for curve in CURVES]
     lines = ["| labels of | learned in | seed | " + " | ".join(CURVES) + " |", "|---|---|--:|--:|--:|"]
     for labels in PRECISIONS:
         for precision in PRECISIONS:
             for seed in SEEDS:
-                cells = []
-                for curve in CURVES:
-                    exact = curves_by(rows, curve, "float32", "float32")
-                    mine = curves_by(rows, curve, labels, precision)[seed]
-                    cells.append(f"{whole.outside(mine, whole.span(exact[:IN_BAND])).mean():.0%}")
+                cells = [
+                    f"{whole.outside(curves_by(rows, curve, labels, precision)[seed], band).mean():.0%}"
+                    for curve, band in zip(CURVES, bands, strict=True)
+                ]
                 lines.append(f"| {labels} | {precision} | {seed} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -1,10 +1,20 @@
-"""Writing files so that a reader finds the old one or the new one, never a part."""
+"""JSON that may hold anything, and writing files so that a reader finds the old one or the new one, never a part."""
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What a file holds as JSON. Raises ValueError for all that cannot be read, too deep a nesting included."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
 
 
 def write_atomically(path: str | Path, contents: str | bytes) -> Path:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from goskill.errors import InputError, closest
+from goskill.files import parse_json
 
 Dataclass = TypeVar("Dataclass")
 
@@ -52,8 +53,8 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not equals or not key.strip():
         raise InputError(f"--set expects section.key=value, got {text!r}")
     try:
-        return key.strip(), json.loads(value)
-    except (ValueError, RecursionError):  # a ValueError also of numbers with thousands of digits
+        return key.strip(), parse_json(value)
+    except ValueError:  # also of numbers with thousands of digits
         return key.strip(), value
 
 

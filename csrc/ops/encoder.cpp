@@ -207,7 +207,8 @@ class Labeller {
         for (const PackedLinear<float>& layer : encoder.float32) multiply_adds_ += layer.in * layer.out;
     }
 
-    // Labels the chosen changes, or all `count` if there is no choice.
+    // Labels the chosen changes, or all `count` if there is no choice. Returns how they differ from the level
+    // below.
     Differences label(Level level, const std::int64_t* chosen, std::int64_t count, const Verdict* before) {
         std::vector<Verdict> verdicts(static_cast<std::size_t>(count));
         std::vector<float> units(level == Level::float32 ? 0 : verdicts.size() * encoder_.float32.size());

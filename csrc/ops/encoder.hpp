@@ -155,7 +155,7 @@ struct Differences {
 struct EncoderKernels {
     std::int64_t lanes;
     std::int64_t panel_width;
-    // Rows [begin, end) of the task.
+    // Rows [begin, end) of the task. Returns how they differ from the level below.
     Differences (*encode_rows)(const EncoderTask&, Level level, std::int64_t begin, std::int64_t end);
     bool integers;  // whether there are levels below float32
 };

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from goskill.errors import StoreError
-from goskill.files import sync_folder
+from goskill.files import parse_json, sync_folder
 
 MANIFEST = "manifest.json"
 TEMPORARY = ".writing-"
@@ -104,8 +104,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if hashlib.sha256(blank).hexdigest().encode() != found.group(1):
         raise StoreError(f"{path}: the checksum does not hold, the file is damaged")
     try:
-        content = json.loads(raw)
-    except (ValueError, RecursionError) as error:
+        content = parse_json(raw)
+    except ValueError as error:
         raise StoreError(f"{path}: is not valid JSON") from error
     if not isinstance(content, dict):
         raise StoreError(f"{path}: expected a JSON object")

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from goskill.data.files import open_lock, read_whole, storage_errors
-from goskill.data.labels import label_dtype, label_folder
+from goskill.data.files import read_whole, storage_errors
+from goskill.data.labels import label_dtype, label_folder, label_lock
 from goskill.errors import StoreError
 from goskill.files import write_atomically
 
@@ -66,10 +66,6 @@ class LabelBlocks:
         except StoreError:
             return False
         return True
-
-    def check_writable(self) -> None:
-        """Raise StoreError, before anything is computed, if labels cannot be written beside the store."""
-        self._open_lock().close()
 
     def read(self, block: LabelBlock) -> Labels | None:
         """The labels of a block, or None if nobody has written them or they are damaged."""
@@ -120,14 +116,11 @@ class LabelBlocks:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        with self._open_lock() as lock:
+        with storage_errors(self._labels):
+            lock = label_lock(self._labels, _JOINING)
+        with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
-
-    def _open_lock(self) -> io.FileIO:
-        with storage_errors(self._labels):
-            self._labels.mkdir(exist_ok=True)
-            return open_lock(self._labels / _JOINING)
 
 
 def _divide(store: EpisodeStore) -> list[LabelBlock]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import os
 import re
 import shutil
@@ -57,6 +58,18 @@ def label_names(store: Path) -> list[str]:
     )
 
 
+def label_lock(folder: Path, name: str) -> io.FileIO:
+    """A file to be locked in a store's folder of labels, which is made if there is none. Raises as ``open_lock``."""
+    folder.mkdir(exist_ok=True)
+    return open_lock(folder / name)
+
+
+def check_labels_writable(store: Path) -> None:
+    """Raise StoreError, before anything is computed, if labels cannot be written beside a store."""
+    with storage_errors(store / LABELS):
+        label_lock(store / LABELS, _LOCK).close()
+
+
 def _blocks(labels: npt.ArrayLike | Iterable[npt.ArrayLike], num_steps: int) -> Iterable[npt.NDArray[Any]]:
     whole = isinstance(labels, (np.ndarray, list, tuple)) or hasattr(labels, "__array__")
     total = 0
@@ -81,8 +94,7 @@ def _unfinished(folder: Path) -> Iterator[Path]:
 
     Writers of labels share a lock; whoever can have it alone knows that all temporaries there are left over.
     """
-    folder.mkdir(exist_ok=True)
-    with open_lock(folder / _LOCK) as lock:
+    with label_lock(folder, _LOCK) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             remove_temporaries(folder)

@@ -17,7 +17,13 @@ from goskill import _core
 from goskill.data.episode import Episode
 from goskill.data.files import size_of, storage_errors
 from goskill.data.label_blocks import LabelBlocks
-from goskill.data.labels import label_folder, label_names, read_label_manifest, write_labels
+from goskill.data.labels import (
+    check_labels_writable,
+    label_folder,
+    label_names,
+    read_label_manifest,
+    write_labels,
+)
 from goskill.data.layout import StoreLayout
 from goskill.data.statistics import Normalization, Statistics
 from goskill.data.verification import verify
@@ -241,6 +247,10 @@ class EpisodeStore:
         """
         write_labels(self.path, self.data_checksum, self.num_steps, name, labels, int(num_classes), threads)
         self._labels.pop(name, None)
+
+    def check_labels_writable(self) -> None:
+        """Raise StoreError, before anything is computed, if labels cannot be written beside the data."""
+        check_labels_writable(self.path)
 
     def label_blocks(self, name: str, num_classes: int) -> LabelBlocks:
         """Labels to be found block by block, by several processes or over several attempts."""

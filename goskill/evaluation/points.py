@@ -12,7 +12,7 @@ from typing import Any
 
 from goskill.errors import InputError
 from goskill.evaluation.results import Results
-from goskill.files import write_atomically
+from goskill.files import parse_json, write_atomically
 
 
 def read_points(path: str | Path) -> list[dict[str, Any]]:
@@ -46,8 +46,8 @@ def add_point(path: str | Path, iteration: int, results: Results) -> None:
 
 def _point(source: Path, number: int, line: str) -> dict[str, Any]:
     try:
-        point = json.loads(line)
-    except (ValueError, RecursionError):
+        point = parse_json(line)
+    except ValueError:
         point = None
     kinds = {"iteration": int, "overall": dict, "tasks": dict}
     if isinstance(point, dict) and all(type(point.get(name)) is kind for name, kind in kinds.items()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from matplotlib.figure import Figure
 
 from goskill.errors import InputError
 from goskill.evaluation.colours import PALETTE
+from goskill.files import parse_json
 
 _log = logging.getLogger(__name__)
 Float64Array = npt.NDArray[np.float64]
@@ -132,8 +132,8 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     lines = []
     for number, text in enumerate(texts, 1):
         try:
-            line = json.loads(text)
-        except (ValueError, RecursionError):
+            line = parse_json(text)
+        except ValueError:
             if number == len(texts):
                 _log.warning("%s: line %d is cut short and left out", path, number)
                 break

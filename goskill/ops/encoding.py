@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from goskill import _core
 from goskill.errors import InputError
 
-SPREAD_MULTIPLE = 16  # outputs, the widest vector of the native pass
+_SPREAD_MULTIPLE = 16  # outputs, the widest vector of the native pass
 
 
 class RowsPerLevel(NamedTuple):
@@ -54,9 +54,10 @@ class NativeEncoder:
             for key, weight in module.named_parameters():
                 _check_tensor(f"{name}.{key}", weight, torch.float32)
         _check_shapes(linears, norm, codebook)
-        self._folded = _fold_norm(linears[0], norm, linears[1])
+        folded = _fold_norm(linears[0], norm, linears[1])
         others = [(_copied(layer.weight), _copied(layer.bias)) for layer in linears[2:]]
-        self._layers = [(self._folded.weight, self._folded.bias), *others]
+        self._layers = [(folded.weight, folded.bias), *others]
+        self._spread, self._shift = folded.spread, folded.shift
         self._epsilon = norm.eps
         self._codebook = _copied(codebook)
 
@@ -108,7 +109,7 @@ class NativeEncoder:
         ):
             if tensor is not None:
                 _check_tensor(name, tensor, dtype)
-        inputs = self._folded.weight.shape[1]
+        inputs = self._layers[0][0].shape[1]
         if rows.ndim != 2 or rows.shape[1] != inputs:
             raise InputError(f"rows must have shape [R, {inputs}], got {list(rows.shape)}")
         _check_both(
@@ -129,8 +130,8 @@ class NativeEncoder:
             weights=[weight.data_ptr() for weight, _ in self._layers],
             biases=[bias.data_ptr() for _, bias in self._layers],
             sizes=[(weight.shape[1], weight.shape[0]) for weight, _ in self._layers],
-            spread=self._folded.spread,
-            shift=self._folded.shift.data_ptr(),
+            spread=self._spread,
+            shift=self._shift.data_ptr(),
             epsilon=self._epsilon,
             codebook=self._codebook.data_ptr(),
             codes=self._codebook.shape[0],
@@ -158,7 +159,7 @@ def _fold_norm(first: nn.Linear, norm: nn.LayerNorm, second: nn.Linear) -> _Fold
     native pass.
     """
     inputs, outputs = first.in_features, second.out_features
-    spread = -(-min(inputs + 1, first.out_features) // SPREAD_MULTIPLE) * SPREAD_MULTIPLE
+    spread = -(-min(inputs + 1, first.out_features) // _SPREAD_MULTIPLE) * _SPREAD_MULTIPLE
     weight, bias, shift = (
         torch.empty(spread + outputs, inputs),
         torch.empty(spread + outputs),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -13,6 +12,7 @@ from goskill.evaluation import Results
 from goskill.evaluation.points import read_points
 from goskill.evaluation.skills import FILE_NAME as DATA_SKILLS
 from goskill.evaluation.skills import DataSkills
+from goskill.files import parse_json
 from goskill.studies.plan import Data, Job
 from goskill.studies.rows import Row
 
@@ -108,12 +108,12 @@ def skills_of(run: Path) -> dict[str, Mapping[str, Sequence[int]]]:
 
 def _metrics(file: Path) -> list[dict[str, Any]]:
     try:
-        lines = [json.loads(text) for text in file.read_text(encoding="utf-8").splitlines()]
+        lines = [parse_json(text) for text in file.read_text(encoding="utf-8").splitlines()]
         if not all(
             isinstance(line[name], int | float) for line in lines for name in ("seconds", "cpu_seconds")
         ):
             raise ValueError("seconds that are no numbers")
-    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file}: expected the metrics of a finished run: {error!r}") from None
     return lines
 

@@ -13,7 +13,7 @@ from typing import Any
 from goskill import presets
 from goskill.data import EpisodeStore
 from goskill.errors import InputError, closest
-from goskill.files import write_atomically
+from goskill.files import parse_json, write_atomically
 from goskill.runs import read_settings
 from goskill.settings import to_mapping
 from goskill.studies.rows import Row, versions
@@ -88,11 +88,11 @@ class Job:
     def load(cls, path: Path) -> Job:
         """What ``save`` wrote. Raises InputError for anything else."""
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = parse_json(path.read_text(encoding="utf-8"))
             lists = {name: tuple(values[name]) for name in ("ablations", "overrides", "tasks")}
             tuning = values["finetuning"] and FinetuningJob(**values["finetuning"])
             return cls(**{**values, **lists, "finetuning": tuning})
-        except (OSError, ValueError, RecursionError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise InputError(f"{path}: expected a job of a study: {error!r}") from None
 
 

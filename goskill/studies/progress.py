@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from goskill.files import parse_json
 from goskill.studies.plan import Job
 
 SECONDS_BETWEEN_LOOKS = 2.0
@@ -83,6 +83,6 @@ def share_done(job: Job, run: Path) -> float:
         with open(run / "metrics.jsonl", "rb") as file:
             file.seek(max(file.seek(0, 2) - (1 << 16), 0))
             last = file.read().splitlines()[-1]
-        return min(float(json.loads(last)["step"]) / max(job.iterations, 1), 1.0)
-    except (OSError, ValueError, RecursionError, IndexError, KeyError, TypeError):
+        return min(float(parse_json(last)["step"]) / max(job.iterations, 1), 1.0)
+    except (OSError, ValueError, IndexError, KeyError, TypeError):
         return 0.0

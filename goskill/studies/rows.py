@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from goskill.errors import InputError
+from goskill.files import parse_json
 
 Row = dict[str, Any]
 NAMES = ("contender", "data", "seed", "budget", "task", "iterations")
@@ -76,8 +77,8 @@ def _parse(content: bytes, file: Path) -> list[Row]:
     # What follows the last line end was never finished.
     for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), 1):
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
+            row = parse_json(line)
+        except ValueError:
             row = None
         if not isinstance(row, dict):
             raise InputError(f"{file}: line {number}: expected a row of a study, got {line[:60]!r}")

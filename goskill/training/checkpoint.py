@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from goskill.errors import CheckpointError
-from goskill.files import sync_folder
+from goskill.files import parse_json, sync_folder
 
 FORMAT = 1
 OPTIMIZERS = "optimizers"
@@ -158,8 +158,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     folder = Path(path)
     state_file = folder / "state.json"
     try:
-        state = json.loads(state_file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        state = parse_json(state_file.read_bytes())
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"checkpoint file {state_file} cannot be read: {error}") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"checkpoint file {state_file} is not of format {FORMAT}")
@@ -189,8 +189,8 @@ def _order(path: Path) -> tuple[int, int]:
     match = _NAME.fullmatch(path.name)
     assert match is not None
     try:
-        phase = int(json.loads((path / "state.json").read_bytes())["phase"])
-    except (OSError, ValueError, RecursionError, TypeError, KeyError):
+        phase = int(parse_json((path / "state.json").read_bytes())["phase"])
+    except (OSError, ValueError, TypeError, KeyError):
         phase = -1
     return int(match[1]), phase
 

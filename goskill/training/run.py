@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from goskill.errors import CheckpointError, InputError
-from goskill.files import write_atomically
+from goskill.files import parse_json, write_atomically
 from goskill.training import distributed
 
 # Settings that cannot change what is learned (beyond rounding), so a run may be continued with other ones.
@@ -132,8 +132,8 @@ class RunFolder:
     def settings(self) -> dict[str, Any]:
         """What ``settings.json`` holds. Raises CheckpointError if it cannot be read."""
         try:
-            settings = json.loads(self.settings_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
+            settings = parse_json(self.settings_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
             raise CheckpointError(f"{self.settings_file} cannot be read: {error}") from None
         if not isinstance(settings, dict):
             raise CheckpointError(

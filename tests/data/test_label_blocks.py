@@ -96,9 +96,9 @@ def test_a_store_that_cannot_be_written_says_so_before_labels_are_found(make_sto
     store = make_store(LENGTHS, TASKS)
     (store.path / "labels").write_text("in the way")
     with pytest.raises(StoreError, match="labels"):
-        store.label_blocks("skills", 300).check_writable()
+        store.check_labels_writable()
     (store.path / "labels").unlink()
-    store.label_blocks("skills", 300).check_writable()
+    store.check_labels_writable()
 
 
 def test_what_is_joined_already_is_not_written_to(make_store, monkeypatch) -> None:
@@ -107,7 +107,7 @@ def test_what_is_joined_already_is_not_written_to(make_store, monkeypatch) -> No
     for block in blocks.blocks:
         write(blocks, block, labels)
     blocks.join()
-    monkeypatch.setattr(label_blocks, "open_lock", None)  # as a folder to read only would refuse it
+    monkeypatch.setattr(label_blocks, "label_lock", None)  # as a folder to read only would refuse it
     blocks.join()
     np.testing.assert_array_equal(store.labels("skills"), labels)
 

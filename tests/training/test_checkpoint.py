@@ -105,7 +105,7 @@ def test_json_that_is_nested_too_deeply_counts_as_damaged(tmp_path):
     assert weight(checkpoints.newest()) == 1.0
     (tmp_path / "settings.json").write_text("[" * 100_000)
     with pytest.raises(CheckpointError, match=r"settings\.json cannot be read"):
-        RunFolder.open(tmp_path).settings  # noqa: B018
+        assert RunFolder.open(tmp_path).settings
 
 
 def test_an_unfinished_checkpoint_is_never_taken_for_one(tmp_path, monkeypatch):

@@ -107,7 +107,7 @@ def _find_labels(
         else:
             advance(block.steps)
     if missing:
-        labels.check_writable()
+        store.check_labels_writable()
     chunks = _skills_by_chunk(networks, store, [block.episodes for block in missing])
     for block in missing:
         skills: list[npt.NDArray[np.int64]] = []

@@ -100,7 +100,7 @@ class GoSkill:
     def _begin_extraction(self) -> Sequence[Objective]:
         self._freeze_abstraction(False)
         if self.settings.discrete:
-            self.store.label_blocks("skills", self.settings.codebook_size).check_writable()
+            self.store.check_labels_writable()
         sampler = self._segments("task", None, EXTRACTION_STREAM)
         if self.networks.codebook is not None:
             self._initialize_codebook(sampler)
