@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from goskill.bench.runner import append, provenance
 
 PRESET = "quickstart"
@@ -50,8 +51,8 @@ Floats = npt.NDArray[np.float64]
 
 def collect(data: Path) -> None:
     """Quickstart's episodes, the same for all runs; a collection that was stopped goes on."""
-    from goskill import pipeline
-    from goskill.runs import read_settings
+    from goskill.experiments import pipeline
+    from goskill.experiments.runs import read_settings
 
     wanted = read_settings(PRESET).data
     pipeline.collect(data, tasks=wanted.tasks, episodes=wanted.episodes, quality=wanted.quality, seed=0)
@@ -59,8 +60,8 @@ def collect(data: Path) -> None:
 
 def train(data: Path, run: Path, precision: str, seed: int, overrides: Sequence[str] = ()) -> Row:
     """One run, on one thread, or what is left of it. Returns its row."""
-    from goskill import pipeline
     from goskill.data import EpisodeStore
+    from goskill.experiments import pipeline
     from goskill.training import RunFolder
 
     chosen = [f"training.seed={seed}", f"training.precision={precision}", "training.threads=1", *overrides]
@@ -149,8 +150,8 @@ def judge_labels(work: Path, precision: str, seed: int) -> Row:
 
 def _decoder(run: Path) -> Any:
     """The trained networks' action error, as a function of a batch."""
+    from goskill.experiments.runs import load_networks
     from goskill.methods.go_skill.losses import SkillLoss
-    from goskill.runs import load_networks
     from goskill.training import RunFolder
 
     return SkillLoss(load_networks(RunFolder.open(run)), frozen=True).eval()

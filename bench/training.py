@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from goskill.bench.peers.training import (
     PlainBatches,
     PlainStep,
@@ -28,7 +29,6 @@ from goskill.bench.peers.training import (
     skill_loss,
     stock_codebook,
 )
-
 from goskill.data import EpisodeStore, StoreWriter
 from goskill.methods.go_skill import GoSkill, GoSkillNetworks, GoSkillSettings, label_store
 from goskill.methods.prompt_dt import PromptDT, PromptDTNetworks, PromptDTSettings

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from goskill.bench import runner
 
 from goskill import cli, files
+from goskill.bench import runner
 from goskill.envs.process import WorkerProcess
 
 COMMANDS = (

@@ -22,7 +22,7 @@ def quickstart(
 
     Example: `goskill quickstart --out runs/first --seed 1`
     """
-    from goskill.quickstart import run_quickstart
+    from goskill.experiments.quickstart import run_quickstart
 
     run_quickstart(out, seed=seed, workers=workers, overrides=overrides or ())
 
@@ -67,7 +67,7 @@ def train(
     `goskill train --data data/mt10 --out runs/plain --ablation no-focal,no-resampling`;
     `goskill train --data data/mt10 --out runs/baseline --method prompt_dt`
     """
-    from goskill import pipeline
+    from goskill.experiments import pipeline
 
     changes = list(overrides or ())
     for name, value in (
@@ -106,7 +106,7 @@ def finetune(
     `goskill finetune runs/ml45 --preset ml45 --data data/new --out runs/new`, after an interruption
     `goskill finetune runs/ml45 --out runs/new --resume`, then `goskill eval runs/new`
     """
-    from goskill import finetuning
+    from goskill.experiments import finetuning
 
     if not resume:
         if data is None:
@@ -155,7 +155,7 @@ def evaluate(
 
     Examples: `goskill eval runs/mt10`, `goskill eval runs/mt10 --tasks reach,push --episodes 10 --out two.json`
     """
-    from goskill import pipeline
+    from goskill.experiments import pipeline
 
     pipeline.evaluate(
         run,
@@ -186,7 +186,7 @@ def diagnose(
 
     Examples: `goskill diagnose runs/mt10 data/mt10`, `goskill diagnose runs/mt10 data/mt10 --episodes 0 --json`
     """
-    from goskill import pipeline
+    from goskill.experiments import pipeline
 
     pipeline.diagnose(
         run, data, episodes=episodes, as_json=as_json, workers=workers, seed=seed, device=device

@@ -6,13 +6,13 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
+from goskill.envs.metaworld.tasks import SUITES, episode_seed, task_name, task_names, tasks_of
 from goskill.envs.renderers import prepare_for_mesa
-from goskill.envs.suites import SUITES, episode_seed, task_name, task_names, tasks_of
 from goskill.errors import WorkerDied, WorkerFailed
 
 if TYPE_CHECKING:
+    from goskill.envs.metaworld.environment import make
     from goskill.envs.pool import EnvironmentPool, make_vec
-    from goskill.envs.single import make
 
 __all__ = [
     "SUITES",
@@ -32,7 +32,7 @@ if os.environ.get("MUJOCO_GL") == "osmesa":
 _LAZY = {
     "EnvironmentPool": "pool",
     "make_vec": "pool",
-    "make": "single",
+    "make": "metaworld.environment",
 }
 
 

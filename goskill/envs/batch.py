@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
-from goskill.envs.models import Models
-from goskill.envs.single import ACTION_DIM, OBSERVATION_DIM, make
+from goskill.envs.metaworld.environment import ACTION_DIM, OBSERVATION_DIM, make
+from goskill.envs.metaworld.models import Models
 
 INFO_KEYS = (
     "success",

@@ -18,6 +18,14 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from goskill.envs.batch import INFO_KEYS, RENDER, RESET, STEP, Buffers, EnvironmentBatch
+from goskill.envs.metaworld.environment import (
+    ACTION_DIM,
+    OBSERVATION_DIM,
+    RENDER_MODES,
+    check_render_mode,
+    implementation,
+)
+from goskill.envs.metaworld.tasks import task_names
 from goskill.envs.pool_input import (
     check_sizes,
     check_workers,
@@ -27,14 +35,6 @@ from goskill.envs.pool_input import (
     checked_seeds,
 )
 from goskill.envs.process import WorkerProcess
-from goskill.envs.single import (
-    ACTION_DIM,
-    OBSERVATION_DIM,
-    RENDER_MODES,
-    check_render_mode,
-    implementation,
-)
-from goskill.envs.suites import task_names
 from goskill.errors import InputError, WorkerDied, WorkerFailed
 
 Step = tuple[

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
-from goskill.envs.single import ACTION_DIM
+from goskill.envs.metaworld.environment import ACTION_DIM
 from goskill.errors import InputError
 
 _MOST_GROUPS = 255

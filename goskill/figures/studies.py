@@ -18,17 +18,12 @@ from matplotlib.figure import Figure
 from goskill.errors import InputError
 from goskill.evaluation import statistics
 from goskill.evaluation.colours import PALETTE
+from goskill.evaluation.rows import Row, read_rows
+from goskill.evaluation.selection import newest, of_one_origin, whole_runs
+from goskill.evaluation.skills import skills_of
 from goskill.evaluation.statistics import Estimate
-from goskill.figures.bars import draw_bars
-from goskill.figures.paper_tables import ablation_tables, task_table
-from goskill.figures.skills import draw_skill_usage
-from goskill.figures.style import save, style
-from goskill.files import write_atomically
-from goskill.studies.finished import skills_of
-from goskill.studies.rows import Row, read_rows
-from goskill.studies.selection import newest, of_one_origin, whole_runs
-from goskill.studies.study import Study, read_study_file
-from goskill.studies.table import (
+from goskill.evaluation.study import Study, read_study_file
+from goskill.evaluation.study_table import (
     BUDGETS,
     Group,
     distinctions,
@@ -38,6 +33,11 @@ from goskill.studies.table import (
     rows_of_study,
     scores,
 )
+from goskill.figures.bars import draw_bars
+from goskill.figures.paper_tables import ablation_tables, task_table
+from goskill.figures.skills import draw_skill_usage
+from goskill.figures.style import save, style
+from goskill.files import write_atomically
 
 ROWS, STUDY = "rows.jsonl", "study.toml"
 LABELS = {"return_mean": "episode return", "success": "success at any step"}

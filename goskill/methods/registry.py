@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from goskill.data import EpisodeStore
 from goskill.errors import InputError, closest
-from goskill.evaluation.policy import Policy
 from goskill.methods import go_skill, prompt_dt
 from goskill.methods.go_skill.networks import GoalFeatures
-from goskill.methods.predictions import ActionPredictions, SkillPredictions
+from goskill.methods.sequence.predictions import ActionPredictions, SkillPredictions
+from goskill.rollouts.policy import Policy
 from goskill.settings import from_mapping
 from goskill.training import Method, TrainingSettings
 
@@ -44,7 +44,7 @@ class MethodWithNetworks(Method, Protocol):
 
 @dataclass(frozen=True)
 class SkillTools:
-    """What :mod:`goskill.diagnosis` asks of a family with skills.
+    """What :mod:`goskill.experiments.diagnosis` asks of a family with skills.
 
     ``predict(networks, store, labels, samples, seed)`` is the policy's choice where the true history is given.
     ``oracle(networks)`` is a policy that carries out the skills of the demonstrations that it is reset with; its

@@ -12,9 +12,9 @@ from small_store import ACTION, OBSERVATION, episode, small_settings
 from torch import Tensor
 
 from goskill.errors import InputError
-from goskill.evaluation.policy import Demonstration, Policy, SkillPolicy
 from goskill.methods.go_skill import ABLATIONS, GoSkillNetworks, GoSkillPolicy
 from goskill.models import Decisions, Normalize
+from goskill.rollouts.policy import Demonstration, Policy, SkillPolicy
 
 HORIZON = 4
 

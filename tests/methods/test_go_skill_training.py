@@ -15,7 +15,7 @@ from goskill.data import EpisodeStore
 from goskill.errors import CheckpointError, InputError
 from goskill.methods.go_skill import ABLATIONS, GoSkill, label_name, networks_from_state
 from goskill.methods.go_skill.losses import PolicyLoss, SkillLoss, perplexity, usage
-from goskill.methods.losses import masked_mean
+from goskill.methods.sequence.losses import masked_mean
 from goskill.training import TrainingSettings
 
 

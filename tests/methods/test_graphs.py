@@ -16,10 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from goskill.errors import InputError
-from goskill.methods.acting import PromptedPolicy
 from goskill.methods.go_skill import ABLATIONS, GoSkillNetworks, GoSkillPolicy
-from goskill.methods.graphs import EagerSteps, GraphedSteps
 from goskill.methods.prompt_dt import PromptDTNetworks, PromptDTPolicy
+from goskill.methods.sequence.acting import PromptedPolicy
+from goskill.methods.sequence.acting_graphs import EagerSteps, GraphedSteps
 from goskill.models import Normalize
 
 TASKS = ("left", "right", "short")

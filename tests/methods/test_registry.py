@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from goskill import presets
 from goskill.errors import InputError
+from goskill.experiments import presets
+from goskill.experiments.runs import read_settings
 from goskill.methods import registry
 from goskill.methods.go_skill import ABLATIONS, GoSkillSettings
-from goskill.runs import read_settings
 from goskill.settings import to_mapping
 
 

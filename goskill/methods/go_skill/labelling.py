@@ -15,8 +15,8 @@ from torch import Tensor
 
 from goskill.data import EpisodeStore
 from goskill.data.label_blocks import LabelBlock, LabelBlocks
-from goskill.methods.checking import check_dimensions
 from goskill.methods.go_skill.networks import GoSkillNetworks
+from goskill.methods.sequence.checking import check_dimensions
 from goskill.ops.encoding import NativeEncoder, encodes_natively
 from goskill.training import distributed
 from goskill.training.memory import kept_memory

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from goskill.methods.go_skill.networks import GoSkillNetworks
-from goskill.methods.losses import masked_mean
+from goskill.methods.sequence.losses import masked_mean
 from goskill.models import Decisions
 from goskill.ops import focal_loss
 from goskill.training import Batch, distributed

@@ -11,16 +11,16 @@ from torch import nn
 
 from goskill.data import ContextSampler, EpisodeStore, SegmentSampler
 from goskill.errors import InputError
-from goskill.methods.checking import check_dimensions, check_lengths, check_trained
 from goskill.methods.go_skill.contexts import contexts
 from goskill.methods.go_skill.continuous import ContinuousContexts
 from goskill.methods.go_skill.labelling import label_store
 from goskill.methods.go_skill.losses import PolicyLoss, SkillLoss
 from goskill.methods.go_skill.networks import GoalFeatures, GoSkillNetworks
 from goskill.methods.go_skill.settings import GoSkillSettings
-from goskill.methods.residence import residence, sampled_objective
+from goskill.methods.sequence.checking import check_dimensions, check_lengths, check_trained
 from goskill.models import Normalize
 from goskill.training import Objective, Phase, Sampler, TrainingSettings, distributed
+from goskill.training.placement import residence, sampled_objective
 
 # Each sampler draws from a stream of its own.
 EXTRACTION_STREAM, ENHANCEMENT_STREAM, POLICY_STREAM, STREAMS = 0, 1, 2, 3

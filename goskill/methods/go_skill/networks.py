@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from goskill.errors import CheckpointError, InputError
-from goskill.methods.checking import load_parts
 from goskill.methods.go_skill.settings import GoSkillSettings
+from goskill.methods.sequence.checking import load_parts
 from goskill.models import GoalEncoder, Normalize, SkillDecoder, SkillPolicy
 from goskill.nn import VectorQuantize
 

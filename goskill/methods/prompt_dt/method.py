@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from goskill.data import ContextSampler, EpisodeStore
-from goskill.methods.checking import check_dimensions, check_lengths, check_trained
-from goskill.methods.losses import masked_mean
 from goskill.methods.prompt_dt.contexts import contexts
 from goskill.methods.prompt_dt.networks import PromptDTNetworks
 from goskill.methods.prompt_dt.settings import PromptDTSettings
-from goskill.methods.residence import residence, sampled_objective
+from goskill.methods.sequence.checking import check_dimensions, check_lengths, check_trained
+from goskill.methods.sequence.losses import masked_mean
 from goskill.models import Normalize
 from goskill.training import Batch, Objective, Phase, TrainingSettings, distributed
+from goskill.training.placement import residence, sampled_objective
 
 # What may change when trained networks go on: it is in no network.
 SCHEDULE = frozenset({"iterations", "batch_per_task", "prompt_episodes", "tasks"})

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from goskill.errors import CheckpointError, InputError
-from goskill.methods.checking import load_parts
 from goskill.methods.prompt_dt.settings import PromptDTSettings
+from goskill.methods.sequence.checking import load_parts
 from goskill.models import ActionPolicy, Decisions, Normalize
 
 

@@ -1,0 +1,244 @@
+"""Collecting episodes of MetaWorld's scripted policies into an episode store."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import goskill
+from goskill.data.files import MANIFEST
+from goskill.data.store import EpisodeStore
+from goskill.data.writer import StoreWriter
+from goskill.envs.jobs import in_order
+from goskill.envs.metaworld.environment import ACTION_DIM, OBSERVATION_DIM, implementation
+from goskill.envs.metaworld.scripted import ScriptedCollector, ScriptedEpisode
+from goskill.envs.metaworld.tasks import episode_seed, task_names
+from goskill.envs.pool_input import check_workers
+from goskill.errors import InputError
+from goskill.seeds import check_seed
+
+QUALITIES = ("near-optimal", "sub-optimal")
+POLICIES = ("scripted",)
+_COLLECTOR = "goskill.rollouts.collection"
+_LEAST_SHARD_EPISODES = 20
+_MOST_SHARDS = 200
+_ROUND_EPISODES = 16  # of each rank between two exchanges
+_Job = tuple[str, int]
+_Episodes = Generator[ScriptedEpisode, None, None]
+
+
+class Ranks(Protocol):
+    """Processes that do the same at once, such as ``goskill.training.distributed`` under torchrun."""
+
+    def rank(self) -> int: ...
+
+    def world_size(self) -> int: ...
+
+    def gather(self, value: Any, /) -> list[Any]:
+        """Every rank's ``value``, in the order of the ranks."""
+
+
+class _Alone:
+    def rank(self) -> int:
+        return 0
+
+    def world_size(self) -> int:
+        return 1
+
+    def gather(self, value: Any, /) -> list[Any]:
+        return [value]
+
+
+def collect(
+    tasks: str | Iterable[str],
+    path: str | os.PathLike[str],
+    *,
+    episodes: int = 40,
+    quality: str = "near-optimal",
+    policy: str = "scripted",
+    workers: int | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+    ranks: Ranks | None = None,
+) -> EpisodeStore:
+    """Collect episodes of MetaWorld tasks into the store ``path``; go on where an earlier call was stopped.
+
+    An interruption keeps all but the last few episodes (fewer than 20, or 1/200 of them all), and what is
+    collected in the end is the same, byte for byte, as without one.
+
+    Each task's ``episodes`` go from random to expert like the replay buffer of an agent that learns
+    (`goskill.envs.metaworld.scripted`); ``quality="near-optimal"`` keeps all, ``"sub-optimal"`` the first half.
+    ``tasks`` is a suite's name or task names. ``workers`` processes share the work (default: one per core; 0:
+    this process); the columns are the same, byte for byte, for any number of them. ``progress(done, total)``
+    is called with numbers of episodes. The store's provenance says that the data is scripted. All ``ranks`` have to
+    call this alike (each with workers of its own); they share the episodes, and rank 0 writes the same columns.
+
+    Raises `InputError` for wrong arguments, and for a folder that holds anything but an unfinished or
+    finished collection with the same arguments; `WorkerDied` when a worker process ends (calling again goes
+    on).
+    """
+    names = task_names(tasks)
+    if len(set(names)) != len(names):
+        twice = next(name for index, name in enumerate(names) if name in names[:index])
+        raise InputError(f"tasks: expected each task once, got {twice!r} twice")
+    _check(episodes, quality, policy)
+    seed = check_seed("seed", seed)
+    workers = check_workers(workers)
+    provenance = _provenance(episodes, quality, policy, seed)
+    kept = episodes if quality == "near-optimal" else max(episodes // 2, 1)
+    jobs = [(task, episode) for task in names for episode in range(kept)]
+    ranks = ranks or _Alone()
+    writes = ranks.rank() == 0
+    done = ranks.gather(_collected(Path(path), names, provenance) if writes else 0)[0]
+    rolled_out = _shared(
+        jobs[done:], ranks, partial(_roll_out, episodes=episodes, seed=seed, workers=workers)
+    )
+    if not writes:
+        for _ in rolled_out:
+            pass
+    elif done < len(jobs) or EpisodeStore.open(path).unfinished:
+        shard_episodes = max(_LEAST_SHARD_EPISODES, -(-len(jobs) // _MOST_SHARDS))
+        with (
+            StoreWriter(
+                path, OBSERVATION_DIM, ACTION_DIM, names, provenance=provenance, append=True, unfinished=True
+            ) as writer,
+            _whole_shards(writer),
+            contextlib.closing(rolled_out),
+        ):
+            if progress is not None:
+                progress(done, len(jobs))
+            for (task, _), episode in zip(jobs[done:], rolled_out, strict=True):
+                writer.append(
+                    task=task,
+                    observations=episode.observations,
+                    actions=episode.actions,
+                    rewards=episode.rewards,
+                    success=episode.success,
+                )
+                done += 1
+                if done % shard_episodes == 0:
+                    writer.flush()
+                if progress is not None:
+                    progress(done, len(jobs))
+            writer.finish()
+    ranks.gather(None)  # the store is whole when any of them opens it
+    return EpisodeStore.open(path)
+
+
+@contextlib.contextmanager
+def _whole_shards(writer: StoreWriter) -> Iterator[None]:
+    """Drops an interrupted shard, so that shards end at the same episodes however often there was a stop."""
+    try:
+        yield
+    except BaseException:
+        writer.discard()
+        raise
+
+
+def _check(episodes: int, quality: str, policy: str) -> None:
+    if episodes < 1:
+        raise InputError(f"episodes: expected at least 1, got {episodes}")
+    if quality not in QUALITIES:
+        raise InputError(f"quality: expected one of {', '.join(QUALITIES)}, got {quality!r}")
+    if policy not in POLICIES:
+        raise InputError(f"policy: expected one of {', '.join(POLICIES)}, got {policy!r}")
+
+
+def episode_seeds(store: EpisodeStore) -> list[int] | None:
+    """What the environment of each episode of a collected store was reset with; None for any other store.
+
+    With that seed `goskill.envs.make` (and the pool) begins where the episode began, as long as the packages are
+    those that the provenance names.
+    """
+    origin = store.provenance[0] if len(store.provenance) == 1 else {}
+    if origin.get("collector") != _COLLECTOR or not isinstance(origin.get("seed"), int):
+        return None
+    counts = dict.fromkeys(store.tasks, 0)
+    seeds = []
+    for index in store.episode_task:
+        task = store.tasks[index]
+        seeds.append(episode_seed(origin["seed"], task, counts[task], "collection"))
+        counts[task] += 1
+    return seeds
+
+
+def _provenance(episodes: int, quality: str, policy: str, seed: int) -> dict[str, Any]:
+    packages = {name: importlib.metadata.version(name) for name in ("metaworld", "mujoco", "numpy")}
+    return {
+        "source": "scripted",
+        "collector": _COLLECTOR,
+        "policy": f"{policy}: MetaWorld's own, with annealed exploration",
+        "episodes": episodes,
+        "quality": quality,
+        "seed": seed,
+        "packages": {"goskill": goskill.__version__, **packages},
+    }
+
+
+def finished_by(
+    path: str | os.PathLike[str], tasks: Sequence[str], episodes: int, quality: str, seed: int
+) -> Mapping[str, str] | None:
+    """The versions of the packages that finished this collection in the folder; None if it has none, or another."""
+    if not (Path(path) / MANIFEST).exists():
+        return None
+    store = EpisodeStore.open(path)
+    if store.unfinished or store.tasks != list(tasks) or len(store.provenance) != 1:
+        return None
+    (origin,) = store.provenance
+    wanted = {"collector": _COLLECTOR, "episodes": episodes, "quality": quality, "seed": seed}
+    packages = origin.get("packages")
+    if not isinstance(packages, dict) or any(origin.get(name) != value for name, value in wanted.items()):
+        return None
+    return packages
+
+
+def _collected(path: Path, tasks: Sequence[str], provenance: dict[str, Any]) -> int:
+    """How many episodes of this very collection the folder holds already."""
+    if not (path / MANIFEST).exists():
+        return 0  # the writer refuses what is not empty
+    store = EpisodeStore.open(path)
+    if store.tasks != list(tasks):
+        raise InputError(f"{path}: exists already, with the tasks {', '.join(store.tasks)}")
+    for theirs in store.provenance:
+        for key in sorted(provenance.keys() | theirs.keys()):
+            if theirs.get(key) != provenance.get(key):
+                raise InputError(
+                    f"{path}: exists already, with {key} {theirs.get(key)!r} where this collection has "
+                    f"{provenance.get(key)!r}"
+                )
+    return store.num_episodes
+
+
+def _shared(jobs: Sequence[_Job], ranks: Ranks, roll_out: Callable[[Sequence[_Job]], _Episodes]) -> _Episodes:
+    """The episodes of the jobs, in their order, rolled out by all ranks."""
+    count = ranks.world_size()
+    with contextlib.closing(roll_out(jobs[ranks.rank() :: count])) as own:
+        if count == 1:
+            yield from own
+            return
+        for first in range(0, len(jobs), _ROUND_EPISODES * count):
+            parts = ranks.gather(list(islice(own, _ROUND_EPISODES)))
+            for index in range(min(_ROUND_EPISODES * count, len(jobs) - first)):
+                yield parts[index % count][index // count]
+
+
+def _roll_out(jobs: Sequence[_Job], episodes: int, seed: int, workers: int) -> _Episodes:
+    """The episodes of the jobs, in their order."""
+    if workers == 0:
+        collector = ScriptedCollector()
+        yield from (collector(task, episode, episodes, seed) for task, episode in jobs)
+        return
+    arguments = (episodes, seed, implementation())
+    yield from in_order(jobs, workers, "collection worker", "goskill.rollouts.collection:serve", arguments)
+
+
+def serve(episodes: int, seed: int, impl: str) -> Callable[[_Job], ScriptedEpisode]:
+    """In a worker process: rolls out the (task, episode) it is sent."""
+    collector = ScriptedCollector(impl)
+    return lambda job: collector(*job, episodes, seed)
