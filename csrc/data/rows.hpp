@@ -41,6 +41,27 @@ inline void prefetch(const float* values, std::int64_t count) {
 // Asks for every cache line of the rows.
 void prefetch(const Rows& rows);
 
+// Copies one row where a call would take as long as the copying: in blocks, the last of which overlaps the one
+// before.
+inline void copy_row(const float* source, std::int64_t width, float* target) {
+    constexpr std::int64_t line = cache_line, quarter = 4;
+    if (width >= line) {
+        for (std::int64_t i = 0; i < width - line; i += line) {
+            std::memcpy(target + i, source + i, line * sizeof(float));
+            __asm__ volatile("" : "+r"(i));  // or GCC makes the loop one call of memcpy
+        }
+        std::memcpy(target + width - line, source + width - line, line * sizeof(float));
+    } else if (width >= quarter) {
+        for (std::int64_t i = 0; i < width - quarter; i += quarter) {
+            std::memcpy(target + i, source + i, quarter * sizeof(float));
+            __asm__ volatile("" : "+r"(i));
+        }
+        std::memcpy(target + width - quarter, source + width - quarter, quarter * sizeof(float));
+    } else {
+        for (std::int64_t i = 0; i < width; ++i) target[i] = source[i];
+    }
+}
+
 // What `copy_rows` chooses from. Numbers, not `Rows`: where a struct is read in wider pieces than it was just
 // written in, the read waits for every store before it, and those wait for their cache lines.
 void copy_together(const float* source, std::int64_t count, const float* upcoming, std::int64_t asked,
@@ -70,6 +91,9 @@ inline void copy_rows(const Rows& source, const Rows& upcoming,
 inline void zero_rows(float* target, std::int64_t rows, std::int64_t width) {
     if (rows > 0) std::memset(target, 0, static_cast<std::size_t>(rows * width) * sizeof(float));
 }
+
+// Rows that lie together, normalised where they are: (x - mean) / std in float32.
+void normalize(float* rows, std::int64_t count, const Normalization& normalization);
 
 // values[i] / divisor in float32.
 void divide(float* values, std::int64_t count, float divisor);
