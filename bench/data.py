@@ -20,12 +20,14 @@ from goskill.bench.peers.sampling import (
     SEGMENTS,
     STEPS,
     TASKS,
+    TRANSITIONS,
     Arrays,
     LoopSegments,
     NumpyContexts,
     NumpySegments,
+    NumpyTransitions,
 )
-from goskill.data import ContextSampler, EpisodeStore, SegmentSampler, StoreWriter
+from goskill.data import ContextSampler, EpisodeStore, SegmentSampler, StoreWriter, TransitionSampler
 from goskill.data.files import MANIFEST, write_manifest
 from goskill.data.layout import FORMAT, SHARD_FORMAT, VERSION
 
@@ -35,13 +37,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
     """One million transitions of MetaWorld's shapes: 50 tasks of 40 episodes."""
     path = tmp_path_factory.mktemp("data") / "store"
     generator = np.random.default_rng(0)
-    with StoreWriter(path, 39, 4, TASKS) as writer:
+    with StoreWriter(path, 39, 4, TASKS, columns={"terminated": bool}) as writer:
         for episode in range(2000):
             writer.append(
                 task=TASKS[episode % len(TASKS)],
                 observations=generator.standard_normal((STEPS + 1, 39), dtype=np.float32),
                 actions=generator.standard_normal((STEPS, 4), dtype=np.float32),
                 rewards=generator.random(STEPS, dtype=np.float32),
+                columns={"terminated": episode % 2 == 0},
             )
     os.sync()  # or the system would write it out while batches are timed
     return EpisodeStore.open(path)
@@ -51,7 +54,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
 def columns(store: EpisodeStore) -> Arrays:
     """The same data as flat arrays in memory: what vectorised NumPy needs."""
     shards = sorted(store.path.glob("shard-*"))
-    names = ("observations", "actions", "returns_to_go")
+    names = ("observations", "actions", "returns_to_go", "rewards", "terminated")
     return {name: np.concatenate([np.load(shard / f"{name}.npy") for shard in shards]) for name in names}
 
 
@@ -177,6 +180,47 @@ def test_contexts_goskill(benchmark, store: EpisodeStore, columns: Arrays, threa
 def test_contexts_numpy(benchmark, store: EpisodeStore, columns: Arrays) -> None:
     benchmark.extra_info["peer"] = True
     run(benchmark, NumpyContexts(store, columns))
+
+
+@pytest.mark.benchmark(group="transition batch 1280x(39+4+1+39+1)")
+@pytest.mark.parametrize("place", ["in memory", "in the page cache"])
+def test_transitions_goskill(benchmark, store: EpisodeStore, columns: Arrays, place: str) -> None:
+    """Beside NumPy on arrays that are where the store's are: in memory, or files that are mapped."""
+    opened = EpisodeStore.open(store.path, in_memory=place == "in memory")
+    (shard,) = store.shard_folders
+    mapped = {name: np.load(shard / f"{name}.npy", mmap_mode="r") for name in columns}
+    peer = NumpyTransitions(columns if place == "in memory" else mapped)
+    sampler = TransitionSampler(opened, TRANSITIONS)
+    batch = next(sampler)
+    assert_gathered(batch, peer.gather(batch["episode"].numpy(), batch["start"].numpy()))
+    run_in_turn(benchmark, lambda: next(sampler), "numpy", peer)
+
+
+@pytest.mark.benchmark(group="transition batch 1280x(39+4+1+39+1)")
+def test_transitions_numpy(benchmark, columns: Arrays) -> None:
+    benchmark.extra_info["peer"] = True
+    run(benchmark, NumpyTransitions(columns))
+
+
+@pytest.mark.benchmark(group="transition batch 1280x(39+4+1+39+1)")
+def test_transitions_torchrl(benchmark, store: EpisodeStore, columns: Arrays, tmp_path: Path) -> None:
+    """torchrl's replay buffer over a memory map, which holds both states of every transition."""
+    benchmark.extra_info["peer"] = True
+    torch = pytest.importorskip("torch")
+    torchrl = pytest.importorskip("torchrl.data")
+    from tensordict import TensorDict
+
+    storage = torchrl.LazyMemmapStorage(store.num_steps, scratch_dir=tmp_path)
+    buffer = torchrl.TensorDictReplayBuffer(storage=storage, batch_size=TRANSITIONS)
+    steps = np.arange(store.num_steps)
+    rows = NumpyTransitions(columns).gather(steps // STEPS, steps % STEPS)
+    data = {name: torch.from_numpy(value) for name, value in rows.items()}
+    buffer.extend(TensorDict(data, batch_size=[store.num_steps]))
+    sample, found = buffer.sample(return_info=True)
+    index = np.asarray(found["index"])
+    for name, value in rows.items():
+        np.testing.assert_array_equal(sample[name].numpy(), value[index])
+    benchmark.pedantic(buffer.sample, rounds=200, iterations=1, warmup_rounds=20)
 
 
 @pytest.mark.benchmark(group="normalised segment batch 800x(11x39+10x4)")

@@ -7,7 +7,7 @@ import numpy as np
 from goskill.data import EpisodeStore
 
 HORIZON, CONTEXT, PROMPT = 10, 20, 10
-SEGMENTS, CONTEXTS = 800, 400
+SEGMENTS, CONTEXTS, TRANSITIONS = 800, 400, 1280
 TASKS = [f"task-{i:02d}" for i in range(50)]
 STEPS = 500
 RETURN_SCALE = 1000.0
@@ -60,6 +60,30 @@ class LoopSegments(NumpySegments):
             actions[i, :rows] = self.columns["actions"][first * STEPS : (first + 1) * STEPS][steps]
             mask[i, :rows] = True
         return {"observations": observations, "actions": actions, "mask": mask}
+
+
+class NumpyTransitions:
+    """Transitions by fancy indexing of whole arrays, uniform over the steps."""
+
+    def __init__(self, columns: Arrays) -> None:
+        self.generator = np.random.default_rng(0)
+        self.columns = columns
+        self.steps = len(columns["rewards"])
+
+    def __call__(self) -> Arrays:
+        step = self.generator.integers(0, self.steps, TRANSITIONS)
+        return self.gather(step // STEPS, step % STEPS)
+
+    def gather(self, episode: np.ndarray, start: np.ndarray) -> Arrays:
+        step = episode * STEPS + start
+        state = step + episode  # every episode before has one state more than steps
+        return {
+            "observations": self.columns["observations"][state],
+            "actions": self.columns["actions"][step],
+            "rewards": self.columns["rewards"][step],
+            "next_observations": self.columns["observations"][state + 1],
+            "terminated": self.columns["terminated"][step],
+        }
 
 
 class NumpyContexts:

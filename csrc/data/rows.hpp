@@ -41,8 +41,8 @@ inline void prefetch(const float* values, std::int64_t count) {
 // Asks for every cache line of the rows.
 void prefetch(const Rows& rows);
 
-// Copies one row where a call would take as long as the copying: in blocks, the last of which overlaps the one
-// before.
+// Copies one row where a call would take as long as the copying: in blocks, the last of which overlaps the
+// one before.
 inline void copy_row(const float* source, std::int64_t width, float* target) {
     constexpr std::int64_t line = cache_line, quarter = 4;
     if (width >= line) {

@@ -101,8 +101,8 @@ std::vector<Place> StepChoice::place(std::uint64_t step, std::int64_t global_bat
     std::vector<Draw> draws(static_cast<std::size_t>(count));
     for (std::int64_t i = 0; i < count; ++i) {
         const Draw drawn = draw_step(step, global_batch, first + i);
-        // Field by field: a struct that is read in wider pieces than it was just written in waits for all stores
-        // before it.
+        // Field by field: a struct that is read in wider pieces than it was just written in waits for all
+        // stores before it.
         draws[static_cast<std::size_t>(i)].steps = drawn.steps;
         draws[static_cast<std::size_t>(i)].position = drawn.position;
     }

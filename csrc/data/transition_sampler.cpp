@@ -1,7 +1,6 @@
 #include "data/transition_sampler.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 #include <utility>
 
@@ -12,7 +11,7 @@ namespace goskill {
 namespace {
 
 constexpr std::uint64_t transition_stream = 3;
-constexpr std::int64_t prefetch_distance = 8;
+constexpr std::size_t prefetch_distance = 8;
 constexpr std::int64_t normalized_together = 16;
 
 }  // namespace
@@ -74,8 +73,8 @@ void TransitionSampler::find(const Place& chosen, Source& source) const {
     source.step = episode.first_step + first;
 }
 
-// Asks for what `copy` reads. With few instructions, as in `copy`: the processor looks no further ahead than some
-// hundred of them for what else it could read meanwhile.
+// Asks for what `copy` reads. With few instructions, as in `copy`: the processor looks no further ahead than
+// some hundred of them for what else it could read meanwhile.
 void TransitionSampler::ask(const Source& source) const {
     if (source.length == 1) {
         prefetch(source.state, 2 * width_);
@@ -90,7 +89,8 @@ void TransitionSampler::ask(const Source& source) const {
     prefetch_line(source.terminated);
     if (labels_) prefetch_line(labels_->labels().address(source.step));
     for (const Column& column : columns_) {
-        prefetch_line(column.rows[static_cast<std::size_t>(source.episode)] + source.first * column.row_bytes);
+        prefetch_line(column.rows[static_cast<std::size_t>(source.episode)] +
+                      source.first * column.row_bytes);
     }
 }
 
@@ -143,17 +143,18 @@ void TransitionSampler::fill(std::uint64_t step, std::int64_t global_batch, std:
     parallel_for(count, choice_.threads(), [&](std::int64_t begin, std::int64_t end) {
         const PlaceArrays part{batch.start + begin, batch.episode + begin, batch.task + begin};
         const std::vector<Place> places = choice_.place(step, global_batch, first + begin, end - begin, part);
-        const auto size = static_cast<std::int64_t>(places.size());
-        const std::unique_ptr<Source[]> sources(new Source[places.size()]);  // without a value
-        for (std::int64_t k = 0; k < size; ++k) find(places[static_cast<std::size_t>(k)], sources[k]);
-        for (std::int64_t k = 0; k < std::min(prefetch_distance, size); ++k) ask(sources[k]);
-        for (std::int64_t k = 0; k < size; ++k) {
-            copy(sources[k], batch, begin + k);
-            if (k + prefetch_distance < size) ask(sources[k + prefetch_distance]);
+        std::vector<Source> sources(places.size());
+        for (std::size_t k = 0; k < places.size(); ++k) find(places[k], sources[k]);
+        for (std::size_t k = 0; k < std::min(prefetch_distance, sources.size()); ++k) ask(sources[k]);
+        std::int64_t done = begin;  // rows that are normalised
+        for (std::size_t k = 0; k < sources.size(); ++k) {
+            const std::int64_t i = begin + static_cast<std::int64_t>(k);
+            copy(sources[k], batch, i);
+            if (k + prefetch_distance < sources.size()) ask(sources[k + prefetch_distance]);
             // A few rows at a time, while they are near.
-            const bool last = k + 1 == size || (k + 1) % normalized_together == 0;
-            if (settings_.normalization && last) {
-                normalize_states(batch, begin + k / normalized_together * normalized_together, begin + k + 1);
+            if (settings_.normalization && (i + 1 == end || i + 1 - done == normalized_together)) {
+                normalize_states(batch, done, i + 1);
+                done = i + 1;
             }
         }
     });
