@@ -6,6 +6,7 @@
 namespace goskill {
 
 void register_data(pybind11::module_& module);
+void register_samplers(pybind11::module_& module);
 void register_ops(pybind11::module_& module);
 void register_memory(pybind11::module_& module);
 

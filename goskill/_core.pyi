@@ -96,6 +96,26 @@ class TransitionSampler:
         self, step: int, global_batch: int, first: int, batch: dict[str, npt.NDArray[Any]]
     ) -> None: ...
 
+class VariableSegmentSampler:
+    def __init__(
+        self,
+        store: Store,
+        labels: LabelColumn,
+        max_length: int,
+        by_class: bool,
+        episodes: list[int] | None,
+        mean: list[float] | None,
+        std: list[float] | None,
+        seed: int,
+        threads: int,
+    ) -> None: ...
+    @property
+    def num_segments(self) -> int: ...
+    def fill(self, step: int, global_batch: int, first: int, batch: dict[str, npt.NDArray[Any]]) -> None: ...
+    def locate(
+        self, step: int, global_batch: int, first: int, batch: dict[str, npt.NDArray[Any]]
+    ) -> None: ...
+
 class ContextSampler:
     def __init__(
         self,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from goskill.data.statistics import Normalization, Statistics
     from goskill.data.store import EpisodeStore
     from goskill.data.transition_sampler import TransitionSampler
+    from goskill.data.variable_segment_sampler import VariableSegmentSampler
     from goskill.data.writer import StoreWriter
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Statistics",
     "StoreWriter",
     "TransitionSampler",
+    "VariableSegmentSampler",
 ]
 _LAZY = {
     "ContextSampler": "context_sampler",
@@ -36,6 +38,7 @@ _LAZY = {
     "Statistics": "statistics",
     "StoreWriter": "writer",
     "TransitionSampler": "transition_sampler",
+    "VariableSegmentSampler": "variable_segment_sampler",
 }
 
 

@@ -9,17 +9,16 @@ import numpy.typing as npt
 import torch
 
 from goskill import _core
-from goskill.data.buffers import ArraySpec
-from goskill.data.resident import ResidentColumns
-from goskill.data.sampler import (
+from goskill.data.arguments import (
     MOST_STEPS,
-    Batch,
-    StoreSampler,
     checked_flag,
     checked_indices,
     checked_integer,
     checked_scale,
 )
+from goskill.data.buffers import ArraySpec
+from goskill.data.resident import ResidentColumns
+from goskill.data.sampler import Batch, StoreSampler
 from goskill.data.statistics import Normalization
 from goskill.data.store import EpisodeStore
 from goskill.errors import InputError

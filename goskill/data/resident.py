@@ -109,6 +109,21 @@ class ResidentColumns:
             batch["skill"] = self._classes(first_step[:, 0] + start)
         return batch
 
+    def variable_segments(self, places: Batch, max_length: int) -> Batch:
+        """Segments of a :class:`VariableSegmentSampler` for its places int64 [B]."""
+        episode, start, length = places["episode"], places["start"], places["length"][:, None]
+        steps = torch.arange(max_length + 1, device=self._device)
+        mask = steps[:-1] < length
+        rows = (self._first_state[episode] + start)[:, None] + torch.minimum(steps, length)
+        decisions = (self._first_step[episode] + start)[:, None] + torch.minimum(steps[:-1], length - 1)
+        actions = torch.where(mask[..., None], self._columns["actions"][decisions], 0.0)
+        return {
+            "observations": self._observations(rows, steps <= length),
+            "actions": actions,
+            "mask": mask,
+            **places,
+        }
+
     def transitions(
         self,
         places: Batch,

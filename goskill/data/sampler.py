@@ -11,9 +11,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 
 from goskill import _core
+from goskill.data import loading
+from goskill.data.arguments import (
+    LARGEST_SEED,
+    MOST_STEPS,
+    checked_flag,
+    checked_indices,
+    checked_integer,
+    checked_store,
+)
 from goskill.data.buffers import ArraySpec, BatchBuffers
 from goskill.data.resident import ResidentColumns
 from goskill.data.statistics import Normalization
@@ -21,35 +30,9 @@ from goskill.data.store import EpisodeStore
 from goskill.errors import InputError
 
 Batch = dict[str, Tensor]
-NativeSampler = _core.SegmentSampler | _core.TransitionSampler | _core.ContextSampler
-
-# Of horizons, windows and batches: the native samplers multiply two of them in 64 bits.
-MOST_STEPS = 2**31 - 1
-LARGEST_SEED = 2**63 - 1
-
-
-def checked_integer(name: str, value: int, least: int, most: int | None = None) -> int:
-    """The value as an int of at least ``least`` and at most ``most``. InputError names the argument otherwise."""
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not whole or value < least or (most is not None and value > most):
-        wanted = f"of at least {least}" if most is None else f"from {least} to {most}"
-        raise InputError(f"{name}: expected an integer {wanted}, got {value!r}")
-    return int(value)
-
-
-def checked_flag(name: str, value: bool) -> bool:
-    """The value as a bool. InputError names the argument if it is none."""
-    if not isinstance(value, (bool, np.bool_)):
-        raise InputError(f"{name}: expected True or False, got {value!r:.80}")
-    return bool(value)
-
-
-def checked_scale(name: str, value: float) -> float:
-    """The value as a finite float above 0. InputError names the argument otherwise."""
-    real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    if not real or not 0 < value < float("inf"):
-        raise InputError(f"{name}: expected a finite number above 0, got {value!r:.80}")
-    return float(value)
+NativeSampler = (
+    _core.SegmentSampler | _core.VariableSegmentSampler | _core.TransitionSampler | _core.ContextSampler
+)
 
 
 def _checked_normalization(value: bool | Normalization, store: EpisodeStore) -> Normalization | None:
@@ -75,32 +58,8 @@ def _checked_normalization(value: bool | Normalization, store: EpisodeStore) -> 
     return value
 
 
-def checked_indices(name: str, value: npt.ArrayLike, store: EpisodeStore) -> list[int]:
-    """Indices of episodes of the store. InputError names the argument otherwise."""
-    array = np.asarray(value)
-    if array.size == 0:
-        return []
-    if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise InputError(
-            f"{name}: expected integers [n], got dtype {array.dtype} and shape {list(array.shape)}"
-        )
-    for index in (array.min(), array.max()):
-        if not 0 <= index < store.num_episodes:
-            raise InputError(f"{name}: expected indices in [0, {store.num_episodes}), got {index}")
-    return [int(i) for i in array]
-
-
-def checked_store(store: EpisodeStore) -> EpisodeStore:
-    """A store with episodes. InputError otherwise."""
-    if not isinstance(store, EpisodeStore):
-        raise InputError(f"store: expected an EpisodeStore (see EpisodeStore.open), got {store!r:.80}")
-    if store.num_episodes == 0:
-        raise InputError(f"store: {store.path} has no episodes to sample from")
-    return store
-
-
 class StoreSampler(IterableDataset[Batch]):
-    """What both samplers share: position in the stream, shards of ranks and workers, buffers."""
+    """What samplers share: position in the stream, parts of ranks, buffers."""
 
     _native: NativeSampler
 
@@ -139,6 +98,7 @@ class StoreSampler(IterableDataset[Batch]):
             raise InputError("pin_memory: expected a CUDA device to pin memory for, got none")
         self._resident = checked_flag("resident", resident)
         self._step = 0
+        self.loader_state = loading.LoaderState()
         self._create()
 
     def _create(self) -> None:
@@ -197,7 +157,7 @@ class StoreSampler(IterableDataset[Batch]):
         return result
 
     def _shared(self) -> dict[str, Any]:
-        """The native sampler's arguments that both kinds have."""
+        """The native sampler's arguments that all kinds have."""
         normalization = self._normalization
         return {
             "store": self._store.native,
@@ -271,15 +231,11 @@ class StoreSampler(IterableDataset[Batch]):
         return self._columns
 
     def __iter__(self) -> Iterator[Batch]:
-        """The stream from here on. Workers of a DataLoader take turns, so that it sees the same stream."""
-        worker = get_worker_info()
-        if worker is not None:
-            self._step += worker.id
-        stride = 1 if worker is None else worker.num_workers
-        while True:
-            batch = self.batch(self._step)
-            self._step += stride
-            yield batch
+        """The stream from here on. Workers of a DataLoader take turns, so that its consumer sees the same stream.
+
+        :meth:`state_dict` counts what the consumer took, not what its workers read ahead.
+        """
+        return loading.SampleStream(self)
 
     def __next__(self) -> Batch:
         """The next batch."""
@@ -335,3 +291,6 @@ class PlaceStream:
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Move the sampler."""
         self._sampler.load_state_dict(state)
+
+
+loading.WATCHED = loading.watch_loaders(StoreSampler)

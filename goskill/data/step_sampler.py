@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from goskill.data.arguments import MOST_STEPS, checked_indices, checked_integer, checked_store
 from goskill.data.buffers import ArraySpec
-from goskill.data.sampler import MOST_STEPS, StoreSampler, checked_indices, checked_integer, checked_store
+from goskill.data.sampler import StoreSampler
 from goskill.data.store import EpisodeStore
 from goskill.errors import InputError
 

@@ -9,9 +9,10 @@ import numpy.typing as npt
 import torch
 
 from goskill import _core
+from goskill.data.arguments import MOST_STEPS, checked_flag, checked_integer, checked_share, checked_store
 from goskill.data.buffers import ArraySpec
 from goskill.data.resident import ResidentColumns
-from goskill.data.sampler import MOST_STEPS, Batch, checked_flag, checked_integer, checked_store
+from goskill.data.sampler import Batch
 from goskill.data.statistics import Normalization
 from goskill.data.step_sampler import StepSampler
 from goskill.data.store import EpisodeStore
@@ -98,7 +99,7 @@ class TransitionSampler(StepSampler):
     ) -> None:
         checked_store(store)
         self._interval = checked_integer("interval", interval, 1, MOST_STEPS)
-        self._gamma = _checked_gamma(gamma)
+        self._gamma = checked_share("gamma", gamma)
         self._discounted_rewards = checked_flag("discounted_rewards", discounted_rewards)
         self._terminated = _checked_terminated(store, terminated)
         self._sampled_columns = _checked_columns(store, columns)
@@ -161,13 +162,6 @@ class TransitionSampler(StepSampler):
             self._terminated,
             {name: self._store.columns[name] for name in self._sampled_columns},
         )
-
-
-def _checked_gamma(value: float) -> float:
-    real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    if not real or not 0 <= value <= 1:
-        raise InputError(f"gamma: expected a number in [0, 1], got {value!r:.80}")
-    return float(value)
 
 
 def _checked_terminated(store: EpisodeStore, choice: str) -> bool:

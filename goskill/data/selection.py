@@ -1,0 +1,120 @@
+"""Choosing episodes: the prompts of each task, and the best share of all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from goskill.data.arguments import checked_indices, checked_integer
+from goskill.data.store import EpisodeStore
+from goskill.errors import InputError, closest
+
+RULES = ("best", "successful", "shortest")
+Rule = str | Sequence[int] | Mapping[str, Sequence[int]]
+
+
+def select_episodes(
+    store: EpisodeStore, rule: Rule, count: int, episodes: npt.ArrayLike | None = None
+) -> dict[str, list[int]]:
+    """Up to ``count`` episodes of each task that has any, by task name: what ``ContextSampler(prompt_episodes=)`` takes.
+
+    rule: "best" (highest return first), "successful" (those that succeeded at some step, highest return first),
+        "shortest" (fewest steps first, then highest return), the name of a declared column of the episodes (of bools:
+        those that are true, highest return first; of numbers: largest first), or indices of episodes, which are kept
+        in their order, of all tasks together or by task name.
+    episodes: indices to choose among; all by default. Equal episodes are ordered by index.
+
+    Raises InputError for a rule that the store cannot follow, and names the task for which it finds no episode.
+    """
+    checked_integer("count", count, 1)
+    among = np.arange(store.num_episodes)
+    if episodes is not None:
+        among = np.unique(np.array(checked_indices("episodes", episodes, store), dtype=np.int64))
+    if isinstance(rule, str):
+        ordered = among[_order(store, rule)[among].argsort(kind="stable")]
+        ordered = ordered[_eligible(store, rule)[ordered]]
+    else:
+        ordered = _given(store, rule)
+        among = np.intersect1d(among, ordered) if episodes is not None else ordered
+        ordered = ordered[np.isin(ordered, among)]
+    chosen = {}
+    for task in np.unique(store.episode_task[among]):
+        name = store.tasks[task]
+        chosen[name] = [int(i) for i in ordered[store.episode_task[ordered] == task][:count]]
+        if not chosen[name]:
+            raise InputError(f"prompts: no episode of task {name!r} is {rule!r:.80}")
+    return chosen
+
+
+def top_episodes(store: EpisodeStore, share: float) -> list[int]:
+    """The best ``share`` in (0, 1] of each task's episodes by return, at least one, as indices in ascending order.
+
+    Behaviour cloning of the best tenth, for example, is a sampler with ``episodes=top_episodes(store, 0.1)``.
+    Raises InputError for a share outside.
+    """
+    real = isinstance(share, (int, float, np.floating)) and not isinstance(share, bool)
+    if not real or not 0 < share <= 1:
+        raise InputError(f"share: expected a number in (0, 1], got {share!r:.80}")
+    counts = np.bincount(store.episode_task, minlength=len(store.tasks))
+    kept = np.maximum(np.round(counts * share), 1).astype(int)
+    return sorted(
+        index for task, count in zip(store.tasks, kept, strict=True) for index in store.best_episodes(task, count)
+    )
+
+
+def _order(store: EpisodeStore, rule: str) -> npt.NDArray[np.int64]:
+    """The place of every episode, the best first; equal ones by index."""
+    returns = -store.episode_return
+    if rule == "shortest":
+        order = np.lexsort((returns, store.episode_length))
+    elif rule in RULES or _column(store, rule).dtype.kind == "b":
+        order = np.argsort(returns, kind="stable")
+    else:
+        values = _column(store, rule)
+        # From the largest to the smallest without a change of sign, which unsigned integers do not bear.
+        order = np.lexsort((np.arange(len(values)), -np.unique(values, return_inverse=True)[1]))
+    places = np.empty(len(order), dtype=np.int64)
+    places[order] = np.arange(len(order))
+    return places
+
+
+def _eligible(store: EpisodeStore, rule: str) -> npt.NDArray[np.bool_]:
+    if rule == "successful":
+        succeeded = [_succeeded(store, index) for index in range(store.num_episodes)]
+        if None in succeeded:
+            raise InputError(f"prompts: {store.path} does not say which episodes succeeded")
+        return np.array(succeeded, dtype=bool)
+    if rule not in RULES and _column(store, rule).dtype.kind == "b":
+        return _column(store, rule)
+    return np.ones(store.num_episodes, dtype=bool)
+
+
+def _succeeded(store: EpisodeStore, index: int) -> bool | None:
+    success = store.native.episode(index)[4]
+    return None if success[0] < 0 else bool(success.max() > 0)
+
+
+def _column(store: EpisodeStore, rule: str) -> npt.NDArray[Any]:
+    if rule not in store.episode_columns:
+        known = closest(rule, [*RULES, *store.episode_columns])
+        raise InputError(f"prompts: expected a rule, a column of the episodes or indices, got {rule!r:.80}; {known}")
+    values = store.episode_column(rule)
+    if values.dtype.kind not in "biuf" or values.ndim != 1:
+        raise InputError(f"prompts: expected a column of bools or numbers, got {rule!r} of {values.dtype}")
+    return values
+
+
+def _given(store: EpisodeStore, rule: Sequence[int] | Mapping[str, Sequence[int]]) -> npt.NDArray[np.int64]:
+    if not isinstance(rule, Mapping):
+        return np.array(checked_indices("prompts", rule, store), dtype=np.int64)
+    indices = []
+    for task, given in rule.items():
+        found = checked_indices(f"prompts[{task!r}]", given, store)
+        other = next((i for i in found if store.episode_task[i] != store.task_index(task)), None)
+        if other is not None:
+            raise InputError(f"prompts[{task!r}]: expected episodes of that task, got {other}")
+        indices += found
+    return np.array(indices, dtype=np.int64)
