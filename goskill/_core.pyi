@@ -138,6 +138,10 @@ class ContextSampler:
         self, step: int, global_batch: int, first: int, batch: dict[str, npt.NDArray[Any]]
     ) -> None: ...
 
+def draw_below(
+    seed: int, step: int, first: int, sizes: npt.NDArray[np.int64], count: int
+) -> npt.NDArray[np.int64]: ...
+
 # ops: tensors come as addresses
 
 def instruction_set() -> str: ...

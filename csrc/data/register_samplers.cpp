@@ -8,6 +8,7 @@
 #include "data/class_index.hpp"
 #include "data/context_sampler.hpp"
 #include "data/fault.hpp"
+#include "data/philox.hpp"
 #include "data/segment_sampler.hpp"
 #include "data/store.hpp"
 #include "data/transition_sampler.hpp"
@@ -226,6 +227,22 @@ void fill_variable_segments(const VariableSegmentSampler& sampler, std::uint64_t
     sampler.fill(step, global_batch, first, count, target);
 }
 
+constexpr std::uint64_t replay_stream = 5;
+
+// For each size [rings] `count` numbers below it, of samples `first`, `first + 1`, ... of a step.
+Array<std::int64_t> draw_below(std::uint64_t seed, std::uint64_t step, std::uint64_t first,
+                               const Array<std::int64_t>& sizes, std::int64_t count) {
+    const py::ssize_t rings = sizes.size();
+    Array<std::int64_t> drawn({rings, static_cast<py::ssize_t>(count)});
+    std::int64_t* out = drawn.mutable_data();
+    const std::int64_t* const size = sizes.data();
+    const py::gil_scoped_release released;
+    for (py::ssize_t ring = 0; ring < rings; ++ring) {
+        for (std::int64_t i = 0; i < count; ++i) *out++ = below(draw(seed, replay_stream, step, first++)[0], size[ring]);
+    }
+    return drawn;
+}
+
 }  // namespace
 
 void register_samplers(py::module_& module) {
@@ -329,6 +346,9 @@ void register_samplers(py::module_& module) {
              py::arg("batch"), "Fills the arrays of a batch with samples first, first + 1, ... of a step.")
         .def("locate", &locate_variable_segments, py::arg("step"), py::arg("global_batch"), py::arg("first"),
              py::arg("batch"), "Fills only the arrays that say where the samples come from.");
+    module.def("draw_below", &draw_below, py::arg("seed"), py::arg("step"), py::arg("first"), py::arg("sizes"),
+               py::arg("count"),
+               "Numbers [rings, count] below each size, of samples first, first + 1, ... of a step.");
 }
 
 }  // namespace goskill

@@ -12,6 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from goskill.errors import InputError
+
 _ALIGNMENT = 64
 TORCH_DTYPES = {
     np.dtype(name): getattr(torch, name)
@@ -111,3 +113,17 @@ class BatchBuffers:
 def _references(arrays: Arrays) -> int:
     """How many references the most used of the arrays has: each tensor that looks at one holds one."""
     return max(map(sys.getrefcount, arrays.values()))
+
+
+def checked_device(device: str | torch.device) -> torch.device:
+    """A device that this machine has, CUDA ones with their index. InputError otherwise."""
+    try:
+        result = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"device: expected a torch device, got {device!r}") from error
+    if result.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device: expected a device of this machine, got {device!r} without CUDA")
+    if result.type == "cuda" and result.index is None:
+        # One name per device, or columns would be kept there twice.
+        return torch.device("cuda", torch.cuda.current_device())
+    return result

@@ -35,17 +35,15 @@ class LoaderState:
     Copies that are pickled for a worker process share the memory; all other copies have their own.
     """
 
-    def __init__(self) -> None:
-        self._cells = _shared(torch.zeros(_RESUMED + 2 * MOST_WORKERS, dtype=torch.int64))
+    def __init__(self, cells: Tensor | None = None) -> None:
+        self._cells = _shared(
+            torch.zeros(_RESUMED + 2 * MOST_WORKERS, dtype=torch.int64) if cells is None else cells
+        )
         self._epochs: WeakKeyDictionary[Any, _Epoch] = WeakKeyDictionary()
         self._begun = False  # whether this worker process has begun an epoch
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"cells": self._cells}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__()  # type: ignore[misc]
-        self._cells = _shared(state["cells"])
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LoaderState, (self._cells,)
 
     # In the process of the loop
 
@@ -88,7 +86,8 @@ class LoaderState:
             return
         if not epoch.resumed:
             epoch.resumed = True
-            epoch.next = self._resumed_at(iterator._base_seed, iterator._num_workers) or epoch.next
+            resumed = self._resumed_at(iterator._base_seed, iterator._num_workers)
+            epoch.next = epoch.next if resumed is None else resumed
         epoch.next += 1
         sampler.load_state_dict({**sampler.state_dict(), "step": epoch.next})
 
@@ -135,22 +134,11 @@ class SampleStream:
             self._begin_in_worker(self._worker)
 
     def _begin_in_worker(self, worker: Any) -> None:
-        if worker.dataset is not self._sampler:
-            warnings.warn(
-                f"{type(self._sampler).__name__}: read by another dataset in a DataLoader's workers, which hides what "
-                "the loop takes: every epoch begins at the same batch. Give the sampler itself to the DataLoader and "
-                "change its batches in collate_fn",
-                RuntimeWarning,
-                stacklevel=4,
-            )
-        elif not WATCHED:
-            warnings.warn(
-                f"{type(self._sampler).__name__}: this torch does not say what a DataLoader hands out: every epoch with "
-                "workers begins at the same batch. Move the sampler with load_state_dict before each",
-                RuntimeWarning,
-                stacklevel=4,
-            )
-        self._sampler.load_state_dict(self._sampler.loader_state.base(self._sampler.state_dict()))
+        fault = _why_unwatched(self._sampler, worker)
+        if fault is None:
+            self._sampler.load_state_dict(self._sampler.loader_state.base(self._sampler.state_dict()))
+        else:
+            warnings.warn(f"{type(self._sampler).__name__}: {fault}", RuntimeWarning, stacklevel=4)
         self._next = self._sampler.state_dict()["step"] + worker.id
 
     def __iter__(self) -> Iterator[Batch]:
@@ -187,6 +175,21 @@ class SampleStream:
         self._sampler.load_state_dict({**state, "step": position})
         self._next = step
         self._sampler.loader_state.note_resumption(self._worker, step)
+
+
+def _why_unwatched(sampler: StoreSampler, worker: Any) -> str | None:
+    """What keeps the loop's process from knowing what is taken of a sampler in a worker; None if nothing does."""
+    if worker.dataset is not sampler:
+        return (
+            "read by another dataset in a DataLoader's workers, which hides what the loop takes: every epoch begins at "
+            "the same batch. Give the sampler itself to the DataLoader and change its batches in collate_fn"
+        )
+    if not WATCHED:
+        return (
+            "this version of torch does not say what a DataLoader hands out: every epoch with workers begins at the "
+            "same batch. Move the sampler with load_state_dict before each"
+        )
+    return None
 
 
 def _shared(cells: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from goskill.data.arguments import (
     checked_integer,
     checked_store,
 )
-from goskill.data.buffers import ArraySpec, BatchBuffers
+from goskill.data.buffers import ArraySpec, BatchBuffers, checked_device
 from goskill.data.resident import ResidentColumns
 from goskill.data.statistics import Normalization
 from goskill.data.store import EpisodeStore
@@ -92,7 +92,7 @@ class StoreSampler(IterableDataset[Batch]):
         self._normalization = _checked_normalization(normalize, store)
         self._episodes = None if episodes is None else checked_indices("episodes", episodes, store)
         self._task_weights = [] if task_weights is None else self._checked_weights(task_weights)
-        self._device = self._checked_device(device)
+        self._device = checked_device(device)
         self._pin_memory = checked_flag("pin_memory", pin_memory)
         if self._pin_memory and not torch.cuda.is_available():
             raise InputError("pin_memory: expected a CUDA device to pin memory for, got none")
@@ -130,19 +130,6 @@ class StoreSampler(IterableDataset[Batch]):
 
     def _gather(self, columns: ResidentColumns, places: Batch) -> Batch:
         raise NotImplementedError
-
-    @staticmethod
-    def _checked_device(device: str | torch.device) -> torch.device:
-        try:
-            result = torch.device(device)
-        except (RuntimeError, TypeError) as error:
-            raise InputError(f"device: expected a torch device, got {device!r}") from error
-        if result.type == "cuda" and not torch.cuda.is_available():
-            raise InputError(f"device: expected a device of this machine, got {device!r} without CUDA")
-        if result.type == "cuda" and result.index is None:
-            # One name per device, or columns would be kept there twice.
-            return torch.device("cuda", torch.cuda.current_device())
-        return result
 
     def _checked_weights(self, weights: Mapping[str, float]) -> list[float]:
         if not isinstance(weights, Mapping):
