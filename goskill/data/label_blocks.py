@@ -56,7 +56,7 @@ class LabelBlocks:
         self._name = name
         self._num_classes = num_classes
         self._dtype = label_dtype(num_classes)
-        self._labels = label_folder(store.path, name).parent
+        self._labels = label_folder(store.labels_root, name).parent
         self._folder = self._labels / f"{_UNFINISHED}{name}-{store.data_checksum[:16]}"
 
     def joined(self) -> bool:

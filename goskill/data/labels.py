@@ -33,7 +33,7 @@ from goskill.data.files import (
 from goskill.data.layout import VERSION, check_format
 from goskill.errors import InputError, StoreError
 
-LABELS = "labels"
+LABELS = "labels"  # the folder of labels in that of a store
 LABEL_FORMAT = "goskill-labels"
 _LOCK = ".lock"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -41,33 +41,30 @@ _CLASS_LIMIT = 1 << 24
 _BLOCK = 1 << 20
 
 
-def label_folder(store: Path, name: str) -> Path:
-    """Where the labels of a name lie. InputError for a name that is no plain file name."""
+def label_folder(root: Path, name: str) -> Path:
+    """Where the labels of a name lie in a folder of labels. InputError for a name that is no plain file name."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InputError(f"labels: expected a name of letters, digits, '.', '_' and '-', got {name!r:.80}")
-    return store / LABELS / name
+    return root / name
 
 
-def label_names(store: Path) -> list[str]:
-    """The names of the label columns beside a store."""
-    folder = store / LABELS
+def label_names(root: Path) -> list[str]:
+    """The names of the label columns in a folder of labels."""
     return (
-        sorted(entry.name for entry in folder.iterdir() if _NAME.fullmatch(entry.name))
-        if folder.is_dir()
-        else []
+        sorted(entry.name for entry in root.iterdir() if _NAME.fullmatch(entry.name)) if root.is_dir() else []
     )
 
 
-def label_lock(folder: Path, name: str) -> io.FileIO:
-    """A file to be locked in a store's folder of labels, which is made if there is none. Raises as ``open_lock``."""
-    folder.mkdir(exist_ok=True)
-    return open_lock(folder / name)
+def label_lock(root: Path, name: str) -> io.FileIO:
+    """A file to be locked in a folder of labels, which is made if there is none. Raises as ``open_lock``."""
+    root.mkdir(parents=True, exist_ok=True)
+    return open_lock(root / name)
 
 
-def check_labels_writable(store: Path) -> None:
-    """Raise StoreError, before anything is computed, if labels cannot be written beside a store."""
-    with storage_errors(store / LABELS):
-        label_lock(store / LABELS, _LOCK).close()
+def check_labels_writable(root: Path) -> None:
+    """Raise StoreError, before anything is computed, if labels cannot be written into a folder."""
+    with storage_errors(root):
+        label_lock(root, _LOCK).close()
 
 
 def _blocks(labels: npt.ArrayLike | Iterable[npt.ArrayLike], num_steps: int) -> Iterable[npt.NDArray[Any]]:
@@ -117,7 +114,7 @@ def label_dtype(num_classes: int) -> np.dtype[Any]:
 
 
 def write_labels(
-    store: Path,
+    root: Path,
     data_checksum: str,
     num_steps: int,
     name: str,
@@ -126,7 +123,7 @@ def write_labels(
     threads: int,
 ) -> None:
     """Write a label column and its class index; they appear, or replace those of the name, as a whole."""
-    target = label_folder(store, name)
+    target = label_folder(root, name)
     if num_steps == 0:
         raise InputError("labels: the store has no steps")
     dtype = label_dtype(num_classes)
@@ -163,12 +160,8 @@ def write_labels(
             publish_folder(folder, target)
 
 
-def read_label_manifest(store: Path, data_checksum: str, num_steps: int, name: str) -> dict[str, Any]:
-    """The checked manifest of a label column. StoreError if it is missing, damaged or of other data."""
-    folder = label_folder(store, name)
-    if not folder.is_dir():
-        known = ", ".join(repr(other) for other in label_names(store)) or "none"
-        raise StoreError(f"{store}: there are no labels {name!r} (there are: {known})")
+def read_label_manifest(folder: Path, data_checksum: str, num_steps: int) -> dict[str, Any]:
+    """The checked manifest of a label column. StoreError if it is damaged or of other data."""
     path = folder / MANIFEST
     content = read_manifest(path)
     check_format(path, content, LABEL_FORMAT)

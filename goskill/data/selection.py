@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from goskill.data.arguments import checked_indices, checked_integer
+from goskill.data.arguments import checked_indices, checked_integer, checked_store, is_real
 from goskill.data.store import EpisodeStore
 from goskill.errors import InputError, closest
 
@@ -29,6 +29,7 @@ def select_episodes(
 
     Raises InputError for a rule that the store cannot follow, and names the task for which it finds no episode.
     """
+    checked_store(store)
     checked_integer("count", count, 1)
     among = np.arange(store.num_episodes)
     if episodes is not None:
@@ -55,8 +56,7 @@ def top_episodes(store: EpisodeStore, share: float) -> list[int]:
     Behaviour cloning of the best tenth, for example, is a sampler with ``episodes=top_episodes(store, 0.1)``.
     Raises InputError for a share outside.
     """
-    real = isinstance(share, (int, float, np.floating)) and not isinstance(share, bool)
-    if not real or not 0 < share <= 1:
+    if not is_real(share) or not 0 < share <= 1:
         raise InputError(f"share: expected a number in (0, 1], got {share!r:.80}")
     counts = np.bincount(store.episode_task, minlength=len(store.tasks))
     kept = np.maximum(np.round(counts * share), 1).astype(int)
@@ -83,18 +83,27 @@ def _order(store: EpisodeStore, rule: str) -> npt.NDArray[np.int64]:
 
 def _eligible(store: EpisodeStore, rule: str) -> npt.NDArray[np.bool_]:
     if rule == "successful":
-        succeeded = [_succeeded(store, index) for index in range(store.num_episodes)]
-        if None in succeeded:
-            raise InputError(f"prompts: {store.path} does not say which episodes succeeded")
-        return np.array(succeeded, dtype=bool)
+        return _succeeded(store)
     if rule not in RULES and _column(store, rule).dtype.kind == "b":
         return _column(store, rule)
     return np.ones(store.num_episodes, dtype=bool)
 
 
-def _succeeded(store: EpisodeStore, index: int) -> bool | None:
-    success = store.native.episode(index)[4]
-    return None if success[0] < 0 else bool(success.max() > 0)
+def _succeeded(store: EpisodeStore) -> npt.NDArray[np.bool_]:
+    """Whether each episode succeeded at some step. InputError if one of them does not say."""
+    first = 0
+    best = []
+    for shard in range(len(store.shard_folders)):
+        success = store.native.shard_rows("success", shard)
+        starts = store.episode_start[first:] - store.episode_start[first]
+        starts = starts[starts < len(success)]
+        best.append(np.maximum.reduceat(success, starts))
+        first += len(starts)
+    found = np.concatenate(best)
+    if (found < 0).any():
+        index = int(np.argmin(found))
+        raise InputError(f"prompts: {store.path} does not say whether all episodes succeeded, as {index}")
+    return found > 0
 
 
 def _column(store: EpisodeStore, rule: str) -> npt.NDArray[Any]:

@@ -11,6 +11,8 @@ import numpy.typing as npt
 Float64Array = npt.NDArray[np.float64]
 Float32Array = npt.NDArray[np.float32]
 
+_ROUNDING = 8 * float(np.finfo(np.float32).eps)  # 9.5e-7
+
 
 @dataclass(frozen=True, eq=False)
 class Normalization:
@@ -75,12 +77,30 @@ class Statistics:
         """Population standard deviation float64 [dim]."""
         return np.sqrt(self.squares / max(self.count, 1))
 
-    def normalization(self) -> Normalization:
-        """Mean and std + 1e-6 in float32; a constant dimension is only centred.
+    @property
+    def constant(self) -> npt.NDArray[np.bool_]:
+        """Dimensions [dim] that do not vary, or by no more than rounding, as those of an object that lies still.
 
-        Were a constant dimension divided by 1e-6, any later variation of it would explode.
+        Rounding: a std of at most 8 units in the last place of float32, as which observations are stored, at the
+        dimension's largest magnitude, or at 1 if that is less: parts of a unit quaternion round at the whole's scale.
         """
-        std = np.where(self.minimum == self.maximum, 1.0, self.std + 1e-6)
+        if self.count == 0:
+            return np.zeros(len(self.mean), dtype=np.bool_)
+        magnitude = np.maximum(np.abs(self.minimum), np.abs(self.maximum))
+        rounding: npt.NDArray[np.bool_] = self.std <= _ROUNDING * np.maximum(magnitude, 1.0)
+        return rounding | (self.minimum == self.maximum)
+
+    @property
+    def rounding(self) -> npt.NDArray[np.bool_]:
+        """Those :attr:`constant` dimensions [dim] that do vary, by rounding."""
+        return self.constant & (self.minimum != self.maximum)
+
+    def normalization(self) -> Normalization:
+        """Mean and std + 1e-6 in float32; :attr:`constant` dimensions are only centred.
+
+        Were they divided by what little they vary, any later variation would explode.
+        """
+        std = np.where(self.constant, 1.0, self.std + 1e-6)
         return Normalization(self.mean.astype(np.float32), std.astype(np.float32))
 
     def to_json(self) -> dict[str, Any]:

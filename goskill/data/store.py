@@ -19,6 +19,7 @@ from goskill.data.episode import Episode
 from goskill.data.files import size_of, storage_errors
 from goskill.data.label_blocks import LabelBlocks
 from goskill.data.labels import (
+    LABELS,
     check_labels_writable,
     label_folder,
     label_names,
@@ -49,9 +50,14 @@ class EpisodeStore:
     them by renaming is harmless).
     """
 
-    def __init__(self, layout: StoreLayout, in_memory: bool = False) -> None:
+    def __init__(
+        self, layout: StoreLayout, in_memory: bool = False, labels: Path | None = None
+    ) -> None:
         self._layout = layout
         self._in_memory = in_memory
+        self.labels_folder = labels
+        own = layout.path / LABELS
+        self._label_roots = [own] if labels is None else [labels, own]
         shards = [(str(shard.folder), shard.steps, shard.episodes) for shard in layout.shards]
         self.native = _core.Store(
             layout.observation_dim,
@@ -69,13 +75,22 @@ class EpisodeStore:
         self.resident_columns: dict[tuple[str, str], Tensor] = {}
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, in_memory: bool = False) -> EpisodeStore:
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        in_memory: bool = False,
+        labels: str | os.PathLike[str] | None = None,
+    ) -> EpisodeStore:
         """Open a store. Sizes, headers, manifests and the episode table are all checked; array data is not
         read, unless ``in_memory``.
 
         ``in_memory`` copies all columns into this process's memory, on huge pages where the system has them.
         Batches of stores of gigabytes are then drawn about as fast as those of small ones, and changes of the
         files no longer matter.
+
+        ``labels``: a folder where label columns are looked for before those that lie beside the data, and written: for
+        data that cannot be written to, or labels that belong to a run.
 
         Raises StoreError that names the file, what was expected and what was found, and InputError if less
         memory is available than ``in_memory`` needs.
@@ -84,10 +99,11 @@ class EpisodeStore:
             layout = StoreLayout.read(Path(path))
             if in_memory:
                 _check_memory(layout)
-            return cls(layout, in_memory)
+            return cls(layout, in_memory, None if labels is None else Path(labels))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(EpisodeStore.open, in_memory=self._in_memory), (self.path,)
+        settings = {"in_memory": self._in_memory, "labels": self.labels_folder}
+        return partial(EpisodeStore.open, **settings), (self.path,)
 
     def __repr__(self) -> str:
         return (
@@ -193,7 +209,8 @@ class EpisodeStore:
         return total
 
     def normalization(self) -> Normalization:
-        """Mean and std (+ 1e-6; constant dimensions are only centred) of :attr:`statistics` in float32.
+        """Mean and std (+ 1e-6) of :attr:`statistics` in float32; constant dimensions, and those that vary by rounding
+        alone (:attr:`Statistics.constant`, listed by :meth:`info`), are only centred.
 
         Raises StoreError if the store is empty.
         """
@@ -297,9 +314,23 @@ class EpisodeStore:
         return [int(i) for i in candidates[order[:count]]]
 
     @property
+    def labels_root(self) -> Path:
+        """The folder that label columns are written to."""
+        return self._label_roots[0]
+
+    def _label_folder(self, name: str) -> Path:
+        """The folder of a label column. StoreError if there is none of that name."""
+        for root in self._label_roots:
+            folder = label_folder(root, name)
+            if folder.is_dir():
+                return folder
+        known = ", ".join(map(repr, self.label_names)) or "none"
+        raise StoreError(f"{self.path}: there are no labels {name!r} (there are: {known})")
+
+    @property
     def label_names(self) -> list[str]:
-        """Names of the label columns beside the data."""
-        return label_names(self.path)
+        """Names of the label columns, beside the data and in the folder that :meth:`open` was given."""
+        return sorted({name for root in self._label_roots for name in label_names(root)})
 
     def write_labels(
         self,
@@ -308,19 +339,20 @@ class EpisodeStore:
         num_classes: int,
         threads: int = 1,
     ) -> None:
-        """Keep one class per step beside the data, with an index of where each class occurs.
+        """Keep one class per step in :attr:`labels_root`, with an index of where each class occurs.
 
         ``labels``: integers in [0, num_classes) as one array [num_steps] or an iterable of arrays that
         follow one another, in the order of the episodes. Labels of that name are replaced.
 
         Raises InputError for wrong labels (nothing changes) or StoreError if they cannot be written.
         """
-        write_labels(self.path, self.data_checksum, self.num_steps, name, labels, int(num_classes), threads)
+        root = self.labels_root
+        write_labels(root, self.data_checksum, self.num_steps, name, labels, int(num_classes), threads)
         self._labels.pop(name, None)
 
     def check_labels_writable(self) -> None:
-        """Raise StoreError, before anything is computed, if labels cannot be written beside the data."""
-        check_labels_writable(self.path)
+        """Raise StoreError, before anything is computed, if labels cannot be written."""
+        check_labels_writable(self.labels_root)
 
     def label_blocks(self, name: str, num_classes: int) -> LabelBlocks:
         """Labels to be found block by block, by several processes or over several attempts."""
@@ -342,7 +374,7 @@ class EpisodeStore:
         """The mapped label column and class index, for the samplers."""
         if name not in self._labels:
             manifest = self._label_manifest(name)
-            folder = str(label_folder(self.path, name))
+            folder = str(self._label_folder(name))
             self._labels[name] = _core.LabelColumn(
                 folder, self.num_steps, manifest["classes"], manifest["width"]
             )
@@ -350,7 +382,7 @@ class EpisodeStore:
 
     def _label_manifest(self, name: str) -> dict[str, Any]:
         with storage_errors(self.path):
-            return read_label_manifest(self.path, self.data_checksum, self.num_steps, name)
+            return read_label_manifest(self._label_folder(name), self.data_checksum, self.num_steps)
 
     @cached_property
     def data_checksum(self) -> str:
@@ -379,6 +411,8 @@ class EpisodeStore:
             "actions_outside": self.actions_outside,
             "columns": manifest_entry(self._layout.columns),
             "episode_columns": manifest_entry(self._layout.episode_columns),
+            "constant_dimensions": np.flatnonzero(self.statistics.constant).tolist(),
+            "rounding_dimensions": np.flatnonzero(self.statistics.rounding).tolist(),
             "shards": len(self._layout.shards),
             "bytes": self._bytes(),
             "prompts": self._prompts_info(),
@@ -421,8 +455,8 @@ class EpisodeStore:
         return [file for folder in self.shard_folders for file in folder.glob("*.npy")]
 
     def label_files(self, name: str) -> list[Path]:
-        """The files of columns that lie beside the shards as labels of that name, known or not."""
-        return list(label_folder(self.path, name).glob("*.npy"))
+        """The files of columns that lie in the folder of the labels of that name, known or not."""
+        return list(self._label_folder(name).glob("*.npy"))
 
     def shard_checksums(self) -> dict[Path, str]:
         """The files of columns that the shards' manifests list, with the SHA-256 of what follows their headers."""
@@ -434,7 +468,7 @@ class EpisodeStore:
 
     def label_checksums(self, name: str) -> dict[Path, str]:
         """As :meth:`shard_checksums`, of the labels of a name. Raises StoreError if their manifest is damaged."""
-        folder, columns = label_folder(self.path, name), self._label_manifest(name)["columns"]
+        folder, columns = self._label_folder(name), self._label_manifest(name)["columns"]
         return {folder / f"{part}.npy": str(entry["sha256"]) for part, entry in columns.items()}
 
     def verify(self, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:

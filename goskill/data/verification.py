@@ -93,7 +93,7 @@ def _read(
 def _open_again(store: EpisodeStore, faults: list[str]) -> None:
     """What lies on disk now may differ from what was opened: sizes, headers and manifests are checked again."""
     with _noted(faults):
-        again = type(store).open(store.path)
+        again = type(store).open(store.path, labels=store.labels_folder)
         for name in again.label_names:
             with _noted(faults):
                 again.label_column(name)
