@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from goskill.data.context_sampler import ContextSampler
     from goskill.data.episode import Episode
+    from goskill.data.replay import ReplayBuffer, ReplaySampler
     from goskill.data.segment_sampler import SegmentSampler
     from goskill.data.statistics import Normalization, Statistics
     from goskill.data.store import EpisodeStore
@@ -23,6 +24,8 @@ __all__ = [
     "Episode",
     "EpisodeStore",
     "Normalization",
+    "ReplayBuffer",
+    "ReplaySampler",
     "SegmentSampler",
     "Statistics",
     "StoreWriter",
@@ -34,6 +37,8 @@ _LAZY = {
     "Episode": "episode",
     "EpisodeStore": "store",
     "Normalization": "statistics",
+    "ReplayBuffer": "replay",
+    "ReplaySampler": "replay",
     "SegmentSampler": "segment_sampler",
     "Statistics": "statistics",
     "StoreWriter": "writer",
