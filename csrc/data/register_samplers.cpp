@@ -220,7 +220,8 @@ void fill_variable_segments(const VariableSegmentSampler& sampler, std::uint64_t
     const std::int64_t count = py::cast<py::array>(batch["start"]).size();
     const std::int64_t most = sampler.max_length();
     VariableSegmentBatch target = variable_segment_places(batch, count);
-    target.observations = output<float>(batch, "observations", {count, most + 1, sampler.store().observation_dim()});
+    target.observations =
+        output<float>(batch, "observations", {count, most + 1, sampler.store().observation_dim()});
     target.actions = output<float>(batch, "actions", {count, most, sampler.store().action_dim()});
     target.mask = output<bool>(batch, "mask", {count, most});
     const py::gil_scoped_release released;
@@ -238,7 +239,8 @@ Array<std::int64_t> draw_below(std::uint64_t seed, std::uint64_t step, std::uint
     const std::int64_t* const size = sizes.data();
     const py::gil_scoped_release released;
     for (py::ssize_t ring = 0; ring < rings; ++ring) {
-        for (std::int64_t i = 0; i < count; ++i) *out++ = below(draw(seed, replay_stream, step, first++)[0], size[ring]);
+        for (std::int64_t i = 0; i < count; ++i)
+            *out++ = below(draw(seed, replay_stream, step, first++)[0], size[ring]);
     }
     return drawn;
 }
@@ -333,11 +335,11 @@ void register_samplers(py::module_& module) {
                          const std::optional<std::vector<std::int64_t>>& episodes,
                          const std::optional<std::vector<float>>& mean,
                          const std::optional<std::vector<float>>& std, std::uint64_t seed, int threads) {
-                 VariableSegmentSettings settings{max_length, by_class, normalization(*store, mean, std), seed,
-                                                  threads};
+                 VariableSegmentSettings settings{max_length, by_class, normalization(*store, mean, std),
+                                                  seed, threads};
                  const py::gil_scoped_release released;
-                 return std::make_unique<VariableSegmentSampler>(std::move(store), std::move(labels), episodes,
-                                                                 std::move(settings));
+                 return std::make_unique<VariableSegmentSampler>(std::move(store), std::move(labels),
+                                                                 episodes, std::move(settings));
              }),
              py::arg("store"), py::arg("labels").none(false), py::arg("max_length"), py::arg("by_class"),
              py::arg("episodes"), py::arg("mean"), py::arg("std"), py::arg("seed"), py::arg("threads"))
@@ -346,8 +348,8 @@ void register_samplers(py::module_& module) {
              py::arg("batch"), "Fills the arrays of a batch with samples first, first + 1, ... of a step.")
         .def("locate", &locate_variable_segments, py::arg("step"), py::arg("global_batch"), py::arg("first"),
              py::arg("batch"), "Fills only the arrays that say where the samples come from.");
-    module.def("draw_below", &draw_below, py::arg("seed"), py::arg("step"), py::arg("first"), py::arg("sizes"),
-               py::arg("count"),
+    module.def("draw_below", &draw_below, py::arg("seed"), py::arg("step"), py::arg("first"),
+               py::arg("sizes"), py::arg("count"),
                "Numbers [rings, count] below each size, of samples first, first + 1, ... of a step.");
 }
 

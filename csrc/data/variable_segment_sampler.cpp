@@ -133,7 +133,8 @@ void VariableSegmentSampler::fill(std::uint64_t step, std::int64_t global_batch,
     parallel_for(count, settings_.threads, [&](std::int64_t begin, std::int64_t end) {
         std::vector<Source> sources;
         sources.reserve(static_cast<std::size_t>(end - begin));
-        for (std::int64_t i = begin; i < end; ++i) sources.push_back(place(step, global_batch, first, i, batch));
+        for (std::int64_t i = begin; i < end; ++i)
+            sources.push_back(place(step, global_batch, first, i, batch));
         for (std::size_t k = 0; k < std::min(prefetch_distance, sources.size()); ++k) {
             prefetch(observations(sources[k]));
             prefetch(actions(sources[k]));

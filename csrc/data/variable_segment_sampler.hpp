@@ -116,9 +116,9 @@ class VariableSegmentSampler {
     std::shared_ptr<const Store> store_;
     std::shared_ptr<const LabelColumn> labels_;
     VariableSegmentSettings settings_;
-    StepIndex every_step_;            // of the store
-    CompactIntegers starts_;          // the first step of each segment in the whole store, ascending
-    CompactIntegers by_class_;        // places in `starts_`, ordered by class
+    StepIndex every_step_;               // of the store
+    CompactIntegers starts_;             // the first step of each segment in the whole store, ascending
+    CompactIntegers by_class_;           // places in `starts_`, ordered by class
     std::vector<std::int64_t> offsets_;  // [num_classes + 1] of each class in `by_class_`
     std::vector<std::size_t> classes_;   // those that are not empty
 };

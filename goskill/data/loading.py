@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -49,13 +50,6 @@ class LoaderState:
 
     def begin(self, iterator: Any, loader: Any, sampler: StoreSampler) -> None:
         """An iterator of a loader with workers begins an epoch."""
-        if loader.batch_size not in (None, 1):
-            raise InputError(
-                "DataLoader: expected batch_size=None, since the sampler makes batches itself: with workers, batches of "
-                f"{loader.batch_size} of its batches would not follow one another"
-            )
-        if loader.num_workers > MOST_WORKERS:
-            raise InputError(f"DataLoader: expected at most {MOST_WORKERS} workers, got {loader.num_workers}")
         if not getattr(loader, "in_order", True):
             warnings.warn(
                 "DataLoader: with in_order=False batches come as workers finish them, not in the order of the stream, "
@@ -65,13 +59,16 @@ class LoaderState:
             )
         state = sampler.state_dict()
         self._cells[_BASE], self._cells[_SEED] = state["step"], state["seed"]
-        self._epochs[iterator] = _Epoch(state["step"])
+        first = iterator not in self._epochs
+        self._epochs[iterator] = _Epoch(state["step"], may_resume=first, fault=_fault(loader))
 
     def check(self, iterator: Any, sampler: StoreSampler) -> None:
         """Before a batch is handed out: nothing else may have moved the stream, which the workers would not know."""
         epoch = self._epochs.get(iterator)
         if epoch is None:
             return
+        if epoch.fault is not None:
+            raise InputError(f"DataLoader: {epoch.fault}")
         step = sampler.state_dict()["step"]
         if step != epoch.next:
             raise InputError(
@@ -84,8 +81,8 @@ class LoaderState:
         epoch = self._epochs.get(iterator)
         if epoch is None:
             return
-        if not epoch.resumed:
-            epoch.resumed = True
+        if epoch.may_resume:
+            epoch.may_resume = False
             resumed = self._resumed_at(iterator._base_seed, iterator._num_workers)
             epoch.next = epoch.next if resumed is None else resumed
         epoch.next += 1
@@ -104,20 +101,37 @@ class LoaderState:
         if not begun:
             return state
         if not self._cells.is_shared():
-            raise InputError("DataLoader: persistent workers need shared memory, which this system does not give")
+            raise InputError(
+                "DataLoader: persistent workers need shared memory, which this system does not give"
+            )
         return {"step": int(self._cells[_BASE]), "seed": int(self._cells[_SEED])}
 
     def note_resumption(self, worker: Any, step: int) -> None:
         """A worker goes on from a loader's state."""
+        if worker.id >= MOST_WORKERS:
+            return  # refused with the first batch
         cell = _RESUMED + 2 * worker.id
         self._cells[cell + 1] = step
         self._cells[cell] = worker.seed - worker.id  # the loader's own seed, new for each of its iterators
 
 
+@dataclass
 class _Epoch:
-    def __init__(self, first: int) -> None:
-        self.next = first
-        self.resumed = False  # whether it is known that, or where, the workers resumed
+    next: int
+    may_resume: bool  # whether its workers may have resumed elsewhere, which they have noted by the first batch
+    fault: str | None
+
+
+def _fault(loader: Any) -> str | None:
+    """Why a loader cannot be read; said with its first batch, since torch cannot clean up what fails before."""
+    if loader.batch_size not in (None, 1):
+        return (
+            "expected batch_size=None, since the sampler makes batches: with workers, batches of "
+            f"{loader.batch_size} of its batches would not follow one another"
+        )
+    if loader.num_workers > MOST_WORKERS:
+        return f"expected at most {MOST_WORKERS} workers, got {loader.num_workers}"
+    return None
 
 
 class SampleStream:
@@ -168,7 +182,8 @@ class SampleStream:
         workers = state.get("workers") if isinstance(state, Mapping) else None
         if workers != self._worker.num_workers:
             raise InputError(
-                f"DataLoader: expected the state of a loader with {self._worker.num_workers} workers, got one of {workers}"
+                f"DataLoader: expected the state of a loader with {self._worker.num_workers} workers, "
+                f"got one of {workers}"
             )
         step = checked_integer("step", state["step"], 0, LARGEST_SEED)
         position = self._sampler.state_dict()["step"]

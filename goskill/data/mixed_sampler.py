@@ -26,7 +26,9 @@ class MixedSampler:
         if not samplers or not all(isinstance(s, (StoreSampler, ReplaySampler)) for s in samplers):
             raise InputError(f"samplers: expected at least one sampler, got {samplers!r:.80}")
         if len({sampler.resident for sampler in samplers}) > 1:
-            raise InputError("samplers: expected all of them resident, as those of replay buffers are, or none")
+            raise InputError(
+                "samplers: expected all of them resident, as those of replay buffers are, or none"
+            )
         self._samplers = list(samplers)
 
     @property

@@ -60,7 +60,9 @@ class ReplayBuffer:
         self._types = self._fields(checked_columns("columns", columns, texts=False))
         self._added = np.zeros(self.tasks or 1, dtype=np.int64)  # rows that each ring was ever given
         rows = len(self._added) * self.capacity
-        self._rows = {name: _zeros((rows, *type_.shape), type_, self.device) for name, type_ in self._types.items()}
+        self._rows = {
+            name: _zeros((rows, *type_.shape), type_, self.device) for name, type_ in self._types.items()
+        }
 
     def _fields(self, columns: Columns) -> Columns:
         fields: Columns = {
@@ -73,9 +75,13 @@ class ReplayBuffer:
         }
         for name, type_ in columns.items():
             if name in fields or name == _ADDED:
-                raise InputError(f"columns: expected names that transitions do not have already, got {name!r}")
+                raise InputError(
+                    f"columns: expected names that transitions do not have already, got {name!r}"
+                )
             if type_.base.kind == "u" and type_.base.itemsize > 1:
-                raise InputError(f"columns: {name!r}: expected integers with a sign, or uint8, got {type_.base}")
+                raise InputError(
+                    f"columns: {name!r}: expected integers with a sign, or uint8, got {type_.base}"
+                )
         return {**fields, **columns}
 
     @property
@@ -116,7 +122,9 @@ class ReplayBuffer:
         }
         if given.keys() != self._types.keys():
             wrong = sorted(given.keys() ^ self._types.keys())
-            raise InputError(f"columns: expected {', '.join(self._types)}, got others in {', '.join(wrong):.80}")
+            raise InputError(
+                f"columns: expected {', '.join(self._types)}, got others in {', '.join(wrong):.80}"
+            )
         if np.ndim(rewards) != 1:  # type: ignore[arg-type]
             raise InputError("rewards: expected one for each transition [n]")
         count = len(rewards)  # type: ignore[arg-type]
@@ -146,7 +154,9 @@ class ReplayBuffer:
 
     def _checked_task(self, task: int | npt.ArrayLike | None, count: int) -> npt.NDArray[np.int64]:
         if (task is None) != (self.tasks is None):
-            wanted = "none, since the buffer has one ring" if self.tasks is None else "the task of each transition"
+            wanted = (
+                "none, since the buffer has one ring" if self.tasks is None else "the task of each transition"
+            )
             raise InputError(f"task: expected {wanted}, got {task!r:.80}")
         array = np.asarray(0 if task is None else task)
         if array.dtype.kind not in "iu" or array.shape not in ((), (count,)):
@@ -155,7 +165,9 @@ class ReplayBuffer:
             )
         tasks = np.broadcast_to(array.astype(np.int64), (count,))
         if count and not 0 <= tasks.min() <= tasks.max() < len(self._added):
-            raise InputError(f"task: expected integers in [0, {len(self._added)}), got {tasks.min()} to {tasks.max()}")
+            raise InputError(
+                f"task: expected integers in [0, {len(self._added)}), got {tasks.min()} to {tasks.max()}"
+            )
         return tasks
 
     def _places(
@@ -191,7 +203,9 @@ class ReplayBuffer:
 
         Those of one ring are views: save or copy them before more is added.
         """
-        held = [slice(i * self.capacity, i * self.capacity + size) for i, size in enumerate(self.sizes.tolist())]
+        held = [
+            slice(i * self.capacity, i * self.capacity + size) for i, size in enumerate(self.sizes.tolist())
+        ]
         rows = {
             name: values[held[0]] if len(held) == 1 else torch.cat([values[part] for part in held])
             for name, values in self._rows.items()
@@ -225,8 +239,6 @@ class ReplayBuffer:
                 first = ring * self.capacity
                 self._rows[name][first : first + len(part)] = part.to(self.device)
         self._added = counts
-
-
 
 
 class ReplaySampler:
@@ -328,5 +340,7 @@ class ReplaySampler:
 
 def _zeros(shape: tuple[int, ...], type_: np.dtype[Any], device: torch.device) -> Tensor:
     if device.type == "cpu":
-        return torch.from_numpy(np.zeros(shape, dtype=type_.base))  # pages that nobody wrote to take no memory
+        return torch.from_numpy(
+            np.zeros(shape, dtype=type_.base)
+        )  # pages that nobody wrote to take no memory
     return torch.zeros(shape, dtype=TORCH_DTYPES[type_.base], device=device)

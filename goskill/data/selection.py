@@ -19,7 +19,7 @@ Rule = str | Sequence[int] | Mapping[str, Sequence[int]]
 def select_episodes(
     store: EpisodeStore, rule: Rule, count: int, episodes: npt.ArrayLike | None = None
 ) -> dict[str, list[int]]:
-    """Up to ``count`` episodes of each task that has any, by task name: what ``ContextSampler(prompt_episodes=)`` takes.
+    """Up to ``count`` episodes of each task, by its name: what ``ContextSampler(prompt_episodes=...)`` takes.
 
     rule: "best" (highest return first), "successful" (those that succeeded at some step, highest return first),
         "shortest" (fewest steps first, then highest return), the name of a declared column of the episodes (of bools:
@@ -61,7 +61,9 @@ def top_episodes(store: EpisodeStore, share: float) -> list[int]:
     counts = np.bincount(store.episode_task, minlength=len(store.tasks))
     kept = np.maximum(np.round(counts * share), 1).astype(int)
     return sorted(
-        index for task, count in zip(store.tasks, kept, strict=True) for index in store.best_episodes(task, count)
+        index
+        for task, count in zip(store.tasks, kept, strict=True)
+        for index in store.best_episodes(task, count)
     )
 
 
@@ -109,7 +111,9 @@ def _succeeded(store: EpisodeStore) -> npt.NDArray[np.bool_]:
 def _column(store: EpisodeStore, rule: str) -> npt.NDArray[Any]:
     if rule not in store.episode_columns:
         known = closest(rule, [*RULES, *store.episode_columns])
-        raise InputError(f"prompts: expected a rule, a column of the episodes or indices, got {rule!r:.80}; {known}")
+        raise InputError(
+            f"prompts: expected a rule, a column of the episodes or indices, got {rule!r:.80}; {known}"
+        )
     values = store.episode_column(rule)
     if values.dtype.kind not in "biuf" or values.ndim != 1:
         raise InputError(f"prompts: expected a column of bools or numbers, got {rule!r} of {values.dtype}")

@@ -50,9 +50,7 @@ class EpisodeStore:
     them by renaming is harmless).
     """
 
-    def __init__(
-        self, layout: StoreLayout, in_memory: bool = False, labels: Path | None = None
-    ) -> None:
+    def __init__(self, layout: StoreLayout, in_memory: bool = False, labels: Path | None = None) -> None:
         self._layout = layout
         self._in_memory = in_memory
         self.labels_folder = labels

@@ -113,7 +113,7 @@ def test_moving_a_sampler_under_its_workers_is_an_error(declaring) -> None:
 
 def test_batches_of_batches_are_refused_with_workers(declaring) -> None:
     with pytest.raises(InputError, match="batch_size=None"):
-        iter(DataLoader(segments(declaring), batch_size=2, num_workers=2))
+        next(iter(DataLoader(segments(declaring), batch_size=2, num_workers=2)))
     batch = next(iter(DataLoader(segments(declaring), num_workers=2)))
     assert batch["observations"].shape[0] == 1  # torch's own default adds an axis
 
@@ -154,7 +154,9 @@ def test_other_datasets_load_as_before() -> None:
 def test_a_copy_of_a_sampler_has_a_position_of_its_own(declaring, numbers) -> None:
     sampler = segments(declaring)
     copy = pickle.loads(pickle.dumps(sampler))
-    loaders = [DataLoader(s, batch_size=None, num_workers=1, persistent_workers=True) for s in (sampler, copy)]
+    loaders = [
+        DataLoader(s, batch_size=None, num_workers=1, persistent_workers=True) for s in (sampler, copy)
+    ]
     for first in (0, 2):
         for loader in loaders:
             assert [numbers[known(batch)] for batch in islice(loader, 2)] == [first, first + 1]

@@ -58,7 +58,9 @@ def held(replay: ReplayBuffer) -> list[list[dict[str, Any]]]:
     counts=st.lists(st.integers(0, 12), max_size=8),
     seed=st.integers(0, 1000),
 )
-def test_rings_hold_the_last_transitions(capacity: int, tasks: int | None, counts: list[int], seed: int) -> None:
+def test_rings_hold_the_last_transitions(
+    capacity: int, tasks: int | None, counts: list[int], seed: int
+) -> None:
     generator = np.random.default_rng(seed)
     replay = buffer(capacity, tasks)
     expected = [deque(maxlen=capacity) for _ in range(tasks or 1)]

@@ -57,7 +57,9 @@ def oracle(
         data = store.episode(episode)
         observations = np.zeros((most + 1, store.observation_dim), np.float32)
         actions = np.zeros((most, store.action_dim), np.float32)
-        observations[: length + 1] = normalized(store, data.observations[start : start + length + 1], normalize)
+        observations[: length + 1] = normalized(
+            store, data.observations[start : start + length + 1], normalize
+        )
         actions[:length] = data.actions[start : start + length]
         rows.append(
             {
@@ -142,7 +144,8 @@ def test_segments_classes_and_crops_are_uniform(labelled: EpisodeStore) -> None:
 def test_ranks_partition_the_stream_and_resuming_goes_on(labelled: EpisodeStore) -> None:
     whole = VariableSegmentSampler(labelled, "skills", 4, 12, balance="skill")
     ranks = [
-        VariableSegmentSampler(labelled, "skills", 4, 6, balance="skill", rank=rank, world_size=2) for rank in (0, 1)
+        VariableSegmentSampler(labelled, "skills", 4, 6, balance="skill", rank=rank, world_size=2)
+        for rank in (0, 1)
     ]
     for _ in range(3):
         parts = [next(rank) for rank in ranks]
