@@ -11,7 +11,7 @@ namespace goskill {
 namespace {
 
 constexpr std::uint64_t transition_stream = 3;
-constexpr std::size_t prefetch_distance = 8;
+constexpr std::size_t prefetch_distance = 6;
 constexpr std::int64_t normalized_together = 16;
 
 }  // namespace
