@@ -13,8 +13,8 @@ import numpy.typing as npt
 from rich import box
 from rich.table import Table
 
+import goskill.evaluation.statistics as statistics
 from goskill.errors import InputError
-from goskill.evaluation import statistics
 from goskill.evaluation.rows import VERSIONS, Row, versions
 from goskill.evaluation.selection import check_settings, named_versions, newest, whole_runs
 from goskill.evaluation.statistics import Estimate

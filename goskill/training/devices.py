@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+import goskill.training.distributed as distributed
 from goskill.errors import InputError
-from goskill.training import distributed
 from goskill.training.method import TrainingSettings
 
 

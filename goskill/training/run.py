@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import goskill.training.distributed as distributed
 from goskill.errors import CheckpointError, InputError
 from goskill.files import parse_json, write_atomically
-from goskill.training import distributed
 
 # Settings that cannot change what is learned (beyond rounding), so a run may be continued with other ones.
 FREE_ON_RESUME = {"data.path"} | frozenset(

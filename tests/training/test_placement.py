@@ -13,8 +13,8 @@ from goskill.data import ContextSampler, EpisodeStore, SegmentSampler
 from goskill.errors import InputError
 from goskill.methods.go_skill import GoSkill
 from goskill.methods.prompt_dt import PromptDT
-from goskill.training import Method, RunFolder, Trainer, TrainingSettings
-from goskill.training import placement as residence
+from goskill.training import RunFolder, Trainable, Trainer, TrainingSettings
+from goskill.training import placement as placement
 
 
 @pytest.fixture(scope="module")
@@ -31,16 +31,16 @@ METHODS: dict[str, Any] = {
 }
 
 
-def trained(name: str, store: EpisodeStore, path: Path, device: str = "cpu", **settings: Any) -> Method:
+def trained(name: str, store: EpisodeStore, path: Path, device: str = "cpu", **settings: Any) -> Trainable:
     training = TrainingSettings(
         device=device, precision="float32", warmup_iterations=2, log_every=1, threads=1, **settings
     )
-    method: Method = METHODS[name](store, training)
+    method: Trainable = METHODS[name](store, training)
     Trainer(method, RunFolder.create(path, {"training": training}), training, progress=False).train()
     return method
 
 
-def weights(method: Method) -> dict[str, torch.Tensor]:
+def weights(method: Trainable) -> dict[str, torch.Tensor]:
     return {
         f"{network}.{name}": tensor.cpu()
         for network, module in method.modules.items()
@@ -64,18 +64,18 @@ def test_a_resumed_run_goes_on_with_the_next_places(
     )
     expected = weights(trained("GO-Skill", store, tmp_path / "whole", data="device"))
     run = RunFolder.create(tmp_path / "cut", {"training": training})
-    from goskill.training.step import ObjectiveStep
+    from goskill.training.step import IterationStep
 
-    original, left = ObjectiveStep.run, [9]
+    original, left = IterationStep.run, [8]
 
-    def stopping(step: ObjectiveStep, iterations: int) -> None:
+    def stopping(step: IterationStep, iteration: int, iterations: int) -> None:
         left[0] -= 1
         if left[0] == 0:
             raise RuntimeError("cut")
-        original(step, iterations)
+        original(step, iteration, iterations)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ObjectiveStep, "run", stopping)
+        patch.setattr(IterationStep, "run", stopping)
         with pytest.raises(RuntimeError, match="cut"):
             Trainer(METHODS["GO-Skill"](store, training), run, training, progress=False).train()
     method = METHODS["GO-Skill"](store, training)
@@ -121,12 +121,12 @@ def test_a_gpu_keeps_data_that_fits_in_half_of_it(
         for shard in store.shard_folders
         for name in ("observations", "actions", "returns_to_go")
     )
-    monkeypatch.setattr(residence, "choose_device", lambda name: torch.device("cuda", 0))
+    monkeypatch.setattr(placement, "choose_device", lambda name: torch.device("cuda", 0))
     for free, keeps in ((2 * needed - 200, False), (4 * needed, True)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10 * free))
-        assert bool(residence.residence(TrainingSettings(), store)) is keeps
-        assert residence.residence(TrainingSettings(data="host"), store) == {}
-        assert residence.residence(TrainingSettings(data="device"), store)
+        assert bool(placement.placement(TrainingSettings(), store)) is keeps
+        assert placement.placement(TrainingSettings(data="host"), store) == {}
+        assert placement.placement(TrainingSettings(data="device"), store)
 
 
 def test_samplers_that_fill_their_batches_have_no_places(store: EpisodeStore) -> None:

@@ -19,7 +19,7 @@ from toy_method import TRAINING, ToyMethod, ToySettings, folder, make
 from goskill.errors import CheckpointError, InputError
 from goskill.training import Checkpoints, DivergedError, RunFolder, Trainer
 from goskill.training.checkpoint import _state_checksum
-from goskill.training.step import ObjectiveStep
+from goskill.training.step import IterationStep
 
 
 class Killed(BaseException):
@@ -52,16 +52,15 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory):
 
 @contextmanager
 def before_each_iteration(trainer: Trainer, act):
-    """Within, ``act`` is called before each iteration of the phase's first objective."""
-    run = ObjectiveStep.run
+    """Within, ``act`` is called before each iteration."""
+    run = IterationStep.run
 
-    def acting(step, left):
-        if step is trainer._running[0]:
-            act()
-        run(step, left)
+    def acting(step, iteration, left):
+        act()
+        run(step, iteration, left)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ObjectiveStep, "run", acting)
+        patch.setattr(IterationStep, "run", acting)
         yield
 
 
