@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "info": stores.info,
     "verify": stores.verify,
     "train": runs.train,
+    "settings": runs.settings,
     "finetune": runs.finetune,
     "eval": runs.evaluate,
     "diagnose": runs.diagnose,

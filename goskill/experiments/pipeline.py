@@ -325,7 +325,7 @@ def compare(runs: Sequence[PathLike], *, as_json: bool = False) -> None:
 
 @contextmanager
 def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar as a callback (done, total); it appears at the first call."""
+    """A progress bar on stderr as a callback (done, total); it appears at the first call."""
     columns: Sequence[Any] = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -333,7 +333,7 @@ def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    progress = Progress(*columns, console=console)
+    progress = Progress(*columns, console=Console(stderr=True))
     bar = progress.add_task(title, total=None)
     with ExitStack() as shown:
 

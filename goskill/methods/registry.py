@@ -19,7 +19,7 @@ from goskill.errors import InputError, closest
 from goskill.methods.method import NOTHING, Method
 from goskill.settings import from_mapping
 
-__all__ = ["Entry", "find", "method_names", "register"]
+__all__ = ["Entry", "built_in_names", "find", "method_names", "register"]
 
 GROUP = "goskill.methods"
 M = TypeVar("M", bound=type[Method])
@@ -123,6 +123,11 @@ def find(method: str | type[Method]) -> Entry:
     if method not in _ENTRIES:
         raise InputError(f"unknown method {method!r}: {closest(method, method_names())}")
     return _ENTRIES[method]
+
+
+def built_in_names() -> list[str]:
+    """The names of our own methods."""
+    return list(_BUILT_IN)
 
 
 def method_names() -> list[str]:

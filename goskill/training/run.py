@@ -13,7 +13,7 @@ from typing import Any
 
 import goskill.training.distributed as distributed
 from goskill.errors import CheckpointError, InputError
-from goskill.files import parse_json, write_atomically
+from goskill.files import parse_json, read_text, write_atomically
 
 # Settings that cannot change what is learned (beyond rounding), so a run may be continued with other ones.
 FREE_ON_RESUME = {"data.path"} | frozenset(
@@ -143,7 +143,7 @@ class RunFolder:
     def settings(self) -> dict[str, Any]:
         """What ``settings.json`` holds. Raises CheckpointError if it cannot be read."""
         try:
-            settings = parse_json(self.settings_file.read_text(encoding="utf-8"))
+            settings = parse_json(read_text(self.settings_file))
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{self.settings_file} cannot be read: {error}") from None
         if not isinstance(settings, dict):

@@ -16,7 +16,7 @@ from goskill.evaluation.rows import Row, versions
 from goskill.evaluation.study import SAME_SECONDS, Budget, Contender, Study
 from goskill.experiments import presets
 from goskill.experiments.runs import read_settings
-from goskill.files import parse_json, write_atomically
+from goskill.files import parse_json, read_text, write_atomically
 from goskill.settings import to_mapping
 from goskill.training.run import FREE_ON_RESUME, SINCE_ADDED
 
@@ -87,7 +87,7 @@ class Job:
     def load(cls, path: Path) -> Job:
         """What ``save`` wrote. Raises InputError for anything else."""
         try:
-            values = parse_json(path.read_text(encoding="utf-8"))
+            values = parse_json(read_text(path))
             lists = {name: tuple(values[name]) for name in ("ablations", "overrides", "tasks")}
             tuning = values["finetuning"] and FinetuningJob(**values["finetuning"])
             return cls(**{**values, **lists, "finetuning": tuning})
