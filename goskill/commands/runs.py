@@ -115,13 +115,13 @@ def settings(
 
     Examples: `goskill settings prompt_dt`, `goskill settings --methods`
     """
-    from goskill.experiments import reference
+    from goskill.experiments import setting_reference
     from goskill.methods import method_names
 
     if methods or markdown:
-        typer.echo("\n".join(method_names()) if methods else reference.markdown(), nl=methods)
+        typer.echo("\n".join(method_names()) if methods else setting_reference.markdown(), nl=methods)
         return
-    for section, found in reference.sections(method):
+    for section, found in setting_reference.sections(method):
         for one in found:
             typer.echo(f"{section}.{one.name} = {one.default}\n    {one.description}")
 

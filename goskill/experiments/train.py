@@ -80,14 +80,14 @@ def train(
         return finetuning.resume(out, data, overrides=overrides, method=method)
     if begun:
         data = data or data_path(RunFolder.open(out)) or None
-    store = None if data is None else EpisodeStore.open(data)
-    overrides = _with_numbers(overrides, store)
+    overrides = _with_numbers(overrides, data)
     if begun and preset is None:
         settings = settings_of(RunFolder.open(out), overrides, method=method, ablations=ablations)
     else:
         chosen = method or DEFAULT_METHOD
         settings = read_settings(preset or DEFAULT_PRESET, overrides, method=chosen, ablations=ablations)
     choose_execution(settings.training)  # raises before anything is written
+    store = None if data is None else EpisodeStore.open(data)
     sources = _sources(settings, store, suite, tasks, workers, RunFolder.open(out) if begun else None)
     learner = settings.entry.method.create(settings.method, sources, settings.training)
     settings = replace(settings, method=learner.settings)
@@ -100,17 +100,19 @@ def train(
     return run
 
 
-def _with_numbers(overrides: Sequence[str], store: EpisodeStore | None) -> list[str]:
-    """The overrides with numbers of the store where they say "auto". Raises InputError for a setting of the data."""
+def _with_numbers(overrides: Sequence[str], data: PathLike | None) -> list[str]:
+    """The overrides with numbers of the data where they say "auto". Raises InputError for a setting of the data."""
+    from goskill.data import EpisodeStore
+
     found = []
     for override in overrides:
         key, value = parse_override(override)
         if key.startswith("data."):
             raise InputError(f"--set {override}: only quickstart collects data, train takes what is there")
         if key == "method.return_scale" and value == "auto":
-            if store is None:
+            if data is None:
                 raise InputError(f"--set {override}: expected a number without an episode store")
-            override = f"{key}={largest_return(store)}"
+            override = f"{key}={largest_return(EpisodeStore.open(data))}"
         found.append(override)
     return found
 

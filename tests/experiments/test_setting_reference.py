@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from goskill.experiments import reference
+from goskill.experiments import setting_reference as reference
 from goskill.methods import built_in_names
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
