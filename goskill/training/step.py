@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from goskill.training import distributed
 from goskill.training.devices import Execution
-from goskill.training.graphs import GraphedStep, PinnedCopies
+from goskill.training.graphs import GraphedIteration, PinnedCopies
 from goskill.training.method import Batch, Objective
 from goskill.training.metrics import MetricWindow, flat_names
 from goskill.training.optimizer import ObjectiveOptimizer
@@ -61,7 +61,7 @@ class ObjectiveStep:
                 warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")
                 self._loss = DistributedDataParallel(self._loss, broadcast_buffers=False, static_graph=True)
         self._copies = PinnedCopies(execution.device) if execution.device.type == "cuda" else None
-        self._graph = GraphedStep(self._minimize) if execution.graphs else None
+        self._graph = GraphedIteration(execution.device) if execution.graphs else None
 
     def run(self, left: int) -> None:
         """One iteration, the first of ``left`` in its phase, queued on the device."""
@@ -73,7 +73,7 @@ class ObjectiveStep:
         self.optimizer.set_learning_rate(left)
         if self._graph is not None:
             self._timer.mark("step")
-            row = self._graph(batch)
+            (row,) = self._graph.run([self._minimize], [batch])
         else:
             row = self._minimize(batch)
         self.optimizer.steps += 1
