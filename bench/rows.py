@@ -42,9 +42,7 @@ def _turn(item: pytest.Item) -> tuple[bool, bool]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     report: Any = yield
     benchmark = getattr(item, "funcargs", {}).get("benchmark")
     if report.when == "call" and report.passed and benchmark is not None and benchmark.stats is not None:

@@ -66,7 +66,8 @@ def run(
     with tempfile.TemporaryDirectory() as folder:
         kept = Path(folder) / "rows.jsonl"
         command = [sys.executable, "-m", "pytest", str(FOLDER / f"{suite}.py"), "-q"]
-        command += ["-p", "no:cacheprovider", "-p", "goskill.bench.rows", "--suite", suite, "--rows", str(kept)]
+        command += ["-p", "no:cacheprovider", "-p", "goskill.bench.rows"]
+        command += ["--suite", suite, "--rows", str(kept)]
         command += ["--append-rows", str(file.absolute())] if file else []
         command += ["--rootdir", str(FOLDER), "-c", os.devnull, "--import-mode=importlib"]
         command += ["--benchmark-group-by=group", "-m", "gpu" if gpu else "not gpu"]
