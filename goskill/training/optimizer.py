@@ -44,11 +44,14 @@ class ObjectiveOptimizer:
         device = next(iter(self._parameters.values())).device
         self._adamw = torch.optim.AdamW(
             list(self._parameters.values()),
-            lr=torch.zeros((), device=device) if capturable else 0.0,
+            lr=0.0,
             weight_decay=self._settings.weight_decay,
             fused=True,
             capturable=capturable,
         )
+        if capturable:
+            for group in self._adamw.param_groups:  # not as an argument: that looks at its value
+                group["lr"] = torch.zeros((), device=device)
         for name, parameter in self._parameters.items():
             state = self._resting.pop(name, None)
             if state is not None:
