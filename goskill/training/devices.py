@@ -44,6 +44,10 @@ class Execution:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
+    def current_device(self) -> AbstractContextManager[Any]:
+        """Around training: streams, events and random states are those of this device unless another is named."""
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
+
     @contextlib.contextmanager
     def matmul_precision(self) -> Iterator[None]:
         """Around training: float32 products as ``precision`` says, whatever the process had before."""

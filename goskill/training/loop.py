@@ -105,8 +105,8 @@ class Trainer:
         """
         lock = self.run.lock() if self._writes else contextlib.nullcontext()
         try:
-            precision = self._execution.matmul_precision()
-            with lock, StopRequest() as stop, self._progress, precision, kept_memory():
+            device, precision = self._execution.current_device(), self._execution.matmul_precision()
+            with lock, StopRequest() as stop, self._progress, device, precision, kept_memory():
                 self._train(resume, stop)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

@@ -71,8 +71,9 @@ class Objective:
 
     With ``gather`` the sampler only says where samples lie, and ``gather`` makes the batch of it: on the device,
     without synchronisation, as a part of the step. ``after`` is called after each update (target networks), also as
-    a part of the step. Objectives of an iteration are minimised in the order of their list. ``optimizer`` defaults to
-    what ``TrainingSettings`` say.
+    a part of the step. Objectives of an iteration are minimised in the order of their list; one that is ``alongside``
+    may run beside those before it on CUDA, as neither reads what the other changes. ``optimizer`` defaults to what
+    ``TrainingSettings`` say.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Objective:
     every: int = 1
     optimizer: OptimizerSettings | None = None
     after: Callable[[], None] | None = None
+    alongside: bool = False
 
     def __post_init__(self) -> None:
         if self.every < 1:

@@ -193,7 +193,8 @@ class GoSkill(Method):
         else:
             decisions = self._contexts(labels, placement(self.training, self.store))
             policy = sampled_objective("policy", decisions, loss, modules)
-        return [policy, self._skill_objective(segments, frozen=True)]
+        # On a GPU side by side: the policy reads the codebook, which is frozen, and not the decoder.
+        return [policy, replace(self._skill_objective(segments, frozen=True), alongside=True)]
 
     def _label_store(self) -> str:
         return label_store(self.networks, self.store)
