@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args, get_type_hints
 
 from goskill.errors import InputError
+from goskill.methods.sequence.selection import check_share
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,12 @@ class GoSkillSettings:
     # Networks
     encoder_width: int = 256  # of the goal encoder's hidden layers
     encoder_layers: int = 3  # hidden layers of the goal encoder
-    decoder_width: int = 256  # of the skill decoder's tokens
-    decoder_layers: int = 6  # transformer blocks of the skill decoder
-    decoder_heads: int = 8  # attention heads of each; they divide the width
+    decoder: Literal["transformer", "mlp"] = (
+        "transformer"  # sees what was done since the skill began | sees one step, at a tenth of the cost
+    )
+    decoder_width: int = 256  # of the skill decoder's tokens, or of its hidden layers
+    decoder_layers: int = 6  # transformer blocks of the skill decoder, or its hidden layers
+    decoder_heads: int = 8  # attention heads of each block; they divide the width
     policy_width: int = 256  # of the skill policy's tokens
     policy_layers: int = 6  # transformer blocks of the skill policy
     policy_heads: int = 8  # attention heads of each; they divide the width
@@ -55,7 +59,8 @@ class GoSkillSettings:
     policy_loss: Literal["focal", "cross_entropy"] = "focal"  # continuous skills are regressed instead
     focal_gamma: float = 2.0  # focusing parameter of Eq. 9
 
-    # Schedule
+    # Data and schedule
+    best_share: float = 1.0  # of each task's episodes by return, that all of it is learned from; 1: all
     extraction_iterations: int = 30_000  # of encoder, codebook and decoder
     policy_iterations: int = 70_000  # afterwards, each one step of the policy and one of the decoder
     skill_batch_per_task: int = 16  # windows per task in a batch of the skill model
@@ -105,6 +110,7 @@ class GoSkillSettings:
         ):
             if not getattr(self, name) >= 0:
                 self._refuse(name, "a number that is not negative")
+        check_share("best_share", self.best_share)
         if not self.dead_code_threshold >= 0:
             self._refuse("dead_code_threshold", "a number that is not negative")
         if not self.return_scale > 0:
