@@ -65,6 +65,9 @@ CASES: dict[str, dict[str, Any]] = {
     "goal-dimensions": {"goal_dimensions": (0, 1)},
     "policy-table": {"policy_skill_input": "index"},
     "no-prompt": {"prompt_length": 0},
+    "mlp-decoder": {"decoder": "mlp"},
+    "mlp-decoder-no-vq": {"decoder": "mlp", "codebook": "none"},
+    "best-half": {"best_share": 0.5},
 }
 
 

@@ -25,7 +25,7 @@ from goskill.training import Batch, Objective, Phase, TrainingSettings, distribu
 from goskill.training.placement import placement, sampled_objective
 
 # What may change when trained networks go on: it is in no network.
-SCHEDULE = frozenset({"iterations", "batch_size", "best_share", "tasks"})
+SCHEDULE = frozenset({"iterations", "batch_size", "best_share", "prompt_episodes", "tasks"})
 
 
 @register("bc")
@@ -94,11 +94,6 @@ class BehaviourCloning(Method):
     def policy(self, precision: str = "float32") -> BCPolicy:
         """Acts deterministically."""
         return BCPolicy(self.networks, precision=precision)
-
-    @property
-    def prompt_episodes(self) -> int:
-        """One, which is never shown to the policy: a run's prompts also say which tasks it learned."""
-        return 1
 
     @torch.inference_mode()
     def predict_actions(self, store: EpisodeStore, samples: int, seed: int) -> ActionPredictions:

@@ -22,9 +22,10 @@ class BCSettings:
     best_share: float = 0.5  # of each task's episodes by return that are imitated; 1: all
     iterations: int = 8_000
     batch_size: int = 512  # steps in a batch, the same number from each task
+    prompt_episodes: int = 1  # best episodes of a task that a run keeps; the policy does not look at them
 
     def __post_init__(self) -> None:
-        for name in ("width", "layers", "iterations", "batch_size"):
+        for name in ("width", "layers", "iterations", "batch_size", "prompt_episodes"):
             if getattr(self, name) < 1:
                 self._refuse(name, "a positive number")
         check_share("best_share", self.best_share)
