@@ -28,7 +28,7 @@ case ${1:-} in
   train)
     resume=()
     [ -f "$run/settings.json" ] && resume=(--resume)
-    within_ten_minutes train --preset mt50 --data "$data" --out "$run" "${resume[@]}"
+    within_ten_minutes train --preset mt50-paper --data "$data" --out "$run" "${resume[@]}"
     ;;
   evaluate)
     within_ten_minutes eval "$run" --episodes 10

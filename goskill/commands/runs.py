@@ -33,7 +33,7 @@ def train(
     method: Annotated[
         str | None,
         typer.Option(
-            help="go_skill (the default), prompt_dt, mtdt, or one of them with several heads: mh_go_skill, "
+            help="go_skill (the default), prompt_dt, mtdt, bc (percent-BC), or with several heads mh_go_skill, "
             "mh_prompt_dt, mh_mtdt.",
             metavar="NAME",
         ),
@@ -43,7 +43,7 @@ def train(
         typer.Option("--ablation", help="Leave a part of the method out, such as no-focal.", metavar="NAME"),
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(help="quickstart, mt10 (the default), mt30, mt50 or ml45.")
+        str | None, typer.Option(help="quickstart, mt10 (default), mt50; mt30-paper, mt50-paper, ml45-paper.")
     ] = None,
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
