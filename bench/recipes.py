@@ -170,7 +170,6 @@ def _mean(row: Mapping[str, Any], name: str) -> float:
 QUICKSTART = "reach,door-close,drawer-close,button-press-topdown,window-close"
 HALF = "method.best_share=0.5"
 MLP = ("method.decoder=mlp", "method.decoder_width=256", "method.decoder_layers=3")
-BC_RATE = ("training.warmup_iterations=500", "training.decay_iterations=7500")
 
 STAGES = {
     "quickstart": Stage(
@@ -179,13 +178,31 @@ STAGES = {
         evaluated=20,
         steps=250,
         preset="quickstart",
+        common={
+            "bc": ("training.warmup_iterations=500", "training.decay_iterations=7500"),
+            "go_skill": (
+                *("method.policy_width=64", "method.policy_heads=2", "method.dropout=0"),
+                *("method.extraction_iterations=800", "method.policy_iterations=1200"),
+                "training.decay_iterations=600",
+            ),
+        },
         recipes={
-            "bc-all": Recipe("bc", "BC, all episodes", ("method.best_share=1.0", *BC_RATE)),
-            "bc-half": Recipe("bc", "BC, best half", BC_RATE),
+            "bc-all": Recipe("bc", "BC, all episodes", ("method.best_share=1.0",)),
+            "bc-half": Recipe("bc", "BC, best half"),
             "all": Recipe("go_skill", "GO-Skill, all episodes"),
-            "half": Recipe("go_skill", "best half", (HALF,)),
-            "mlp": Recipe("go_skill", "decoder without a memory", MLP),
-            "half-mlp": Recipe("go_skill", "best half, decoder without a memory", (HALF, *MLP)),
+            "half": Recipe("go_skill", "GO-Skill, best half", (HALF,)),
+            "mlp-all": Recipe("go_skill", "decoder without a memory, all episodes", MLP),
+            "mlp-half": Recipe("go_skill", "decoder without a memory, best half", (HALF, *MLP)),
+            "mlp-codes-32": Recipe("go_skill", "the same, 32 codes", (HALF, *MLP, "method.codebook_size=32")),
+            "mlp-horizon-5": Recipe("go_skill", "the same, horizon 5", (HALF, *MLP, "method.horizon=5")),
+            "mlp-no-reached": Recipe(
+                "go_skill", "the same, no reached goal", (HALF, *MLP, "method.reached_goal=false")
+            ),
+            "mlp-hand": Recipe(
+                "go_skill",
+                "the same, goal of hand and object",
+                (HALF, *MLP, "method.goal_dimensions=[0,1,2,3,4,5,6]"),
+            ),
         },
     )
 }

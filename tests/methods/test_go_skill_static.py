@@ -52,6 +52,7 @@ def contexts(discrete: bool) -> dict[str, Tensor]:
     [
         {},
         {"multi_head_decoder": True},
+        {"decoder": "mlp"},
         {"codebook": "gradient"},
         {"policy_skill_input": "index"},
         *ABLATIONS.values(),
