@@ -193,6 +193,9 @@ STAGES = {
             "half": Recipe("go_skill", "GO-Skill, best half", (HALF,)),
             "mlp-all": Recipe("go_skill", "decoder without a memory, all episodes", MLP),
             "mlp-half": Recipe("go_skill", "decoder without a memory, best half", (HALF, *MLP)),
+            "mlp-no-resampling": Recipe(
+                "go_skill", "the same, no resampling", (HALF, *MLP, "method.resampling=false")
+            ),
             "mlp-codes-32": Recipe("go_skill", "the same, 32 codes", (HALF, *MLP, "method.codebook_size=32")),
             "mlp-horizon-5": Recipe("go_skill", "the same, horizon 5", (HALF, *MLP, "method.horizon=5")),
             "mlp-no-reached": Recipe(
