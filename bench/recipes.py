@@ -196,6 +196,13 @@ STAGES = {
             "mlp-no-resampling": Recipe(
                 "go_skill", "the same, no resampling", (HALF, *MLP, "method.resampling=false")
             ),
+            "mlp-noise-0.3": Recipe(
+                "go_skill", "the same, 30 % random skills", (HALF, *MLP, "method.skill_noise=0.3")
+            ),
+            "mlp-noise-0.6": Recipe(
+                "go_skill", "the same, 60 % random skills", (HALF, *MLP, "method.skill_noise=0.6")
+            ),
+            "mlp-codes-4": Recipe("go_skill", "the same, 4 codes", (HALF, *MLP, "method.codebook_size=4")),
             "mlp-codes-32": Recipe("go_skill", "the same, 32 codes", (HALF, *MLP, "method.codebook_size=32")),
             "mlp-horizon-5": Recipe("go_skill", "the same, horizon 5", (HALF, *MLP, "method.horizon=5")),
             "mlp-no-reached": Recipe(

@@ -28,6 +28,7 @@ SINCE_ADDED: Mapping[str, Any] = {
     "training.data": "auto",
     "method.best_share": 1.0,
     "method.decoder": "transformer",
+    "method.skill_noise": 0.0,
 }
 
 

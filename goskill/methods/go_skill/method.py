@@ -36,7 +36,15 @@ EXTRACTION_STREAM, ENHANCEMENT_STREAM, POLICY_STREAM, STREAMS = 0, 1, 2, 3
 SCHEDULE = frozenset(
     {
         *("extraction_iterations", "policy_iterations", "skill_batch_per_task", "policy_batch_per_task"),
-        *("best_share", "resampling", "action_loss", "policy_loss", "focal_gamma", "prompt_episodes"),
+        *(
+            "best_share",
+            "skill_noise",
+            "resampling",
+            "action_loss",
+            "policy_loss",
+            "focal_gamma",
+            "prompt_episodes",
+        ),
     }
 )
 

@@ -68,6 +68,7 @@ class GoSkillSettings:
     resampling: bool = (
         True  # enhancement draws equally from all skills; needs a codebook, else from all tasks
     )
+    skill_noise: float = 0.0  # share of windows in enhancement whose skill is replaced by a random one
     action_loss: Literal["mean", "sum"] = "mean"  # over action dimensions: as released | as in the paper
 
     def __post_init__(self) -> None:
@@ -117,6 +118,8 @@ class GoSkillSettings:
             self._refuse("return_scale", "a positive number")
         if not 0 <= self.dropout < 1:
             self._refuse("dropout", "a number in [0, 1)")
+        if not 0 <= self.skill_noise < 1:
+            self._refuse("skill_noise", "a number in [0, 1)")
         if not 0 <= self.codebook_decay < 1:
             self._refuse("codebook_decay", "a number in [0, 1)")
         dimensions = self.goal_dimensions
@@ -136,6 +139,8 @@ class GoSkillSettings:
             self._refuse("goal_dimensions", "None with skill_source = 'actions', which sees no goal")
         if not self.discrete and self.multi_head_decoder:
             self._refuse("multi_head_decoder", "False with codebook = 'none', which has no skill index")
+        if not self.discrete and self.skill_noise:
+            self._refuse("skill_noise", "0 with codebook = 'none', which has no other skills to draw")
         if not self.discrete and self.policy_skill_input == "index":
             self._refuse("policy_skill_input", "'vector' with codebook = 'none', which has no skill index")
 
