@@ -42,7 +42,7 @@ def train(
         typer.Option("--ablation", help="Leave a part of the method out, such as no-focal.", metavar="NAME"),
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(help="quickstart, mt10 (the default), mt30, mt50 or ml45.")
+        str | None, typer.Option(help="quickstart, mt10 (default), mt50; mt30-paper, mt50-paper, ml45-paper.")
     ] = None,
     overrides: Overrides = None,
     resume: Annotated[

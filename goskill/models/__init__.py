@@ -8,6 +8,7 @@ from goskill.models.normalize import Normalize
 from goskill.models.padding import padding_last, take_rows
 from goskill.models.skill_decoder import SkillDecoder
 from goskill.models.skill_policy import SkillPolicy
+from goskill.models.step_decoder import StepDecoder
 from goskill.models.transformer import CausalTransformer, KeyValueCache
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Normalize",
     "SkillDecoder",
     "SkillPolicy",
+    "StepDecoder",
     "padding_last",
     "take_rows",
 ]

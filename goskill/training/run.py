@@ -23,7 +23,13 @@ FREE_ON_RESUME = {"data.path"} | frozenset(
 
 # Settings that older runs and rows know nothing of, each with the value that gives the same bits as they got without
 # it. With "auto", data may lie on the GPU, where it was in host memory; the batches are the same.
-SINCE_ADDED: Mapping[str, Any] = {"training.decay_iterations": 0, "training.data": "auto"}
+SINCE_ADDED: Mapping[str, Any] = {
+    "training.decay_iterations": 0,
+    "training.data": "auto",
+    "method.best_share": 1.0,
+    "method.decoder": "transformer",
+    "method.skill_noise": 0.0,
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -162,12 +162,11 @@ def _job(study: Study, contender: Contender, every: Mapping[str, Data], name: st
         raise InputError(f"study {study.name}: contender {contender.name}: {error}") from None
     values = to_mapping(settings.method)
     schedule = {name: values.pop(name) for name in entry.method.schedule}
+    values = _without_added("method", values)
     training = {
         name: value
-        for name, value in to_mapping(settings.training).items()
-        if f"training.{name}" not in FREE_ON_RESUME
-        and name != "seed"
-        and SINCE_ADDED.get(f"training.{name}") != value
+        for name, value in _without_added("training", to_mapping(settings.training)).items()
+        if f"training.{name}" not in FREE_ON_RESUME and name != "seed"
     }
     return Job(
         contender=contender.name,
@@ -257,6 +256,15 @@ def check_same(made: Mapping[str, Any], job: Job, what: str) -> None:
         raise InputError(
             f"{what} were made with other settings than the study has now: give another folder with --out"
         )
+
+
+def _without_added(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the settings that older rows know nothing of, where they are as if they were not there."""
+    return {
+        name: value
+        for name, value in values.items()
+        if (key := f"{section}.{name}") not in SINCE_ADDED or SINCE_ADDED[key] != value
+    }
 
 
 def _digest(values: Any) -> str:

@@ -24,6 +24,7 @@ from goskill.methods.method import Method, Networks, Sources
 from goskill.methods.registry import register
 from goskill.methods.sequence.checking import check_dimensions, check_lengths, check_trained
 from goskill.methods.sequence.predictions import ActionPredictions, SkillPredictions
+from goskill.methods.sequence.selection import best_share
 from goskill.models import Normalize
 from goskill.training import Objective, Phase, Sampler, TrainingSettings, distributed
 from goskill.training.placement import placement, sampled_objective
@@ -35,7 +36,15 @@ EXTRACTION_STREAM, ENHANCEMENT_STREAM, POLICY_STREAM, STREAMS = 0, 1, 2, 3
 SCHEDULE = frozenset(
     {
         *("extraction_iterations", "policy_iterations", "skill_batch_per_task", "policy_batch_per_task"),
-        *("resampling", "action_loss", "policy_loss", "focal_gamma", "prompt_episodes"),
+        *(
+            "best_share",
+            "skill_noise",
+            "resampling",
+            "action_loss",
+            "policy_loss",
+            "focal_gamma",
+            "prompt_episodes",
+        ),
     }
 )
 
@@ -90,6 +99,7 @@ class GoSkill(Method):
         self.training = training
         self.networks = networks
         self._tasks_with_episodes = len(np.unique(store.episode_task))
+        self._episodes = best_share(store, settings.best_share)
 
     @classmethod
     def with_goal_features(cls, goal_features: GoalFeatures) -> type[GoSkill]:
@@ -224,6 +234,7 @@ class GoSkill(Method):
             batch_size=distributed.share(self.settings.skill_batch_per_task * self._tasks_with_episodes),
             balance=balance,
             labels=labels,
+            episodes=self._episodes,
             seed=self.training.seed * STREAMS + stream,
             threads=self.training.threads or 1,
             rank=distributed.rank(),
@@ -237,6 +248,7 @@ class GoSkill(Method):
             self.store,
             labels,
             batch_size=distributed.share(self.settings.policy_batch_per_task * self._tasks_with_episodes),
+            episodes=self._episodes,
             seed=self.training.seed * STREAMS + POLICY_STREAM,
             threads=self.training.threads or 1,
             rank=distributed.rank(),
