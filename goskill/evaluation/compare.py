@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+import goskill.evaluation.statistics as statistics
 from goskill.errors import InputError
-from goskill.evaluation import statistics
 from goskill.evaluation.results import Results, TaskEpisodes
 from goskill.evaluation.statistics import Estimate
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from goskill.errors import InputError
 from goskill.evaluation.results import UNKNOWN, DataReturns, Protocol, Results, Skills, TaskEpisodes
-from goskill.files import parse_json, write_atomically
+from goskill.files import parse_json, read_text, write_atomically
 
 FORMAT = "goskill-results"
 VERSION = 1
@@ -121,7 +121,7 @@ def load_results(path: str | Path) -> Results:
 def read_json(path: Path, expected_format: str, expected_version: int) -> dict[str, Any]:
     """A JSON document that says what it is. Raises InputError naming the file."""
     try:
-        document = parse_json(path.read_text(encoding="utf-8"))
+        document = parse_json(read_text(path))
     except FileNotFoundError:
         raise InputError(f"{path}: expected a {expected_format} file, found nothing") from None
     except (OSError, UnicodeDecodeError, ValueError) as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from goskill.errors import InputError
-from goskill.files import parse_json
+from goskill.files import open_to_append, parse_json, read_bytes
 
 Row = dict[str, Any]
 NAMES = ("contender", "data", "seed", "budget", "task", "iterations")
@@ -37,7 +37,7 @@ def read_rows(path: str | Path) -> list[Row]:
     file = Path(path)
     if not file.exists():
         return []
-    return _parse(file.read_bytes(), file)
+    return _parse(read_bytes(file), file)
 
 
 def append_rows(path: str | Path, rows: Iterable[Row]) -> list[Row]:
@@ -48,7 +48,7 @@ def append_rows(path: str | Path, rows: Iterable[Row]) -> list[Row]:
     """
     file = Path(path)
     file.parent.mkdir(parents=True, exist_ok=True)
-    with open(file, "a+b", buffering=0) as stream:
+    with open_to_append(file) as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         stream.seek(0)
         content = stream.read()

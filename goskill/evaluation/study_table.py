@@ -13,13 +13,13 @@ import numpy.typing as npt
 from rich import box
 from rich.table import Table
 
+import goskill.evaluation.statistics as statistics
 from goskill.errors import InputError
-from goskill.evaluation import statistics
 from goskill.evaluation.rows import VERSIONS, Row, versions
 from goskill.evaluation.selection import check_settings, named_versions, newest, whole_runs
 from goskill.evaluation.statistics import Estimate
 from goskill.evaluation.study import SAME_SECONDS, Study
-from goskill.files import write_atomically
+from goskill.files import read_text, write_atomically
 
 BUDGETS = {"iterations": "equal iterations", "seconds": "equal seconds"}
 COLUMNS = ("", "seeds", "iterations", "return", "IQM of returns", "success", "better than {baseline}")
@@ -208,7 +208,7 @@ def write_between_markers(file: Path, name: str, text: str) -> None:
     Raises InputError if the file does not have both, once and in this order.
     """
     first, last = f"<!-- study {name} -->\n", f"<!-- end of study {name} -->"
-    content = file.read_text(encoding="utf-8")
+    content = read_text(file)
     before, found, rest = content.partition(first)
     _, ended, after = rest.partition(last)
     if not found or not ended or first in rest:

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+import goskill.training.distributed as distributed
 from goskill.errors import InputError
-from goskill.training import distributed
 from goskill.training.method import TrainingSettings
 
 
@@ -43,6 +43,10 @@ class Execution:
         if self.precision != "bfloat16":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def current_device(self) -> AbstractContextManager[Any]:
+        """Around training: streams, events and random states are those of this device unless another is named."""
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
 
     @contextlib.contextmanager
     def matmul_precision(self) -> Iterator[None]:

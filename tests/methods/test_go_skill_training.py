@@ -278,7 +278,7 @@ def test_a_users_goal_features_replace_the_observations(store: EpisodeStore) -> 
             seen.append(observations)
             return observations[..., :2] * self.scale
 
-    method = GoSkill(small_settings(), store, TrainingSettings(), goal_features=Features())
+    method = GoSkill.with_goal_features(Features())(small_settings(), store, TrainingSettings())
     train(method)
     assert method.networks.encoder.stack[0].in_features == 2
     assert torch.equal(seen[-1][:, -1].sum(-1).isfinite(), torch.ones(len(seen[-1]), dtype=torch.bool))

@@ -15,7 +15,7 @@ from goskill.methods.go_skill import ABLATIONS, GoSkillSettings
 from goskill.settings import to_mapping
 
 
-@pytest.mark.parametrize("name", registry.METHODS)
+@pytest.mark.parametrize("name", registry.built_in_names())
 def test_settings_of_every_method_survive_json(name: str) -> None:
     entry = registry.find(name)
     settings = entry.settings({"prompt_episodes": 3})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -152,8 +152,3 @@ ABLATIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     }
 )
 """The paper's ablations (Tables 1 and 2) as the settings that each changes."""
-
-
-def fine_tuned(settings: GoSkillSettings, iterations: int) -> GoSkillSettings:
-    """Settings with which trained networks go on: no extraction, policy and decoder for ``iterations``."""
-    return replace(settings, extraction_iterations=0, policy_iterations=iterations)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from goskill.errors import InputError
 
@@ -59,8 +59,3 @@ class PromptDTSettings:
     def knows_tasks(self) -> bool:
         """Whether the networks tell tasks apart by their names."""
         return self.multi_head or self.task_embedding > 0
-
-
-def fine_tuned(settings: PromptDTSettings, iterations: int) -> PromptDTSettings:
-    """Settings with which trained networks go on for so many ``iterations``."""
-    return replace(settings, iterations=iterations)
