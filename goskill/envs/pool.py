@@ -35,14 +35,13 @@ from goskill.envs.batch import (
 )
 from goskill.envs.pool_input import (
     check_sizes,
-    check_workers,
     checked_actions,
     checked_autoreset_mode,
     checked_reset_options,
     checked_seeds,
 )
 from goskill.envs.process import WorkerProcess
-from goskill.envs.suite import Suite, packed, tasks_in
+from goskill.envs.suite import Suite, choose_workers, packed, tasks_in
 from goskill.errors import InputError, WorkerDied, WorkerFailed
 
 Step = tuple[
@@ -127,7 +126,7 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
         check_sizes(count, groups)
         self.autoreset_mode = checked_autoreset_mode(autoreset_mode)
         options = _checked_options(self.suite, {"render_mode": render_mode, **options})
-        workers = self._choose_workers(workers)
+        workers = choose_workers(self.suite, workers)
         self.tasks = [names[index % len(names)] for index in range(count)]
         self.num_envs = count
         self.num_workers = min(workers, count)
@@ -165,18 +164,6 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
             self._start_workers(layout, options)
         self.closed = False
 
-    def _choose_workers(self, workers: int | None) -> int:
-        if workers == 0 or (workers is None and not self.suite.prefer_workers):
-            return 0
-        chosen = check_workers(workers)
-        try:
-            self._packed_suite = packed(self.suite)
-        except InputError:
-            if workers is None:
-                return 0
-            raise
-        return chosen
-
     def _split(self, workers: int) -> list[list[list[int]]]:
         """Environments [worker][group]: every worker has its share of every group, and few tasks."""
         shares: list[list[list[int]]] = [[] for _ in range(workers)]
@@ -201,7 +188,7 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
             self._buffers = Buffers(mmap.mmap(descriptor, layout.size), layout)
             for worker, share in enumerate(self._shares):
                 tasks = {index: self.tasks[index] for indices in share for index in indices}
-                suite, mode = self._packed_suite, self.autoreset_mode
+                suite, mode = packed(self.suite), self.autoreset_mode
                 arguments = (descriptor, layout, suite, tasks, share, mode, options)
                 name, target = f"environment worker {worker}", "goskill.envs.batch:serve_batch"
                 self._workers.append(WorkerProcess(name, target, arguments, (descriptor,)))

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.spaces import Box
 
+from goskill.envs.pool_input import check_workers
 from goskill.errors import InputError, closest
 
 if TYPE_CHECKING:
@@ -369,6 +370,24 @@ def check_fits(suite: Suite, what: str, observation_dim: int, action_dim: int) -
 def _check_name(name: Any) -> None:
     if not isinstance(name, str) or not name or any(mark in name for mark in ":,/ \n"):
         raise InputError(f"suite: expected a name without spaces, commas, slashes and colons, got {name!r}")
+
+
+def choose_workers(suite: Suite, workers: int | None) -> int:
+    """How many processes step a suite's environments: ``workers``, or what is best for the suite.
+
+    Raises InputError for a negative number, and where no other process can import the suite.
+    """
+    if workers is None and not suite.prefer_workers:
+        return 0
+    chosen = check_workers(workers)
+    try:
+        if chosen:
+            packed(suite)
+    except InputError:
+        if workers is None:
+            return 0
+        raise
+    return chosen
 
 
 def packed(suite: Suite) -> bytes:

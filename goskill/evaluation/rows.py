@@ -115,7 +115,8 @@ def _is_flag(value: Any) -> bool:
 FIELDS: Mapping[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("contender", "method", "data", "task", "fingerprint", "settings"), _is_text),
     **dict.fromkeys(("seed", "iterations", "episodes"), _is_count),
-    **dict.fromkeys(("return_mean", "success", "success_last"), _is_number),
+    "return_mean": _is_number,
+    **dict.fromkeys(("success", "success_last"), lambda value: value is None or _is_number(value)),
     **dict.fromkeys(("versions", "machine", "sweep"), _is_table),
     **dict.fromkeys(("finetuned", "scripted"), _is_flag),
     "budget": lambda value: value in ("iterations", "seconds"),

@@ -237,6 +237,7 @@ def _evaluations(
     workers: int | None,
 ) -> Milestones | None:
     from goskill.evaluation.points import add_point, read_points
+    from goskill.evaluation.tables import percentage
     from goskill.training import Milestones, distributed
 
     if not tuning.evaluate_every:
@@ -254,6 +255,7 @@ def _evaluations(
         if distributed.rank() == 0:
             add_point(run.evaluations_file, iteration, results)
         found = results.overall
-        return f"after {iteration} iterations: return {found.returns.value:.0f}, success {found.success.value:.0%}"
+        success = percentage(found.success)
+        return f"after {iteration} iterations: return {found.returns.value:.0f}, success {success}"
 
     return Milestones(tuning.evaluate_every, evaluate)

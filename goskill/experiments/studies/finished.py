@@ -77,7 +77,7 @@ def rows_of(
     return rows
 
 
-def _numbers(summary: Mapping[str, Any]) -> dict[str, float | int]:
+def _numbers(summary: Mapping[str, Any]) -> dict[str, float | int | None]:
     return {name: summary[name] for name in ("return_mean", "success", "success_last", "episodes")}
 
 
