@@ -52,7 +52,7 @@ SMALL: dict[str, Any] = {
 }
 
 
-class Interrupted(Exception):
+class RehearsedInterruptionError(Exception):
     """What ends a run amid its phase."""
 
 
@@ -99,7 +99,7 @@ class Rehearsal:
         if stop_at:
             try:
                 _interrupted(method, run, settings, stop_at)
-            except Interrupted:
+            except RehearsedInterruptionError:
                 method = self._method(settings)
                 Trainer(method, run, settings, progress=False).train(resume=True)
                 return method
@@ -144,7 +144,7 @@ def _interrupted(method: Any, run: RunFolder, settings: TrainingSettings, stop_a
         after(*args)
         passed[0] += 1
         if passed[0] == stop_at:
-            raise Interrupted
+            raise RehearsedInterruptionError
 
     trainer._after_iteration = count  # type: ignore[method-assign]
     trainer.train()

@@ -1,19 +1,36 @@
-"""How behaviour cloning acts: an action for each observation, from nothing else."""
+"""Acting without memory: an action for each observation, from nothing else."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from goskill.errors import InputError
-from goskill.methods.bc.networks import BCNetworks
+from goskill.models import Normalize
 from goskill.rollouts.policy import FloatArray, Prompts
 
 
-class BCPolicy:
+class ActingNetworks(Protocol):
+    """Networks that give actions [B, action_dim] for raw observations and the places of tasks."""
+
+    observation_dim: int
+
+    @property
+    def normalize(self) -> Normalize: ...
+
+    def task_index(self, tasks: Sequence[str]) -> Tensor | None: ...
+
+    def __call__(self, observations: Tensor, task: Tensor | None) -> Tensor: ...
+
+    def eval(self) -> ActingNetworks: ...
+
+
+class FeedForwardPolicy:
     """Deterministic actions in any number of environments. Demonstrations are not looked at.
 
     ``networks`` are used on the device where they are; ``precision`` is "float32", or "bfloat16" for autocast.
@@ -21,17 +38,16 @@ class BCPolicy:
 
     needs_prompts = False
 
-    def __init__(self, networks: BCNetworks, *, precision: str = "float32") -> None:
+    def __init__(self, networks: ActingNetworks, name: str, *, precision: str = "float32") -> None:
         if precision not in ("float32", "bfloat16"):
             raise InputError(f"precision: expected 'float32' or 'bfloat16', got {precision!r}")
-        share = networks.settings.best_share
-        self.name = "BC" if share == 1 else f"{100 * share:g}%-BC"
+        self.name = name
         self.networks = networks.eval()
         self._precision = precision
         self._task: torch.Tensor | None = None
         self._count = 0
 
-    def fork(self) -> BCPolicy:
+    def fork(self) -> FeedForwardPolicy:
         """A policy with the same networks and episodes of its own."""
         return copy.copy(self)
 
