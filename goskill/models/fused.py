@@ -1,14 +1,14 @@
 """A training pass of the transformer in few kernels, which move few bytes: for bfloat16 on a GPU.
 
 The residual stream is bfloat16. Attention reads queries, keys and values as their product leaves them; dropout, the
-addition to the stream and the next LayerNorm are one pass; weights are cast together. On the CPU the same arithmetic
-runs in plain PyTorch, which is what tests compare.
+addition to the stream and the next LayerNorm are one pass. On the CPU the same arithmetic runs in plain PyTorch, which
+is what tests compare.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 LONGEST = 128  # tokens, up to which attention by tiles pays
 DTYPE = torch.bfloat16
 Impl = Literal["auto", "reference", "triton"]
+# These biases are added in float32 by what reads the product.
+_FLOAT_BIASES = ("query_key_value.bias", "attention_output.bias", "feedforward_output.bias")
 
 _wanted: ContextVar[bool] = ContextVar("fused_transformers", default=False)
 
@@ -39,6 +41,11 @@ def fused_transformers(wanted: bool = True) -> Iterator[None]:
         yield
     finally:
         _wanted.reset(token)
+
+
+def has_working_copy(name: str) -> bool:
+    """Whether a fused pass takes this parameter of a linear layer in bfloat16."""
+    return not name.endswith(_FLOAT_BIASES)
 
 
 def runs_fused(transformer: CausalTransformer, tokens: Tensor) -> bool:
@@ -62,7 +69,6 @@ def fused_forward(
     probability = transformer.dropout if transformer.training else 0.0
     seeds = _seeds(1 + 3 * len(blocks), probability, tokens.device)
     norms = [*(block.attention_norm for block in blocks[1:]), transformer.final_norm]
-    working = iter(_working_weights([parameter for block in blocks for parameter in _cast_parameters(block)]))
     with torch.autocast(tokens.device.type, enabled=False):
 
         def add(residual: Tensor | None, branch: Tensor, bias: Tensor | None, norm: nn.LayerNorm) -> Any:
@@ -81,9 +87,8 @@ def fused_forward(
 
         residual, normal = add(None, tokens, None, blocks[0].attention_norm)
         for block, following in zip(blocks, norms, strict=True):
-            projection, output, widening, widening_bias, narrowing = (next(working) for _ in range(5))
             attended = packed_attention(
-                F.linear(normal, projection),
+                _product(normal, block.query_key_value),
                 block.heads,
                 bias=block.query_key_value.bias,
                 dropout=probability,
@@ -92,23 +97,18 @@ def fused_forward(
             )
             if following is transformer.final_norm:
                 residual, attended = residual[:, read], attended[:, read]
-            branch = F.linear(attended, output)
+            branch = _product(attended, block.attention_output)
             residual, normal = add(residual, branch, block.attention_output.bias, block.feedforward_norm)
-            hidden = linear_relu(normal, widening, widening_bias, impl=impl)
-            branch = F.linear(hidden, narrowing)
+            wide = block.feedforward_input
+            hidden = linear_relu(normal, wide.weight.to(DTYPE), wide.bias.to(DTYPE), impl=impl)
+            branch = _product(hidden, block.feedforward_output)
             residual, normal = add(residual, branch, block.feedforward_output.bias, following)
     return normal
 
 
-def _cast_parameters(block: Any) -> tuple[Tensor, ...]:
-    """What products take of a block; the other biases are added in float32."""
-    return (
-        block.query_key_value.weight,
-        block.attention_output.weight,
-        block.feedforward_input.weight,
-        block.feedforward_input.bias,
-        block.feedforward_output.weight,
-    )
+def _product(x: Tensor, linear: nn.Linear) -> Tensor:
+    """Without the bias, which is added where the result is read next."""
+    return F.linear(x, linear.weight.to(DTYPE))
 
 
 def _seeds(count: int, probability: float, device: torch.device) -> Iterator[Tensor | None]:
@@ -116,33 +116,3 @@ def _seeds(count: int, probability: float, device: torch.device) -> Iterator[Ten
     if probability == 0:
         return iter([None] * count)
     return iter(draw_seeds(count, device).split(1))
-
-
-def _working_weights(parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Copies in bfloat16, made by one kernel for all, as their gradients are cast back by one."""
-    copies: tuple[Tensor, ...] = _Cast.apply(*parameters)  # type: ignore[no-untyped-call]
-    return copies
-
-
-class _Cast(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, *parameters: Tensor) -> tuple[Tensor, ...]:
-        ctx.types = [parameter.dtype for parameter in parameters]
-        ctx.set_materialize_grads(False)
-        return _cast(parameters, [DTYPE] * len(parameters))
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
-        there = [index for index, gradient in enumerate(gradients) if gradient is not None]
-        cast = _cast([gradients[index] for index in there], [ctx.types[index] for index in there])  # type: ignore[misc]
-        result: list[Tensor | None] = [None] * len(gradients)
-        for index, gradient in zip(there, cast, strict=True):
-            result[index] = gradient
-        return tuple(result)
-
-
-def _cast(tensors: Sequence[Tensor], types: Sequence[torch.dtype]) -> tuple[Tensor, ...]:
-    copies = [torch.empty_like(tensor, dtype=dtype) for tensor, dtype in zip(tensors, types, strict=True)]
-    if copies:
-        torch._foreach_copy_(copies, list(tensors))
-    return tuple(copies)

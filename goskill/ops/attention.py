@@ -12,7 +12,7 @@ from torch import Tensor
 from goskill.errors import InputError
 from goskill.ops import philox
 from goskill.ops.checks import check_choice, check_device, check_floating
-from goskill.ops.training_operators import check_seed, runs_triton
+from goskill.ops.training_operators import check_seed, runs_triton, sum_parts
 
 HEAD_WIDTHS = (16, 32, 64, 128)
 
@@ -99,6 +99,6 @@ class _PackedAttention(torch.autograd.Function):
         result, sums = torch.ops.goskill.packed_attention_gradient(
             qkv, bias, seed, *ctx.options, out, log_sums, gradient.contiguous()
         )
-        bias_gradient = None if bias is None else sums.sum((0, 1)).to(bias.dtype)
+        bias_gradient = None if bias is None else sum_parts(sums.flatten(0, 1)).to(bias.dtype)
         return result, bias_gradient, None, None, None
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from goskill.errors import InputError
 from goskill.ops.checks import check_choice, check_device, check_floating
-from goskill.ops.training_operators import runs_triton
+from goskill.ops.training_operators import runs_triton, sum_parts
 
 
 def linear_relu(
@@ -67,5 +67,5 @@ class _LinearReLU(torch.autograd.Function):
         return (
             (slope @ weight).view(ctx.shape) if needs_x else None,
             slope.t() @ rows if needs_weight else None,
-            sums.sum(0).to(weight.dtype) if needs_bias else None,
+            sum_parts(sums).to(weight.dtype) if needs_bias else None,
         )

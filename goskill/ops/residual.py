@@ -12,7 +12,7 @@ from torch import Tensor
 from goskill.errors import InputError
 from goskill.ops import philox
 from goskill.ops.checks import check_choice, check_device, check_floating
-from goskill.ops.training_operators import check_seed, runs_triton
+from goskill.ops.training_operators import check_seed, runs_triton, sum_parts
 
 WIDEST = 8192  # elements of a row that a program holds
 
@@ -144,7 +144,7 @@ class _DropoutAddNorm(torch.autograd.Function):
             branch_type,
             residual_type is not None,
         )
-        weight_gradient, bias_gradient, branch_bias_gradient = sums.sum(0).unbind(0)
+        weight_gradient, bias_gradient, branch_bias_gradient = sum_parts(sums).unbind(0)
         return (
             None if residual_type is None else residual.to(residual_type).view(ctx.shape),
             branch.view(ctx.shape),

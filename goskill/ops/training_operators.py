@@ -72,6 +72,27 @@ def runs_triton(choice: str, tensor: Tensor, fits: bool, what_fits: str) -> bool
     return True
 
 
+def sum_parts(parts: Tensor) -> Tensor:
+    """The sum over the first dimension of float32 [P, ...], as one product with ones: one launch."""
+    flat = parts.view(parts.shape[0], -1)
+    with torch.autocast(parts.device.type, enabled=False):
+        return torch.mv(flat.t(), _ones(parts)).view(parts.shape[1:])
+
+
+_kept_ones: dict[tuple[torch.device, int], Tensor] = {}
+
+
+def _ones(parts: Tensor) -> Tensor:
+    key = (parts.device, parts.shape[0])
+    if key in _kept_ones:
+        return _kept_ones[key]
+    ones = torch.ones(parts.shape[0], dtype=torch.float32, device=parts.device)
+    # What is made during a capture is written when that graph runs, and belongs to it alone.
+    if type(ones) is Tensor and not (parts.is_cuda and torch.cuda.is_current_stream_capturing()):
+        _kept_ones[key] = ones
+    return ones
+
+
 def programs(rows: int) -> int:
     """How many programs share the rows of a backward pass."""
     return max(1, min(PROGRAMS, -(-rows // 4)))

@@ -30,6 +30,7 @@ from goskill.training.profiling import PhaseProfile
 from goskill.training.progress import TrainingProgress
 from goskill.training.randomness import random_state, seed_everything, set_random_state
 from goskill.training.run import RunFolder
+from goskill.training.side_by_side import Iterations
 from goskill.training.signals import StopRequest
 from goskill.training.step import ObjectiveStep
 from goskill.training.timing import Clock, StepTimer
@@ -158,6 +159,7 @@ class Trainer:
         if self._iteration > 0:
             assert checkpoint is not None
             self._restore_within(checkpoint)
+        iterations = Iterations(self._running, self._execution, independent=phase.independent)
         self._read_at, self._read_time = self._iteration, time.perf_counter()
         with contextlib.ExitStack() as stack:
             profile = None
@@ -168,8 +170,7 @@ class Trainer:
                     contextlib.closing(PhaseProfile(file, self._execution.device, left))
                 )
             while self._iteration < phase.iterations:
-                for running in self._running:
-                    running.run(phase.iterations - self._iteration)
+                iterations.run(phase.iterations - self._iteration)
                 self._timer.end_iteration()
                 self._iteration += 1
                 self._step += 1

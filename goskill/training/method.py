@@ -50,13 +50,15 @@ class Phase:
 
     On resuming, phases before it do not begin again: what they froze, opened or built has to be done by
     ``begin`` of every phase that needs it. All networks are in training mode when it is called. A phase
-    without iterations does its work in ``begin`` and returns no objectives (labelling).
+    without iterations does its work in ``begin`` and returns no objectives (labelling). Objectives that are
+    ``independent`` read nothing that another one of the phase trains: on a GPU they run side by side.
     """
 
     name: str
     iterations: int
     begin: Callable[[], Sequence[Objective]]
     description: str = ""
+    independent: bool = False
 
 
 class Method(Protocol):

@@ -18,6 +18,7 @@ from goskill.training.method import Batch, Objective
 from goskill.training.metrics import MetricWindow, flat_names
 from goskill.training.optimizer import ObjectiveOptimizer
 from goskill.training.timing import StepTimer
+from goskill.training.working_weights import WorkingWeights
 
 
 class _Loss(nn.Module):
@@ -55,6 +56,8 @@ class ObjectiveStep:
         self._loss: Any = _Loss(objective)
         if execution.compile:
             self._loss = torch.compile(self._loss)
+        elif execution.kernels and distributed.world_size() == 1:
+            self._loss = WorkingWeights(self._loss)
         if distributed.world_size() > 1:
             with warnings.catch_warnings():
                 # Newer releases of torch want another name, which older ones do not know.
@@ -65,6 +68,15 @@ class ObjectiveStep:
 
     def run(self, left: int) -> None:
         """One iteration, the first of ``left`` in its phase, queued on the device."""
+        batch = self.begin(left)
+        if self._graph is not None:
+            (row,) = self._graph.run([self.minimize], [batch])
+        else:
+            row = self.minimize(batch)
+        self.end(row)
+
+    def begin(self, left: int) -> Batch:
+        """The next batch, or where its samples lie; the learning rate is where the update finds it."""
         self._timer.mark("sampling")
         batch = next(self._batches)
         self.batch_size = len(next(iter(batch.values())))
@@ -73,9 +85,10 @@ class ObjectiveStep:
         self.optimizer.set_learning_rate(left)
         if self._graph is not None:
             self._timer.mark("step")
-            (row,) = self._graph.run([self._minimize], [batch])
-        else:
-            row = self._minimize(batch)
+        return batch
+
+    def end(self, row: Tensor) -> None:
+        """Count the iteration and keep its metrics."""
         self.optimizer.steps += 1
         self.window.add(row)
 
@@ -84,8 +97,8 @@ class ObjectiveStep:
         self.objective.sampler.load_state_dict(state)
         self._batches = iter(self.objective.sampler)
 
-    def _minimize(self, batch: Batch) -> Tensor:
-        """Returns the metrics float32 [names], named by ``window.names``."""
+    def minimize(self, batch: Batch) -> Tensor:
+        """Forward, backward, update. Returns the metrics float32 [names], named by ``window.names``."""
         if self.objective.gather is not None:
             batch = self.objective.gather(batch)
         self._timer.mark("forward")

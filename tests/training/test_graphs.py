@@ -232,3 +232,26 @@ def _note(chosen: list[torch.device]) -> Callable[[torch.device], Any]:
         return contextlib.nullcontext()
 
     return device
+
+
+@pytest.mark.parametrize("independent", [False, True])
+def test_only_independent_objectives_share_a_graph(independent: bool, cuda: RecordedCuda) -> None:
+    from toy_method import TRAINING, make
+
+    from goskill.training.optimizer import ObjectiveOptimizer
+    from goskill.training.side_by_side import Iterations
+    from goskill.training.step import ObjectiveStep
+
+    execution = Execution(torch.device("cpu"), "float32", compile=False, graphs=True)
+    running = []
+    for objective in make().phases()[2].begin():
+        optimizer = ObjectiveOptimizer(TRAINING)
+        trained = [one for module in objective.modules for one in module.parameters() if one.requires_grad]
+        optimizer.begin({str(index): one for index, one in enumerate(trained)})
+        running.append(ObjectiveStep(objective, optimizer, execution, StepTimer(execution.device), 10))
+    iterations = Iterations(running, execution, independent=independent)
+    for left in range(EAGER_ITERATIONS + 1, 0, -1):
+        iterations.run(left)
+    assert len(cuda.captured_on) == (1 if independent else 2)
+    assert [step.optimizer.steps for step in running] == [EAGER_ITERATIONS + 1] * 2
+    assert [step.window.read().shape[0] for step in running] == [EAGER_ITERATIONS + 1] * 2

@@ -93,6 +93,7 @@ class GoSkill:
                 self.settings.policy_iterations,
                 self._begin_policy,
                 "learns the skill policy, and enhances the decoder on windows of all skills",
+                independent=True,  # encoder and codebook, which both read, are frozen
             ),
         ]
         return [extraction, *phases] if self.settings.extraction_iterations else phases
