@@ -57,11 +57,11 @@ def test_a_method_that_breaks_the_interface_is_refused_by_name(tmp_path: Path) -
         InputError, match=r"method 'half': .*Half does not implement create, modules, phases, policy"
     ):
         register("half")(Half)
+    other = find("prompt_dt").method
     with pytest.raises(
         InputError, match=r"method 'go_skill': the name is taken by goskill\.methods\.go_skill"
     ):
-        find("go_skill")
-        register("go_skill")(find("prompt_dt").method)
+        register("go_skill")(other)
     with pytest.raises(InputError, match="unknown method 'go-skill': did you mean 'go_skill'"):
         pipeline.train(tmp_path, tmp_path / "run", method="go-skill")
     with pytest.raises(InputError, match="expected MODULE:CLASS that can be imported"):

@@ -232,3 +232,27 @@ def _note(chosen: list[torch.device]) -> Callable[[torch.device], Any]:
         return contextlib.nullcontext()
 
     return device
+
+
+@pytest.mark.parametrize("alongside", [False, True])
+def test_objectives_of_an_iteration_are_one_graph(alongside: bool, cuda: RecordedCuda) -> None:
+    from toy_method import TRAINING, make
+
+    from goskill.training.optimizer import ObjectiveOptimizer
+    from goskill.training.step import IterationStep, ObjectiveStep
+
+    execution = Execution(torch.device("cpu"), "float32", compile=False, graphs=True)
+    running = []
+    for index, objective in enumerate(make().phases()[2].begin()):
+        objective.alongside = alongside and index > 0
+        optimizer = ObjectiveOptimizer(TRAINING.optimizer())
+        trained = [one for module in objective.modules for one in module.parameters() if one.requires_grad]
+        optimizer.begin({str(index): one for index, one in enumerate(trained)})
+        running.append(ObjectiveStep(objective, optimizer, execution, StepTimer(execution.device), 10))
+    step = IterationStep(running, execution, StepTimer(execution.device))
+    assert len(step._lanes(running)) == (2 if alongside else 1)
+    for iteration in range(EAGER_ITERATIONS + 1):
+        step.run(iteration, EAGER_ITERATIONS + 1 - iteration)
+    assert len(cuda.captured_on) == 1
+    assert [one.optimizer.steps for one in running] == [EAGER_ITERATIONS + 1] * 2
+    assert [one.window.read().shape[0] for one in running] == [EAGER_ITERATIONS + 1] * 2
