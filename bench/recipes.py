@@ -207,9 +207,10 @@ QUICKSTART = "reach,door-close,drawer-close,button-press-topdown,window-close"
 HALF = "method.best_share=0.5"
 MLP = ("method.decoder=mlp", "method.decoder_width=256", "method.decoder_layers=3")
 LONG = (
-    *(HALF, *MLP, "method.reached_goal=false", "method.skill_noise=0.3", "method.policy_every=3"),
-    *("method.extraction_iterations=1500", "method.policy_iterations=6000"),
-    "training.decay_iterations=3000",
+    *(HALF, *MLP, "method.reached_goal=false", "method.skill_noise=0.3"),
+    *("method.policy_every=4", "method.policy_batch_per_task=4"),
+    *("method.extraction_iterations=1000", "method.policy_iterations=4000"),
+    "training.decay_iterations=2000",
 )
 
 STAGES = {
