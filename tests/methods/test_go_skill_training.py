@@ -104,6 +104,13 @@ def test_phases_and_batches_are_the_papers(store: EpisodeStore) -> None:
     assert next(iter(objectives["skill"].sampler))["skill"].shape == (16,)
 
 
+def test_the_policy_takes_a_step_where_it_is_due(store: EpisodeStore) -> None:
+    method = GoSkill(small_settings(policy_every=3), store, TrainingSettings())
+    begin(method, "extraction")
+    every = {name: objective.every for name, objective in begin(method, "policy").items()}
+    assert every == {"policy": 3, "skill": 1}
+
+
 def test_resampling_draws_equally_from_the_skills_that_occur(store: EpisodeStore) -> None:
     method = GoSkill(small_settings(), store, TrainingSettings())
     train_begin = begin(method, "extraction")

@@ -178,19 +178,21 @@ def test_graphs_are_freed_with_their_objective(cuda: RecordedCuda) -> None:
     from toy_method import TRAINING, make
 
     from goskill.training.optimizer import ObjectiveOptimizer
-    from goskill.training.step import ObjectiveStep
+    from goskill.training.step import IterationStep, ObjectiveStep
 
     objective = make().phases()[0].begin()[0]
     execution = Execution(torch.device("cpu"), "float32", compile=False, graphs=True)
-    optimizer = ObjectiveOptimizer(TRAINING)
+    optimizer = ObjectiveOptimizer(TRAINING.optimizer())
     optimizer.begin(
         {str(index): one for index, one in enumerate(objective.modules[0].parameters())}, capturable=False
     )
-    step = ObjectiveStep(objective, optimizer, execution, StepTimer(execution.device), 10)
-    for _ in range(EAGER_ITERATIONS + 1):
-        step.run(100)
-    assert step._graph is not None
-    graph = step._graph._graph
+    timer = StepTimer(execution.device)
+    step = IterationStep([ObjectiveStep(objective, optimizer, execution, timer, 10)], execution, timer)
+    for iteration in range(EAGER_ITERATIONS + 1):
+        step.run(iteration, 100)
+    (graphed,) = step._graphs.values()
+    graph = graphed._graph
+    del graphed
     assert graph is not None
     freed = weakref.ref(graph)
     del graph

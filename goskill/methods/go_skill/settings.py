@@ -62,7 +62,8 @@ class GoSkillSettings:
     # Data and schedule
     best_share: float = 1.0  # of each task's episodes by return, that all of it is learned from; 1: all
     extraction_iterations: int = 30_000  # of encoder, codebook and decoder
-    policy_iterations: int = 70_000  # afterwards, each one step of the policy and one of the decoder
+    policy_iterations: int = 70_000  # afterwards, each one step of the decoder and, where due, of the policy
+    policy_every: int = 1  # a step of the policy is due every so many of these iterations
     skill_batch_per_task: int = 16  # windows per task in a batch of the skill model
     policy_batch_per_task: int = 8  # contexts per task in a batch of the policy
     resampling: bool = (
@@ -99,6 +100,7 @@ class GoSkillSettings:
                 "policy_heads",
             ),
             *("context", "prompt_episodes", "max_decisions", "skill_batch_per_task", "policy_batch_per_task"),
+            "policy_every",
         ):
             if getattr(self, name) < 1:
                 self._refuse(name, "a positive number")
