@@ -108,7 +108,7 @@ def _parts(task: str, path: Path, ends: Ends) -> list[Part]:
         columns.check_stored()
         for end in _episode_ends(columns, ends):
             if end - begin >= _STEPS_PER_PART or end == columns.steps:
-                parts.append(Part(task, (path, begin, end)))
+                parts.append(Part(task, (path, begin, end), (path,)))
                 begin = end
     return parts
 
@@ -172,7 +172,7 @@ def from_hdf5(
         raise StoreError(f"{root}: found no .hdf5 files")
     parts = [part for task, file in _tasks(files).items() for part in _parts(task, file, ends)]
     origin = {"source": str(root.resolve()), **({} if ends == "marked" else {"ends": ends})}
-    steps = Source(str(root), "hdf5", origin, parts, functools.partial(read_steps, ends=ends))
+    steps = Source(root, "hdf5", origin, parts, functools.partial(read_steps, ends=ends))
     _, report = copy_source(steps, path, workers, progress)
     report.write(Path(path))
     return report

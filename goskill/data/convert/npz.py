@@ -69,7 +69,7 @@ def _parts(folders: Sequence[Path], layout: str, limit: int) -> list[Part]:
         pattern = "*/dataset/*.npz" if layout == "mtdiff" else "*.npz"
         task = _VERSION.sub("", folder.name)
         # A file holds at least one episode.
-        parts += [Part(task, file) for file in _numbered(folder.glob(pattern))[:limit]]
+        parts += [Part(task, file, (file,)) for file in _numbered(folder.glob(pattern))[:limit]]
     return parts
 
 
@@ -170,7 +170,7 @@ def from_npz(
     folders = _task_folders(root, layout, tasks)
     parts = _parts(folders, layout, limit)
     source_files = Source(
-        str(root),
+        root,
         layout,
         {"quality": quality, "source": str(root.resolve()), **({} if ends is None else {"ends": ends})},
         parts,

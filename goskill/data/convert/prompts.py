@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from goskill.data.convert.copying import append_episode, digests
 from goskill.data.convert.ends import FLAGS
+from goskill.data.convert.fingerprints import content_digest
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.restricted_pickle import load_prompts
 from goskill.data.convert.transitions import Content, columns_of, content_of
@@ -45,12 +45,9 @@ def copy_prompts(files: Mapping[str, Path], store: EpisodeStore, report: Convers
 
 def _facts(file: Path) -> dict[str, Any]:
     """What a file of prompts is known by."""
-    digest, size = hashlib.sha256(), 0
     with storage_errors(file), open_regular(file) as opened:
-        while block := opened.read(1 << 20):
-            digest.update(block)
-            size += len(block)
-    return {"bytes": size, "sha256": digest.hexdigest()}
+        size, digest = content_digest(opened)
+    return {"bytes": size, "sha256": digest}
 
 
 def _check_same(
