@@ -99,8 +99,10 @@ class Suite(ABC):
     """Named parts of ``tasks``, such as goals to train and goals to test on."""
     success_keys: tuple[str, ...] = ("success", "is_success")
     """Info keys that report success, the first that is there; a suite without any reports none."""
-    packages: tuple[str, ...] = ("gymnasium",)
-    """Distributions on whose versions the numbers depend, for provenance and results."""
+    packages: tuple[str, ...] = ()
+    """Distributions on whose versions the numbers depend, for provenance and results; gymnasium is named anyway."""
+    scripted: str = "the suite's own, with annealed exploration"
+    """What ``goskill collect --policy scripted`` rolls out, for provenance."""
     reward_version: str | None = None
     """Which of several reward functions pays, where a suite has had more than one."""
     info_keys: tuple[str, ...] | None = None

@@ -202,10 +202,10 @@ def data_returns(store: Any) -> dict[str, DataReturns]:
     return found
 
 
-def package_versions(packages: Sequence[str] = ("metaworld", "mujoco", "gymnasium")) -> dict[str, str]:
-    """The versions that numbers can depend on: Python's, goskill's, NumPy's, torch's, and those of ``packages``."""
+def package_versions(packages: Sequence[str] = ("metaworld", "mujoco")) -> dict[str, str]:
+    """The versions that numbers can depend on: those of ``packages`` and of what every evaluation uses."""
     found = {"python": platform.python_version()}
-    for package in ("goskill", *packages, "numpy", "torch"):
+    for package in ("goskill", *packages, "gymnasium", "numpy", "torch"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     return found

@@ -29,7 +29,8 @@ class MetaWorldSuite(Suite):
     observation_dim = 39
     action_dim = 4
     max_steps = 500
-    packages = ("metaworld", "mujoco", "gymnasium")
+    packages = ("metaworld", "mujoco")
+    scripted = "MetaWorld's own, with annealed exploration"
     reward_version = "v2"
     render_fps = 80
     info_keys = INFO_KEYS
