@@ -158,7 +158,7 @@ class GoSkillSettings:
 ABLATIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "no-reached-goal": {"reached_goal": False},
-        "no-vq": {"codebook": "none"},
+        "no-vq": {"codebook": "none", "skill_noise": 0.0},
         "action-encoder": {"skill_source": "actions", "reached_goal": False},
         "no-resampling": {"resampling": False},
         "no-focal": {"policy_loss": "cross_entropy"},
