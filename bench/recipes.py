@@ -217,6 +217,11 @@ LONG = (
     *("method.extraction_iterations=1000", "method.policy_iterations=4000"),
     "training.decay_iterations=2000",
 )
+SWAP = (
+    *(*LONG, "method.skill_noise=0.6", "method.policy_every=2"),
+    *("method.extraction_iterations=800", "method.policy_iterations=3500"),
+    "training.decay_iterations=1800",
+)
 
 STAGES = {
     "quickstart": Stage(
@@ -245,12 +250,10 @@ STAGES = {
                 "go_skill", "the same, no resampling", (HALF, *MLP, "method.resampling=false")
             ),
             "mlp-noise-0.3": Recipe(
-                "go_skill", "the same, 30 % random skills", (HALF, *MLP, "method.skill_noise=0.3")
+                "go_skill", "the same, 30 % uniformly random skills", (HALF, *MLP, "method.skill_noise=0.3")
             ),
-            "mlp-noise-0.6": Recipe(
-                "go_skill", "the same, 60 % random skills", (HALF, *MLP, "method.skill_noise=0.6")
-            ),
-            "long": Recipe("go_skill", "longer, no reached goal, 30 % random skills", LONG),
+            "long": Recipe("go_skill", "longer, no reached goal, 30 % uniformly random skills", LONG),
+            "swap": Recipe("go_skill", "longer, 60 % swapped skills, policy twice as often", SWAP),
             "long-no-noise": Recipe(
                 "go_skill", "the same, no random skills", (*LONG, "method.skill_noise=0")
             ),

@@ -69,7 +69,7 @@ class GoSkillSettings:
     resampling: bool = (
         True  # enhancement draws equally from all skills; needs a codebook, else from all tasks
     )
-    skill_noise: float = 0.0  # share of windows in enhancement whose skill is replaced by a random one
+    skill_noise: float = 0.0  # share of windows in enhancement shown the skill of another of their task
     action_loss: Literal["mean", "sum"] = "mean"  # over action dimensions: as released | as in the paper
 
     def __post_init__(self) -> None:
