@@ -69,7 +69,7 @@ class GoSkillSettings:
     resampling: bool = (
         True  # enhancement draws equally from all skills; needs a codebook, else from all tasks
     )
-    skill_noise: float = 0.0  # share of windows in enhancement whose skill is replaced by a random one
+    skill_noise: float = 0.0  # share of windows in enhancement shown the skill of another of their task
     action_loss: Literal["mean", "sum"] = "mean"  # over action dimensions: as released | as in the paper
 
     def __post_init__(self) -> None:
@@ -158,7 +158,7 @@ class GoSkillSettings:
 ABLATIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "no-reached-goal": {"reached_goal": False},
-        "no-vq": {"codebook": "none"},
+        "no-vq": {"codebook": "none", "skill_noise": 0.0},
         "action-encoder": {"skill_source": "actions", "reached_goal": False},
         "no-resampling": {"resampling": False},
         "no-focal": {"policy_loss": "cross_entropy"},
