@@ -150,11 +150,11 @@ def judge_labels(work: Path, precision: str, seed: int) -> Row:
 
 def _decoder(run: Path) -> Any:
     """The trained networks' action error, as a function of a batch."""
-    from goskill.experiments.runs import load_networks
+    from goskill.experiments.runs import load_method
     from goskill.methods.go_skill.losses import SkillLoss
     from goskill.training import RunFolder
 
-    return SkillLoss(load_networks(RunFolder.open(run)), frozen=True).eval()
+    return SkillLoss(load_method(RunFolder.open(run)).networks, frozen=True).eval()
 
 
 def _errors(data: Path, run: Path, decoders: Sequence[Any]) -> list[float]:

@@ -36,7 +36,7 @@ from goskill.training import Objective, TrainingSettings
 from goskill.training.devices import choose_execution, fast_at_bfloat16
 from goskill.training.memory import kept_memory
 from goskill.training.optimizer import ObjectiveOptimizer
-from goskill.training.step import ObjectiveStep
+from goskill.training.step import IterationStep, ObjectiveStep
 from goskill.training.timing import StepTimer
 
 TASKS = int(os.environ.get("GOSKILL_BENCH_TASKS", "50"))
@@ -145,17 +145,17 @@ class Iterations:
         self._step = step_of(subject, name, self.timer, device, **settings)
 
     def run(self) -> None:
-        self._step.run(1)
+        self._step.run(0, 1)
         self.timer.end_iteration()
 
 
 def step_of(
     subject: Subject, name: str, timer: StepTimer, device: torch.device, **settings: Any
-) -> ObjectiveStep:
+) -> IterationStep:
     training = TrainingSettings(device=str(device), log_every=1000, **settings)
     execution = choose_execution(training)
     _, objective = subject.objective(name, device, data=training.data)
-    optimizer = ObjectiveOptimizer(training)
+    optimizer = ObjectiveOptimizer(training.optimizer())
     parameters = {
         f"{index}.{key}": parameter
         for index, module in enumerate(objective.modules)
@@ -163,7 +163,8 @@ def step_of(
         if parameter.requires_grad
     }
     optimizer.begin(parameters, capturable=execution.graphs)
-    return ObjectiveStep(objective, optimizer, execution, timer, capacity=1000)
+    step = ObjectiveStep(objective, optimizer, execution, timer, capacity=1000)
+    return IterationStep([step], execution, timer)
 
 
 def measure(benchmark: Any, group: str, step: Callable[[], Any], device: torch.device, **facts: Any) -> None:

@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "info": stores.info,
     "verify": stores.verify,
     "train": runs.train,
+    "settings": runs.settings,
     "finetune": runs.finetune,
     "eval": runs.evaluate,
     "diagnose": runs.diagnose,
@@ -59,18 +60,18 @@ def bench(
 ) -> None:
     """Run benchmark suites beside their peers and keep the results as rows.
 
-    Rows go to `bench/results/SUITE.jsonl` of the checkout you stand in, or to FILE.
+    Each row goes to `bench/results/SUITE.jsonl` of the checkout you stand in, or to FILE, as soon as it is there.
 
     Examples: `goskill bench data`, `goskill bench kernels --json rows.jsonl`
     """
     from goskill.bench import report, runner
 
     for name in [suite] if suite else runner.suites():
-        rows, fault = runner.run(name, gpu=gpu, select=select, limit=limit)
+        file: Path | None = as_json or Path("bench/results") / f"{name}.jsonl"
+        if not as_json and not Path("bench/results").is_dir():
+            file = None
+        rows, fault = runner.run(name, gpu=gpu, select=select, limit=limit, file=file)
         report.print_table(rows)
-        file = as_json or Path("bench/results") / f"{name}.jsonl"
-        if rows and (as_json or file.parent.is_dir()):
-            runner.append(rows, file)
         if fault:
             raise InputError(fault)
 

@@ -29,6 +29,32 @@ py::array view(const py::object& store, const T* data, std::vector<py::ssize_t> 
     return std::move(array);
 }
 
+// What Python calls a column: its name, element type and the shape of a row.
+using ColumnTuple = std::tuple<std::string, std::string, std::vector<std::int64_t>>;
+
+std::vector<ColumnDescription> descriptions_of(const std::vector<ColumnTuple>& columns) {
+    std::vector<ColumnDescription> result;
+    for (const auto& [name, descr, row_shape] : columns) result.push_back({name, descr, row_shape});
+    return result;
+}
+
+// The rows of a declared column in one shard.
+py::array declared_rows(const py::object& self, const std::string& name, bool per_episode,
+                        std::int64_t shard) {
+    const Store& store = self.cast<const Store&>();
+    const DeclaredColumn* column = per_episode ? store.episode_column(name) : store.step_column(name);
+    const auto index = static_cast<std::size_t>(shard);
+    if (column == nullptr) throw py::key_error(name);
+    if (shard < 0 || index >= store.shards().size()) throw py::index_error("shard");
+    const ColumnDescription& description = column->description();
+    std::vector<py::ssize_t> shape{per_episode ? store.shards()[index].episodes
+                                               : store.shards()[index].steps};
+    shape.insert(shape.end(), description.row_shape.begin(), description.row_shape.end());
+    py::array array(py::dtype::from_args(py::str(description.descr)), shape, column->shard(index), self);
+    array.attr("flags").attr("writeable") = false;
+    return array;
+}
+
 py::array per_episode(const Store& store, std::int64_t Episode::* member) {
     Array<std::int64_t> array(store.num_episodes());
     std::int64_t* out = array.mutable_data();
@@ -179,21 +205,25 @@ void register_store(py::module_& module) {
                                               "The episodes of a store, memory-mapped or in memory.")
         .def(py::init([](std::int64_t observation_dim, std::int64_t action_dim, std::int64_t num_tasks,
                          const std::vector<std::tuple<std::string, std::int64_t, std::int64_t>>& shards,
-                         bool in_memory) {
+                         bool in_memory, const std::vector<ColumnTuple>& step_columns,
+                         const std::vector<ColumnTuple>& episode_columns) {
                  std::vector<ShardDescription> descriptions;
                  for (const auto& [path, steps, episodes] : shards)
                      descriptions.push_back({path, steps, episodes});
                  const py::gil_scoped_release released;
-                 return std::make_shared<Store>(observation_dim, action_dim, num_tasks, descriptions,
-                                                in_memory);
+                 return std::make_shared<Store>(
+                     observation_dim, action_dim, num_tasks, std::move(descriptions), in_memory,
+                     descriptions_of(step_columns), descriptions_of(episode_columns));
              }),
              py::arg("observation_dim"), py::arg("action_dim"), py::arg("num_tasks"), py::arg("shards"),
-             py::arg("in_memory"))
+             py::arg("in_memory"), py::arg("step_columns"), py::arg("episode_columns"))
         .def_property_readonly("num_steps", &Store::num_steps)
         .def_property_readonly("num_episodes", &Store::num_episodes)
         .def("episode_task", [](const Store& s) { return per_episode(s, &Episode::task); })
         .def("episode_length", [](const Store& s) { return per_episode(s, &Episode::length); })
         .def("episode_start", [](const Store& s) { return per_episode(s, &Episode::first_step); })
+        .def("declared_rows", &declared_rows, py::arg("name"), py::arg("per_episode"), py::arg("shard"),
+             "A read-only view of the rows that one shard has of a declared column.")
         .def("episode_return",
              [](const Store& s) {
                  return Array<double>(static_cast<py::ssize_t>(s.returns().size()), s.returns().data());

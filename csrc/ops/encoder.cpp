@@ -115,21 +115,26 @@ PackedLinear<float> pack_float(const Linear& layer) {
     });
 }
 
+// The score x.e - |e|^2 / 2 less what all codes share, so that codes near each other and far from zero differ
+// in it as much as they do: with e less the centre c, x.e - (|e|^2 / 2 + c.e).
 void pack_codes(const Encoder& encoder, PackedEncoder& packed) {
     const std::int64_t dim = encoder.dim();
-    const Linear codes{encoder.codebook, nullptr, dim, encoder.codes};
-    packed.codes = pack_float(codes);
+    std::vector<float> centre = codebook_centre(encoder.codebook, encoder.codes, dim);
+    centre.resize(static_cast<std::size_t>(dim));
+    const auto moved = [&](std::int64_t code, std::int64_t d) {
+        return encoder.codebook[code * dim + d] - centre[static_cast<std::size_t>(d)];
+    };
+    packed.codes = pack<float>(dim, encoder.codes, nullptr, moved);
     packed.padded_codes = round_up(encoder.codes, kernels().lanes);
     for (std::size_t code = 0; code < packed.codes.bias.size(); ++code) {
-        double square = 0;
+        double offset = 0;
         const bool real = static_cast<std::int64_t>(code) < encoder.codes;
         for (std::int64_t d = 0; real && d < dim; ++d) {
-            const double value =
-                static_cast<double>(encoder.codebook[static_cast<std::int64_t>(code) * dim + d]);
-            square += value * value;
+            const double value = static_cast<double>(moved(static_cast<std::int64_t>(code), d));
+            offset += value * (value / 2 + static_cast<double>(centre[static_cast<std::size_t>(d)]));
         }
         packed.codes.bias[code] =
-            real ? -static_cast<float>(square / 2) : -std::numeric_limits<float>::infinity();
+            real ? -static_cast<float>(offset) : -std::numeric_limits<float>::infinity();
     }
 }
 

@@ -58,7 +58,7 @@ void register_ops(pybind11::module_& module) {
         [](Address x, int dtype, std::int64_t count, std::int64_t dim, std::int64_t row_stride,
            std::int64_t column_stride, Address codebook, std::int64_t codes, Optional mask, Address indices,
            Address quantized_codes, Address quantized, Address counts, Address sums,
-           Address mean_squared_error, int threads) {
+           Address mean_squared_error, Address elements, int threads) {
             const ops::Lookup lookup{make_rows(x, dtype, count, dim, row_stride, column_stride),
                                      pointer<const float>(codebook),
                                      codes,
@@ -70,23 +70,33 @@ void register_ops(pybind11::module_& module) {
                                      pointer<void>(quantized)};
             const py::gil_scoped_release release;
             ops::quantize(lookup, pointer<float>(counts), pointer<float>(sums),
-                          pointer<float>(mean_squared_error), threads);
+                          pointer<float>(mean_squared_error), pointer<float>(elements), threads);
         },
         py::arg("x"), py::arg("dtype"), py::arg("count"), py::arg("dim"), py::arg("row_stride"),
         py::arg("column_stride"), py::arg("codebook"), py::arg("codes"), py::arg("mask"), py::arg("indices"),
         py::arg("quantized_codes"), py::arg("quantized"), py::arg("counts"), py::arg("sums"),
-        py::arg("mean_squared_error"), py::arg("threads"));
+        py::arg("mean_squared_error"), py::arg("elements"), py::arg("threads"));
 
     module.def(
         "straight_through",
-        [](Address x, Address quantized, Address gradient, float scale, Address out, std::int64_t count,
+        [](Address x, int dtype, std::int64_t count, std::int64_t dim, std::int64_t row_stride,
+           std::int64_t column_stride, Address gradient, std::int64_t gradient_row_stride,
+           std::int64_t gradient_column_stride, Address codes, Address indices, float scale, Address out,
            int threads) {
+            const ops::StraightThrough task{
+                make_rows(x, dtype, count, dim, row_stride, column_stride),
+                make_rows(gradient, dtype, count, dim, gradient_row_stride, gradient_column_stride),
+                pointer<const float>(codes),
+                pointer<const std::int64_t>(indices),
+                scale,
+                pointer<void>(out)};
             const py::gil_scoped_release release;
-            ops::straight_through(pointer<const float>(x), pointer<const float>(quantized),
-                                  pointer<const float>(gradient), scale, pointer<float>(out), count, threads);
+            ops::straight_through(task, threads);
         },
-        py::arg("x"), py::arg("quantized"), py::arg("gradient"), py::arg("scale"), py::arg("out"),
-        py::arg("count"), py::arg("threads"));
+        py::arg("x"), py::arg("dtype"), py::arg("count"), py::arg("dim"), py::arg("row_stride"),
+        py::arg("column_stride"), py::arg("gradient"), py::arg("gradient_row_stride"),
+        py::arg("gradient_column_stride"), py::arg("codes"), py::arg("indices"), py::arg("scale"),
+        py::arg("out"), py::arg("threads"));
 
     module.def(
         "move_codebook",

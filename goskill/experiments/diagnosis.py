@@ -32,13 +32,19 @@ from rich.console import Group
 from rich.table import Table
 
 from goskill.errors import InputError
-from goskill.experiments.runs import check_finished, load_networks, outside_metaworld, prompts_of, settings_of
+from goskill.experiments.runs import (
+    Choice,
+    check_finished,
+    load_method,
+    outside_metaworld,
+    prompts_of,
+    settings_of,
+)
 from goskill.files import write_atomically
 
 if TYPE_CHECKING:
     from goskill.data import EpisodeStore
     from goskill.evaluation import Results
-    from goskill.methods.registry import GoalFeatures
     from goskill.methods.sequence.predictions import ActionPredictions, SkillPredictions
     from goskill.rollouts import Prompts
 
@@ -60,7 +66,7 @@ def diagnose(
     workers: int | None = None,
     device: str | None = None,
     seed: int = 0,
-    goal_features: GoalFeatures | None = None,
+    method: Choice | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Diagnose a finished run on a store of episodes; returns the document, which is also written into the run.
@@ -73,50 +79,54 @@ def diagnose(
     Raises InputError for a run or store that is not finished, a store that does not fit the run, and wrong numbers.
     """
     from goskill.data import EpisodeStore
-    from goskill.methods import registry
+    from goskill.methods import Diagnosable, HasSkills
     from goskill.training import RunFolder, choose_device
 
     for name, value, least in (("episodes", episodes, 0), ("samples", samples, 1)):
         if value < least:
             raise InputError(f"{name}: expected at least {least}, got {value}")
     run = RunFolder.open(path)
-    settings = settings_of(run)
-    family = registry.find(settings.name).family
+    name = settings_of(run, method=method).name
     store = EpisodeStore.open(data)
     check_finished(store)
     if store.num_steps == 0:
         raise InputError(f"data: {store.path} has no episodes")
-    networks = load_networks(run, goal_features).to(choose_device(device or "auto")).eval()
+    learned = load_method(run, method)
+    for module in learned.modules.values():
+        module.to(choose_device(device or "auto")).eval()
+    left_out: dict[str, str] = {}
     document: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
         "run": str(run.path),
-        "method": settings.name,
+        "method": name,
         "data": {"path": str(store.path), "episodes": store.num_episodes, "steps": store.num_steps},
         "samples": samples,
         "seed": seed,
-        "actions": action_errors(family.predict_actions(networks, store, samples, seed), store.tasks),
     }
-    left_out: dict[str, str] = {}
-    if family.skills is None or family.label is None:
-        left_out |= dict.fromkeys(("policy", "codebook", "oracle"), f"{settings.name} has no skills")
-    elif not family.has_skills(settings.method):
+    if isinstance(learned, Diagnosable):
+        document["actions"] = action_errors(learned.predict_actions(store, samples, seed), store.tasks)
+    else:
+        left_out["actions"] = f"{name} does not predict the actions of stored episodes"
+    if not isinstance(learned, HasSkills):
+        left_out |= dict.fromkeys(("policy", "codebook", "oracle"), f"{name} has no skills")
+    elif not learned.discrete_skills:
         reason = "its skills are continuous (method.codebook = 'none'), there is nothing to count"
         left_out |= dict.fromkeys(("policy", "codebook"), reason)
     else:
-        column = family.label(networks, store, None)
+        column = learned.label(store)
         count = store.num_classes(column)
-        predictions = family.skills.predict(networks, store, column, samples, seed)
+        predictions = learned.predict_skills(store, column, samples, seed)
         document["policy"] = policy_accuracy(predictions, store.tasks, count)
         document["codebook"] = codebook_usage(store, column, count)
     reason = _no_rollouts(store, episodes)
     if reason:
         left_out["rollouts"] = reason
     else:
-        policies = {"policy": family.policy(networks, "float32")}
-        if family.skills is not None:
-            policies = {"oracle": family.skills.oracle(networks), **policies}
-        prompts = prompts_of(store, settings.method.prompt_episodes)
+        policies = {"policy": learned.policy()}
+        if isinstance(learned, HasSkills):
+            policies = {"oracle": learned.oracle(), **policies}
+        prompts = prompts_of(store, learned.prompt_episodes)
         document["rollouts"] = _roll_out(policies, store, prompts, episodes, workers, seed, progress)
     document["left_out"] = left_out
     write_atomically(run.path / FILE_NAME, json.dumps(document, indent=1, allow_nan=False) + "\n")
@@ -297,7 +307,7 @@ def _demonstrated(store: EpisodeStore, chosen: dict[str, list[int]]) -> dict[str
 
 def tables(document: dict[str, Any]) -> Group:
     """A diagnosis as tables for a terminal."""
-    parts = [_actions_table(document)]
+    parts = [_actions_table(document)] if "actions" in document else []
     if "policy" in document:
         parts.append(_skills_table(document))
     if "rollouts" in document:

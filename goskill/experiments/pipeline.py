@@ -1,4 +1,4 @@
-"""The way of the data, an arrow per function: episodes -> store -> run -> results -> figures.
+"""Each step from episodes to results as a function: collect or convert, train, evaluate, compare.
 
 These are what the command line calls, and a script can call them as well. They print progress and tables.
 """
@@ -9,7 +9,6 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,27 +24,35 @@ from rich.progress import (
 from rich.table import Table
 
 from goskill.errors import InputError
+from goskill.experiments.load import load_policy
 from goskill.experiments.runs import (
-    DEFAULT_METHOD,
-    Settings,
-    check_data,
+    Choice,
     check_finished,
-    data_path,
     evaluate_over_ranks,
-    load_networks,
+    load_method,
     prompts_of,
-    read_settings,
-    record_of,
     returns_of,
     settings_of,
-    train_into,
 )
+from goskill.experiments.train import train
 
 if TYPE_CHECKING:
     from goskill.data import EpisodeStore
     from goskill.evaluation import Results
-    from goskill.methods.registry import GoalFeatures
-    from goskill.training import RunFolder
+
+__all__ = [
+    "choose_tasks",
+    "collect",
+    "compare",
+    "convert",
+    "diagnose",
+    "evaluate",
+    "label",
+    "load_policy",
+    "show_store",
+    "train",
+    "verify",
+]
 
 PathLike = str | Path
 console = Console()
@@ -172,71 +179,6 @@ def verify(data: PathLike) -> None:
     console.print(f"{data}: {checked['files']} columns, {checked['bytes']:,} bytes, all as they were written")
 
 
-def train(
-    data: PathLike | None,
-    out: PathLike,
-    *,
-    method: str | None = None,
-    preset: str | None = None,
-    ablations: Sequence[str] = (),
-    overrides: Sequence[str] = (),
-    resume: bool = False,
-    goal_features: GoalFeatures | None = None,
-) -> RunFolder:
-    """Train a method on a store into a run folder, or go on with an interrupted run.
-
-    ``method`` is a name of :data:`goskill.methods.registry.METHODS` (by default go_skill, or the method of the run to
-    resume). ``preset`` (by default mt10), ``ablations`` (names such as ``no-focal``) and ``overrides`` (texts such as
-    ``method.horizon=5``) say how. With ``resume`` the run's own settings and data are taken where none are given.
-    ``goal_features`` is a goal hook, see :class:`goskill.methods.go_skill.GoSkillNetworks`. Raises InputError for
-    wrong settings, a store that does not fit them, and a folder that exists already (or none to resume); nothing is
-    written then.
-    """
-    from goskill.data import EpisodeStore
-    from goskill.experiments import finetuning
-    from goskill.methods import registry
-    from goskill.training import RunFolder
-    from goskill.training.devices import choose_execution
-
-    if resume and preset is None and finetuning.was_finetuned(out):
-        return finetuning.resume(out, data, overrides=overrides, goal_features=goal_features)
-    settings = _settings_to_train(out, method, preset, ablations, overrides, resume)
-    if data is None:
-        if not resume:
-            raise InputError("data: expected an episode store to learn from, got none")
-        data = data_path(RunFolder.open(out))
-    store = EpisodeStore.open(data)
-    # These check settings against machine and data before anything is written.
-    choose_execution(settings.training)
-    family = registry.find(settings.name).family
-    learner = family.build(settings.method, store, settings.training, None, goal_features)
-    settings = replace(settings, method=learner.settings)
-    record = record_of(settings, store)
-    if resume:
-        check_data(RunFolder.open(out), store.path, record["data"])
-    run = RunFolder.create(out, record, resume=resume)
-    train_into(run, learner, settings, store, resume=resume)
-    return run
-
-
-def _settings_to_train(
-    out: PathLike,
-    method: str | None,
-    preset: str | None,
-    ablations: Sequence[str],
-    overrides: Sequence[str],
-    resume: bool,
-) -> Settings:
-    from goskill.training import RunFolder
-
-    for override in overrides:
-        if override.startswith("data."):
-            raise InputError(f"--set {override}: only quickstart collects data, train takes what is there")
-    if resume and preset is None:
-        return settings_of(RunFolder.open(out), overrides, method=method, ablations=ablations)
-    return read_settings(preset or "mt10", overrides, method=method or DEFAULT_METHOD, ablations=ablations)
-
-
 def evaluate(
     path: PathLike,
     *,
@@ -249,19 +191,21 @@ def evaluate(
     precision: str = "float32",
     video: bool = False,
     out: PathLike | None = None,
-    goal_features: GoalFeatures | None = None,
+    method: Choice | None = None,
+    checkpoint: str | None = None,
 ) -> Results:
     """Evaluate a run in MetaWorld, print the table, and keep the results in the run folder.
 
     ``episodes`` are per task, by default as many as the run's settings say. ``data`` is a store with demonstrations
     of tasks that the run never saw. ``video`` also films the first episode of each task into the folder's
     ``videos``. ``out`` is a file for the results (and a CSV file beside it) instead of the run's ``results.json``.
+    ``method`` is the class that the run was trained with, where its name does not say all. ``checkpoint`` is the name
+    of one of the run's, "newest" of a run under way.
     Raises InputError for a folder without a finished run, for tasks without demonstrations, and for films where
     rendering is not possible. Under torchrun the ranks share the tasks.
     """
     from goskill.data import EpisodeStore
     from goskill.evaluation import results_table
-    from goskill.methods import registry
     from goskill.rollouts import film, require_rendering
     from goskill.training import RunFolder, choose_device, distributed
 
@@ -273,11 +217,13 @@ def evaluate(
         require_rendering()
     chosen_device = choose_device(device or "auto")
     distributed.start(chosen_device)
-    networks = load_networks(run, goal_features).to(chosen_device)
+    learned = load_method(run, method, checkpoint=checkpoint)
+    for module in learned.modules.values():
+        module.to(chosen_device)
     store = EpisodeStore.open(run.prompts if data is None else data)
     check_finished(store)
-    settings = settings_of(run)
-    prompts = prompts_of(store, settings.method.prompt_episodes)
+    settings = settings_of(run, method=method)
+    prompts = prompts_of(store, learned.prompt_episodes)
     chosen = choose_tasks(None, tasks) if tasks is not None else list(prompts)
     missing = [task for task in chosen if task not in prompts]
     if missing:
@@ -285,7 +231,7 @@ def evaluate(
         raise InputError(f"{data or run.path} has no demonstrations of {', '.join(missing)}{hint}")
     if episodes is None:
         episodes = settings.evaluation.episodes
-    policy = registry.find(settings.name).family.policy(networks, precision)
+    policy = learned.policy(precision)
     with _progress("evaluating") as report:
         results = evaluate_over_ranks(
             policy,
@@ -340,22 +286,23 @@ def label(path: PathLike, data: PathLike, *, device: str | None = None) -> str:
     Interrupted, it goes on where it was when it is called again. Under torchrun the ranks share the work.
     """
     from goskill.data import EpisodeStore
-    from goskill.methods import registry
+    from goskill.methods import HasSkills
     from goskill.training import RunFolder, choose_device, distributed
 
     run = RunFolder.open(path)
-    settings = settings_of(run)
-    family = registry.find(settings.name).family
-    if family.label is None or not family.has_skills(settings.method):
-        raise InputError(f"{path}: this run of {settings.name} has no codebook of skills to label with")
+    method = load_method(run)
+    if not isinstance(method, HasSkills) or not method.discrete_skills:
+        name = settings_of(run).name
+        raise InputError(f"{path}: this run of {name} has no codebook of skills to label with")
     store = EpisodeStore.open(data)
     check_finished(store)
     chosen_device = choose_device(device or "auto")
     distributed.start(chosen_device)
-    networks = load_networks(run).to(chosen_device)
+    for module in method.modules.values():
+        module.to(chosen_device).eval()
     with _progress("labelling") as report:
         shown = report if distributed.rank() == 0 else None
-        return family.label(networks.eval(), store, shown)
+        return method.label(store, shown)
 
 
 def compare(runs: Sequence[PathLike], *, as_json: bool = False) -> None:
@@ -378,7 +325,7 @@ def compare(runs: Sequence[PathLike], *, as_json: bool = False) -> None:
 
 @contextmanager
 def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar as a callback (done, total); it appears at the first call."""
+    """A progress bar on stderr as a callback (done, total); it appears at the first call."""
     columns: Sequence[Any] = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -386,7 +333,7 @@ def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    progress = Progress(*columns, console=console)
+    progress = Progress(*columns, console=Console(stderr=True))
     bar = progress.add_task(title, total=None)
     with ExitStack() as shown:
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from goskill.models.padding import padding_last, take_rows
+from goskill.models.padding import look_up, padding_last, take_rows
 from goskill.models.transformer import LAST_POSITION, CausalTransformer, KeyValueCache
 
 TOKENS_PER_DECISION = 3  # return to go, state, choice
@@ -52,7 +52,7 @@ class DecisionEmbedding(nn.Module):
             self.state(decisions.observations),
             self.choice(decisions.choices),
         ]
-        time: Tensor = self.time(decisions.timesteps)
+        time = look_up(self.time.weight, decisions.timesteps)
         return torch.stack(parts, dim=2) + time[:, :, None]
 
     def return_and_state(self, returns_to_go: Tensor, observation: Tensor, timestep: Tensor) -> Tensor:

@@ -85,20 +85,27 @@ void look_up(std::int64_t rows, std::int64_t dim, std::int64_t codes) {
         for (std::int64_t code = 0; code < codes; ++code)
             check(found <= squared(code) + 1e-3, "the nearest code");
     }
+    std::vector<float> far_x = x, far_codebook = codebook;
+    for (float& value : far_x) value += 1024;
+    for (float& value : far_codebook) value += 1024;
+    lookup.x.data = far_x.data();
+    lookup.codebook = far_codebook.data();
+    nearest_code(lookup, threads);
+    lookup.codebook = codebook.data();
     const std::vector<std::uint16_t> halves = bfloat16(x);
     lookup.x = {halves.data(), Dtype::bfloat16, rows, dim, dim, 1};
     nearest_code(lookup, threads);
 
     std::vector<float> counts(static_cast<std::size_t>(codes)), sums(codebook.size()), average = codebook;
-    float mean_squared_error = 0;
+    float mean_squared_error = 0, elements = 0;
     lookup.x = {x.data(), Dtype::float32, rows, dim, dim, 1};
     lookup.mask = selected.get();
     lookup.distance = nullptr;
     lookup.quantized_codes = codebook.data();
     lookup.quantized = quantized.data();
-    quantize(lookup, counts.data(), sums.data(), &mean_squared_error, threads);
+    quantize(lookup, counts.data(), sums.data(), &mean_squared_error, &elements, threads);
     std::vector<float> out(x.size()), size(counts.size(), 1.0F), moved = codebook;
-    straight_through(x.data(), quantized.data(), x.data(), 0.5F, out.data(), rows * dim, threads);
+    straight_through({lookup.x, lookup.x, codebook.data(), indices.data(), 0.5F, out.data()}, threads);
     move_codebook({size.data(), average.data(), moved.data(), codes, dim}, counts.data(), sums.data(), 0.9F,
                   1e-5F, threads);
     for (const float value : moved) check(std::isfinite(value), "a moved codebook");

@@ -52,6 +52,8 @@ def contexts(discrete: bool) -> dict[str, Tensor]:
     [
         {},
         {"multi_head_decoder": True},
+        {"decoder": "mlp"},
+        {"skill_noise": 0.3},
         {"codebook": "gradient"},
         {"policy_skill_input": "index"},
         *ABLATIONS.values(),

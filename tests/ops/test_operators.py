@@ -27,7 +27,9 @@ def operator_arguments() -> dict[str, list[tuple[Any, ...]]]:
             (x, codebook, None, 1.0, 0.0),
             (x.bfloat16(), codebook, mask, 0.25, 1.0),
         ],
-        "straight_through": [(x, x + 1, mask, x, torch.tensor(2.0), torch.ones(5), 1.0)],
+        "straight_through": [
+            (x, codebook, torch.arange(9) % 6 - 1, x, torch.tensor(2.0), torch.tensor(28.0), 1.0)
+        ],
         "move_codebook_": [
             (torch.ones(5), codebook.clone(), codebook.clone(), torch.ones(5), codebook + 1, 0.8, 1e-5)
         ],
@@ -35,7 +37,7 @@ def operator_arguments() -> dict[str, list[tuple[Any, ...]]]:
             (logits, target, None, None, *focal, 1, False),
             (logits, target, torch.rand(5), mask[:6], *focal, 0, True),
         ],
-        "scale_rows": [(x, torch.tensor(2.0)), (x, torch.rand(9))],
+        "scale_rows": [(x, torch.tensor(2.0), None), (x, torch.rand(9), x)],
         "scale_rows_": [(x.clone(), torch.tensor(2.0)), (x.clone(), torch.rand(9))],
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import math
 import os
@@ -14,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from goskill.data.convert.fingerprints import fingerprint
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.transitions import Content, SourceEpisode, digest
-from goskill.data.files import MANIFEST
+from goskill.data.files import MANIFEST, storage_errors
 from goskill.data.store import EpisodeStore
 from goskill.data.writer import StoreWriter
 from goskill.envs.jobs import in_order
@@ -29,34 +31,55 @@ _TRIAL, _WORTHWHILE = 0.1, 1.0
 
 @dataclass(frozen=True)
 class Part:
-    """What is read at once: episodes of one task, and the ``key`` that the reader finds them by."""
+    """What is read at once: episodes of one task, the ``key`` that the reader finds them by, and the files it reads."""
 
     task: str
     key: Any
+    files: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
 class Source:
     """Where episodes come from. ``read`` and the parts' keys travel to other processes, pickled."""
 
-    name: str
+    root: Path  # a folder, or the one file
     layout: str
     details: dict[str, Any]  # what else the store is to remember of the source
     parts: list[Part]
     read: Callable[[Any], Content]  # what is behind a key; StoreError says what is wrong with it
     parts_per_job: int = 1
     limit: int | None = None  # episodes of a task that are taken, whole
+    name: str = ""  # for messages, if the root does not say it
+
+    def __str__(self) -> str:
+        return self.name or str(self.root)
 
     @property
     def provenance(self) -> dict[str, Any]:
         return {"converter": "goskill", "layout": self.layout, **self.details}
+
+    @property
+    def tasks(self) -> list[str]:
+        return list(dict.fromkeys(part.task for part in self.parts))
 
     def dimensions(self) -> tuple[int, int]:
         """Sizes of an observation and an action."""
         for part in self.parts:
             for episode in self.read(part.key).episodes:
                 return episode.content.observations.shape[1], episode.content.actions.shape[1]
-        raise StoreError(f"{self.name}: holds no whole step")
+        raise StoreError(f"{self}: holds no whole step")
+
+    def relative(self, file: Path) -> str:
+        """The name of a file within the source, wherever that lies."""
+        return file.name if file == self.root else os.path.relpath(file, self.root)
+
+    @property
+    def listing(self) -> str:
+        """A digest of what the parts are, in order."""
+        digest = hashlib.sha256()
+        for part in self.parts:
+            digest.update("\n".join([part.task, *map(self.relative, part.files), ""]).encode())
+        return digest.hexdigest()
 
 
 def serve(read: Callable[[Any], Content]) -> Callable[[list[Any]], list[Content] | StoreError]:
@@ -111,27 +134,28 @@ def copy_source(
     """
     if workers < 0:
         raise InputError(f"workers: expected at least 0, got {workers}")
-    tasks = list(dict.fromkeys(part.task for part in source.parts))
     if (Path(path) / MANIFEST).exists():
         there = EpisodeStore.open(path)
-        if there.tasks != tasks or any(known != source.provenance for known in there.provenance):
+        if there.tasks != source.tasks or any(known != source.provenance for known in there.provenance):
             raise StoreError(f"{path}: holds other data than this conversion would write")
+        check_unchanged(source, there)
     with StoreWriter(
         path,
         *source.dimensions(),
-        tasks,
+        source.tasks,
         source.provenance,
         append=True,
         shard_steps=1 << 40,
         unfinished=True,
     ) as writer:
         store = EpisodeStore.open(path)
-        state: dict[str, Any] = {"done": 0, "parts": len(source.parts), "taken": {}}
-        state |= {"report": ConversionReport(source.name).to_json()}
+        state: dict[str, Any] = {"done": 0, "taken": {}, "report": ConversionReport(str(source)).to_json()}
+        state |= {"parts": len(source.parts), "listing": source.listing}
         if store.shard_notes:
-            state = _checked_state(store, store.shard_notes[-1])
-        if state.get("parts") != len(source.parts):
-            raise StoreError(f"{source.name}: is not what it was when the conversion to {store.path} began")
+            known = _checked_state(store, store.shard_notes[-1])
+            if any(known.get(name) != state[name] for name in ("parts", "listing")):
+                raise StoreError(f"{source}: is not what it was when the conversion to {store.path} began")
+            state = known
         report = ConversionReport.from_json(state["report"])
         try:
             taken = _copy(
@@ -147,9 +171,55 @@ def copy_source(
     constant = store.statistics.minimum == store.statistics.maximum
     report.constant_dimensions = [int(i) for i in np.flatnonzero(constant)]
     if source.limit is not None:
-        counts = {task: taken.get(task, 0) for task in tasks}
+        counts = {task: taken.get(task, 0) for task in source.tasks}
         report.fewer_episodes = {task: count for task, count in counts.items() if count < source.limit}
     return store, report
+
+
+def check_unchanged(source: Source, store: EpisodeStore) -> None:
+    """StoreError names a file of the source that is not what the store was made of."""
+    files = {source.relative(file): file for part in source.parts for file in part.files}
+    for note in store.shard_notes:
+        made_of = note.get("files")
+        if not isinstance(made_of, dict):
+            raise StoreError(f"{store.path}: does not say what it was made of: give another folder")
+        for name, known in made_of.items():
+            if name not in files or fingerprint(files[name]) != known:
+                raise StoreError(
+                    f"{source.root / name if source.root.is_dir() else source.root}: is not what {store.path} was "
+                    "made of: give another folder, or remove that one to convert anew"
+                )
+
+
+class _FilesRead:
+    """The files that were read since the last shard, and what they are known by."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._known: dict[Path, tuple[str, tuple[int, ...]]] = {}
+        self._since: set[Path] = set()
+
+    def add(self, file: Path) -> None:
+        if file not in self._known:
+            self._known[file] = fingerprint(file), _stamp(file)
+        self._since.add(file)
+
+    def note(self) -> dict[str, str]:
+        """By name. StoreError for a file that changed while it was read."""
+        noted = {}
+        for file in sorted(self._since):
+            known, stamp = self._known[file]
+            if _stamp(file) != stamp:
+                raise StoreError(f"{file}: has changed while it was read")
+            noted[self._source.relative(file)] = known
+        self._since.clear()
+        return noted
+
+
+def _stamp(file: Path) -> tuple[int, ...]:
+    with storage_errors(file):
+        facts = file.stat()
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
 def _checked_state(store: EpisodeStore, state: dict[str, Any]) -> dict[str, Any]:
@@ -174,8 +244,11 @@ def _copy(
 ) -> dict[str, int]:
     """Returns how many of the source's episodes each task has."""
     done, taken, pending = int(state["done"]), dict(state["taken"]), 0
-    known = set(digests(store))
+    known = set(digests(store)) if done < len(source.parts) else set()
+    files = _FilesRead(source)
     for part, content in _read_in_order(source, source.parts[done:], workers):
+        for file in part.files:
+            files.add(file)
         room = math.inf if source.limit is None else source.limit - taken.get(part.task, 0)
         chosen = first_of(content.episodes, room)
         if chosen or room > 0:
@@ -191,7 +264,8 @@ def _copy(
         if progress is not None:
             progress(done, len(source.parts))
         if pending >= _SHARD_STEPS or done == len(source.parts):
-            writer.flush({**state, "done": done, "taken": taken, "report": report.to_json()})
+            noted = {"done": done, "taken": taken, "report": report.to_json(), "files": files.note()}
+            writer.flush({**state, **noted})
             pending = 0
     return taken
 

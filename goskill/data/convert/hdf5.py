@@ -1,9 +1,9 @@
-"""HDF5 files in D4RL's layout: flat columns of transitions, cut by ``terminals`` and ``timeouts``. Needs h5py."""
+"""HDF5 files in D4RL's layout: flat columns of transitions, cut where flags end episodes. Needs h5py."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import functools
 import io
 import os
 import shutil
@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from goskill.data.convert.copying import Part, Source, copy_source
+from goskill.data.convert.ends import Ends, check_ends, check_marked, check_whole
 from goskill.data.convert.hdf5_columns import EPISODE_LIMIT, SUCCESS, Columns, open_hdf5
 from goskill.data.convert.report import ConversionReport
-from goskill.data.convert.transitions import Content, columns_of, content_of
+from goskill.data.convert.transitions import Content, columns_of, content_of, joined
 from goskill.data.files import storage_errors
 from goskill.data.layout import is_task_name
 from goskill.data.store import EpisodeStore
@@ -50,16 +51,28 @@ def _opened(path: Path) -> Iterator[Columns]:
         raise StoreError(f"{path}: is not an HDF5 file in D4RL's layout: {reason}") from error
 
 
-def _episode_ends(columns: Columns) -> Iterator[int]:
-    """The step behind each episode's last, read in blocks. StoreError for an episode that is too long."""
-    begin = 0
+def _episode_ends(columns: Columns, ends: Ends) -> Iterator[int]:
+    """The step behind each episode's last, read in blocks.
+
+    StoreError for an episode that is too long, and for a file that says nowhere that an episode ends.
+    """
+    if ends == "marked":
+        check_marked(columns.where, columns.flag_names, marked=True)
+    elif ends != "file":
+        check_whole(columns.where, columns.steps, int(ends))
+    begin, marked = 0, False
     for first in range(0, columns.steps, _STEPS_PER_BLOCK):
         last = min(first + _STEPS_PER_BLOCK, columns.steps)
-        for end in (first + 1 + np.flatnonzero(columns.ends(first, last))).tolist():
+        found = columns.ends(ends, first, last)
+        marked = marked or bool(found.any())
+        found[-1] |= last == columns.steps
+        for end in (first + 1 + np.flatnonzero(found)).tolist():
             _check_length(columns, end - begin)
             yield end
             begin = end
         _check_length(columns, last - begin)
+    if ends == "marked" and columns.steps:
+        check_marked(columns.where, columns.flag_names, marked)
 
 
 def _check_length(columns: Columns, steps: int) -> None:
@@ -67,7 +80,7 @@ def _check_length(columns: Columns, steps: int) -> None:
     if steps > limit:
         raise StoreError(
             f"{columns.where}: expected episodes of at most {limit} steps of {columns.step_bytes} bytes, "
-            f"got one of {steps} or more: terminals or timeouts are missing"
+            f"got one of {steps} or more, whose end is not marked"
         )
 
 
@@ -88,51 +101,42 @@ def _tasks(files: list[Path]) -> dict[str, Path]:
     return tasks
 
 
-def _parts(task: str, path: Path) -> list[Part]:
+def _parts(task: str, path: Path, ends: Ends) -> list[Part]:
     """Runs of whole episodes."""
     parts, begin = [], 0
     with _opened(path) as columns:
         columns.check_stored()
-        for end in _episode_ends(columns):
+        for end in _episode_ends(columns, ends):
             if end - begin >= _STEPS_PER_PART or end == columns.steps:
-                parts.append(Part(task, (path, begin, end)))
+                parts.append(Part(task, (path, begin, end), (path,)))
                 begin = end
     return parts
 
 
-def _with_success(where: str, content: Content, success: npt.NDArray[np.int8]) -> Content:
-    """Give each episode cut from a longer one its share of that one's success, unless it was not recorded."""
-    if (success == -1).all():
-        return content
+def _known_success(where: str, success: npt.NDArray[np.int8] | None) -> npt.NDArray[np.int8] | None:
+    """An episode's success, None if it was not recorded. StoreError if it was at some of its steps."""
+    if success is None or (success == -1).all():
+        return None
     if (success == -1).any():
         raise StoreError(f"{where}: {SUCCESS}: expected it at every step of the episode or at none")
-    episodes, begin = [], 0
-    for episode in content.episodes:
-        end = begin + len(episode.content.rewards)
-        known = dataclasses.replace(episode.content, success=success[begin:end])
-        episodes.append(dataclasses.replace(episode, content=known))
-        begin = end
-    return dataclasses.replace(content, episodes=episodes)
+    return success
 
 
-def read_steps(key: tuple[Path, int, int]) -> Content:
+def read_steps(key: tuple[Path, int, int], ends: Ends) -> Content:
     """The episodes among some steps of a file. StoreError names the file and the episode's steps."""
     path, first, last = key
     with _opened(path) as columns:
         numbers, success = columns.numbers(first, last), columns.success(first, last)
-        ends = columns.ends(first, last)
+        found, flags = columns.ends(ends, first, last), columns.flag_names
+    found[-1] = True
     contents, begin = [], 0
-    for end in (np.flatnonzero(ends) + 1).tolist():
+    for end in (np.flatnonzero(found) + 1).tolist():
         where = f"{path}: steps {first + begin} to {first + end}"
         episode = columns_of(where, {name: column[begin:end] for name, column in numbers.items()})
-        content = content_of(where, episode, np.zeros(end - begin, bool))
-        contents.append(content if success is None else _with_success(where, content, success[begin:end]))
+        known = _known_success(where, None if success is None else success[begin:end])
+        contents.append(content_of(where, episode, np.zeros(end - begin, bool), known))
         begin = end
-    return Content(
-        [episode for content in contents for episode in content.episodes],
-        [what for content in contents for what in content.split],
-        [what for content in contents for what in content.shortened],
-    )
+    return joined(contents, flags if ends == "marked" else [])
 
 
 def from_hdf5(
@@ -140,9 +144,14 @@ def from_hdf5(
     path: str | os.PathLike[str],
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    ends: Ends = "marked",
 ) -> ConversionReport:
     """Convert a file in D4RL's layout, or a folder of them (a task per file, named after it, ``%2F`` for a slash),
     into a store, going on where an earlier call was interrupted.
+
+    ``ends`` says where episodes end: "marked" where a flag does (``terminals``, ``timeouts``, ``dones``, or one of
+    their other names: :data:`goskill.data.convert.ends.FLAGS`), "file" where the file does, or after as many steps
+    each. A file without such flags, or that sets none of them, is refused unless ``ends`` says something else.
 
     ``workers``: processes that read, 0 for all cores. ``progress`` is called with (parts done, parts): a part is
     some thousand steps, and a few are in memory at a time. Without ``next_observations`` the last step of every
@@ -154,14 +163,16 @@ def from_hdf5(
     the file and the steps, or WorkerDied when a process is killed (calling again goes on).
     """
     _h5py()
+    check_ends(ends)
     root = Path(source)
     files = sorted([*root.glob("*.hdf5"), *root.glob("*.h5")]) if root.is_dir() else [root]
     if not root.exists():
         raise StoreError(f"{root}: there is no such file or folder")
     if not files:
         raise StoreError(f"{root}: found no .hdf5 files")
-    parts = [part for task, file in _tasks(files).items() for part in _parts(task, file)]
-    steps = Source(str(root), "hdf5", {"source": str(root.resolve())}, parts, read_steps)
+    parts = [part for task, file in _tasks(files).items() for part in _parts(task, file, ends)]
+    origin = {"source": str(root.resolve()), **({} if ends == "marked" else {"ends": ends})}
+    steps = Source(root, "hdf5", origin, parts, functools.partial(read_steps, ends=ends))
     _, report = copy_source(steps, path, workers, progress)
     report.write(Path(path))
     return report

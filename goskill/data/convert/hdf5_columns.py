@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from goskill.data.convert.ends import FLAGS, Ends, every
 from goskill.data.files import open_regular
 from goskill.errors import StoreError
 
 NUMBERS = ("observations", "actions", "rewards", "next_observations")
-FLAGS = ("terminals", "timeouts")
 SUCCESS = "infos/success"
 _OPTIONAL = ("next_observations", *FLAGS, SUCCESS)
 _MOST_COMPRESSED = 1032  # what deflate can make of one byte
@@ -83,15 +83,20 @@ class Columns:
         """The rows of some steps."""
         return {name: np.asarray(dataset[first:last]) for name, dataset in self._numbers().items()}
 
-    def ends(self, first: int, last: int) -> npt.NDArray[np.bool_]:
-        """Which of some steps end an episode; the file's last one always does."""
-        ends = np.zeros(last - first, bool)
-        for name in FLAGS:
-            if name in self.datasets:
-                ends |= self._values(name, first, last, (0, 1)).astype(bool)
-        if last == self.steps:
-            ends[-1:] = True
-        return ends
+    @property
+    def flag_names(self) -> list[str]:
+        """The columns that mark the ends of episodes."""
+        return [name for name in FLAGS if name in self.datasets]
+
+    def flags(self, first: int, last: int) -> dict[str, npt.NDArray[np.bool_]]:
+        """Of some steps: which of them the file marks, by the names that it marks them under."""
+        return {name: self._values(name, first, last, (0, 1)).astype(bool) for name in self.flag_names}
+
+    def ends(self, ends: Ends, first: int, last: int) -> npt.NDArray[np.bool_]:
+        """Which of some steps are said to end an episode; the file's last one always does, said or not."""
+        if ends == "marked":
+            return np.logical_or.reduce([np.zeros(last - first, bool), *self.flags(first, last).values()])
+        return np.zeros(last - first, bool) if ends == "file" else every(int(ends), first, last)
 
     def success(self, first: int, last: int) -> npt.NDArray[np.int8] | None:
         """Of some steps: 1, 0, or -1 where it was not recorded. None if the file has no such column."""

@@ -21,7 +21,7 @@ from goskill.data.convert.hdf5_columns import check_episode, open_hdf5
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.transitions import Content, SourceEpisode
 from goskill.data.episode import Episode
-from goskill.data.files import read_whole, storage_errors
+from goskill.data.files import open_regular, read_whole, storage_errors
 from goskill.data.store import EpisodeStore
 from goskill.errors import InputError, StoreError, closest
 
@@ -31,6 +31,7 @@ _EPISODES_PER_BATCH = 64
 _CHUNK_ALLOWANCE = 9 / 8
 _EPISODE_OVERHEAD = 24 * 1024
 _DATASET_OVERHEAD = 1 << 20
+_MAIN_FILE = "main_data.hdf5"
 _METADATA_LIMIT = 64 * 1024 * 1024
 _MOST_EPISODES = 1 << 22
 _GIVEN = ("dataset_id", "buffer", "observation_space", "action_space")  # what the store itself says
@@ -81,16 +82,19 @@ def read_episodes(key: tuple[str, str, list[int]]) -> Content:
 
 def _read(where: str, folder: str, index: int) -> SourceEpisode:
     with _reading(where):
-        _check_episode(where, Path(folder) / "main_data.hdf5", index)
+        _check_episode(where, folder, index)
         (episode,) = _opened(folder).iterate_episodes([index])
         return _episode(where, episode)
 
 
-def _check_episode(where: str, path: Path, index: int) -> None:
-    """Refuse an episode of an HDF5 file that leads to other files or is too large: Minari would read it all."""
-    if path.exists():  # another of Minari's formats otherwise
-        with open_hdf5(path) as file:
+def _check_episode(where: str, folder: str, index: int) -> None:
+    """Refuse an episode that leads to other files, is too large, or is no file: Minari would read it all."""
+    main = Path(folder) / _MAIN_FILE
+    if main.exists():
+        with open_hdf5(main) as file:
             check_episode(where, file, f"episode_{index}")
+    for file in [] if main.exists() else _files_of_episode(folder, index):
+        open_regular(file).close()
 
 
 def _episode(where: str, episode: Any) -> SourceEpisode:
@@ -181,14 +185,26 @@ def from_minari(
     if not indices:
         raise StoreError(f"{name}: holds no episodes")
     parts = [
-        Part(task or name, (name, folder, indices[i : i + _EPISODES_PER_PART]))
+        _part(task or name, (name, folder, indices[i : i + _EPISODES_PER_PART]))
         for i in range(0, len(indices), _EPISODES_PER_PART)
     ]
-    _, report = copy_source(
-        Source(name, "minari", {"source": name}, parts, read_episodes), path, workers, progress
-    )
+    episodes = Source(Path(folder), "minari", {"source": name}, parts, read_episodes, name=name)
+    _, report = copy_source(episodes, path, workers, progress)
     report.write(Path(path))
     return report
+
+
+def _part(task: str, key: tuple[str, str, list[int]]) -> Part:
+    _, folder, indices = key
+    main = Path(folder) / _MAIN_FILE
+    if main.exists():
+        return Part(task, key, (main,))
+    return Part(task, key, tuple(file for index in indices for file in _files_of_episode(folder, index)))
+
+
+def _files_of_episode(folder: str, index: int) -> list[Path]:
+    """The files of an episode in Minari's formats of a folder for each."""
+    return sorted(file for file in (Path(folder) / str(index)).rglob("*") if not file.is_dir())
 
 
 def to_minari(store: EpisodeStore, dataset_id: str, task: str, **metadata: Any) -> Any:

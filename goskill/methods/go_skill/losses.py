@@ -29,7 +29,11 @@ class SkillLoss(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             window = networks.read_window(batch["observations"], actions)
             skill, index, vq_loss = networks.quantize(window.embedding, self.frozen)
-        predicted = networks.decoder(skill, index, window.reached, window.observations, actions)
+        shown = index
+        if self.frozen and index is not None and networks.settings.skill_noise:
+            shown = some_at_random(index, networks.settings.skill_noise, networks.settings.codebook_size)
+            skill = networks.vectors(shown)
+        predicted = networks.decoder(skill, shown, window.reached, window.observations, actions)
         error = masked_mean((predicted.float() - actions).square().mean(-1), mask)
         loss = error * actions.shape[-1] if networks.settings.action_loss == "sum" else error
         metrics = {"action_error": error.detach()}
@@ -95,6 +99,12 @@ def decisions(networks: GoSkillNetworks, batch: Batch, prefix: str = "") -> Deci
         timesteps=batch[f"{prefix}timesteps"],
         mask=batch[f"{prefix}mask"],
     )
+
+
+def some_at_random(index: Tensor, share: float, count: int) -> Tensor:
+    """Indices int64 [B] of which a ``share`` (in the mean) is replaced by uniform ones below ``count``."""
+    replaced = torch.rand(index.shape, device=index.device) < share
+    return torch.where(replaced, torch.randint_like(index, count), index)
 
 
 def usage(index: Tensor, count: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from goskill.errors import CheckpointError, InputError
 from goskill.methods.go_skill.settings import GoSkillSettings
 from goskill.methods.sequence.checking import load_parts
-from goskill.models import GoalEncoder, Normalize, SkillDecoder, SkillPolicy
+from goskill.models import GoalEncoder, Normalize, SkillDecoder, SkillPolicy, StepDecoder
 from goskill.nn import VectorQuantize
 
 GoalFeatures = Callable[[Tensor], Tensor]
@@ -68,18 +69,7 @@ class GoSkillNetworks(nn.Module):
             settings.encoder_layers,
         )
         self.codebook = _codebook(settings)
-        self.decoder = SkillDecoder(
-            self.observation_dim,
-            action_dim,
-            settings.embedding_size,
-            settings.horizon,
-            width=settings.decoder_width,
-            layers=settings.decoder_layers,
-            heads=settings.decoder_heads,
-            dropout=settings.dropout,
-            reached_goal=settings.reached_goal,
-            heads_per_skill=settings.codebook_size if settings.multi_head_decoder else 0,
-        )
+        self.decoder = _decoder(settings, self.observation_dim, action_dim)
         self.policy = SkillPolicy(
             self.observation_dim,
             settings.embedding_size,
@@ -194,9 +184,10 @@ def networks_from_state(
     """
     try:
         mean, std = state["normalize"]["mean"], state["normalize"]["std"]
-        action_dim = state["decoder"]["embed_action.weight"].shape[1]
+        outputs = len(state["decoder"]["action_head.bias"])
     except KeyError as error:
         raise CheckpointError(f"checkpoint: {error.args[0]!r} is missing") from None
+    action_dim = outputs // (settings.codebook_size if settings.multi_head_decoder else 1)
     networks = GoSkillNetworks(settings, Normalize(mean, std), action_dim, goal_features)
     if "goal_features" in state and "goal_features" not in networks.parts:
         raise CheckpointError(
@@ -205,6 +196,19 @@ def networks_from_state(
         )
     load_parts(networks.parts, state)
     return networks
+
+
+def _decoder(settings: GoSkillSettings, observation_dim: int, action_dim: int) -> SkillDecoder | StepDecoder:
+    sizes = (observation_dim, action_dim, settings.embedding_size, settings.horizon)
+    shared: dict[str, Any] = {
+        "width": settings.decoder_width,
+        "layers": settings.decoder_layers,
+        "reached_goal": settings.reached_goal,
+        "heads_per_skill": settings.codebook_size if settings.multi_head_decoder else 0,
+    }
+    if settings.decoder == "mlp":
+        return StepDecoder(*sizes, **shared)
+    return SkillDecoder(*sizes, heads=settings.decoder_heads, dropout=settings.dropout, **shared)
 
 
 def _codebook(settings: GoSkillSettings) -> VectorQuantize | None:
