@@ -30,6 +30,24 @@ _CAMERA = {
 }
 
 
+def check_options(
+    robot_noise: float = ROBOT_NOISE,
+    object_noise: float = OBJECT_NOISE,
+    render_mode: str | None = None,
+    width: int = 480,
+    height: int = 480,
+) -> None:
+    """Raises InputError for what `make` would refuse."""
+    if render_mode is not None and render_mode not in _RENDER_MODES:
+        raise InputError(f"render_mode: expected None or 'rgb_array', got {render_mode!r}")
+    for name, noise in (("robot_noise", robot_noise), ("object_noise", object_noise)):
+        if not 0.0 <= noise <= 1.0:
+            raise InputError(f"{name}: expected from 0 to 1, got {noise}")
+    for name, pixels in (("width", width), ("height", height)):
+        if not 1 <= pixels <= 4096:
+            raise InputError(f"{name}: expected from 1 to 4096 pixels, got {pixels}")
+
+
 class _Camera:
     render_mode: str | None
     mujoco_renderer: Any
@@ -54,11 +72,7 @@ class KitchenEnv(Pictures, _Camera, gymnasium.Env[npt.NDArray[np.float64], npt.N
         width: int = 480,
         height: int = 480,
     ) -> None:
-        if render_mode is not None and render_mode not in _RENDER_MODES:
-            raise InputError(f"render_mode: expected None or 'rgb_array', got {render_mode!r}")
-        for name, noise in (("robot_noise", robot_noise), ("object_noise", object_noise)):
-            if not 0.0 <= noise <= 1.0:
-                raise InputError(f"{name}: expected from 0 to 1, got {noise}")
+        check_options(robot_noise, object_noise, render_mode, width, height)
         self.task = task
         self.render_mode = render_mode
         self.metadata = {"render_modes": list(_RENDER_MODES), "render_fps": 12}

@@ -52,6 +52,8 @@ _BY_LETTER = {subtask.letter: subtask.name for subtask in SUBTASKS.values()}
 _PREFIX = "kitchen-"
 _UNORDERED = "any-"
 
+PLAY = "kitchen-play"
+"""All seven sub-tasks in any order: what task-agnostic data is collected in. No episode is long enough for all."""
 _D4RL = {"complete": "mkls", "partial": "mkls", "mixed": "mkbl"}
 _SIMPL_TRAIN = (
     "mkbs mbts mtlh kblh mbht ktls mksb klsb mkbt mksh mbst kblt mktl mklh mbls kbtl mlsh mbth kbsh btsl mkls kbth btls"
@@ -86,10 +88,12 @@ def kitchen_task(name: str) -> KitchenTask:
     ``kitchen-complete``, ``kitchen-partial`` and ``kitchen-mixed`` are D4RL's; the first two have one goal
     and differ in the human data that D4RL gives with them. ``kitchen-mkbs`` is microwave, kettle, bottom
     burner, slide cabinet in this order, ``kitchen-any-mkbs`` the same in any order: every selection of
-    sub-tasks is written by their first letters.
+    sub-tasks is written by their first letters. ``kitchen-play`` is all seven, for task-agnostic data.
 
     Raises `InputError` for anything else.
     """
+    if name == PLAY:
+        return KitchenTask(PLAY, tuple(SUBTASKS), ordered=False)
     rest = name.removeprefix(_PREFIX)
     ordered = rest not in _D4RL and not rest.startswith(_UNORDERED)
     letters = _D4RL.get(rest, rest.removeprefix(_UNORDERED))
