@@ -38,8 +38,26 @@ def _scores(q, k, row, column, length, scale):
 
 @triton.jit
 def _attend(
-    part, q, bias, at, row, d, block, length, scale, seed, head, dropped, top, total, attended,
-    HEADS: tl.constexpr, D: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr, BLOCK: tl.constexpr,
+    part,
+    q,
+    bias,
+    at,
+    row,
+    d,
+    block,
+    length,
+    scale,
+    seed,
+    head,
+    dropped,
+    top,
+    total,
+    attended,
+    HEADS: tl.constexpr,
+    D: tl.constexpr,
+    BIAS: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     """Adds a block of keys and values to queries: highest logit, sum of weights [BLOCK], and what they attend to."""
     WIDTH: tl.constexpr = HEADS * D
@@ -92,14 +110,50 @@ def attention_kernel(
     attended = tl.zeros([BLOCK, D], tl.float32)
     if ALONE:
         top, total, attended = _attend(
-            part, q, bias, at, row, d, 0, length, scale, seed, head, dropped, top, total, attended,
-            HEADS, D, BIAS, DROPOUT, BLOCK,
+            part,
+            q,
+            bias,
+            at,
+            row,
+            d,
+            0,
+            length,
+            scale,
+            seed,
+            head,
+            dropped,
+            top,
+            total,
+            attended,
+            HEADS,
+            D,
+            BIAS,
+            DROPOUT,
+            BLOCK,
         )
     else:
         for block in range(own_block + 1):
             top, total, attended = _attend(
-                part, q, bias, at, row, d, block, length, scale, seed, head, dropped, top, total, attended,
-                HEADS, D, BIAS, DROPOUT, BLOCK,
+                part,
+                q,
+                bias,
+                at,
+                row,
+                d,
+                block,
+                length,
+                scale,
+                seed,
+                head,
+                dropped,
+                top,
+                total,
+                attended,
+                HEADS,
+                D,
+                BIAS,
+                DROPOUT,
+                BLOCK,
             )
     attended = attended * (inverse / total)[:, None]
     inside = row < length
@@ -111,8 +165,24 @@ def attention_kernel(
 
 @triton.jit
 def _slopes(
-    q, k, v, do, row, column, block, length, scale, seed, head, dropped, inverse, log_sum, delta,
-    ALONE: tl.constexpr, DROPOUT: tl.constexpr, BLOCK: tl.constexpr,
+    q,
+    k,
+    v,
+    do,
+    row,
+    column,
+    block,
+    length,
+    scale,
+    seed,
+    head,
+    dropped,
+    inverse,
+    log_sum,
+    delta,
+    ALONE: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     """Weights behind the dropout, and the gradient of the logits, of queries and keys: [BLOCK, BLOCK] each.
 
@@ -185,7 +255,24 @@ def attention_gradient_kernel(
     do = _load(gradient + place, own, d, length, WIDTH, bias, at, False)
     if ALONE:
         used, ds = _slopes(
-            q, k, v, do, own, own, 0, length, scale, seed, head, dropped, inverse, 0.0, 0.0, ALONE, DROPOUT, BLOCK
+            q,
+            k,
+            v,
+            do,
+            own,
+            own,
+            0,
+            length,
+            scale,
+            seed,
+            head,
+            dropped,
+            inverse,
+            0.0,
+            0.0,
+            ALONE,
+            DROPOUT,
+            BLOCK,
         )
         ds = ds.to(q.dtype)
         dv = tl.dot(tl.trans(used.to(do.dtype)), do, input_precision="ieee")
@@ -202,8 +289,24 @@ def attention_gradient_kernel(
             do_there = _load(gradient + place, row, d, length, WIDTH, bias, at, False)
             log_sum, delta = _sums_of(out + place, log_sums + head * length, do_there, row, d, length, WIDTH)
             used, ds = _slopes(
-                q_there, k, v, do_there, row, own, own_block, length, scale, seed, head, dropped, inverse, log_sum, delta,
-                ALONE, DROPOUT, BLOCK,
+                q_there,
+                k,
+                v,
+                do_there,
+                row,
+                own,
+                own_block,
+                length,
+                scale,
+                seed,
+                head,
+                dropped,
+                inverse,
+                log_sum,
+                delta,
+                ALONE,
+                DROPOUT,
+                BLOCK,
             )
             dv = tl.dot(tl.trans(used.to(do.dtype)), do_there, dv, input_precision="ieee")
             dk = tl.dot(tl.trans(ds.to(q.dtype)), q_there, dk, input_precision="ieee")
@@ -212,8 +315,24 @@ def attention_gradient_kernel(
             k_there = _load(part + WIDTH, column, d, length, 3 * WIDTH, bias, WIDTH + at, BIAS)
             v_there = _load(part + 2 * WIDTH, column, d, length, 3 * WIDTH, bias, 2 * WIDTH + at, BIAS)
             used, ds = _slopes(
-                q, k_there, v_there, do, own, column, block, length, scale, seed, head, dropped, inverse,
-                own_log_sum, own_delta, ALONE, DROPOUT, BLOCK,
+                q,
+                k_there,
+                v_there,
+                do,
+                own,
+                column,
+                block,
+                length,
+                scale,
+                seed,
+                head,
+                dropped,
+                inverse,
+                own_log_sum,
+                own_delta,
+                ALONE,
+                DROPOUT,
+                BLOCK,
             )
             dq = tl.dot(ds.to(k.dtype), k_there, dq, input_precision="ieee")
     dq *= factor

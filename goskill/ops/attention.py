@@ -101,4 +101,3 @@ class _PackedAttention(torch.autograd.Function):
         )
         bias_gradient = None if bias is None else sum_parts(sums.flatten(0, 1)).to(bias.dtype)
         return result, bias_gradient, None, None, None
-

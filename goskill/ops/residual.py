@@ -126,7 +126,9 @@ class _DropoutAddNorm(torch.autograd.Function):
         ctx.save_for_backward(total, weight, seed)
         ctx.options = dropped, eps
         ctx.shape = branch.shape
-        ctx.types = [None if value is None else value.dtype for value in (residual, branch, branch_bias, weight, bias)]
+        ctx.types = [
+            None if value is None else value.dtype for value in (residual, branch, branch_bias, weight, bias)
+        ]
         return total.view(branch.shape), normal.view(branch.shape)
 
     @staticmethod
@@ -140,7 +142,10 @@ class _DropoutAddNorm(torch.autograd.Function):
             weight,
             seed,
             *ctx.options,
-            *(None if part is None else part.reshape(total.shape).contiguous() for part in (total_gradient, normal_gradient)),
+            *(
+                None if part is None else part.reshape(total.shape).contiguous()
+                for part in (total_gradient, normal_gradient)
+            ),
             branch_type,
             residual_type is not None,
         )
