@@ -1,4 +1,4 @@
-"""Operations for vector quantisation, focal loss and transformer blocks: one public function each, several implementations.
+"""Operations for vector quantisation, focal loss and transformer blocks, in several implementations each.
 
 ``impl="auto"`` picks the fastest that fits the tensor: C++ on the CPU, Triton on CUDA devices, the plain
 reference for float64 and where the others are not available. A name forces one implementation and never

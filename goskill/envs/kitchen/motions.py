@@ -212,7 +212,9 @@ class Hand:
                 return
             yield self.towards(position, rotation, 2.0 * speed * self._style.pace)
 
-    def towards(self, position: Array, rotation: Array, reach: float = 0.08, firmness: float = 1.0) -> Command:
+    def towards(
+        self, position: Array, rotation: Array, reach: float = 0.08, firmness: float = 1.0
+    ) -> Command:
         """One step of the way to a pose: of what is missing, at most ``reach`` metres and 0.4 radians."""
         here, now = self.position, self.rotation
         missing = position - here
@@ -254,7 +256,14 @@ def _turned(one: Array, other: Array, most: float) -> Array:
 
 
 def _reach(
-    hand: Hand, grip: Array, rotation: Array, rest: Array, *, distance: float, within: float, fingers: float = OPEN
+    hand: Hand,
+    grip: Array,
+    rotation: Array,
+    rest: Array,
+    *,
+    distance: float,
+    within: float,
+    fingers: float = OPEN,
 ) -> Motion:
     """Take position ``distance`` metres before ``grip``, then go straight in."""
     begin = grip - distance * rotation[:, 2]
@@ -270,7 +279,9 @@ def _back(hand: Hand, distance: float, rotation: Array, aside: tuple[float, floa
     yield from hand.move(end, rotation, within=0.04)
 
 
-def _lead(hand: Hand, joint: str, until: float, ahead: float, pose: Callable[[float], tuple[Array, Array]]) -> Motion:
+def _lead(
+    hand: Hand, joint: str, until: float, ahead: float, pose: Callable[[float], tuple[Array, Array]]
+) -> Motion:
     """Lead a grasped handle about its hinge, the hand ``ahead`` radians before the door, while that follows."""
     progress = _Progress()
     while True:
