@@ -2,7 +2,12 @@
 
 from goskill.models.action_head import ActionHead
 from goskill.models.action_policy import ActionPolicy
-from goskill.models.decision_transformer import DecisionContext, Decisions, DecisionTransformer
+from goskill.models.decision_transformer import (
+    DecisionContext,
+    Decisions,
+    DecisionTransformer,
+    scale_tables,
+)
 from goskill.models.goal_encoder import GoalEncoder
 from goskill.models.normalize import Normalize
 from goskill.models.padding import padding_last, take_rows
@@ -25,5 +30,6 @@ __all__ = [
     "SkillPolicy",
     "StepDecoder",
     "padding_last",
+    "scale_tables",
     "take_rows",
 ]
