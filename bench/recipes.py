@@ -289,13 +289,13 @@ STAGES = {
             "bc": BC_RATE,
             "go_skill": (
                 *(*FORMER_QUICKSTART, *SWAP, "method.policy_width=64", "method.policy_heads=2"),
-                *("method.skill_batch_per_task=8", "method.extraction_iterations=1500"),
-                *("method.policy_iterations=6000", "training.decay_iterations=3000"),
+                *("method.skill_batch_per_task=8", "method.extraction_iterations=1000"),
+                *("method.policy_iterations=4500", "method.policy_every=3", "training.decay_iterations=2200"),
             ),
         },
         recipes={
             "bc-half": Recipe("bc", "BC, best half"),
-            "long": Recipe("go_skill", "GO-Skill, best half, decoder without a memory"),
+            "recipe": Recipe("go_skill", "GO-Skill, quickstart's recipe"),
         },
     ),
 }
