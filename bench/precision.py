@@ -32,6 +32,7 @@ PRESET = "quickstart"
 # Quickstart's settings when the rows were made.
 FORMER_QUICKSTART = (
     *("method.best_share=1.0", "method.skill_noise=0.0", "method.policy_every=1", "method.dropout=0"),
+    "method.table_std=1.0",
     *("method.decoder=transformer", "method.reached_goal=true", "method.encoder_width=128"),
     *("method.decoder_width=128", "method.decoder_layers=2", "method.decoder_heads=4"),
     *("method.policy_width=128", "method.policy_layers=2", "method.policy_heads=4"),

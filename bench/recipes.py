@@ -218,7 +218,7 @@ LONG = (
     "training.decay_iterations=2000",
 )
 SWAP = (
-    *(*LONG, "method.skill_noise=0.6", "method.policy_every=2"),
+    *(*LONG, "method.skill_noise=0.6", "method.policy_every=2", "method.table_std=0.02"),
     *("method.extraction_iterations=800", "method.policy_iterations=3500"),
     "training.decay_iterations=1800",
 )
@@ -253,7 +253,13 @@ STAGES = {
                 "go_skill", "the same, 30 % uniformly random skills", (HALF, *MLP, "method.skill_noise=0.3")
             ),
             "long": Recipe("go_skill", "longer, no reached goal, 30 % uniformly random skills", LONG),
-            "swap": Recipe("go_skill", "longer, 60 % swapped skills, policy twice as often", SWAP),
+            "swap": Recipe("go_skill", "60 % swapped skills, small tables of steps and times", SWAP),
+            "swap-wide-tables": Recipe(
+                "go_skill", "the same, tables as released", (*SWAP, "method.table_std=1.0")
+            ),
+            "swap-none": Recipe(
+                "go_skill", "small tables, no swapped skills", (*SWAP, "method.skill_noise=0")
+            ),
             "long-no-noise": Recipe(
                 "go_skill", "the same, no random skills", (*LONG, "method.skill_noise=0")
             ),
@@ -282,14 +288,14 @@ STAGES = {
         common={
             "bc": BC_RATE,
             "go_skill": (
-                *(*FORMER_QUICKSTART, *LONG, "method.policy_width=64", "method.policy_heads=2"),
-                *("method.skill_batch_per_task=8", "method.extraction_iterations=1500"),
-                *("method.policy_iterations=6000", "training.decay_iterations=3000"),
+                *(*FORMER_QUICKSTART, *SWAP, "method.policy_width=64", "method.policy_heads=2"),
+                *("method.skill_batch_per_task=8", "method.extraction_iterations=1000"),
+                *("method.policy_iterations=4500", "method.policy_every=3", "training.decay_iterations=2200"),
             ),
         },
         recipes={
             "bc-half": Recipe("bc", "BC, best half"),
-            "long": Recipe("go_skill", "GO-Skill, best half, decoder without a memory"),
+            "recipe": Recipe("go_skill", "GO-Skill, quickstart's recipe"),
         },
     ),
 }

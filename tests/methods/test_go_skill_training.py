@@ -111,6 +111,24 @@ def test_the_policy_takes_a_step_where_it_is_due(store: EpisodeStore) -> None:
     assert every == {"policy": 3, "skill": 1}
 
 
+@pytest.mark.parametrize("decoder", ["transformer", "mlp"])
+def test_tables_begin_as_large_as_is_asked_for(decoder: str, store: EpisodeStore) -> None:
+    """The other weights are the same."""
+    released, small = (
+        GoSkill(
+            small_settings(decoder=decoder, table_std=std), store, TrainingSettings()
+        ).networks.state_dict()
+        for std in (1.0, 0.25)
+    )
+    tables = {
+        "decoder.embed_step.weight",
+        "policy.embedding.time.weight",
+        "policy.prompt_embedding.time.weight",
+    }
+    for name, values in released.items():
+        assert torch.equal(small[name], 0.25 * values if name in tables else values), name
+
+
 def test_resampling_draws_equally_from_the_skills_that_occur(store: EpisodeStore) -> None:
     method = GoSkill(small_settings(), store, TrainingSettings())
     train_begin = begin(method, "extraction")

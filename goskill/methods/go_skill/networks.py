@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from goskill.errors import CheckpointError, InputError
 from goskill.methods.go_skill.settings import GoSkillSettings
 from goskill.methods.sequence.checking import load_parts
-from goskill.models import GoalEncoder, Normalize, SkillDecoder, SkillPolicy, StepDecoder
+from goskill.models import GoalEncoder, Normalize, SkillDecoder, SkillPolicy, StepDecoder, scale_tables
 from goskill.nn import VectorQuantize
 from goskill.ops import nearest_code
 
@@ -82,6 +82,7 @@ class GoSkillNetworks(nn.Module):
             max_decisions=settings.max_decisions,
             skill_count=settings.codebook_size if settings.policy_skill_input == "index" else 0,
         )
+        scale_tables([self.decoder.embed_step, *self.policy.time_tables], settings.table_std)
 
     @property
     def parts(self) -> dict[str, nn.Module]:

@@ -46,6 +46,7 @@ class GoSkillSettings:
     policy_layers: int = 6  # transformer blocks of the skill policy
     policy_heads: int = 8  # attention heads of each; they divide the width
     dropout: float = 0.1  # of embeddings, attention and residuals, in both transformers
+    table_std: float = 1.0  # of the embeddings of steps and times before training; 1: as released
     policy_skill_input: Literal["vector", "index"] = (
         "vector"  # the policy sees codebook vectors | has its own table
     )
@@ -116,6 +117,8 @@ class GoSkillSettings:
         check_share("best_share", self.best_share)
         if not self.dead_code_threshold >= 0:
             self._refuse("dead_code_threshold", "a number that is not negative")
+        if not self.table_std > 0:
+            self._refuse("table_std", "a positive number")
         if not self.return_scale > 0:
             self._refuse("return_scale", "a positive number")
         if not 0 <= self.dropout < 1:
