@@ -2,17 +2,13 @@
 
 from goskill.models.action_head import ActionHead
 from goskill.models.action_policy import ActionPolicy
-<<<<<<< HEAD
-from goskill.models.decision_transformer import DecisionContext, Decisions, DecisionTransformer
-from goskill.models.ensemble import EnsembleLinear, EnsembleMLP, mlp
-=======
 from goskill.models.decision_transformer import (
     DecisionContext,
     Decisions,
     DecisionTransformer,
     scale_tables,
 )
->>>>>>> recipes
+from goskill.models.ensemble import EnsembleLinear, EnsembleMLP, mlp
 from goskill.models.goal_encoder import GoalEncoder
 from goskill.models.normalize import Normalize
 from goskill.models.padding import padding_last, take_rows
