@@ -14,6 +14,8 @@ from goskill.data.statistics import Statistics
 from goskill.data.values import float32_values, success_values
 from goskill.errors import InputError
 
+_ROWS_AT_ONCE = 4096
+
 
 @dataclass(frozen=True, eq=False)
 class Episode:
@@ -126,7 +128,7 @@ class CheckedBlock:
             action_values,
             reward_values,
             np.full((episodes, length), -1, np.int8),
-            Statistics.of(states[:, :-1].reshape(-1, states.shape[2])),
+            _statistics(states[:, :-1].reshape(-1, states.shape[2])),
             dict(columns or {}),
         )
 
@@ -142,3 +144,11 @@ class CheckedBlock:
             {name: values[None] for name, values in episode.columns.items()},
             {name: np.asarray(value)[None] for name, value in episode.episode_columns.items()},
         )
+
+
+def _statistics(rows: npt.NDArray[np.float32]) -> Statistics:
+    """Of many rows, as many at a time as a core keeps at hand."""
+    total = Statistics.empty(rows.shape[1])
+    for first in range(0, len(rows), _ROWS_AT_ONCE):
+        total = total.merge(Statistics.of(rows[first : first + _ROWS_AT_ONCE]))
+    return total

@@ -340,7 +340,7 @@ class StoreWriter:
         if self._lock is None:
             raise InputError("append: the writer is closed")
         episodes, length = block.rewards.shape
-        indices = np.array([self._task_index(task) for task in tasks], dtype=np.int64)
+        indices = self._task_indices(tasks)
         if len(indices) != episodes:
             raise InputError(f"tasks: expected one for each of {episodes} episodes, got {len(indices)}")
         for name, dim, rows in (
@@ -370,13 +370,15 @@ class StoreWriter:
         if self._shard.steps >= self._shard_steps:
             self.flush()
 
-    def _task_index(self, task: str) -> int:
-        if task not in self._tasks:
-            raise InputError(
-                f"task: expected one of the store's {len(self._tasks)} tasks, got {task!r:.80}; "
-                f"{closest(str(task), self._tasks)}"
-            )
-        return self._tasks.index(task)
+    def _task_indices(self, tasks: Sequence[str]) -> npt.NDArray[np.int64]:
+        known = {name: index for index, name in enumerate(self._tasks)}
+        for task in tasks:
+            if not isinstance(task, str) or task not in known:
+                raise InputError(
+                    f"task: expected one of the store's {len(known)} tasks, got {task!r:.80}; "
+                    f"{closest(str(task), known)}"
+                )
+        return np.array([known[task] for task in tasks], dtype=np.int64)
 
     def flush(self, note: Mapping[str, Any] | None = None) -> None:
         """Close the current shard, if it holds an episode: it is on disk and visible afterwards.
