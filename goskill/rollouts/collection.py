@@ -113,7 +113,9 @@ def collect(
     elif done < len(jobs) or EpisodeStore.open(path).unfinished:
         shard_episodes = max(_LEAST_SHARD_EPISODES, -(-len(jobs) // _MOST_SHARDS))
         with_ends = _declares_ends(path)
-        columns, episode_columns = (found.columns, found.episode_columns) if policy == "scripted" else ({}, {})
+        columns, episode_columns = (
+            (found.columns, found.episode_columns) if policy == "scripted" else ({}, {})
+        )
         with (
             StoreWriter(
                 path,

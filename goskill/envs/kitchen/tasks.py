@@ -56,7 +56,8 @@ PLAY = "kitchen-play"
 """All seven sub-tasks in any order: what task-agnostic data is collected in. No episode is long enough for all."""
 _D4RL = {"complete": "mkls", "partial": "mkls", "mixed": "mkbl"}
 _SIMPL_TRAIN = (
-    "mkbs mbts mtlh kblh mbht ktls mksb klsb mkbt mksh mbst kblt mktl mklh mbls kbtl mlsh mbth kbsh btsl mkls kbth btls"
+    "mkbs mbts mtlh kblh mbht ktls mksb klsb mkbt mksh mbst kblt "
+    + "mktl mklh mbls kbtl mlsh mbth kbsh btsl mkls kbth btls"
 )
 _SIMPL_TEST = "mblt mbtl kbls mkth kbst klsh kbts mbsh btsh mkbh"
 
@@ -111,6 +112,8 @@ def task_of(subtasks: Iterable[str], *, ordered: bool = True) -> KitchenTask:
     names = tuple(subtasks)
     unknown = [name for name in names if name not in SUBTASKS]
     if unknown:
-        raise InputError(f"subtasks: expected sub-tasks of the kitchen, got {unknown[0]!r}; {closest(unknown[0], SUBTASKS)}")
+        raise InputError(
+            f"subtasks: expected sub-tasks of the kitchen, got {unknown[0]!r}; {closest(unknown[0], SUBTASKS)}"
+        )
     letters = "".join(SUBTASKS[name].letter for name in names)
     return kitchen_task(f"{_PREFIX}{'' if ordered else _UNORDERED}{letters}")
