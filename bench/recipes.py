@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from goskill.bench.precision import FORMER_QUICKSTART
 from goskill.bench.runner import append
 from goskill.data import EpisodeStore
 from goskill.evaluation import Results
@@ -204,6 +205,10 @@ def _mean(row: Mapping[str, Any], name: str) -> float:
 
 
 QUICKSTART = "reach,door-close,drawer-close,button-press-topdown,window-close"
+BC_RATE = (
+    *("training.learning_rate=1e-3", "training.warmup_iterations=500"),
+    "training.decay_iterations=7500",
+)
 HALF = "method.best_share=0.5"
 MLP = ("method.decoder=mlp", "method.decoder_width=256", "method.decoder_layers=3")
 LONG = (
@@ -211,6 +216,11 @@ LONG = (
     *("method.policy_every=4", "method.policy_batch_per_task=4"),
     *("method.extraction_iterations=1000", "method.policy_iterations=4000"),
     "training.decay_iterations=2000",
+)
+SWAP = (
+    *(*LONG, "method.skill_noise=0.6", "method.policy_every=2", "method.table_std=0.02"),
+    *("method.extraction_iterations=800", "method.policy_iterations=3500"),
+    "training.decay_iterations=1800",
 )
 
 STAGES = {
@@ -221,8 +231,9 @@ STAGES = {
         steps=250,
         preset="quickstart",
         common={
-            "bc": ("training.warmup_iterations=500", "training.decay_iterations=7500"),
+            "bc": BC_RATE,
             "go_skill": (
+                *FORMER_QUICKSTART,
                 *("method.policy_width=64", "method.policy_heads=2", "method.dropout=0"),
                 *("method.extraction_iterations=800", "method.policy_iterations=1200"),
                 "training.decay_iterations=600",
@@ -239,12 +250,16 @@ STAGES = {
                 "go_skill", "the same, no resampling", (HALF, *MLP, "method.resampling=false")
             ),
             "mlp-noise-0.3": Recipe(
-                "go_skill", "the same, 30 % random skills", (HALF, *MLP, "method.skill_noise=0.3")
+                "go_skill", "the same, 30 % uniformly random skills", (HALF, *MLP, "method.skill_noise=0.3")
             ),
-            "mlp-noise-0.6": Recipe(
-                "go_skill", "the same, 60 % random skills", (HALF, *MLP, "method.skill_noise=0.6")
+            "long": Recipe("go_skill", "longer, no reached goal, 30 % uniformly random skills", LONG),
+            "swap": Recipe("go_skill", "60 % swapped skills, small tables of steps and times", SWAP),
+            "swap-wide-tables": Recipe(
+                "go_skill", "the same, tables as released", (*SWAP, "method.table_std=1.0")
             ),
-            "long": Recipe("go_skill", "longer, no reached goal, 30 % random skills", LONG),
+            "swap-none": Recipe(
+                "go_skill", "small tables, no swapped skills", (*SWAP, "method.skill_noise=0")
+            ),
             "long-no-noise": Recipe(
                 "go_skill", "the same, no random skills", (*LONG, "method.skill_noise=0")
             ),
@@ -263,7 +278,26 @@ STAGES = {
                 (HALF, *MLP, "method.goal_dimensions=[0,1,2,3,4,5,6]"),
             ),
         },
-    )
+    ),
+    "mt10": Stage(
+        "mt10",
+        episodes=40,
+        evaluated=10,
+        steps=500,
+        preset="quickstart",
+        common={
+            "bc": BC_RATE,
+            "go_skill": (
+                *(*FORMER_QUICKSTART, *SWAP, "method.policy_width=64", "method.policy_heads=2"),
+                *("method.skill_batch_per_task=8", "method.extraction_iterations=1000"),
+                *("method.policy_iterations=4500", "method.policy_every=3", "training.decay_iterations=2200"),
+            ),
+        },
+        recipes={
+            "bc-half": Recipe("bc", "BC, best half"),
+            "recipe": Recipe("go_skill", "GO-Skill, quickstart's recipe"),
+        },
+    ),
 }
 
 

@@ -98,7 +98,7 @@ def add_norm_gradient_kernel(
     if DROPOUT:
         seed = tl.load(seeds)
     for block in range(tl.cdiv(rows, BLOCK_N * tl.num_programs(0))):
-        first = (block.to(tl.int64) * tl.num_programs(0) + program) * BLOCK_N
+        first = (program + block * tl.num_programs(0)) * BLOCK_N
         row = first + tl.arange(0, BLOCK_N)
         inside = (row < rows)[:, None] & column[None, :]
         at = row[:, None] * WIDTH + c[None, :]

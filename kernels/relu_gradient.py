@@ -27,7 +27,7 @@ def relu_gradient_kernel(
     column = c < WIDTH
     total = tl.zeros([BLOCK_W], tl.float32)
     for block in range(tl.cdiv(rows, BLOCK_N * tl.num_programs(0))):
-        first = (block.to(tl.int64) * tl.num_programs(0) + program) * BLOCK_N
+        first = (program + block * tl.num_programs(0)) * BLOCK_N
         row = first + tl.arange(0, BLOCK_N)
         inside = (row < rows)[:, None] & column[None, :]
         at = row[:, None] * WIDTH + c[None, :]

@@ -22,7 +22,6 @@ bool runs_here(const std::string& name) {
         return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
     }
-    if (name == "avx512vnni") return runs_here("avx512") && __builtin_cpu_supports("avx512vnni");
 #endif
     return false;
 }
@@ -30,13 +29,12 @@ bool runs_here(const std::string& name) {
 std::string choose_instruction_set() {
     if (const char* wanted = std::getenv("GOSKILL_CPU")) {
         if (!runs_here(wanted)) {
-            throw InputFault(
-                "GOSKILL_CPU must be avx512vnni, avx512, avx2 or baseline and run on this processor, got " +
-                std::string(wanted));
+            throw InputFault("GOSKILL_CPU must be avx512, avx2 or baseline and run on this processor, got " +
+                             std::string(wanted));
         }
         return wanted;
     }
-    for (const char* name : {"avx512vnni", "avx512", "avx2"}) {
+    for (const char* name : {"avx512", "avx2"}) {
         if (runs_here(name)) return name;
     }
     return "baseline";
@@ -44,7 +42,7 @@ std::string choose_instruction_set() {
 
 const Kernels& kernels() {
 #if defined(__x86_64__)
-    if (instruction_set() == "avx512" || instruction_set() == "avx512vnni") return avx512_kernels;
+    if (instruction_set() == "avx512") return avx512_kernels;
     if (instruction_set() == "avx2") return avx2_kernels;
 #endif
     return baseline_kernels;

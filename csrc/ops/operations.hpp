@@ -9,8 +9,7 @@
 
 namespace goskill::ops {
 
-// "avx512vnni", "avx512", "avx2" or "baseline": the environment variable GOSKILL_CPU if set, else the best
-// that runs here.
+// "avx512", "avx2" or "baseline": the environment variable GOSKILL_CPU if set, else the best that runs here.
 const std::string& instruction_set();
 
 // A thread has to be worth waking, also on a busy machine: about 100 microseconds of work.

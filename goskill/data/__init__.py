@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from goskill.data.context_sampler import ContextSampler
+    from goskill.data.convert.merging import merge
     from goskill.data.episode import Episode
     from goskill.data.segment_sampler import SegmentSampler
     from goskill.data.statistics import Normalization, Statistics
@@ -24,6 +25,7 @@ __all__ = [
     "SegmentSampler",
     "Statistics",
     "StoreWriter",
+    "merge",
 ]
 _LAZY = {
     "ContextSampler": "context_sampler",
@@ -33,6 +35,7 @@ _LAZY = {
     "SegmentSampler": "segment_sampler",
     "Statistics": "statistics",
     "StoreWriter": "writer",
+    "merge": "convert.merging",
 }
 
 

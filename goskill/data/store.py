@@ -128,6 +128,19 @@ class EpisodeStore:
         """Where the data came from, as its writers said, each once."""
         return list(self._layout.provenance)
 
+    @property
+    def action_repeat(self) -> int:
+        """For how many steps of its environment an action was repeated, with the rewards added up. Mostly 1.
+
+        Raises StoreError if the provenance says different numbers, or something else.
+        """
+        repeats = [origin.get("action_repeat", 1) for origin in self._layout.provenance] or [1]
+        if any(type(repeat) is not int or repeat < 1 or repeat != repeats[0] for repeat in repeats):
+            raise StoreError(
+                f"{self.path}: expected one 'action_repeat' in the provenance, got {repeats!r:.80}"
+            )
+        return int(repeats[0])
+
     @cached_property
     def fingerprint(self) -> str:
         """What the episodes are known by, 16 hex digits: a digest of the columns' checksums and the task names."""

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Circle
 
 from goskill.errors import InputError
 
@@ -68,7 +69,7 @@ def _draw_panel(
         axis.plot(start[1] + _OFF_CENTRE, start[0] + _OFF_CENTRE, "x", color=_START, markersize=7, zorder=3)
     if panel.goal is not None:
         middle = panel.goal[1] + _OFF_CENTRE, panel.goal[0] + _OFF_CENTRE
-        axis.add_patch(plt.Circle(middle, _REACHED_WITHIN, fill=False, color=_GOAL, linewidth=1.6, zorder=3))
+        axis.add_patch(Circle(middle, _REACHED_WITHIN, fill=False, color=_GOAL, linewidth=1.6, zorder=3))
     axis.set_title(panel.title, fontsize=10)
     axis.set_xticks([])
     axis.set_yticks([])

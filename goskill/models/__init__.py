@@ -2,7 +2,12 @@
 
 from goskill.models.action_head import ActionHead
 from goskill.models.action_policy import ActionPolicy
-from goskill.models.decision_transformer import DecisionContext, Decisions, DecisionTransformer
+from goskill.models.decision_transformer import (
+    DecisionContext,
+    Decisions,
+    DecisionTransformer,
+    scale_tables,
+)
 from goskill.models.ensemble import EnsembleLinear, EnsembleMLP, mlp
 from goskill.models.goal_encoder import GoalEncoder
 from goskill.models.normalize import Normalize
@@ -31,5 +36,6 @@ __all__ = [
     "StepDecoder",
     "mlp",
     "padding_last",
+    "scale_tables",
     "take_rows",
 ]

@@ -20,6 +20,7 @@ from goskill.ops.attention import HEAD_WIDTHS, packed_attention
 from goskill.ops.linear import linear_relu
 from goskill.ops.philox import draw_seeds
 from goskill.ops.residual import WIDEST, dropout_add_norm
+from goskill.ops.training_operators import without_autocast
 
 if TYPE_CHECKING:
     from goskill.models.transformer import CausalTransformer
@@ -67,7 +68,7 @@ def fused_forward(transformer: CausalTransformer, tokens: Tensor, read: slice, i
     probability = transformer.dropout if transformer.training else 0.0
     seeds = _seeds(1 + 3 * len(blocks), probability, tokens.device)
     norms = [*(block.attention_norm for block in blocks[1:]), transformer.final_norm]
-    with torch.autocast(tokens.device.type, enabled=False):
+    with without_autocast(tokens.device):
 
         def add(residual: Tensor | None, branch: Tensor, bias: Tensor | None, norm: nn.LayerNorm) -> Any:
             return dropout_add_norm(

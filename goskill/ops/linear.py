@@ -36,7 +36,8 @@ def linear_relu(
     check_choice("impl", impl, ("auto", "reference", "triton"))
     check_floating("x", x)
     if weight.ndim != 2 or x.ndim == 0 or x.shape[-1] != weight.shape[1]:
-        raise InputError(f"weight must have shape [N, {list(x.shape)[-1:]}], got {list(weight.shape)}")
+        last = x.shape[-1] if x.ndim else "K"
+        raise InputError(f"weight must have shape [N, {last}] to match x, got {list(weight.shape)}")
     if bias.shape != weight.shape[:1]:
         raise InputError(f"bias must have shape [{weight.shape[0]}], got {list(bias.shape)}")
     for name, value in (("weight", weight), ("bias", bias)):

@@ -9,6 +9,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from contextlib import AbstractContextManager
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.library import define, impl, register_fake
@@ -63,7 +67,8 @@ def runs_triton(choice: str, tensor: Tensor, fits: bool, what_fits: str) -> bool
         return fits and implementation_for(tensor) == "triton"
     if choice == "reference":
         return False
-    if tensor.device.type != "cuda":
+    # Of tensors without values, the kernels' operators give shapes.
+    if tensor.device.type not in ("cuda", "meta"):
         raise InputError(f"impl='triton' needs tensors on cuda, got {tensor.device}")
     if tensor.dtype not in KERNEL_DTYPES:
         raise InputError(f"impl='triton' takes float32, bfloat16 or float16, got {tensor.dtype}")
@@ -72,10 +77,17 @@ def runs_triton(choice: str, tensor: Tensor, fits: bool, what_fits: str) -> bool
     return True
 
 
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Within, products have the types of what is multiplied."""
+    if not torch.amp.is_autocast_available(device.type):
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
 def sum_parts(parts: Tensor) -> Tensor:
     """The sum over the first dimension of float32 [P, ...], as one product with ones: one launch."""
     flat = parts.view(parts.shape[0], -1)
-    with torch.autocast(parts.device.type, enabled=False):
+    with without_autocast(parts.device):
         return torch.mv(flat.t(), _ones(parts)).view(parts.shape[1:])
 
 

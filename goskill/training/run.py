@@ -30,6 +30,7 @@ SINCE_ADDED: Mapping[str, Any] = {
     "method.decoder": "transformer",
     "method.skill_noise": 0.0,
     "method.policy_every": 1,
+    "method.table_std": 1.0,
 }
 
 

@@ -8,7 +8,6 @@
 #include <random>
 #include <vector>
 
-#include "ops/encoder.hpp"
 #include "ops/operations.hpp"
 
 namespace {
@@ -130,30 +129,6 @@ void lose(std::int64_t rows, std::int64_t classes) {
     focal_loss(focal, rows, Reduction::none, nullptr, threads);
 }
 
-void encode(std::int64_t count, std::int64_t dim, std::int64_t width, std::int64_t codes) {
-    const std::int64_t embedding = 9, spread = (dim + 16) / 16 * 16;
-    const std::vector<float> rows = normal((count + 3) * dim), mean = normal(dim);
-    const std::vector<float> first = normal(width * dim), second = normal(width * width);
-    const std::vector<float> last = normal(embedding * width), bias = normal(width), ones(bias.size(), 1.0F);
-    const std::vector<float> std(static_cast<std::size_t>(dim), 2.0F), codebook = normal(codes * embedding);
-    const std::vector<std::int64_t> from = integers(count, count + 3), to = integers(count, count + 3);
-    std::vector<float> folded = normal((spread + width) * dim), folded_bias = normal(spread + width),
-                       shift = bias;
-    fold_norm({first.data(), bias.data(), dim, width}, ones.data(), bias.data(),
-              {second.data(), bias.data(), width, width},
-              {folded.data(), folded_bias.data(), shift.data(), spread});
-    Encoder encoder{{}, spread, shift.data(), 1e-5F, codebook.data(), codes};
-    encoder.linears = {{folded.data(), folded_bias.data(), dim, spread + width},
-                       {second.data(), bias.data(), width, width},
-                       {last.data(), bias.data(), width, embedding}};
-    const Changes changes{rows.data(), count + 3,   dim,       mean.data(),
-                          std.data(),  from.data(), to.data(), count};
-    std::vector<std::int64_t> one(static_cast<std::size_t>(count)), many(one.size());
-    encoded_codes(encoder, changes, one.data(), 1);
-    encoded_codes(encoder, changes, many.data(), threads);
-    check(one == many, "codes do not depend on threads");
-}
-
 void attend(std::int64_t fresh, std::int64_t length, std::int64_t head_width) {
     const std::int64_t batch = 2, heads = 3, capacity = length + 1, key_stride = (capacity + 31) / 32 * 32;
     const std::vector<float> projected = normal(batch * fresh * 3 * heads * head_width);
@@ -184,8 +159,6 @@ int main() {
         }
         for (const std::int64_t classes : {2, 5, 16, 33, 1000}) lose(rows, classes);
     }
-    for (const std::int64_t count : {1, 95, 5000}) encode(count, 39, 40, 16);
-    encode(4999, 5, 17, 3);
     for (const std::int64_t length : {1, 5, 33}) attend(length < 3 ? 1 : 3, length, 16);
     attend(2, 90, 32);
     if (failures == 0) std::printf("operations agree on %s\n", instruction_set().c_str());

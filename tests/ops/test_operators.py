@@ -113,7 +113,7 @@ def test_without_gradients_no_gradient_is_computed() -> None:
     assert not ops.nearest_code(x, codebook, return_distance=True)[1].requires_grad
 
 
-@pytest.mark.parametrize("name", ["avx512vnni", "avx512", "avx2", "baseline"])
+@pytest.mark.parametrize("name", ["avx512", "avx2", "baseline"])
 def test_every_instruction_set_of_this_processor_passes_the_tests(name: str) -> None:
     script = "from goskill import _core; print(_core.instruction_set())"
     environment = {**os.environ, "GOSKILL_CPU": name}
@@ -128,11 +128,7 @@ def test_every_instruction_set_of_this_processor_passes_the_tests(name: str) -> 
         return  # the tests around this one run on it
     arguments = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
     here = os.path.dirname(__file__)
-    tests = [
-        os.path.join(here, "test_operations.py"),
-        os.path.join(here, "test_decoding.py"),
-        os.path.join(here, "test_encoding.py"),
-    ]
+    tests = [os.path.join(here, "test_operations.py"), os.path.join(here, "test_decoding.py")]
     result = subprocess.run(
         [*arguments, *tests], env=environment, capture_output=True, text=True, check=False
     )

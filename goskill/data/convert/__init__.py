@@ -1,16 +1,19 @@
 """Conversion of other datasets into episode stores, and of stores into other formats."""
 
 from goskill.data.convert.hdf5 import from_hdf5, to_hdf5
-from goskill.data.convert.minari import from_minari, to_minari
+from goskill.data.convert.minari import from_minari
+from goskill.data.convert.minari_export import to_minari
 from goskill.data.convert.npz import from_npz
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.restricted_pickle import load_prompts
+from goskill.data.convert.tdmpc2 import from_tdmpc2
 
 __all__ = [
     "ConversionReport",
     "from_hdf5",
     "from_minari",
     "from_npz",
+    "from_tdmpc2",
     "load_prompts",
     "to_hdf5",
     "to_minari",

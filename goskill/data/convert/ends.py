@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from goskill.data.episode import Episode
 from goskill.errors import InputError, StoreError
 
 Flags = npt.NDArray[np.bool_]
@@ -15,6 +16,7 @@ Ends = str | int  # "marked", "file", or the steps of every episode
 
 TERMINATIONS = ("terminals", "terminations", "terminated", "terminal")
 TRUNCATIONS = ("timeouts", "truncations", "truncated", "timeout")
+KINDS = {"terminated": TERMINATIONS, "truncated": TRUNCATIONS}
 FLAGS = (*TERMINATIONS, *TRUNCATIONS, "dones", "done")  # a "done" is either
 OPTIONS = "ends=500 if every episode has 500 steps, or ends='file' if a file is one episode"
 
@@ -43,10 +45,18 @@ def flags_of(where: str, columns: Mapping[str, npt.NDArray[Any]]) -> dict[str, F
     return flags
 
 
-def any_of(flags: Mapping[str, Flags], names: Iterable[str], steps: int) -> Flags | None:
-    """Where any of the flags of those names is set; None if there is none of them."""
-    found = [flags[name] for name in names if name in flags]
-    return np.logical_or.reduce(found) if found else None
+def kinds(names: Iterable[str]) -> list[str]:
+    """Which kinds of ends flags of those names tell: terminated, truncated."""
+    known = set(names)
+    return [kind for kind, flags in KINDS.items() if known.intersection(flags)]
+
+
+def kinds_of(flags: Mapping[str, Flags]) -> dict[str, Flags]:
+    """Where episodes are terminated and truncated, as far as flags tell which it is."""
+    return {
+        kind: np.logical_or.reduce([flags[name] for name in KINDS[kind] if name in flags])
+        for kind in kinds(flags)
+    }
 
 
 def check_marked(where: str, names: Iterable[str], marked: bool) -> None:
@@ -72,3 +82,9 @@ def check_whole(where: str, steps: int, length: int) -> None:
 def every(length: int, first: int, last: int) -> Flags:
     """Which of the steps from ``first`` to ``last`` end an episode, if all have that length."""
     return np.arange(first + 1, last + 1) % length == 0
+
+
+def last_flags(episode: Episode) -> tuple[bool, bool]:
+    """Whether an episode ended by termination, and otherwise: other programs tell episodes apart by one of them."""
+    terminated = bool(episode.columns["terminated"][-1]) if "terminated" in episode.columns else False
+    return terminated, not terminated

@@ -34,22 +34,23 @@ def open_hdf5(path: Path) -> Any:
 
 @dataclass(frozen=True)
 class Columns:
-    """Datasets of an open file by their names. Each has a row for each of ``steps`` steps."""
+    """Datasets of an open file by their names, ``further`` ones among them. Each has a row for each of the steps."""
 
     where: str
     steps: int
     datasets: dict[str, Any]
+    further: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, file: Any) -> Columns:
+    def of(cls, file: Any, further: tuple[str, ...] = ()) -> Columns:
         """Find the columns, and check what is said of them. StoreError names the file and the column."""
         where = str(file.filename)
-        found = {name: _dataset(file, name) for name in (*NUMBERS, *FLAGS, SUCCESS)}
+        found = {name: _dataset(file, name) for name in (*NUMBERS, *FLAGS, SUCCESS, *further)}
         for name, dataset in found.items():
             if dataset is None and name not in _OPTIONAL:
                 raise StoreError(f"{where}: expected the column {name!r}, got {sorted(file)!r:.200}")
         datasets = {name: dataset for name, dataset in found.items() if dataset is not None}
-        columns = cls(where, _rows(where, "rewards", datasets["rewards"]), datasets)
+        columns = cls(where, _rows(where, "rewards", datasets["rewards"]), datasets, further)
         for name, dataset in datasets.items():
             columns._check(name, dataset)
         return columns
@@ -60,7 +61,7 @@ class Columns:
             raise StoreError(f"{where}: expected {self.steps} rows, as of rewards, got {len(dataset)}")
         if dataset.dtype.kind not in "biuf":
             raise StoreError(f"{where}: expected numbers, got dtype {dataset.dtype}")
-        if name not in NUMBERS and math.prod(dataset.shape[1:]) != 1:
+        if name in (*FLAGS, SUCCESS) and math.prod(dataset.shape[1:]) != 1:
             raise StoreError(f"{where}: expected one value per step, got shape {list(dataset.shape)}")
         _check_kept_here(where, dataset)
 
@@ -77,7 +78,14 @@ class Columns:
         _check_stored(self.where, self._numbers())
 
     def _numbers(self) -> dict[str, Any]:
-        return {name: self.datasets[name] for name in NUMBERS if name in self.datasets}
+        names = (*NUMBERS, *self.further)
+        return {name: self.datasets[name] for name in names if name in self.datasets}
+
+    @property
+    def types(self) -> dict[str, np.dtype[Any]]:
+        """What the further columns hold, as a store declares it."""
+        found = {name: self.datasets[name] for name in self.further}
+        return {name: np.dtype((column.dtype, column.shape[1:])) for name, column in found.items()}
 
     def numbers(self, first: int, last: int) -> dict[str, npt.NDArray[Any]]:
         """The rows of some steps."""

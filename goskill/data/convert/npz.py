@@ -69,7 +69,7 @@ def _parts(folders: Sequence[Path], layout: str, limit: int) -> list[Part]:
         pattern = "*/dataset/*.npz" if layout == "mtdiff" else "*.npz"
         task = _VERSION.sub("", folder.name)
         # A file holds at least one episode.
-        parts += [Part(task, file, (file,)) for file in _numbered(folder.glob(pattern))[:limit]]
+        parts += [Part(file, (file,), task) for file in _numbered(folder.glob(pattern))[:limit]]
     return parts
 
 
@@ -172,7 +172,7 @@ def from_npz(
     source_files = Source(
         root,
         layout,
-        {"quality": quality, "source": str(root.resolve()), **({} if ends is None else {"ends": ends})},
+        {"quality": quality, "reward_version": "v2", **({} if ends is None else {"ends": ends})},
         parts,
         functools.partial(read_file, ends=ends or ("marked" if layout == "mtdiff" else None)),
         _files_per_job(parts),

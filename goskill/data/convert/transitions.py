@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from goskill.data.convert.ends import FLAGS, Flags
-from goskill.data.episode import CheckedEpisode
+from goskill.data.episode import CheckedBlock, CheckedEpisode
 from goskill.errors import InputError, StoreError
 
 try:  # several times as fast
@@ -27,13 +28,15 @@ _ROUNDING = 8
 class SourceEpisode:
     """One checked episode and ``where`` it came from, for messages. Equal ``digest`` (96 bits): equal columns.
 
-    ``continues``: in the source it is one episode with the one before it, which was cut there.
+    ``continues``: in the source it is one episode with the one before it, which was cut there. ``task``: where what
+    is read at once holds several.
     """
 
     where: str
     content: CheckedEpisode
-    digest: tuple[int, ...]
+    digest: int
     continues: bool = False
+    task: str | None = None
 
     @classmethod
     def of(
@@ -44,19 +47,62 @@ class SourceEpisode:
         rewards: Array,
         success: Array | None = None,
         continues: bool = False,
+        columns: Mapping[str, Array] | None = None,
+        task: str | None = None,
     ) -> SourceEpisode:
         """From arrays [T + 1, …], [T, …], [T] and [T]. StoreError says where they came from, and what is wrong."""
-        try:
-            content = CheckedEpisode.of(observations, actions, rewards, success)
-        except InputError as error:
-            raise StoreError(f"{where}: {error}") from error
+        with named(where):
+            content = CheckedEpisode.of(observations, actions, rewards, success, columns=columns)
         known = digest(content.observations, content.actions, content.rewards)
-        return cls(where, content, known, continues)
+        return cls(where, content, known, continues, task)
 
 
-def digest(*columns: npt.NDArray[np.float32]) -> tuple[int, ...]:
-    """What tells columns apart from others."""
-    return tuple(crc32(np.ascontiguousarray(column).data.cast("B")) for column in columns)
+@dataclass(frozen=True, eq=False)
+class SourceBlock:
+    """Checked episodes of one length: the file they came from, their numbers there, and their tasks."""
+
+    file: str
+    numbers: Sequence[int]
+    tasks: Sequence[str]
+    content: CheckedBlock
+
+    @property
+    def where(self) -> str:
+        return f"{self.file}: episodes {self.numbers[0]} to {self.numbers[-1]}"
+
+    def digests(self) -> Iterator[tuple[str, int]]:
+        """Where each episode came from, and what it is known by: its :func:`digest`."""
+        block = self.content
+        columns = [_bytes(rows) for rows in (block.observations, block.actions, block.rewards)]
+        sizes = [len(column) // len(self.numbers) for column in columns]
+        for place, number in enumerate(self.numbers):
+            known = 0
+            for column, size in zip(columns, sizes, strict=True):
+                known = known << 32 | crc32(column[place * size : (place + 1) * size])
+            yield f"{self.file}: episode {number}", known
+
+
+@contextlib.contextmanager
+def named(where: str) -> Iterator[None]:
+    """An InputError becomes a StoreError that says where."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except InputError as error:
+        raise StoreError(f"{where}: {error}") from error
+
+
+def digest(observations: Array, actions: Array, rewards: Array) -> int:
+    """What tells an episode apart from others: three checksums of 32 bits."""
+    known = 0
+    for column in (observations, actions, rewards):
+        known = known << 32 | crc32(_bytes(column))
+    return known
+
+
+def _bytes(column: Array) -> memoryview:
+    return np.ascontiguousarray(column).data.cast("B")
 
 
 @dataclass(frozen=True)
@@ -72,6 +118,8 @@ class Content:
     rounded: list[str] = field(default_factory=list)
     # Names of the columns that the ends of episodes were read from.
     ends: list[str] = field(default_factory=list)
+    # Episodes of one length, where reading them one by one would take too long.
+    blocks: list[SourceBlock] = field(default_factory=list)
 
 
 def joined(contents: Sequence[Content], ends: list[str]) -> Content:
@@ -128,12 +176,18 @@ def _column(where: str, name: str, arrays: Mapping[str, Any], shape: tuple[int |
 
 
 def content_of(
-    where: str, columns: Mapping[str, Array], ends: Flags, success: Array | None = None
+    where: str,
+    columns: Mapping[str, Array],
+    ends: Flags,
+    success: Array | None = None,
+    declared: Mapping[str, Array] | None = None,
+    task: str | None = None,
 ) -> Content:
     """Cut transitions into episodes at ``ends``, and wherever the next observation is not the next row.
 
     Next observations are the next row if they differ by rounding alone (:func:`jumps`); the row is kept then. Without
-    next observations the last step of every episode is dropped, since nothing says what follows it.
+    next observations the last step of every episode is dropped, since nothing says what follows it. ``declared``:
+    further values of each step, for the columns that the store declares.
     StoreError names where the transitions came from.
     """
     observations, following = columns["observations"], columns.get("next_observations")
@@ -143,10 +197,10 @@ def content_of(
     if following is not None:
         # What follows an end is another episode's first observation.
         inside = ~cuts[:-1]
-        jumped, differing, largest = jumps(
+        found, differing, largest = jumps(
             observations[:-1][inside], following[:-1][inside], observations[1:][inside]
         )
-        cuts[:-1][inside] = jumped
+        cuts[:-1][inside] = found
         if differing:
             rounded = [f"{where}: {differing} values by at most {largest:.2g}"]
     episodes, begin = [], 0
@@ -159,12 +213,14 @@ def content_of(
             actions, rewards = columns["actions"][begin:last], columns["rewards"][begin:last]
             known = None if success is None else success[begin:last]
             continues = begin > 0 and not ends[begin - 1]
-            episodes.append(SourceEpisode.of(where, states, actions, rewards, known, continues))
+            further = {name: values[begin:last] for name, values in (declared or {}).items()}
+            episode = SourceEpisode.of(where, states, actions, rewards, known, continues, further, task)
+            episodes.append(episode)
         begin = end
-    further = int(cuts.sum()) - regular
+    jumped = int(cuts.sum()) - regular
     return Content(
         episodes,
-        [f"{where}: {further} times"] if further else [],
+        [f"{where}: {jumped} times"] if jumped else [],
         [where] if following is None else [],
         rounded,
     )

@@ -56,8 +56,8 @@ PLAY = "kitchen-play"
 """All seven sub-tasks in any order: what task-agnostic data is collected in. No episode is long enough for all."""
 _D4RL = {"complete": "mkls", "partial": "mkls", "mixed": "mkbl"}
 _SIMPL_TRAIN = (
-    "mkbs mbts mtlh kblh mbht ktls mksb klsb mkbt mksh mbst kblt "
-    + "mktl mklh mbls kbtl mlsh mbth kbsh btsl mkls kbth btls"
+    "mkbs mbts mtlh kblh mbht ktls mksb klsb mkbt mksh mbst kblt mktl mklh "
+    "mbls kbtl mlsh mbth kbsh btsl mkls kbth btls"
 )
 _SIMPL_TEST = "mblt mbtl kbls mkth kbst klsh kbts mbsh btsh mkbh"
 

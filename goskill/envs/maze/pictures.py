@@ -21,7 +21,9 @@ def draw(task: MazeTask, trail: npt.NDArray[np.float64], size: int) -> npt.NDArr
     cells = np.minimum(places.astype(int), max(walls.shape) - 1)
     square = np.ones((max(walls.shape),) * 2, bool)
     square[: walls.shape[0], : walls.shape[1]] = walls
-    picture = np.array([_FLOOR, _WALL], np.uint8)[square[np.ix_(cells, cells)].astype(int)]
+    picture: npt.NDArray[np.uint8] = np.array([_FLOOR, _WALL], np.uint8)[
+        square[np.ix_(cells, cells)].astype(int)
+    ]
 
     def disc(position: npt.NDArray[np.float64], radius: float, colour: tuple[int, int, int]) -> None:
         # Pixels count from the corner of cell (0, 0).
