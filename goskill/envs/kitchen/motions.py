@@ -1,27 +1,13 @@
-"""How a scripted hand does each of the kitchen's sub-tasks.
-
-A motion is a generator: it looks at the kitchen, yields where the joints should be going for one step, and looks
-again. Positions are in metres in the world's frame: x to the right, y towards the kitchen's front, z up.
-"""
+"""How a scripted hand does each of the kitchen's sub-tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
+from collections.abc import Callable
 
-import mujoco
 import numpy as np
 
-from goskill.envs.kitchen.arm import JOINTS, Arm, Array, hand_rotation, rotation_between
-from goskill.envs.kitchen.simulation import START, load_model, positions_in
-from goskill.envs.kitchen.tasks import SUBTASKS
-
-OPEN, SHUT = 1.0, -1.0
-_KETTLE_UPRIGHT = 237
-_PATIENCE = 8
-_NOTICEABLE = 0.005
+from goskill.envs.kitchen.arm import Array
+from goskill.envs.kitchen.hand import OPEN, SHUT, Hand, Motion, Progress
 
 _REST = {
     "bottom burner": np.array([-1.02, -1.42, 1.37, -2.62, -0.27, 2.05, 1.5]),
@@ -35,6 +21,8 @@ _REST = {
 """Postures that keep the joints off their limits on the way through a sub-task; found by search."""
 _REST_RIGHT = np.array([1.54, -1.0, -1.17, -2.05, -0.62, 1.85, -0.25])
 """For the slide cabinet when the hinge cabinet's open door is in the way: from the right."""
+<<<<<<< HEAD
+=======
 _STATIONS = (
     START[:JOINTS],
     np.array([-0.5, -1.75, 0.65, -2.25, -0.45, 1.95, 1.05]),
@@ -253,6 +241,7 @@ def _turned(one: Array, other: Array, most: float) -> Array:
     cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
     turn = np.eye(3) + np.sin(most) * cross + (1.0 - np.cos(most)) * cross @ cross
     return np.asarray(turn @ one)
+>>>>>>> main
 
 
 def _reach(
@@ -283,7 +272,7 @@ def _lead(
     hand: Hand, joint: str, until: float, ahead: float, pose: Callable[[float], tuple[Array, Array]]
 ) -> Motion:
     """Lead a grasped handle about its hinge, the hand ``ahead`` radians before the door, while that follows."""
-    progress = _Progress()
+    progress = Progress()
     while True:
         _, angle = hand.hinge(joint)
         if progress.ends(abs(until) - abs(angle), 0.0):
@@ -362,7 +351,7 @@ def _burner(hand: Hand, rest: Array, site: str, joint: str) -> Motion:
     around = knob - 0.045 * rotation[:, 2]
     yield from _reach(hand, around, rotation, rest, distance=0.105, within=0.01)
     yield from hand.grasp(SHUT, 3)
-    progress = _Progress()
+    progress = Progress()
     while not progress.ends(hand.hinge(joint)[1] + 0.8, 0.0):
         _, angle = hand.hinge(joint)
         # The fingers slip, so the wrist leads by much.
