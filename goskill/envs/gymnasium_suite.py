@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -10,6 +11,17 @@ from gymnasium.spaces import Box
 
 from goskill.envs.suite import Env, Expert, Suite
 from goskill.errors import InputError
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What an environment says of itself."""
+
+    observations: Box
+    actions: Box
+    limit: int | None  # steps of an episode
+    render_modes: tuple[str, ...]
+    render_fps: int
 
 
 class GymnasiumSuite(Suite):
@@ -55,41 +67,53 @@ class GymnasiumSuite(Suite):
         return None if self._expert is None else self._expert(task)
 
     @cached_property
-    def _facts(self) -> tuple[Box, Box, int]:
-        """Observation space, action space and the environment's own horizon (0: none), of the first task."""
+    def _facts(self) -> _Facts:
         env = self.make(self.tasks[0])
         try:
-            horizon = None if env.spec is None else env.spec.max_episode_steps
             for what, space in (("observation", env.observation_space), ("action", env.action_space)):
                 if not isinstance(space, Box) or len(space.shape) != 1:
                     raise InputError(
                         f"suite {self.name!r}: expected {what}s in a flat Box (see gymnasium.wrappers."
                         f"FlattenObservation), got {space}"
                     )
-            return env.observation_space, env.action_space, horizon or 0  # type: ignore[return-value]
+            return _Facts(
+                env.observation_space,  # type: ignore[arg-type]
+                env.action_space,  # type: ignore[arg-type]
+                None if env.spec is None else env.spec.max_episode_steps,
+                tuple(mode for mode in env.metadata.get("render_modes", ()) if mode != "human"),
+                int(env.metadata.get("render_fps") or Suite.render_fps),
+            )
         finally:
             env.close()
 
     @property
     def observation_space(self) -> Box:
-        space = self._facts[0]
+        space = self._facts.observations
         return Box(-np.inf, np.inf, space.shape, space.dtype)  # type: ignore[arg-type]
 
     @property
     def action_space(self) -> Box:
-        return self._facts[1]
+        return self._facts.actions
 
     @property
     def observation_dim(self) -> int:  # type: ignore[override]
-        return int(self.observation_space.shape[0])
+        return int(self._facts.observations.shape[0])
 
     @property
     def action_dim(self) -> int:  # type: ignore[override]
-        return int(self.action_space.shape[0])
+        return int(self._facts.actions.shape[0])
+
+    @property
+    def render_modes(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self._facts.render_modes
+
+    @property
+    def render_fps(self) -> int:  # type: ignore[override]
+        return self._facts.render_fps
 
     @property
     def max_steps(self) -> int:  # type: ignore[override]
-        steps = self._max_steps or self._facts[2]
+        steps = self._max_steps or self._facts.limit
         if not steps:
             raise InputError(
                 f"suite {self.name!r}: max_steps is missing, and the environment has no limit either"

@@ -7,8 +7,8 @@ import os
 import pickle
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.spaces import Box
 
+from goskill.envs.pool_input import check_workers
 from goskill.errors import InputError, closest
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ class CollectedEpisode:
 
     ``observations`` float32 [T + 1, observation_dim] (the final one included), ``actions`` float32
     [T, action_dim], ``rewards`` float32 [T]; ``terminated`` and ``truncated`` bool [T]; ``success`` bool [T], None
-    where nothing reports it.
+    where nothing reports it. ``columns`` [T, ...] and ``episode_columns`` are what `Suite.columns` and
+    `Suite.episode_columns` declare.
     """
 
     observations: npt.NDArray[np.float32]
@@ -50,6 +52,8 @@ class CollectedEpisode:
     terminated: npt.NDArray[np.bool_]
     truncated: npt.NDArray[np.bool_]
     success: npt.NDArray[np.bool_] | None
+    columns: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    episode_columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 Collector = Callable[[str, int, int, int], CollectedEpisode]
@@ -98,12 +102,24 @@ class Suite(ABC):
     """Named parts of ``tasks``, such as goals to train and goals to test on."""
     success_keys: tuple[str, ...] = ("success", "is_success")
     """Info keys that report success, the first that is there; a suite without any reports none."""
-    packages: tuple[str, ...] = ("gymnasium",)
-    """Distributions on whose versions the numbers depend, for provenance and results."""
+    packages: tuple[str, ...] = ()
+    """Distributions on whose versions the numbers depend, for provenance and results; gymnasium is named anyway."""
+    scripted: str = "the suite's own, with annealed exploration"
+    """What ``goskill collect --policy scripted`` rolls out, for provenance."""
     reward_version: str | None = None
     """Which of several reward functions pays, where a suite has had more than one."""
+    info_keys: tuple[str, ...] | None = None
+    """Keys of number-valued infos that every step reports, which then travel faster, as float64; None: not known."""
+    columns: Mapping[str, npt.DTypeLike] = {}
+    """What its `collector` says of every step beside what every store has, by name, as `StoreWriter` declares it."""
+    episode_columns: Mapping[str, npt.DTypeLike] = {}
+    """The same of every episode."""
     prefer_workers: bool = True
     """False where an environment steps faster than a worker process answers."""
+    render_modes: tuple[str, ...] = ("rgb_array",)
+    """What `make` takes as ``render_mode``, besides None."""
+    render_fps: int = 30
+    """Steps per second of a film."""
 
     @abstractmethod
     def make(self, task: str, seed: int | None = None, *, render_mode: str | None = None) -> Env:
@@ -122,14 +138,6 @@ class Suite(ABC):
         """The space of one action, the same in every task."""
         return Box(-1.0, 1.0, (self.action_dim,), np.float32)
 
-    @property
-    def info_keys(self) -> tuple[str, ...] | None:
-        """Keys of number-valued infos that every step reports, which travel in shared memory; None: unknown.
-
-        Infos of other keys are dropped where keys are given.
-        """
-        return None
-
     def task_name(self, task: str) -> str:
         """The canonical name of a task. Raises InputError, with the nearest name, for one that the suite lacks."""
         if task not in self.tasks:
@@ -138,8 +146,23 @@ class Suite(ABC):
             )
         return task
 
+    def prepare(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Check, once and before any process starts, what `make` will be given; returns what it is given.
+
+        Raises InputError for wrong options, and where a package or library is missing.
+        """
+        return options
+
+    def make_all(self, tasks: Sequence[str], **options: Any) -> list[Env]:
+        """Environments of ``tasks`` for one thread, which may share what is costly. Seeds come with resets."""
+        return [self.make(task, **options) for task in tasks]
+
     def make_batch(self, tasks: Sequence[str], **options: Any) -> TaskBatch | None:
-        """Environments of ``tasks``, in this order, that step together; None: `make` serves. Seeds come with resets."""
+        """Environments of ``tasks``, in this order, that step together; None: those of `make_all` step in turn.
+
+        None also for ``options`` that the batch has no answer to, such as a ``render_mode``. Info keys are exactly
+        `info_keys`.
+        """
         return None
 
     def make_vec(self, tasks: Sequence[str], num_envs: int | None = None, **options: Any) -> EnvironmentPool:
@@ -147,6 +170,10 @@ class Suite(ABC):
         from goskill.envs.pool import EnvironmentPool
 
         return EnvironmentPool(tasks, num_envs, suite=self, **options)
+
+    def film(self, task: str, size: int) -> Env:
+        """An environment whose ``render()`` is a picture for a film, about ``size`` pixels wide."""
+        return self.make(task, render_mode="rgb_array")
 
     def expert(self, task: str) -> Expert | None:
         """A new scripted policy of a task; None where there is none."""
@@ -171,8 +198,11 @@ _suites: dict[str, Registered] = {
     "ml45-train": f"{_METAWORLD}:ML45_TRAIN",
     "ml45-test": f"{_METAWORLD}:ML45_TEST",
     "metaworld": f"{_METAWORLD}:METAWORLD",
+    "kitchen": "goskill.envs.kitchen.suite:KITCHEN",
 }
 """By name: a suite, a function that makes one, or "module:attribute" that leads to either."""
+_loaded: dict[str, Suite] = {}
+"""By "module:attribute"."""
 
 
 @overload
@@ -217,8 +247,12 @@ def find_suite(name: str | Suite) -> Suite:
     """
     if isinstance(name, Suite):
         return check_suite(name)
+    if name in _loaded:
+        return _loaded[name]
     if not isinstance(name, str):
         raise InputError(f"suite: expected a name, got {type(name).__name__}")
+    if name not in _suites and name.lower() in _suites:
+        name = name.lower()
     if name in _suites:
         registered = _suites[name]
     elif ":" in name:
@@ -237,18 +271,40 @@ def find_suite(name: str | Suite) -> Suite:
     return suite
 
 
+def tasks_in(suite: Suite | str | None, tasks: str | Iterable[str] | None) -> tuple[Suite, list[str]]:
+    """A suite and canonical names of its tasks; MetaWorld unless another suite is named or given.
+
+    ``tasks`` are names, with commas between them in a string; or the name of a group or of the suite itself, whose
+    tasks are all meant; None: all. Raises InputError for unknown names.
+    """
+    if suite is None:
+        known = isinstance(tasks, str) and tasks.lower() in map(str.lower, suite_names())
+        suite = str(tasks) if known else "metaworld"
+    found = find_suite(suite)
+    if tasks is None or (isinstance(tasks, str) and tasks in (suite, found.name)):
+        return found, list(found.tasks)
+    if isinstance(tasks, str):
+        tasks = found.groups.get(tasks) or [part.strip() for part in tasks.split(",")]
+    names = [found.task_name(task) for task in tasks]
+    if not names:
+        raise InputError("tasks: expected at least one task, got none")
+    return found, names
+
+
 def _made(name: str, registered: Registered) -> Suite:
-    found = _loaded(name, registered) if isinstance(registered, str) else registered
+    found = _load(name, registered) if isinstance(registered, str) else registered
     try:
         suite = found if isinstance(found, Suite) else found()
     except Exception as error:
         raise InputError(f"suite {name!r}: cannot be made, {type(error).__name__}: {error}") from error
     if not isinstance(suite, Suite):
         raise InputError(f"suite {name!r}: expected a goskill.envs.Suite, got {type(suite).__name__}")
+    if isinstance(registered, str):
+        _loaded[registered] = suite
     return check_suite(suite, name)
 
 
-def _loaded(name: str, target: str) -> Any:
+def _load(name: str, target: str) -> Any:
     module, _, attribute = target.partition(":")
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())
@@ -302,6 +358,16 @@ def check_space(where: str, member: str, space: Any, size: int) -> None:
         raise InputError(f"{where}: expected {member} to be a Box of shape ({size},), got {space}")
 
 
+def check_env(suite: Suite, task: str, env: Env) -> None:
+    """Raises InputError unless an environment of a task has its suite's spaces."""
+    where = f"suite {suite.name!r}, task {task!r}"
+    check_space(where, "observations", env.observation_space, suite.observation_dim)
+    check_space(where, "actions", env.action_space, suite.action_dim)
+    theirs, ours = env.action_space, suite.action_space
+    if not (np.array_equal(theirs.low, ours.low) and np.array_equal(theirs.high, ours.high)):
+        raise InputError(f"{where}: expected the suite's action space {ours}, got {theirs}")
+
+
 def check_fits(suite: Suite, what: str, observation_dim: int, action_dim: int) -> None:
     """Raises InputError, in one line, unless ``what`` (a store, a run) has the dimensions of a suite."""
     for member, size in (("observation_dim", observation_dim), ("action_dim", action_dim)):
@@ -316,19 +382,43 @@ def _check_name(name: Any) -> None:
         raise InputError(f"suite: expected a name without spaces, commas, slashes and colons, got {name!r}")
 
 
+def choose_workers(suite: Suite, workers: int | None) -> int:
+    """How many processes step a suite's environments: ``workers``, or what is best for the suite.
+
+    Raises InputError for a negative number, and where no other process can import the suite.
+    """
+    if workers is None and not suite.prefer_workers:
+        return 0
+    chosen = check_workers(workers)
+    try:
+        if chosen:
+            packed(suite)
+    except InputError:
+        if workers is None:
+            return 0
+        raise
+    return chosen
+
+
 def packed(suite: Suite) -> bytes:
-    """A suite for a worker process. Raises InputError for what no other process can import."""
+    """A suite for another process. Raises InputError for what no other process can import."""
     try:
         content = pickle.dumps(suite)
     except Exception as error:
-        raise InputError(f"{_unpackable(suite)}: {error}") from None
-    if b"__main__" in content:
-        raise InputError(_unpackable(suite))
-    return content
-
-
-def _unpackable(suite: Suite) -> str:
-    return (
+        content, reason = b"", f": {error}"
+    else:
+        reason = ""
+    if content and b"__main__" not in content:
+        return content
+    for target, loaded in _loaded.items():
+        if loaded is suite:
+            return pickle.dumps(target)
+    raise InputError(
         f"workers: suite {suite.name!r} cannot be sent to worker processes; define it at the top level of a module "
-        "that can be imported (not in the main script), or use workers=0"
+        f"that can be imported, not in the main script, or use workers=0{reason}"
     )
+
+
+def unpacked(content: bytes) -> Suite:
+    """The suite that `packed` gave, in a process of the same module search path."""
+    return find_suite(pickle.loads(content))

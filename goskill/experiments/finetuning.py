@@ -107,7 +107,7 @@ def finetune(
     learner = trained.fine_tune(settings.method, Sources(store), settings.training)
     settings = replace(settings, method=learner.settings)
     came_from = {"run": str(origin.path.resolve()), "checkpoint": _checkpoint(origin)}
-    record = {**record_of(settings, store), SECTION: {**came_from, **to_mapping(tuning)}}
+    record = {**record_of(settings, Sources(store)), SECTION: {**came_from, **to_mapping(tuning)}}
     run = RunFolder.create(out, record)
     milestones = _evaluations(run, learner, settings, store, tuning, workers)
     train_into(run, learner, settings, store, milestones=milestones)
@@ -171,7 +171,7 @@ def resume(
     trained: Any = load_method(source, method, finished=not begun)
     store = EpisodeStore.open(data_path(run) if data is None else data)
     learner = trained.fine_tune(settings.method, Sources(store), settings.training)
-    record = {**record_of(settings, store), SECTION: {**came_from, **to_mapping(tuning)}}
+    record = {**record_of(settings, Sources(store)), SECTION: {**came_from, **to_mapping(tuning)}}
     check_data(run, store.path, record["data"])
     run = RunFolder.create(out, record, resume=True)
     milestones = _evaluations(run, learner, settings, store, tuning, workers)
@@ -237,6 +237,7 @@ def _evaluations(
     workers: int | None,
 ) -> Milestones | None:
     from goskill.evaluation.points import add_point, read_points
+    from goskill.evaluation.tables import percentage
     from goskill.training import Milestones, distributed
 
     if not tuning.evaluate_every:
@@ -254,6 +255,7 @@ def _evaluations(
         if distributed.rank() == 0:
             add_point(run.evaluations_file, iteration, results)
         found = results.overall
-        return f"after {iteration} iterations: return {found.returns.value:.0f}, success {found.success.value:.0%}"
+        success = percentage(found.success)
+        return f"after {iteration} iterations: return {found.returns.value:.0f}, success {success}"
 
     return Milestones(tuning.evaluate_every, evaluate)

@@ -1,4 +1,4 @@
-"""The way of the data, an arrow per function: episodes -> store -> run -> results -> figures.
+"""Each step from episodes to results as a function: collect or convert, train, evaluate, compare.
 
 These are what the command line calls, and a script can call them as well. They print progress and tables.
 """
@@ -9,7 +9,6 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,27 +24,35 @@ from rich.progress import (
 from rich.table import Table
 
 from goskill.errors import InputError
+from goskill.experiments.load import load_policy
 from goskill.experiments.runs import (
-    DEFAULT_METHOD,
     Choice,
-    Settings,
-    check_data,
     check_finished,
-    data_path,
     evaluate_over_ranks,
     load_method,
     prompts_of,
-    read_settings,
-    record_of,
     returns_of,
     settings_of,
-    train_into,
 )
+from goskill.experiments.train import train
 
 if TYPE_CHECKING:
     from goskill.data import EpisodeStore
     from goskill.evaluation import Results
-    from goskill.training import RunFolder
+
+__all__ = [
+    "choose_tasks",
+    "collect",
+    "compare",
+    "convert",
+    "diagnose",
+    "evaluate",
+    "label",
+    "load_policy",
+    "show_store",
+    "train",
+    "verify",
+]
 
 PathLike = str | Path
 console = Console()
@@ -170,68 +177,6 @@ def verify(data: PathLike) -> None:
     with _progress("verifying") as report:
         checked = store.verify(report)
     console.print(f"{data}: {checked['files']} columns, {checked['bytes']:,} bytes, all as they were written")
-
-
-def train(
-    data: PathLike | None,
-    out: PathLike,
-    *,
-    method: Choice | None = None,
-    preset: str | None = None,
-    ablations: Sequence[str] = (),
-    overrides: Sequence[str] = (),
-    resume: bool = False,
-) -> RunFolder:
-    """Train a method on a store into a run folder, or go on with an interrupted run.
-
-    ``method`` is a name of :func:`goskill.methods.method_names`, an import path or a class (by default go_skill, or the
-    method of the run to resume). ``preset`` (by default mt10), ``ablations`` (names such as ``no-focal``) and
-    ``overrides`` (such as ``method.horizon=5``) say how. With ``resume`` the run's own settings and data are
-    taken where none are given. Raises InputError for wrong settings, a store that does not fit them, and a folder
-    that exists already (or none to resume); nothing is written then.
-    """
-    from goskill.data import EpisodeStore
-    from goskill.experiments import finetuning
-    from goskill.methods import Sources
-    from goskill.training import RunFolder
-    from goskill.training.devices import choose_execution
-
-    if resume and preset is None and finetuning.was_finetuned(out):
-        return finetuning.resume(out, data, overrides=overrides, method=method)
-    settings = _settings_to_train(out, method, preset, ablations, overrides, resume)
-    if data is None:
-        if not resume:
-            raise InputError("data: expected an episode store to learn from, got none")
-        data = data_path(RunFolder.open(out))
-    store = EpisodeStore.open(data)
-    # These check settings against machine and data before anything is written.
-    choose_execution(settings.training)
-    learner = settings.entry.method.create(settings.method, Sources(store), settings.training)
-    settings = replace(settings, method=learner.settings)
-    record = record_of(settings, store)
-    if resume:
-        check_data(RunFolder.open(out), store.path, record["data"])
-    run = RunFolder.create(out, record, resume=resume)
-    train_into(run, learner, settings, store, resume=resume)
-    return run
-
-
-def _settings_to_train(
-    out: PathLike,
-    method: Choice | None,
-    preset: str | None,
-    ablations: Sequence[str],
-    overrides: Sequence[str],
-    resume: bool,
-) -> Settings:
-    from goskill.training import RunFolder
-
-    for override in overrides:
-        if override.startswith("data."):
-            raise InputError(f"--set {override}: only quickstart collects data, train takes what is there")
-    if resume and preset is None:
-        return settings_of(RunFolder.open(out), overrides, method=method, ablations=ablations)
-    return read_settings(preset or "mt10", overrides, method=method or DEFAULT_METHOD, ablations=ablations)
 
 
 def evaluate(
@@ -380,7 +325,7 @@ def compare(runs: Sequence[PathLike], *, as_json: bool = False) -> None:
 
 @contextmanager
 def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar as a callback (done, total); it appears at the first call."""
+    """A progress bar on stderr as a callback (done, total); it appears at the first call."""
     columns: Sequence[Any] = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -388,7 +333,7 @@ def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    progress = Progress(*columns, console=console)
+    progress = Progress(*columns, console=Console(stderr=True))
     bar = progress.add_task(title, total=None)
     with ExitStack() as shown:
 

@@ -16,7 +16,7 @@ from goskill.settings import from_mapping, to_mapping
 if TYPE_CHECKING:
     from goskill.data import EpisodeStore
     from goskill.evaluation import DataReturns, Results
-    from goskill.methods import Entry, Method
+    from goskill.methods import Entry, Method, Sources
     from goskill.rollouts import Policy, Prompts
     from goskill.training import Checkpoint, Milestones, RunFolder, TrainingSettings
 
@@ -135,23 +135,46 @@ def settings_from(
     )
 
 
-def record_of(settings: Settings, store: EpisodeStore) -> dict[str, Any]:
-    """What ``settings.json`` of a run on ``store`` holds. Raises InputError for a store that is unfinished."""
-    from goskill.evaluation import data_returns
-
-    check_finished(store)
+def record_of(settings: Settings, sources: Sources) -> dict[str, Any]:
+    """What ``settings.json`` of a run on these sources holds. Raises InputError for a store that is unfinished."""
     return {
-        "data": {
-            "path": str(store.path.resolve()),
-            "tasks": store.tasks,
-            "episodes": store.num_episodes,
-            "steps": store.num_steps,
-            "returns": {task: to_mapping(returns) for task, returns in data_returns(store).items()},
-        },
+        "data": {**_data_record(sources.store), **_suite_record(settings, sources)},
         "method": {"name": settings.name, **to_mapping(settings.method)},
         "training": to_mapping(settings.training),
         "evaluation": to_mapping(settings.evaluation),
     }
+
+
+def _data_record(store: EpisodeStore | None) -> dict[str, Any]:
+    from goskill.evaluation import data_returns
+
+    if store is None:
+        return {"path": "", "tasks": [], "episodes": 0, "steps": 0, "returns": {}}
+    check_finished(store)
+    return {
+        "path": str(store.path.resolve()),
+        "tasks": store.tasks,
+        "episodes": store.num_episodes,
+        "steps": store.num_steps,
+        "returns": {task: to_mapping(returns) for task, returns in data_returns(store).items()},
+    }
+
+
+def _suite_record(settings: Settings, sources: Sources) -> dict[str, Any]:
+    if sources.suite is None or not settings.entry.method.learns_in_suite:
+        return {}
+    return {"suite": sources.suite_name, "suite_tasks": list(sources.tasks)}
+
+
+def suite_of(run: RunFolder) -> str | None:
+    """The name of the suite that a run learns in; None for one that learns from stored episodes only."""
+    name = _record(run)["data"].get("suite")
+    return None if name is None else str(name)
+
+
+def tasks_of(run: RunFolder) -> list[str]:
+    """The tasks of its suite that a run learns in."""
+    return [str(task) for task in _record(run)["data"].get("suite_tasks", ())]
 
 
 def check_finished(store: EpisodeStore) -> None:

@@ -1,7 +1,7 @@
 """Methods: a folder each, and how they are registered and found by name."""
 
 from goskill.methods.method import Diagnosable, FineTunable, HasSkills, Method, Networks, Sources
-from goskill.methods.registry import Entry, find, method_names, register
+from goskill.methods.registry import Entry, built_in_names, find, method_names, register
 
 __all__ = [
     "Diagnosable",
@@ -11,6 +11,7 @@ __all__ = [
     "Method",
     "Networks",
     "Sources",
+    "built_in_names",
     "find",
     "method_names",
     "register",

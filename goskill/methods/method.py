@@ -32,6 +32,7 @@ class Sources:
 
     store: EpisodeStore | None = None
     suite: Suite | None = None
+    suite_name: str = ""  # under which it is found again
     tasks: tuple[str, ...] = ()  # of the suite, to learn in; (): all
     workers: int | None = None  # processes that step environments; None: one per core
 

@@ -19,7 +19,7 @@ from goskill.errors import InputError, closest
 from goskill.methods.method import NOTHING, Method
 from goskill.settings import from_mapping
 
-__all__ = ["Entry", "find", "method_names", "register"]
+__all__ = ["Entry", "built_in_names", "find", "method_names", "register"]
 
 GROUP = "goskill.methods"
 M = TypeVar("M", bound=type[Method])
@@ -33,6 +33,7 @@ _BUILT_IN: Mapping[str, str] = MappingProxyType(
         "mh_prompt_dt": "goskill.methods.prompt_dt",
         "mtdt": "goskill.methods.prompt_dt",
         "mh_mtdt": "goskill.methods.prompt_dt",
+        "bc": "goskill.methods.bc",
     }
 )
 _ENTRIES: dict[str, Entry] = {}
@@ -95,9 +96,9 @@ def register(name: str, **decided: Any) -> Callable[[M], M]:
 
     def keep(method: M) -> M:
         _check(name, method, decided)
-        there = _ENTRIES.get(name)
-        if there is not None and _path(there.method) != _path(method):
-            raise InputError(f"method {name!r}: the name is taken by {_path(there.method)}")
+        there = _path(_ENTRIES[name].method) if name in _ENTRIES else _BUILT_IN.get(name)
+        if there is not None and _path(method) != there and not method.__module__.startswith(there):
+            raise InputError(f"method {name!r}: the name is taken by {there}")
         _ENTRIES[name] = Entry(name, method, MappingProxyType(decided))
         return method
 
@@ -123,6 +124,11 @@ def find(method: str | type[Method]) -> Entry:
     if method not in _ENTRIES:
         raise InputError(f"unknown method {method!r}: {closest(method, method_names())}")
     return _ENTRIES[method]
+
+
+def built_in_names() -> list[str]:
+    """The names of our own methods."""
+    return list(_BUILT_IN)
 
 
 def method_names() -> list[str]:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from goskill.errors import CheckpointError
-from goskill.files import parse_json, sync_folder
+from goskill.files import parse_json, read_bytes, sync_folder
 
 FORMAT = 1
 OPTIMIZERS = "optimizers"
@@ -83,7 +83,7 @@ class Checkpoint:
     def _tensors(self, name: str) -> dict[str, Tensor]:
         path = self.path / f"{name}.safetensors"
         try:
-            return safetensors.torch.load_file(path)
+            return safetensors.torch.load(read_bytes(path))
         except (OSError, safetensors.SafetensorError) as error:
             raise CheckpointError(f"checkpoint file {path} cannot be read: {error}") from None
 
@@ -172,7 +172,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     folder = Path(path)
     state_file = folder / "state.json"
     try:
-        state = parse_json(state_file.read_bytes())
+        state = parse_json(read_bytes(state_file))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"checkpoint file {state_file} cannot be read: {error}") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
@@ -191,7 +191,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         )
     for name, checksum in files.items():
         try:
-            contents = (folder / name).read_bytes()
+            contents = read_bytes(folder / name)
         except OSError as error:
             raise CheckpointError(f"checkpoint file {folder / name} cannot be read: {error}") from None
         if hashlib.sha256(contents).hexdigest() != checksum:
@@ -203,7 +203,7 @@ def _order(path: Path) -> tuple[int, int]:
     match = _NAME.fullmatch(path.name)
     assert match is not None
     try:
-        phase = int(parse_json((path / "state.json").read_bytes())["phase"])
+        phase = int(parse_json(read_bytes(path / "state.json"))["phase"])
     except (OSError, ValueError, TypeError, KeyError):
         phase = -1
     return int(match[1]), phase

@@ -18,7 +18,7 @@ from torch import nn
 
 import goskill
 import goskill.training.distributed as distributed
-from goskill.errors import CheckpointError, InputError
+from goskill.errors import InputError
 from goskill.training.checkpoint import Checkpoint, Checkpoints
 from goskill.training.devices import choose_device, choose_execution
 from goskill.training.logs import Logs, SilentLogs
@@ -29,6 +29,7 @@ from goskill.training.optimizer import ObjectiveOptimizer
 from goskill.training.profiling import PhaseProfile
 from goskill.training.progress import TrainingProgress
 from goskill.training.randomness import random_state, seed_everything, set_random_state
+from goskill.training.resumption import position_in
 from goskill.training.run import RunFolder
 from goskill.training.signals import StopRequest
 from goskill.training.state import load_states, read_states
@@ -89,6 +90,7 @@ class Trainer:
         self._iteration = 0  # iterations of it that are done; 0: it has not begun
         self._step = 0  # iterations of all phases that are done
         self._running: IterationStep | None = None
+        self._ended: dict[str, dict[str, int]] = {}  # where the samplers of the newest phase ended
         self._interaction = MeanMetrics()
         self._clock = Clock()
 
@@ -103,8 +105,8 @@ class Trainer:
         """
         lock = self.run.lock() if self._writes else contextlib.nullcontext()
         try:
-            precision = self._execution.matmul_precision()
-            with lock, StopRequest() as stop, self._progress, precision, kept_memory():
+            device, precision = self._execution.current_device(), self._execution.matmul_precision()
+            with lock, StopRequest() as stop, self._progress, device, precision, kept_memory():
                 self._train(resume, stop)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -183,6 +185,7 @@ class Trainer:
                 if profile is not None:
                     profile.iteration()
                 self._after_iteration(phase, stop)
+        self._ended = self._running.samplers()
         self._running = None
 
     def _after_iteration(self, phase: Phase, stop: StopRequest) -> None:
@@ -312,7 +315,7 @@ class Trainer:
             "iteration": self._iteration,
             "phases": self._phase_list(),
             "optimizer_steps": {name: optimizer.steps for name, optimizer in self._optimizers.items()},
-            "samplers": {} if self._running is None else self._running.samplers(),
+            "samplers": self._ended if self._running is None else self._running.samplers(),
             "random": random_state(),
             "watch": self._watch.state_dict(),
             "log_sizes": self._logs.sizes(),
@@ -337,12 +340,8 @@ class Trainer:
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Stand where the checkpoint was made; a phase that had begun still has to begin again."""
         state = checkpoint.state
-        if state["phases"] != self._phase_list():
-            raise CheckpointError(
-                f"checkpoint {checkpoint.path} has phases {state['phases']}, "
-                f"the method has {self._phase_list()}"
-            )
-        self._phase, self._iteration, self._step = state["phase"], state["iteration"], state["step"]
+        self._phase, self._iteration = position_in(checkpoint, self._phase_list())
+        self._step = state["step"]
         checkpoint.load_modules(self.method.modules)
         tensors = checkpoint.optimizer_tensors()
         for name, steps in state["optimizer_steps"].items():

@@ -71,8 +71,9 @@ class Objective:
 
     With ``gather`` the sampler only says where samples lie, and ``gather`` makes the batch of it: on the device,
     without synchronisation, as a part of the step. ``after`` is called after each update (target networks), also as
-    a part of the step. Objectives of an iteration are minimised in the order of their list. ``optimizer`` defaults to
-    what ``TrainingSettings`` say.
+    a part of the step. Objectives of an iteration are minimised in the order of their list; one that is ``alongside``
+    may run beside those before it on CUDA, as neither reads what the other changes. ``optimizer`` defaults to what
+    ``TrainingSettings`` say.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Objective:
     every: int = 1
     optimizer: OptimizerSettings | None = None
     after: Callable[[], None] | None = None
+    alongside: bool = False
 
     def __post_init__(self) -> None:
         if self.every < 1:
@@ -141,6 +143,7 @@ class TrainingSettings:
     )
     compile: bool = False  # losses pass through torch.compile
     cuda_graphs: str = "auto"  # on | off: a whole step is one CUDA graph | auto: on one GPU
+    kernels: str = "auto"  # auto: transformers run in fused kernels in bfloat16 on a GPU | off: stock PyTorch
     threads: int = 0  # of torch and each sampler; 0: all cores, one for samplers (a batch takes < 1 ms)
     log_every: int = 100  # iterations between reads of the metrics (the only device synchronisation)
     checkpoint_every: int = 1_000  # iterations between checkpoints
@@ -163,6 +166,8 @@ class TrainingSettings:
             self._refuse("precision", f"one of {', '.join(PRECISIONS)}")
         if self.data not in ("auto", "device", "host"):
             self._refuse("data", "one of auto, device, host")
+        if self.kernels not in ("auto", "off"):
+            self._refuse("kernels", "one of auto, off")
         if self.cuda_graphs not in ("auto", "on", "off"):
             self._refuse("cuda_graphs", "one of auto, on, off")
 

@@ -43,11 +43,10 @@ class ObjectiveOptimizer:
         self._resting = self._states()
         self._parameters = dict(parameters)
         device = next(iter(self._parameters.values())).device
-        self._optimizer = _new_optimizer(
-            self.settings,
-            list(self._parameters.values()),
-            torch.zeros((), device=device) if capturable else 0.0,
-        )
+        self._optimizer = _new_optimizer(self.settings, list(self._parameters.values()), capturable)
+        if capturable:
+            for group in self._optimizer.param_groups:  # not as an argument: that looks at its value
+                group["lr"] = torch.zeros((), device=device)
         for name, parameter in self._parameters.items():
             state = self._resting.pop(name, None)
             if state is not None:
@@ -113,10 +112,9 @@ class ObjectiveOptimizer:
 
 
 def _new_optimizer(
-    settings: OptimizerSettings, parameters: list[nn.Parameter], rate: Tensor | float
+    settings: OptimizerSettings, parameters: list[nn.Parameter], capturable: bool
 ) -> torch.optim.Optimizer:
-    shared: dict[str, Any] = {"lr": rate, "betas": settings.betas, "weight_decay": settings.weight_decay}
-    capturable = isinstance(rate, Tensor)
+    shared: dict[str, Any] = {"lr": 0.0, "betas": settings.betas, "weight_decay": settings.weight_decay}
     if settings.algorithm == "radam":
         return torch.optim.RAdam(parameters, capturable=capturable, foreach=True, **shared)
     kind = torch.optim.AdamW if settings.algorithm == "adamw" else torch.optim.Adam

@@ -14,11 +14,12 @@ from torch.nn.parallel import DistributedDataParallel
 import goskill.training.distributed as distributed
 from goskill.errors import InputError
 from goskill.training.devices import Execution
-from goskill.training.graphs import GraphedStep, PinnedCopies
+from goskill.training.graphs import GraphedIteration, PinnedCopies
 from goskill.training.method import Batch, Objective
 from goskill.training.metrics import MetricWindow, flat_names
 from goskill.training.optimizer import ObjectiveOptimizer
 from goskill.training.timing import StepTimer
+from goskill.training.working_weights import WorkingWeights
 
 
 class _Loss(nn.Module):
@@ -54,6 +55,8 @@ class ObjectiveStep:
         self._loss: Any = _Loss(objective)
         if execution.compile:
             self._loss = torch.compile(self._loss)
+        elif execution.kernels and distributed.world_size() == 1:
+            self._loss = WorkingWeights(self._loss)
         if distributed.world_size() > 1:
             with warnings.catch_warnings():
                 # Newer releases of torch want another name, which older ones do not know.
@@ -110,8 +113,9 @@ class IterationStep:
             if not isinstance(step.objective.sampler, str)
         }
         self._copies = PinnedCopies(execution.device) if execution.device.type == "cuda" else None
+        self._device = execution.device
         self._graphed = execution.graphs
-        self._graphs: dict[tuple[str, ...], GraphedStep] = {}  # by the objectives that are due
+        self._graphs: dict[tuple[str, ...], GraphedIteration] = {}  # by the objectives that are due
 
     def run(self, iteration: int, left: int) -> None:
         """Iteration ``iteration`` of the phase (from 0), the first of ``left``, queued on the device."""
@@ -173,13 +177,37 @@ class IterationStep:
         return [step.minimize(gathered[self._source[step.objective.name]]) for step in due]
 
     def _replay(self, due: Sequence[ObjectiveStep], batches: Mapping[str, Batch]) -> Sequence[Tensor]:
-        names = tuple(step.objective.name for step in due)
-        if not names:
+        if not due:
             return ()
+        names, lanes = tuple(step.objective.name for step in due), self._lanes(due)
         if names not in self._graphs:
-            self._graphs[names] = GraphedStep(functools.partial(self._minimize_flat, tuple(due)))
-        flat = {f"{source}/{key}": value for source, batch in batches.items() for key, value in batch.items()}
-        return torch.split(self._graphs[names](flat), [len(step.window.names) for step in due])
+            self._graphs[names] = GraphedIteration(self._device, steps=len(lanes))
+        flat = [
+            {
+                f"{source}/{key}": value
+                for source in dict.fromkeys(self._source[step.objective.name] for step in lane)
+                for key, value in batches[source].items()
+            }
+            for lane in lanes
+        ]
+        results = self._graphs[names].run(
+            [functools.partial(self._minimize_flat, lane) for lane in lanes], flat
+        )
+        return [
+            row
+            for lane, result in zip(lanes, results, strict=True)
+            for row in torch.split(result, [len(step.window.names) for step in lane])
+        ]
+
+    @staticmethod
+    def _lanes(due: Sequence[ObjectiveStep]) -> list[list[ObjectiveStep]]:
+        """What runs one after the other, each lane beside the others."""
+        lanes: list[list[ObjectiveStep]] = []
+        for step in due:
+            if step.objective.alongside or not lanes:
+                lanes.append([])
+            lanes[-1].append(step)
+        return lanes
 
     def _minimize_flat(self, due: Sequence[ObjectiveStep], flat: Batch) -> Tensor:
         batches: dict[str, Batch] = {}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from small_store import small_prompt_dt, small_settings, small_store
@@ -141,7 +143,30 @@ def test_samplers_that_fill_their_batches_have_no_places(store: EpisodeStore) ->
 def test_data_on_a_gpu_trains_as_data_on_the_host(
     name: str, graphs: str, store: EpisodeStore, tmp_path: Path
 ) -> None:
-    expected = weights(trained(name, store, tmp_path / "host", "cuda", data="host", cuda_graphs="off"))
-    method = trained(name, store, tmp_path / "gpu", "cuda", data="device", cuda_graphs=graphs)
-    for key, tensor in weights(method).items():
-        torch.testing.assert_close(tensor, expected[key], rtol=1e-4, atol=1e-5, msg=key)
+    """The losses agree, not the weights: AdamW makes whole steps of the rounding in gradients that are zero, such as
+    those of the keys' biases."""
+    trained(name, store, tmp_path / "host", "cuda", data="host", cuda_graphs="off")
+    trained(name, store, tmp_path / "gpu", "cuda", data="device", cuda_graphs=graphs)
+    ours, expected = losses(tmp_path / "gpu"), losses(tmp_path / "host")
+    assert ours.keys() == expected.keys()
+    for key, values in ours.items():
+        np.testing.assert_allclose(values, expected[key], rtol=1e-3, err_msg=key)
+
+
+def losses(run: Path) -> dict[str, list[float]]:
+    """Losses and gradient norms of every iteration, by objective."""
+    curves: dict[str, list[float]] = {}
+    for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        for key, value in json.loads(line).items():
+            if key.endswith(("/loss", "/gradient_norm")):
+                curves.setdefault(key, []).append(value)
+    assert curves
+    return curves
+
+
+def test_losses_tell_other_data_apart(store: EpisodeStore, tmp_path: Path) -> None:
+    """What the comparison on a GPU rests on: another stream of batches is another curve."""
+    trained("GO-Skill", store, tmp_path / "one")
+    trained("GO-Skill", store, tmp_path / "other", seed=1)
+    one, other = losses(tmp_path / "one"), losses(tmp_path / "other")
+    assert not np.allclose(one["policy/loss"], other["policy/loss"], rtol=1e-3)

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
 
 from goskill.envs.metaworld.tasks import SUITES, task_name
-from goskill.envs.suite import Expert, Suite
+from goskill.envs.suite import Env, Expert, Suite
+
+INFO_KEYS = (
+    "success",
+    "near_object",
+    "grasp_success",
+    "grasp_reward",
+    "in_place_reward",
+    "obj_to_target",
+    "unscaled_reward",
+)
+"""What every MetaWorld environment reports after a step."""
 
 
 class MetaWorldSuite(Suite):
@@ -18,19 +29,34 @@ class MetaWorldSuite(Suite):
     observation_dim = 39
     action_dim = 4
     max_steps = 500
-    packages = ("metaworld", "mujoco", "gymnasium")
+    packages = ("metaworld", "mujoco")
+    scripted = "MetaWorld's own, with annealed exploration"
     reward_version = "v2"
+    render_fps = 80
+    info_keys = INFO_KEYS
 
     def __init__(self, name: str, tasks: tuple[str, ...]) -> None:
         self.name = name
         self.tasks = tasks
 
-    def make(
-        self, task: str, seed: int | None = None, *, render_mode: str | None = None, **options: Any
-    ) -> gymnasium.Env[Any, Any]:
+    def prepare(self, options: dict[str, Any]) -> dict[str, Any]:
+        from goskill.envs.metaworld.environment import check_options, implementation
+
+        check_options(**options)
+        # Asked once, so that not each process warns.
+        return {"impl": implementation(), **options}
+
+    def make(self, task: str, seed: int | None = None, **options: Any) -> Env:
+        """`goskill.envs.make`."""
         from goskill.envs.metaworld.environment import make
 
-        return make(task, seed, render_mode=render_mode, **options)
+        return make(task, seed, **options)
+
+    def make_all(self, tasks: Sequence[str], **options: Any) -> list[Env]:
+        from goskill.envs.metaworld.models import Models
+
+        models = Models()
+        return [self.make(task, 0, models=models, **options) for task in tasks]
 
     @property
     def observation_space(self) -> Box:

@@ -24,6 +24,7 @@ from goskill.methods.method import Method, Networks, Sources
 from goskill.methods.registry import register
 from goskill.methods.sequence.checking import check_dimensions, check_lengths, check_trained
 from goskill.methods.sequence.predictions import ActionPredictions, SkillPredictions
+from goskill.methods.sequence.selection import best_share
 from goskill.models import Normalize
 from goskill.training import Objective, Phase, Sampler, TrainingSettings, distributed
 from goskill.training.placement import placement, sampled_objective
@@ -34,8 +35,9 @@ EXTRACTION_STREAM, ENHANCEMENT_STREAM, POLICY_STREAM, STREAMS = 0, 1, 2, 3
 # What may change when trained networks go on: it is in no network and in no label.
 SCHEDULE = frozenset(
     {
-        *("extraction_iterations", "policy_iterations", "skill_batch_per_task", "policy_batch_per_task"),
-        *("resampling", "action_loss", "policy_loss", "focal_gamma", "prompt_episodes"),
+        *("extraction_iterations", "policy_iterations", "policy_every"),
+        *("skill_batch_per_task", "policy_batch_per_task", "best_share", "prompt_episodes"),
+        *("resampling", "skill_noise", "action_loss", "policy_loss", "focal_gamma"),
     }
 )
 
@@ -90,6 +92,7 @@ class GoSkill(Method):
         self.training = training
         self.networks = networks
         self._tasks_with_episodes = len(np.unique(store.episode_task))
+        self._episodes = best_share(store, settings.best_share)
 
     @classmethod
     def with_goal_features(cls, goal_features: GoalFeatures) -> type[GoSkill]:
@@ -193,7 +196,9 @@ class GoSkill(Method):
         else:
             decisions = self._contexts(labels, placement(self.training, self.store))
             policy = sampled_objective("policy", decisions, loss, modules)
-        return [policy, self._skill_objective(segments, frozen=True)]
+        policy.every = self.settings.policy_every
+        # On a GPU side by side: the policy reads the codebook, which is frozen, and not the decoder.
+        return [policy, replace(self._skill_objective(segments, frozen=True), alongside=True)]
 
     def _label_store(self) -> str:
         return label_store(self.networks, self.store)
@@ -223,6 +228,7 @@ class GoSkill(Method):
             batch_size=distributed.share(self.settings.skill_batch_per_task * self._tasks_with_episodes),
             balance=balance,
             labels=labels,
+            episodes=self._episodes,
             seed=self.training.seed * STREAMS + stream,
             threads=self.training.threads or 1,
             rank=distributed.rank(),
@@ -236,6 +242,7 @@ class GoSkill(Method):
             self.store,
             labels,
             batch_size=distributed.share(self.settings.policy_batch_per_task * self._tasks_with_episodes),
+            episodes=self._episodes,
             seed=self.training.seed * STREAMS + POLICY_STREAM,
             threads=self.training.threads or 1,
             rank=distributed.rank(),

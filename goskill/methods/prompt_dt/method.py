@@ -23,12 +23,13 @@ from goskill.methods.registry import register
 from goskill.methods.sequence.checking import check_dimensions, check_lengths, check_trained
 from goskill.methods.sequence.losses import masked_mean
 from goskill.methods.sequence.predictions import ActionPredictions
+from goskill.methods.sequence.selection import best_share
 from goskill.models import Normalize
 from goskill.training import Batch, Objective, Phase, TrainingSettings, distributed
 from goskill.training.placement import placement, sampled_objective
 
 # What may change when trained networks go on: it is in no network.
-SCHEDULE = frozenset({"iterations", "batch_per_task", "prompt_episodes", "tasks"})
+SCHEDULE = frozenset({"iterations", "batch_per_task", "best_share", "prompt_episodes", "tasks"})
 
 
 @register("prompt_dt")
@@ -134,6 +135,7 @@ class PromptDT(Method):
             self.store,
             distributed.share(self.settings.batch_per_task * tasks_with_episodes),
             self.training.seed,
+            episodes=best_share(self.store, self.settings.best_share),
             threads=self.training.threads or 1,
             rank=distributed.rank(),
             world_size=distributed.world_size(),
