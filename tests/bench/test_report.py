@@ -186,7 +186,7 @@ def test_on_a_gpu_ours_come_first_and_what_is_compiled_last(
 
 
 def test_the_seconds_of_a_row_are_those_of_one_call() -> None:
-    stats = {name: 3.0 for name in ("min", "q1", "median", "q3", "max", "rounds")}
+    stats = dict.fromkeys(("min", "q1", "median", "q3", "max", "rounds"), 3.0)
     benchmark = {"name": "one", "group": None, "stats": stats, "extra_info": {"calls": 6}}
     assert runner.row("suite", benchmark)["seconds"]["median"] == 0.5
 
