@@ -3,7 +3,7 @@
 # Every method trains in every way, is interrupted and resumed, and acts ("train"); what steps of the paper's size move and
 # launch is held to bounds ("steps"); bench/gpu.sh runs ("gpu"). The library computes nothing, counts kernels, and
 # reports what CUDA would not allow on lines that begin with [fakecuda]: any of them fails the rehearsal.
-# docs/kernels.md says more.
+# docs/gpu-training.md says more.
 #   STANDIN  the library, built as libcuda.so.1 (required)
 #   PYTHON   an interpreter with a CUDA build of torch, triton, goskill's dependencies and the native core in reach
 #            (required); PYTHONPATH is kept
