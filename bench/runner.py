@@ -27,7 +27,7 @@ from goskill.errors import InputError, closest
 from goskill.files import write_atomically
 
 FOLDER = Path(__file__).parent
-NOT_SUITES = {"__init__", "runner", "report", "precision", "recipes", "conftest"}
+NOT_SUITES = {"__init__", "runner", "report", "precision", "recipes", "goal_probe", "conftest"}
 PACKAGES = ("goskill", "torch", "numpy", "triton", "metaworld", "mujoco")
 
 
