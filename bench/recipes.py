@@ -223,7 +223,8 @@ SWAP = (
     "training.decay_iterations=1800",
 )
 SMALL_BATCHES = (
-    *(*SWAP, "method.skill_batch_per_task=8", "method.policy_every=4"),
+    *(*SWAP, "method.skill_batch_per_task=8", "method.dead_code_threshold=0.3"),
+    "method.policy_every=4",
     *("method.policy_iterations=8000", "training.decay_iterations=4000"),
 )
 
@@ -297,6 +298,7 @@ STAGES = {
             "go_skill": (
                 *(*FORMER_QUICKSTART, *SWAP, "method.policy_width=64", "method.policy_heads=2"),
                 *("method.skill_batch_per_task=4", "method.extraction_iterations=1000"),
+                "method.dead_code_threshold=0.3",
                 *("method.policy_iterations=8000", "method.policy_every=6", "training.decay_iterations=4000"),
             ),
         },
