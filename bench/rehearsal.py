@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from goskill.evaluation.policy import Demonstration
 
 from goskill.data import EpisodeStore, StoreWriter
-from goskill.evaluation.policy import Demonstration
 from goskill.methods.registry import METHODS
 from goskill.training import RunFolder, Trainer, TrainingSettings
 

@@ -171,11 +171,12 @@ def test_both_agents_reach_their_goals(tmp_path: Path) -> None:
     """From the command's own function, through evaluation in the suite."""
     changes = [
         "width=32",
-        "iterations=900",
+        "iterations=1500",
         "warmup_steps=100",
         "batch_size=64",
         "learning_rate=3e-3",
         "discount=0.9",
+        "initial_temperature=0.05",
     ]
     overrides = [*(f"method.{change}" for change in changes), "training.device=cpu", "training.threads=1"]
     run = pipeline.train(
