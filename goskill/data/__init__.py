@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from goskill.data.segment_sampler import SegmentSampler
     from goskill.data.statistics import Normalization, Statistics
     from goskill.data.store import EpisodeStore
+    from goskill.data.transition_sampler import TransitionSampler
     from goskill.data.writer import StoreWriter
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "SegmentSampler",
     "Statistics",
     "StoreWriter",
+    "TransitionSampler",
 ]
 _LAZY = {
     "ContextSampler": "context_sampler",
@@ -33,6 +35,7 @@ _LAZY = {
     "SegmentSampler": "segment_sampler",
     "Statistics": "statistics",
     "StoreWriter": "writer",
+    "TransitionSampler": "transition_sampler",
 }
 
 
