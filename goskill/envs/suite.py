@@ -199,6 +199,7 @@ _suites: dict[str, Registered] = {
     "ml45-test": f"{_METAWORLD}:ML45_TEST",
     "metaworld": f"{_METAWORLD}:METAWORLD",
     "kitchen": "goskill.envs.kitchen.suite:KITCHEN",
+    "maze": "goskill.envs.maze.suite:MAZE",
 }
 """By name: a suite, a function that makes one, or "module:attribute" that leads to either."""
 _loaded: dict[str, Suite] = {}

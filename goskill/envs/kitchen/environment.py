@@ -79,7 +79,7 @@ class KitchenEnv(Pictures, _Camera, gymnasium.Env[npt.NDArray[np.float64], npt.N
         self.observation_space = Box(-np.inf, np.inf, (OBSERVATION_DIM,), np.float64)
         self.action_space = Box(-1.0, 1.0, (ACTION_DIM,), np.float32)
         self.simulation = KitchenSimulation(robot_noise, object_noise)
-        self._arguments = {
+        self._arguments: dict[str, Any] = {
             "task": task,
             "robot_noise": robot_noise,
             "object_noise": object_noise,

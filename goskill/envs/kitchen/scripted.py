@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from goskill.envs.kitchen.arm import JOINTS
-from goskill.envs.kitchen.motions import MOTIONS, Command, Hand, Motion, Style
+from goskill.envs.kitchen.hand import OPEN, Command, Hand, Motion, Style
+from goskill.envs.kitchen.motions import MOTIONS
 from goskill.envs.kitchen.simulation import ACTION_DIM, MOST_SPEED, START, SUBSTEPS, load_model
 
 _REACH = np.array([0.055] * 4 + [0.09] * 3)
@@ -62,17 +63,17 @@ class ScriptedKitchen:
         wanted /= max(1.0, float(np.max(np.abs(wanted) / room)))
         action = np.concatenate([wanted + against_gravity, [command.fingers, command.fingers]])
         action += self._generator.normal(0.0, self._noise, ACTION_DIM)
-        return np.clip(action, -1.0, 1.0).astype(np.float32)
+        return np.asarray(np.clip(action, -1.0, 1.0), np.float32)
 
     def look(self, observation: npt.NDArray[np.floating[Any]]) -> None:
         """Take notice of an observation [59], without an action: the last one of an episode."""
-        self._hand.see(observation)
+        self._hand.see(np.asarray(observation, np.float64))
         self.completed.update(name for name in self.subtasks if self._hand.done(name))
 
     def _all(self) -> Motion:
         near = START[:JOINTS] + self._generator.normal(0.0, 0.1, JOINTS)
         for _ in range(self._generator.integers(0, self._wander, endpoint=True)):
-            yield Command(near, 1.0)
+            yield Command(near, OPEN)
         for name in self.subtasks:
             self.subtask = name
             for _ in range(_TRIES):
@@ -81,4 +82,4 @@ class ScriptedKitchen:
                     break
         self.subtask, self.finished = None, True
         while True:
-            yield from self._hand.grasp(1.0, 1)
+            yield from self._hand.grasp(OPEN, 1)
