@@ -3,8 +3,8 @@
 Every test first asserts that both sides give the same answer. ``byte_floor`` is the time that reading and writing
 every byte once takes at the bandwidth of a copy measured in the same run (``copy_gb_per_s``), ``gb_per_s`` what the
 median reached; ``series`` and ``size`` place a row in the plots of time against size. On a GPU (``-m gpu``) one
-replay of a CUDA graph is timed that holds ``calls`` calls, so that launches by the host do not count; a peer that cannot
-be captured is launched ``calls`` times before the device is waited for.
+replay of a CUDA graph is timed that holds ``calls`` calls, so that launches by the host do not count; a peer that
+cannot be captured is launched ``calls`` times before the device is waited for.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from goskill.bench.precision import FORMER_QUICKSTART
 from goskill.bench.runner import append
 from goskill.data import EpisodeStore
 from goskill.evaluation import Results
@@ -30,7 +31,7 @@ from goskill.settings import to_mapping
 from goskill.training import RunFolder
 
 ROWS = Path(__file__).parent / "results" / "recipes.jsonl"
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
 SEARCH_SEED = 1_000
 ONE_THREAD = ("training.threads=1", "training.checkpoint_every=200", "training.keep_checkpoints=1")
 
@@ -132,7 +133,7 @@ def read_rows() -> list[dict[str, Any]]:
 def table(stage_name: str) -> Iterator[str]:
     """The lines of a Markdown table of a stage: means over seeds, and of the seeds' own means the least and most."""
     rows = [row for row in read_rows() if row["stage"] == stage_name]
-    names = [name for name in STAGES[stage_name].recipes if any(row["recipe"] == name for row in rows)]
+    names = dict.fromkeys(row["recipe"] for row in rows)
     hardest = _hardest(rows)
     yield "| " + " | ".join(["", "seeds", "processor seconds", "return", "success", *hardest]) + " |"
     yield "|" + "---|" + "--:|" * (4 + len(hardest))
@@ -163,13 +164,69 @@ def _hardest(rows: Sequence[Mapping[str, Any]], count: int = 4) -> list[str]:
     return sorted((task for task in tasks if success[task] < 0.99), key=lambda task: success[task])[:count]
 
 
+def draw(folder: Path) -> list[Path]:
+    """Success of every recipe, its mean over tasks and on the task that fails most; a panel per stage."""
+    from matplotlib import pyplot as plt
+
+    from goskill.evaluation.colours import PALETTE
+    from goskill.figures.style import save, style
+
+    stages = {name: [row for row in read_rows() if row["stage"] == name] for name in STAGES}
+    stages = {name: rows for name, rows in stages.items() if rows}
+    recipes = {name: list(dict.fromkeys(row["about"] for row in rows)) for name, rows in stages.items()}
+    heights = [len(names) for names in recipes.values()]
+    with style():
+        figure, axes = plt.subplots(
+            len(stages),
+            1,
+            figsize=(7.5, 1.2 * len(stages) + 0.36 * sum(heights)),
+            height_ratios=heights,
+            squeeze=False,
+        )
+        for axis, (stage, rows) in zip(axes[:, 0], stages.items(), strict=True):
+            names, hardest = recipes[stage], _hardest(rows, 1)
+            for place, name in enumerate(names):
+                own = [row for row in rows if row["about"] == name]
+                mean = np.mean([_mean(row, "success") for row in own])
+                axis.barh(place, mean, 0.7, color=PALETTE[0], label="all tasks" if place == 0 else None)
+                for task in hardest:
+                    there = np.mean([row["tasks"][task]["success"] for row in own])
+                    axis.plot(there, place, "D", color=PALETTE[1], label=task if place == 0 else None)
+            axis.set_yticks(range(len(names)), names)
+            axis.invert_yaxis()
+            axis.set_xlim(0, 1.02)
+            axis.set_title(f"{stage}: success", loc="left")
+            axis.legend(loc="lower left", bbox_to_anchor=(0.62, 1.0), ncols=2)
+        return save(figure, folder, "recipes")
+
+
 def _mean(row: Mapping[str, Any], name: str) -> float:
     return float(np.mean([numbers[name] for numbers in row["tasks"].values()]))
 
 
 QUICKSTART = "reach,door-close,drawer-close,button-press-topdown,window-close"
+BC_RATE = (
+    *("training.learning_rate=1e-3", "training.warmup_iterations=500"),
+    "training.decay_iterations=7500",
+)
 HALF = "method.best_share=0.5"
 MLP = ("method.decoder=mlp", "method.decoder_width=256", "method.decoder_layers=3")
+LONG = (
+    *(HALF, *MLP, "method.reached_goal=false", "method.skill_noise=0.3"),
+    *("method.policy_every=4", "method.policy_batch_per_task=4"),
+    *("method.extraction_iterations=1000", "method.policy_iterations=4000"),
+    "training.decay_iterations=2000",
+)
+SWAP = (
+    *(*LONG, "method.skill_noise=0.6", "method.policy_every=2", "method.table_std=0.02"),
+    *("method.extraction_iterations=800", "method.policy_iterations=3500"),
+    "training.decay_iterations=1800",
+)
+SMALL_BATCHES = (
+    *(*SWAP, "method.skill_batch_per_task=8", "method.dead_code_threshold=0.3"),
+    "method.policy_every=4",
+    *("method.policy_iterations=8000", "training.decay_iterations=4000"),
+)
 
 STAGES = {
     "quickstart": Stage(
@@ -179,8 +236,9 @@ STAGES = {
         steps=250,
         preset="quickstart",
         common={
-            "bc": ("training.warmup_iterations=500", "training.decay_iterations=7500"),
+            "bc": BC_RATE,
             "go_skill": (
+                *FORMER_QUICKSTART,
                 *("method.policy_width=64", "method.policy_heads=2", "method.dropout=0"),
                 *("method.extraction_iterations=800", "method.policy_iterations=1200"),
                 "training.decay_iterations=600",
@@ -197,10 +255,24 @@ STAGES = {
                 "go_skill", "the same, no resampling", (HALF, *MLP, "method.resampling=false")
             ),
             "mlp-noise-0.3": Recipe(
-                "go_skill", "the same, 30 % random skills", (HALF, *MLP, "method.skill_noise=0.3")
+                "go_skill", "the same, 30 % uniformly random skills", (HALF, *MLP, "method.skill_noise=0.3")
             ),
-            "mlp-noise-0.6": Recipe(
-                "go_skill", "the same, 60 % random skills", (HALF, *MLP, "method.skill_noise=0.6")
+            "long": Recipe("go_skill", "longer, no reached goal, 30 % uniformly random skills", LONG),
+            "swap": Recipe("go_skill", "60 % swapped skills, small tables of steps and times", SWAP),
+            "small-batches": Recipe(
+                "go_skill", "the same, twice the iterations, half the batch", SMALL_BATCHES
+            ),
+            "swap-wide-tables": Recipe(
+                "go_skill", "the same, tables as released", (*SWAP, "method.table_std=1.0")
+            ),
+            "swap-none": Recipe(
+                "go_skill", "small tables, no swapped skills", (*SWAP, "method.skill_noise=0")
+            ),
+            "long-no-noise": Recipe(
+                "go_skill", "the same, no random skills", (*LONG, "method.skill_noise=0")
+            ),
+            "long-no-resampling": Recipe(
+                "go_skill", "longer, no resampling", (*LONG, "method.resampling=false")
             ),
             "mlp-codes-4": Recipe("go_skill", "the same, 4 codes", (HALF, *MLP, "method.codebook_size=4")),
             "mlp-codes-32": Recipe("go_skill", "the same, 32 codes", (HALF, *MLP, "method.codebook_size=32")),
@@ -214,7 +286,27 @@ STAGES = {
                 (HALF, *MLP, "method.goal_dimensions=[0,1,2,3,4,5,6]"),
             ),
         },
-    )
+    ),
+    "mt10": Stage(
+        "mt10",
+        episodes=40,
+        evaluated=10,
+        steps=500,
+        preset="quickstart",
+        common={
+            "bc": BC_RATE,
+            "go_skill": (
+                *(*FORMER_QUICKSTART, *SWAP, "method.policy_width=64", "method.policy_heads=2"),
+                *("method.skill_batch_per_task=4", "method.extraction_iterations=1000"),
+                "method.dead_code_threshold=0.3",
+                *("method.policy_iterations=8000", "method.policy_every=6", "training.decay_iterations=4000"),
+            ),
+        },
+        recipes={
+            "bc-half": Recipe("bc", "BC, best half"),
+            "recipe": Recipe("go_skill", "GO-Skill, the recipe of preset mt10"),
+        },
+    ),
 }
 
 
@@ -228,9 +320,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     running.add_argument("--recipes", nargs="*", default=[])
     running.add_argument("--seeds", nargs="*", type=int, default=[SEARCH_SEED + 1])
     commands.add_parser("tell")
+    commands.add_parser("draw")
     chosen = parser.parse_args(arguments)
     if chosen.command == "run":
         run(chosen.stage, chosen.work, chosen.recipes, chosen.seeds)
+    elif chosen.command == "draw":
+        draw(DOCS)
     else:
         for stage in STAGES:
             print(f"\n{stage}\n")

@@ -19,6 +19,9 @@ NO_WORK = {
     "new_empty_strided",
     "lift_fresh",
     "set_",
+    "_unsafe_view",
+    "_record_function_enter_new",
+    "_record_function_exit",
 }
 KINDS = ("products", "attention", "rest")
 

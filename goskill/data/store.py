@@ -128,6 +128,19 @@ class EpisodeStore:
         """Where the data came from, as its writers said, each once."""
         return list(self._layout.provenance)
 
+    @property
+    def action_repeat(self) -> int:
+        """For how many steps of its environment an action was repeated, with the rewards added up. Mostly 1.
+
+        Raises StoreError if the provenance says different numbers, or something else.
+        """
+        repeats = [origin.get("action_repeat", 1) for origin in self._layout.provenance] or [1]
+        if any(type(repeat) is not int or repeat < 1 or repeat != repeats[0] for repeat in repeats):
+            raise StoreError(
+                f"{self.path}: expected one 'action_repeat' in the provenance, got {repeats!r:.80}"
+            )
+        return int(repeats[0])
+
     @cached_property
     def fingerprint(self) -> str:
         """What the episodes are known by, 16 hex digits: a digest of the columns' checksums and the task names."""
@@ -219,7 +232,7 @@ class EpisodeStore:
         if name not in self._step_columns:
             self._check_declared("column", name, self._layout.columns)
             shards = range(len(self._layout.shards))
-            self._step_columns[name] = [self.native.declared_rows(name, False, shard) for shard in shards]
+            self._step_columns[name] = [self.native.shard_rows(name, shard) for shard in shards]
         return self._step_columns[name]
 
     def episode_column(self, name: str) -> Array:
@@ -230,7 +243,7 @@ class EpisodeStore:
         if name not in self._by_episode:
             self._check_declared("episode_column", name, self._layout.episode_columns)
             type_ = self._layout.episode_columns[name]
-            parts = [self.native.declared_rows(name, True, i) for i in range(len(self._layout.shards))]
+            parts = [self.native.shard_entries(name, i) for i in range(len(self._layout.shards))]
             if type_.base.kind == "U":
                 parts = [checked_texts(f"{self.path}: {name}", part) for part in parts]
             empty = np.empty((0, *type_.shape), type_.base)

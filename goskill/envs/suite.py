@@ -8,7 +8,7 @@ import pickle
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
@@ -42,7 +42,8 @@ class CollectedEpisode:
 
     ``observations`` float32 [T + 1, observation_dim] (the final one included), ``actions`` float32
     [T, action_dim], ``rewards`` float32 [T]; ``terminated`` and ``truncated`` bool [T]; ``success`` bool [T], None
-    where nothing reports it.
+    where nothing reports it. ``columns`` [T, ...] and ``episode_columns`` are what `Suite.columns` and
+    `Suite.episode_columns` declare.
     """
 
     observations: npt.NDArray[np.float32]
@@ -51,6 +52,8 @@ class CollectedEpisode:
     terminated: npt.NDArray[np.bool_]
     truncated: npt.NDArray[np.bool_]
     success: npt.NDArray[np.bool_] | None
+    columns: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    episode_columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 Collector = Callable[[str, int, int, int], CollectedEpisode]
@@ -107,6 +110,10 @@ class Suite(ABC):
     """Which of several reward functions pays, where a suite has had more than one."""
     info_keys: tuple[str, ...] | None = None
     """Keys of number-valued infos that every step reports, which then travel faster, as float64; None: not known."""
+    columns: Mapping[str, npt.DTypeLike] = {}
+    """What its `collector` says of every step beside what every store has, by name, as `StoreWriter` declares it."""
+    episode_columns: Mapping[str, npt.DTypeLike] = {}
+    """The same of every episode."""
     prefer_workers: bool = True
     """False where an environment steps faster than a worker process answers."""
     render_modes: tuple[str, ...] = ("rgb_array",)
@@ -195,6 +202,8 @@ _suites: dict[str, Registered] = {
     "ml45-train": f"{_METAWORLD}:ML45_TRAIN",
     "ml45-test": f"{_METAWORLD}:ML45_TEST",
     "metaworld": f"{_METAWORLD}:METAWORLD",
+    "kitchen": "goskill.envs.kitchen.suite:KITCHEN",
+    "maze": "goskill.envs.maze.suite:MAZE",
 }
 """By name: a suite, a function that makes one, or "module:attribute" that leads to either."""
 _loaded: dict[str, Suite] = {}

@@ -33,6 +33,10 @@ _BUILT_IN: Mapping[str, str] = MappingProxyType(
         "mh_prompt_dt": "goskill.methods.prompt_dt",
         "mtdt": "goskill.methods.prompt_dt",
         "mh_mtdt": "goskill.methods.prompt_dt",
+        "sac": "goskill.methods.sac",
+        "td3_bc": "goskill.methods.td3_bc",
+        "pcgrad": "goskill.methods.td3_bc",
+        "soft_modularization": "goskill.methods.td3_bc",
         "bc": "goskill.methods.bc",
     }
 )
@@ -96,9 +100,9 @@ def register(name: str, **decided: Any) -> Callable[[M], M]:
 
     def keep(method: M) -> M:
         _check(name, method, decided)
-        there = _ENTRIES.get(name)
-        if there is not None and _path(there.method) != _path(method):
-            raise InputError(f"method {name!r}: the name is taken by {_path(there.method)}")
+        there = _path(_ENTRIES[name].method) if name in _ENTRIES else _BUILT_IN.get(name)
+        if there is not None and _path(method) != there and not method.__module__.startswith(there):
+            raise InputError(f"method {name!r}: the name is taken by {there}")
         _ENTRIES[name] = Entry(name, method, MappingProxyType(decided))
         return method
 

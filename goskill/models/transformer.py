@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from goskill.errors import InputError
 from goskill.models.attention import causal_attention, masked_attention
 from goskill.models.dropout import dropout
+from goskill.models.fused import fused_forward, runs_fused
 from goskill.ops.decoding import HEAD_WIDTH_MULTIPLE, KEY_MULTIPLE, add_norm, cached_attention
 
 ALL_POSITIONS = slice(None)
@@ -147,6 +148,8 @@ class CausalTransformer(nn.Module):
 
         Positions that are not read still serve as keys and values, and skip the rest of the last block.
         """
+        if runs_fused(self, tokens):
+            return fused_forward(self, tokens, read)
         tokens = dropout(tokens, self.dropout if self.training else 0.0)
         last = len(self.blocks) - 1
         for index, block in enumerate(self.blocks):

@@ -113,6 +113,9 @@ def collect(
     elif done < len(jobs) or EpisodeStore.open(path).unfinished:
         shard_episodes = max(_LEAST_SHARD_EPISODES, -(-len(jobs) // _MOST_SHARDS))
         with_ends = _declares_ends(path)
+        columns, episode_columns = (
+            (found.columns, found.episode_columns) if policy == "scripted" else ({}, {})
+        )
         with (
             StoreWriter(
                 path,
@@ -122,7 +125,8 @@ def collect(
                 provenance=provenance,
                 append=True,
                 unfinished=True,
-                columns={"terminated": bool, "truncated": bool} if with_ends else None,
+                columns={"terminated": bool, "truncated": bool, **columns} if with_ends else None,
+                episode_columns=episode_columns if with_ends else None,
             ) as writer,
             _whole_shards(writer),
             contextlib.closing(rolled_out),
@@ -154,7 +158,10 @@ def _append(writer: StoreWriter, task: str, number: int, episode: CollectedEpiso
             actions=episode.actions,
             rewards=episode.rewards,
             success=episode.success,
-            columns={"terminated": episode.terminated, "truncated": episode.truncated} if with_ends else None,
+            columns={"terminated": episode.terminated, "truncated": episode.truncated, **episode.columns}
+            if with_ends
+            else None,
+            episode_columns=episode.episode_columns if with_ends else None,
         )
     except StoreError:
         raise

@@ -143,6 +143,7 @@ class TrainingSettings:
     )
     compile: bool = False  # losses pass through torch.compile
     cuda_graphs: str = "auto"  # on | off: a whole step is one CUDA graph | auto: on one GPU
+    kernels: str = "auto"  # auto: transformers run in fused kernels in bfloat16 on a GPU | off: stock PyTorch
     threads: int = 0  # of torch and each sampler; 0: all cores, one for samplers (a batch takes < 1 ms)
     log_every: int = 100  # iterations between reads of the metrics (the only device synchronisation)
     checkpoint_every: int = 1_000  # iterations between checkpoints
@@ -165,6 +166,8 @@ class TrainingSettings:
             self._refuse("precision", f"one of {', '.join(PRECISIONS)}")
         if self.data not in ("auto", "device", "host"):
             self._refuse("data", "one of auto, device, host")
+        if self.kernels not in ("auto", "off"):
+            self._refuse("kernels", "one of auto, off")
         if self.cuda_graphs not in ("auto", "on", "off"):
             self._refuse("cuda_graphs", "one of auto, on, off")
 

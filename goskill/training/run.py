@@ -29,6 +29,8 @@ SINCE_ADDED: Mapping[str, Any] = {
     "method.best_share": 1.0,
     "method.decoder": "transformer",
     "method.skill_noise": 0.0,
+    "method.policy_every": 1,
+    "method.table_std": 1.0,
 }
 
 

@@ -19,6 +19,7 @@ from goskill.training.method import Batch, Objective
 from goskill.training.metrics import MetricWindow, flat_names
 from goskill.training.optimizer import ObjectiveOptimizer
 from goskill.training.timing import StepTimer
+from goskill.training.working_weights import WorkingWeights
 
 
 class _Loss(nn.Module):
@@ -54,6 +55,8 @@ class ObjectiveStep:
         self._loss: Any = _Loss(objective)
         if execution.compile:
             self._loss = torch.compile(self._loss)
+        elif execution.kernels and distributed.world_size() == 1:
+            self._loss = WorkingWeights(self._loss)
         if distributed.world_size() > 1:
             with warnings.catch_warnings():
                 # Newer releases of torch want another name, which older ones do not know.

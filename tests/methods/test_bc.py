@@ -13,7 +13,8 @@ from small_store import ACTION, OBSERVATION, TASKS, begin, episode, small_store
 from goskill.data import EpisodeStore, StoreWriter
 from goskill.errors import CheckpointError, InputError
 from goskill.methods import Diagnosable, FineTunable
-from goskill.methods.bc import BCNetworks, BCPolicy, BCSettings, BehaviourCloning, networks_from_state
+from goskill.methods.bc import BCNetworks, BCSettings, BehaviourCloning, networks_from_state
+from goskill.methods.feedforward import FeedForwardPolicy
 from goskill.models import Normalize
 from goskill.rollouts.policy import Policy, SkillPolicy
 from goskill.training import TrainingSettings
@@ -89,7 +90,7 @@ def test_the_loss_and_the_actions_are_those_of_plain_numpy(told: bool, store: Ep
         seen = data.observations[start : start + 1]
         errors.append(np.square(plain_actions(method.networks, seen, place) - data.actions[start]).mean())
     np.testing.assert_allclose(float(loss.detach()), np.mean(errors), rtol=1e-5)
-    policy = BCPolicy(method.networks)
+    policy = method.policy()
     seen = np.random.default_rng(0).normal(size=(3, OBSERVATION)).astype(np.float32)
     policy.reset(["right", "left", "right"], {})
     expected = [plain_actions(method.networks, seen, place if told else None) for place in (1, 0, 1)]
@@ -135,7 +136,7 @@ def test_unknown_tasks_and_wrong_observations_are_refused_by_name(store: Episode
     with pytest.raises(InputError, match="expected finite numbers, got others in environment 0"):
         policy.act(np.full((1, OBSERVATION), np.nan, np.float32))
     with pytest.raises(InputError, match="precision: expected 'float32' or 'bfloat16', got 'half'"):
-        BCPolicy(policy.networks, precision="half")
+        FeedForwardPolicy(policy.networks, "BC", precision="half")
     BehaviourCloning(small(task_identity=False), store, TrainingSettings()).policy().reset(["push"], {})
 
 

@@ -24,6 +24,8 @@ from goskill.settings import from_mapping, to_mapping
         {"return_scale": 0.0},
         {"focal_gamma": -1.0},
         {"decoder": "rnn"},
+        {"table_std": 0.0},
+        {"policy_every": 0},
         {"skill_noise": 1.0},
         {"skill_noise": 0.1, "codebook": "none"},
         {"goal_dimensions": ()},

@@ -3,9 +3,8 @@
 Chen et al., Decision Transformer, NeurIPS 2021, Section 5.1, use it as the baseline that offline methods have to beat.
 """
 
-from goskill.methods.bc.acting import BCPolicy
 from goskill.methods.bc.method import BehaviourCloning
 from goskill.methods.bc.networks import BCNetworks, networks_from_state
 from goskill.methods.bc.settings import BCSettings
 
-__all__ = ["BCNetworks", "BCPolicy", "BCSettings", "BehaviourCloning", "networks_from_state"]
+__all__ = ["BCNetworks", "BCSettings", "BehaviourCloning", "networks_from_state"]

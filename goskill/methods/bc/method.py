@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from goskill.data import EpisodeStore, SegmentSampler
 from goskill.errors import InputError
-from goskill.methods.bc.acting import BCPolicy
 from goskill.methods.bc.networks import BCNetworks, networks_from_state
 from goskill.methods.bc.settings import BCSettings
+from goskill.methods.feedforward import FeedForwardPolicy
 from goskill.methods.method import Method, Networks, Sources
 from goskill.methods.registry import register
 from goskill.methods.sequence.checking import check_dimensions, check_trained
@@ -91,9 +91,11 @@ class BehaviourCloning(Method):
         """Go on with this one's networks on the episodes of other tasks."""
         return type(self)(settings, sources.episodes(), training, networks=self.networks)
 
-    def policy(self, precision: str = "float32") -> BCPolicy:
+    def policy(self, precision: str = "float32") -> FeedForwardPolicy:
         """Acts deterministically."""
-        return BCPolicy(self.networks, precision=precision)
+        share = self.settings.best_share
+        name = "BC" if share == 1 else f"{100 * share:g}%-BC"
+        return FeedForwardPolicy(self.networks, name, precision=precision)
 
     @torch.inference_mode()
     def predict_actions(self, store: EpisodeStore, samples: int, seed: int) -> ActionPredictions:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from goskill.errors import CheckpointError, InputError
 from goskill.methods.bc.settings import BCSettings
+from goskill.methods.feedforward import TaskInput
 from goskill.methods.sequence.checking import load_parts
-from goskill.models import Normalize
+from goskill.models import Normalize, mlp
 
 
 class BCNetworks(nn.Module):
@@ -29,10 +28,14 @@ class BCNetworks(nn.Module):
         self.settings = settings
         self.observation_dim = normalize.mean.numel()
         self.action_dim = action_dim
-        self.normalize = normalize
-        sizes = [self.observation_dim + len(settings.tasks), *[settings.width] * settings.layers]
-        hidden = [part for here, there in pairwise(sizes) for part in (nn.Linear(here, there), nn.ReLU())]
-        self.policy = nn.Sequential(*hidden, nn.Linear(settings.width, action_dim), nn.Tanh())
+        self.inputs = TaskInput(normalize, settings.tasks)
+        sizes = [self.inputs.size, *[settings.width] * settings.layers, action_dim]
+        self.policy = mlp(sizes, last=nn.Tanh)
+
+    @property
+    def normalize(self) -> Normalize:
+        """The normalisation of observations."""
+        return self.inputs.normalize
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -41,28 +44,12 @@ class BCNetworks(nn.Module):
 
     def forward(self, observations: Tensor, task: Tensor | None) -> Tensor:
         """Raw observations [B, observation_dim] and places int64 [B] of ``task_index`` -> actions [B, action_dim]."""
-        inputs = self.normalize(observations)
-        if task is not None:
-            told = F.one_hot(task, len(self.settings.tasks)).to(inputs.dtype)
-            inputs = torch.cat([inputs, told], dim=-1)
-        actions: Tensor = self.policy(inputs)
+        actions: Tensor = self.policy(self.inputs(observations, task))
         return actions
 
     def task_index(self, tasks: Sequence[str]) -> Tensor | None:
-        """Where each task's bit is: int64 [len(tasks)]; None if the network is not told the task.
-
-        Raises InputError for a task that it does not know.
-        """
-        if not self.settings.task_identity:
-            return None
-        place = {name: index for index, name in enumerate(self.settings.tasks)}
-        for task in tasks:
-            if task not in place:
-                raise InputError(
-                    f"tasks: this network was told {len(place)} tasks apart, and {task!r} is none of them: "
-                    "fine-tune it on it"
-                )
-        return torch.tensor([place[task] for task in tasks], device=self.normalize.mean.device)
+        """See :meth:`TaskInput.task_index`."""
+        return self.inputs.task_index(tasks)
 
     def with_tasks(self, tasks: Sequence[str]) -> BCNetworks:
         """Networks that know these tasks as well; until they are trained, a new task changes nothing."""

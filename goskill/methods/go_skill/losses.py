@@ -31,7 +31,7 @@ class SkillLoss(nn.Module):
             skill, index, vq_loss = networks.quantize(window.embedding, self.frozen)
         shown = index
         if self.frozen and index is not None and networks.settings.skill_noise:
-            shown = some_at_random(index, networks.settings.skill_noise, networks.settings.codebook_size)
+            shown = some_swapped(index, batch["task"], networks.settings.skill_noise)
             skill = networks.vectors(shown)
         predicted = networks.decoder(skill, shown, window.reached, window.observations, actions)
         error = masked_mean((predicted.float() - actions).square().mean(-1), mask)
@@ -101,10 +101,11 @@ def decisions(networks: GoSkillNetworks, batch: Batch, prefix: str = "") -> Deci
     )
 
 
-def some_at_random(index: Tensor, share: float, count: int) -> Tensor:
-    """Indices int64 [B] of which a ``share`` (in the mean) is replaced by uniform ones below ``count``."""
-    replaced = torch.rand(index.shape, device=index.device) < share
-    return torch.where(replaced, torch.randint_like(index, count), index)
+def some_swapped(index: Tensor, task: Tensor, share: float) -> Tensor:
+    """Skills int64 [B] of which a ``share`` (in the mean) is that of a random row of the same task [B]."""
+    others = torch.rand(len(task), len(task), device=index.device)
+    other = (others * (task[:, None] == task)).argmax(1)
+    return torch.where(torch.rand(index.shape, device=index.device) < share, index[other], index)
 
 
 def usage(index: Tensor, count: int) -> Tensor:

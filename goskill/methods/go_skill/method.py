@@ -35,16 +35,9 @@ EXTRACTION_STREAM, ENHANCEMENT_STREAM, POLICY_STREAM, STREAMS = 0, 1, 2, 3
 # What may change when trained networks go on: it is in no network and in no label.
 SCHEDULE = frozenset(
     {
-        *("extraction_iterations", "policy_iterations", "skill_batch_per_task", "policy_batch_per_task"),
-        *(
-            "best_share",
-            "skill_noise",
-            "resampling",
-            "action_loss",
-            "policy_loss",
-            "focal_gamma",
-            "prompt_episodes",
-        ),
+        *("extraction_iterations", "policy_iterations", "policy_every"),
+        *("skill_batch_per_task", "policy_batch_per_task", "best_share", "prompt_episodes"),
+        *("resampling", "skill_noise", "action_loss", "policy_loss", "focal_gamma"),
     }
 )
 
@@ -203,6 +196,7 @@ class GoSkill(Method):
         else:
             decisions = self._contexts(labels, placement(self.training, self.store))
             policy = sampled_objective("policy", decisions, loss, modules)
+        policy.every = self.settings.policy_every
         # On a GPU side by side: the policy reads the codebook, which is frozen, and not the decoder.
         return [policy, replace(self._skill_objective(segments, frozen=True), alongside=True)]
 

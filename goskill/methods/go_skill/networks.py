@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from goskill.errors import CheckpointError, InputError
 from goskill.methods.go_skill.settings import GoSkillSettings
 from goskill.methods.sequence.checking import load_parts
-from goskill.models import GoalEncoder, Normalize, SkillDecoder, SkillPolicy, StepDecoder
+from goskill.models import GoalEncoder, Normalize, SkillDecoder, SkillPolicy, StepDecoder, scale_tables
 from goskill.nn import VectorQuantize
+from goskill.ops import nearest_code
 
 GoalFeatures = Callable[[Tensor], Tensor]
 """A user's representation of the goal: raw observations [..., observation_dim] -> float32 [..., G]."""
@@ -81,6 +82,7 @@ class GoSkillNetworks(nn.Module):
             max_decisions=settings.max_decisions,
             skill_count=settings.codebook_size if settings.policy_skill_input == "index" else 0,
         )
+        scale_tables([self.decoder.embed_step, *self.policy.time_tables], settings.table_std)
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -104,11 +106,6 @@ class GoSkillNetworks(nn.Module):
                 return self.goal_features(observations)
         normalized: Tensor = self.normalize(observations)
         return normalized if self._goal_index is None else normalized.index_select(-1, self._goal_index)
-
-    @property
-    def goals_are_observations(self) -> bool:
-        """Whether goals are normalised observations as they are, all dimensions of them."""
-        return self.goal_features is None and self._goal_index is None
 
     def read_window(self, observations: Tensor, actions: Tensor) -> Window:
         """Windows as the skill model sees them.
@@ -142,10 +139,7 @@ class GoSkillNetworks(nn.Module):
 
     def assign(self, embedding: Tensor) -> Tensor:
         """The skill of each embedding [..., E]: nearest code int64 [...]; itself without a codebook."""
-        if self.codebook is None:
-            return embedding
-        index: Tensor = self.codebook(embedding, freeze_codebook=True)[1]
-        return index
+        return embedding if self.codebook is None else nearest_code(embedding, self.codebook.codebook)
 
     def vectors(self, skills: Tensor) -> Tensor:
         """Vectors [..., E] of skills as ``assign`` gives them."""

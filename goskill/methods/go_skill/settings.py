@@ -46,6 +46,7 @@ class GoSkillSettings:
     policy_layers: int = 6  # transformer blocks of the skill policy
     policy_heads: int = 8  # attention heads of each; they divide the width
     dropout: float = 0.1  # of embeddings, attention and residuals, in both transformers
+    table_std: float = 1.0  # of the embeddings of steps and times before training; 1: as released
     policy_skill_input: Literal["vector", "index"] = (
         "vector"  # the policy sees codebook vectors | has its own table
     )
@@ -62,13 +63,14 @@ class GoSkillSettings:
     # Data and schedule
     best_share: float = 1.0  # of each task's episodes by return, that all of it is learned from; 1: all
     extraction_iterations: int = 30_000  # of encoder, codebook and decoder
-    policy_iterations: int = 70_000  # afterwards, each one step of the policy and one of the decoder
+    policy_iterations: int = 70_000  # afterwards, each one step of the decoder and, where due, of the policy
+    policy_every: int = 1  # a step of the policy is due every so many of these iterations
     skill_batch_per_task: int = 16  # windows per task in a batch of the skill model
     policy_batch_per_task: int = 8  # contexts per task in a batch of the policy
     resampling: bool = (
         True  # enhancement draws equally from all skills; needs a codebook, else from all tasks
     )
-    skill_noise: float = 0.0  # share of windows in enhancement whose skill is replaced by a random one
+    skill_noise: float = 0.0  # share of windows in enhancement shown the skill of another of their task
     action_loss: Literal["mean", "sum"] = "mean"  # over action dimensions: as released | as in the paper
 
     def __post_init__(self) -> None:
@@ -99,6 +101,7 @@ class GoSkillSettings:
                 "policy_heads",
             ),
             *("context", "prompt_episodes", "max_decisions", "skill_batch_per_task", "policy_batch_per_task"),
+            "policy_every",
         ):
             if getattr(self, name) < 1:
                 self._refuse(name, "a positive number")
@@ -114,6 +117,8 @@ class GoSkillSettings:
         check_share("best_share", self.best_share)
         if not self.dead_code_threshold >= 0:
             self._refuse("dead_code_threshold", "a number that is not negative")
+        if not self.table_std > 0:
+            self._refuse("table_std", "a positive number")
         if not self.return_scale > 0:
             self._refuse("return_scale", "a positive number")
         if not 0 <= self.dropout < 1:
@@ -156,7 +161,7 @@ class GoSkillSettings:
 ABLATIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "no-reached-goal": {"reached_goal": False},
-        "no-vq": {"codebook": "none"},
+        "no-vq": {"codebook": "none", "skill_noise": 0.0},
         "action-encoder": {"skill_source": "actions", "reached_goal": False},
         "no-resampling": {"resampling": False},
         "no-focal": {"policy_loss": "cross_entropy"},

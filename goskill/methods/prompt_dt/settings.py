@@ -17,6 +17,7 @@ class PromptDTSettings:
     layers: int = 6  # transformer blocks
     heads: int = 8  # attention heads of each; they divide the width
     dropout: float = 0.1  # of embeddings, attention and residuals
+    table_std: float = 1.0  # of the embeddings of times before training; 1: as released
     multi_head: bool = False  # an output layer per task
     task_embedding: int = (
         0  # length of a learned vector per task beside each observation; 0: no task identity
@@ -44,8 +45,9 @@ class PromptDTSettings:
             if getattr(self, name) < 0:
                 self._refuse(name, "a number that is not negative")
         check_share("best_share", self.best_share)
-        if not self.return_scale > 0:
-            self._refuse("return_scale", "a positive number")
+        for name in ("return_scale", "table_std"):
+            if not getattr(self, name) > 0:
+                self._refuse(name, "a positive number")
         if not 0 <= self.dropout < 1:
             self._refuse("dropout", "a number in [0, 1)")
         if self.width % self.heads:

@@ -15,9 +15,9 @@ from goskill.experiments.studies.plan import Data, check_rows, jobs_of
 RUNS = {
     "paper-ablations": 6 * 2 * 5,
     "paper-hyperparameters": 14 * 5,
-    "paper-ml45": 3 * 2 * 5,
-    "paper-mt30": 6 * 2 * 5,
-    "paper-mt50": 6 * 2 * 5,
+    "paper-ml45": 5 * 2 * 5,
+    "paper-mt30": 8 * 2 * 5,
+    "paper-mt50": 8 * 2 * 5,
     "small-mt10": 10 * 2 * 3,
 }
 
