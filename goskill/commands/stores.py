@@ -7,30 +7,32 @@ from typing import Annotated
 
 import typer
 
-from goskill.commands.options import Device, Seed, Tasks, Workers
+from goskill.commands.options import Device, Seed, Suite, Tasks, Workers
 
 
 def collect(
     out: Annotated[Path, typer.Option(help="The episode store to write.", metavar="DATA")],
-    suite: Annotated[str | None, typer.Option(help="mt10, mt30, mt50, ml45-train or ml45-test.")] = None,
+    suite: Suite = None,
     tasks: Tasks = None,
     episodes: Annotated[int, typer.Option(help="Episodes per task, from random to expert.", min=1)] = 40,
-    policy: Annotated[str, typer.Option(help="Who acts: scripted.")] = "scripted",
+    policy: Annotated[str, typer.Option(help="Who acts: scripted, or random.")] = "scripted",
     quality: Annotated[
         str, typer.Option(help="near-optimal: all episodes; sub-optimal: the first half.")
     ] = "near-optimal",
     workers: Workers = None,
     seed: Seed = 0,
 ) -> None:
-    """Collect episodes with MetaWorld's scripted policies. Run it again to go on after an interruption.
+    """Collect episodes of a suite's tasks, by default MetaWorld's. Run it again to go on after an interruption.
 
     Examples: `goskill collect --suite mt10 --out data/mt10`,
-    `goskill collect --tasks reach,push --out data/two`
+    `goskill collect --tasks reach,push --out data/two`,
+    `goskill collect --suite my_module:suite --policy random --out data/mine`
     """
     from goskill.experiments import pipeline
 
     pipeline.collect(
         out,
+        suite=suite,
         tasks=pipeline.choose_tasks(suite, tasks),
         episodes=episodes,
         policy=policy,
