@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Runs the CUDA code where there is no GPU, under a library that stands in for CUDA: bench/gpu-rehearsal.sh [train|gpu]...
-# Every method trains in every way, is interrupted and resumed, and acts ("train"); bench/gpu.sh runs ("gpu"). The
-# library computes nothing, counts kernels, and reports what CUDA would not allow on lines that begin with [fakecuda]:
-# any of them fails the rehearsal. docs/kernels.md says more.
+# Runs the CUDA code where there is no GPU, under a library that stands in for CUDA: bench/gpu-rehearsal.sh [train|steps|gpu]...
+# Every method trains in every way, is interrupted and resumed, and acts ("train"); what steps of the paper's size move and
+# launch is held to bounds ("steps"); bench/gpu.sh runs ("gpu"). The library computes nothing, counts kernels, and
+# reports what CUDA would not allow on lines that begin with [fakecuda]: any of them fails the rehearsal.
+# docs/gpu-training.md says more.
 #   STANDIN  the library, built as libcuda.so.1 (required)
 #   PYTHON   an interpreter with a CUDA build of torch, triton, goskill's dependencies and the native core in reach
 #            (required); PYTHONPATH is kept
@@ -39,12 +40,12 @@ report() {
 }
 
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(train gpu)
+[ ${#parts[@]} -gt 0 ] || parts=(train steps gpu)
 for part in "${parts[@]}"; do
   case $part in
-    train)
-      FAKE_DEVICES=2 "$work/python" -m goskill.bench.rehearsal "$work" >"$out/train.log" 2>"$out/train.err"
-      report "$part" $? "$out/train.err"
+    train | steps)
+      FAKE_DEVICES=2 "$work/python" -m goskill.bench.rehearsal "$work" "$part" >"$out/$part.log" 2>"$out/$part.err"
+      report "$part" $? "$out/$part.err"
       ;;
     gpu)
       # Nothing is computed: benchmarks may not compare, and tests of values fail. That they launch is what counts.
@@ -54,7 +55,7 @@ for part in "${parts[@]}"; do
       report "$part" $? "$out/gpu.log" "$out"/gpu/*.log
       ;;
     *)
-      echo "usage: STANDIN=LIBRARY PYTHON=INTERPRETER bench/gpu-rehearsal.sh [train|gpu]..." >&2
+      echo "usage: STANDIN=LIBRARY PYTHON=INTERPRETER bench/gpu-rehearsal.sh [train|steps|gpu]..." >&2
       exit 2
       ;;
   esac

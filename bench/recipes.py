@@ -222,6 +222,11 @@ SWAP = (
     *("method.extraction_iterations=800", "method.policy_iterations=3500"),
     "training.decay_iterations=1800",
 )
+SMALL_BATCHES = (
+    *(*SWAP, "method.skill_batch_per_task=8", "method.dead_code_threshold=0.3"),
+    "method.policy_every=4",
+    *("method.policy_iterations=8000", "training.decay_iterations=4000"),
+)
 
 STAGES = {
     "quickstart": Stage(
@@ -254,6 +259,9 @@ STAGES = {
             ),
             "long": Recipe("go_skill", "longer, no reached goal, 30 % uniformly random skills", LONG),
             "swap": Recipe("go_skill", "60 % swapped skills, small tables of steps and times", SWAP),
+            "small-batches": Recipe(
+                "go_skill", "the same, twice the iterations, half the batch", SMALL_BATCHES
+            ),
             "swap-wide-tables": Recipe(
                 "go_skill", "the same, tables as released", (*SWAP, "method.table_std=1.0")
             ),
@@ -289,13 +297,14 @@ STAGES = {
             "bc": BC_RATE,
             "go_skill": (
                 *(*FORMER_QUICKSTART, *SWAP, "method.policy_width=64", "method.policy_heads=2"),
-                *("method.skill_batch_per_task=8", "method.extraction_iterations=1000"),
-                *("method.policy_iterations=4500", "method.policy_every=3", "training.decay_iterations=2200"),
+                *("method.skill_batch_per_task=4", "method.extraction_iterations=1000"),
+                "method.dead_code_threshold=0.3",
+                *("method.policy_iterations=8000", "method.policy_every=6", "training.decay_iterations=4000"),
             ),
         },
         recipes={
             "bc-half": Recipe("bc", "BC, best half"),
-            "recipe": Recipe("go_skill", "GO-Skill, quickstart's recipe"),
+            "recipe": Recipe("go_skill", "GO-Skill, the recipe of preset mt10"),
         },
     ),
 }

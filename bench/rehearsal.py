@@ -1,8 +1,9 @@
 """Every path of the CUDA code under a library that stands in for CUDA and computes nothing: ``bench/gpu-rehearsal.sh``.
 
 Launches, captures, streams and memory are exercised, not numbers. The library says on the standard error what CUDA
-would not allow; the script fails on any such line. ``python -m goskill.bench.rehearsal FOLDER`` trains and acts;
-as a pytest plugin (``-p goskill.bench.rehearsal``) the module lets benchmarks and tests run that compare values.
+would not allow; the script fails on any such line. ``python -m goskill.bench.rehearsal FOLDER train`` trains and acts,
+``... FOLDER steps`` counts what steps of the paper's size move and launch, against bounds. As a pytest plugin
+(``-p goskill.bench.rehearsal``) the module lets benchmarks run that compare values.
 """
 
 from __future__ import annotations
@@ -52,7 +53,12 @@ SMALL: dict[str, Any] = {
 }
 
 
-class RehearsedInterruptionError(Exception):
+# What a step may move beside matrix products and attention, and the nodes of its graph, at MT50 shapes.
+MOST_GIGABYTES = {"extraction": 3.5, "enhancement": 3.5, "policy": 5.5}
+MOST_NODES = {"extraction": 300, "enhancement": 300, "policy": 300}
+
+
+class InterruptedRunError(Exception):
     """What ends a run amid its phase."""
 
 
@@ -99,7 +105,7 @@ class Rehearsal:
         if stop_at:
             try:
                 _interrupted(method, run, settings, stop_at)
-            except RehearsedInterruptionError:
+            except InterruptedRunError:
                 method = self._method(settings)
                 Trainer(method, run, settings, progress=False).train(resume=True)
                 return method
@@ -144,7 +150,7 @@ def _interrupted(method: Any, run: RunFolder, settings: TrainingSettings, stop_a
         after(*args)
         passed[0] += 1
         if passed[0] == stop_at:
-            raise RehearsedInterruptionError
+            raise InterruptedRunError
 
     trainer._after_iteration = count  # type: ignore[method-assign]
     trainer.train()
@@ -169,11 +175,15 @@ class StandIn:
             count += 1
         return count
 
+    def sizes(self, before: int) -> list[int]:
+        """Nodes of the graphs that were captured after the first ``before``."""
+        return [self._nodes(index) for index in range(before, self.graphs())]
+
     def check_new_graphs(self, before: int, *, expected: bool) -> None:
         """Raises AssertionError if steps of training that were to be captured were not, or the other way."""
         if self._nodes is None:
             return
-        sizes = [self._nodes(index) for index in range(before, self.graphs())]
+        sizes = self.sizes(before)
         assert bool(sizes) == expected, sizes
         assert all(size >= self.SMALLEST for size in sizes), sizes
 
@@ -211,8 +221,31 @@ def rehearse(folder: Path) -> None:
             rehearsal.act(method.networks, precision)
 
 
+def count_steps(folder: Path) -> list[str]:
+    """Prints what each step moves and launches; returns what exceeds its bound."""
+    from goskill.bench.steps import captured_step, traffic
+    from goskill.bench.training import Subject
+
+    subject, standin, excesses = Subject(folder / "paper"), StandIn(), []
+    for name, most in MOST_GIGABYTES.items():
+        captured = standin.graphs()
+        captured_step(subject, name)
+        (nodes,) = standin.sizes(captured)
+        moved = traffic(subject, name)
+        print(f"{name}: {nodes} nodes, {moved}", flush=True)
+        if moved["rest_gb"] > most:
+            excesses.append(f"{name} moves {moved['rest_gb']} GB beside products and attention, not {most}")
+        if nodes > MOST_NODES[name]:
+            excesses.append(f"{name} has {nodes} nodes, not {MOST_NODES[name]}")
+    return excesses
+
+
 if __name__ == "__main__":
     if not torch.cuda.is_available():
         sys.exit("error: no CUDA device: LD_PRELOAD the library that stands in for CUDA")
     os.environ.setdefault("TRITON_CACHE_DIR", tempfile.mkdtemp())
-    rehearse(Path(sys.argv[1]))
+    folder, part = Path(sys.argv[1]), sys.argv[2]
+    if part == "train":
+        rehearse(folder)
+    elif excesses := count_steps(folder):
+        sys.exit("\n".join(excesses))

@@ -18,32 +18,37 @@ from torch.profiler import ProfilerActivity, profile
 from goskill.bench.traffic import Traffic
 from goskill.bench.training import OBJECTIVES, Subject, step_of
 from goskill.training.graphs import EAGER_ITERATIONS
+from goskill.training.step import ObjectiveStep
 from goskill.training.timing import StepTimer
 
 REPLAYS = 5
 LONGEST_NAME = 90
+RUN = {"precision": "bfloat16", "data": "device"}  # as a run on a GPU chooses
 
 
 def traffic(subject: Subject, name: str, **settings: Any) -> dict[str, Any]:
     """Operations and gigabytes of one step, by kind."""
     device = torch.device("cuda", 0)
-    step = step_of(
-        subject, name, StepTimer(device), device, precision="bfloat16", cuda_graphs="off", **settings
-    )
+    options = {**RUN, **settings}
+    step = step_of(subject, name, StepTimer(device), device, cuda_graphs="off", **options)
     step.run(1)
     with Traffic() as counted:
         step.run(1)
     return counted.summary()
 
 
-def profiled(subject: Subject, name: str, **settings: Any) -> list[dict[str, Any]]:
-    """The kernels of a replayed step, those that take longest first: name, calls, microseconds."""
-    device = torch.device("cuda", 0)
-    step = step_of(
-        subject, name, StepTimer(device), device, precision="bfloat16", cuda_graphs="on", **settings
-    )
+def captured_step(subject: Subject, name: str, **settings: Any) -> ObjectiveStep:
+    """The step as a run has it, captured and replayed once or twice."""
+    device, options = torch.device("cuda", 0), {**RUN, **settings}
+    step = step_of(subject, name, StepTimer(device), device, cuda_graphs="on", **options)
     for _ in range(EAGER_ITERATIONS + 2):
         step.run(1)
+    return step
+
+
+def profiled(subject: Subject, name: str, **settings: Any) -> list[dict[str, Any]]:
+    """The kernels of a replayed step, those that take longest first: name, calls, microseconds."""
+    step = captured_step(subject, name, **settings)
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CUDA]) as trace:
         for _ in range(REPLAYS):

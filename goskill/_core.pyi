@@ -26,7 +26,8 @@ class Store:
     def episode_length(self) -> npt.NDArray[np.int64]: ...
     def episode_start(self) -> npt.NDArray[np.int64]: ...
     def episode_return(self) -> npt.NDArray[np.float64]: ...
-    def declared_rows(self, name: str, per_episode: bool, shard: int) -> npt.NDArray[Any]: ...
+    def shard_rows(self, name: str, shard: int) -> npt.NDArray[Any]: ...
+    def shard_entries(self, name: str, shard: int) -> npt.NDArray[Any]: ...
     def episode(
         self, index: int
     ) -> tuple[
@@ -58,6 +59,33 @@ class SegmentSampler:
         balance: str,
         episodes: list[int] | None,
         task_weights: list[float],
+        episode_weights: list[float],
+        samples_per_task: int,
+        mean: list[float] | None,
+        std: list[float] | None,
+        seed: int,
+        threads: int,
+    ) -> None: ...
+    def fill(self, step: int, global_batch: int, first: int, batch: dict[str, npt.NDArray[Any]]) -> None: ...
+    def locate(
+        self, step: int, global_batch: int, first: int, batch: dict[str, npt.NDArray[Any]]
+    ) -> None: ...
+
+class TransitionSampler:
+    def __init__(
+        self,
+        store: Store,
+        labels: LabelColumn | None,
+        interval: int,
+        gamma: float,
+        discounted_rewards: bool,
+        terminated: str | None,
+        columns: list[str],
+        balance: str,
+        episodes: list[int] | None,
+        task_weights: list[float],
+        episode_weights: list[float],
+        samples_per_task: int,
         mean: list[float] | None,
         std: list[float] | None,
         seed: int,

@@ -1,6 +1,6 @@
 """Random bits for dropout, counted and not stored: the backward pass draws the same ones again.
 
-Philox-4x32 with seven rounds (Salmon et al. 2011). A call gives four words, eight numbers of 16 bits for eight
+Philox-4x32 with seven rounds (Salmon et al. 2011). A call gives four words: eight numbers of 16 bits for eight
 neighbouring elements of a row; ``goskill.ops.philox`` is the same in plain PyTorch.
 """
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from goskill.data.segment_sampler import SegmentSampler
     from goskill.data.statistics import Normalization, Statistics
     from goskill.data.store import EpisodeStore
+    from goskill.data.transition_sampler import TransitionSampler
     from goskill.data.writer import StoreWriter
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "SegmentSampler",
     "Statistics",
     "StoreWriter",
+    "TransitionSampler",
     "merge",
 ]
 _LAZY = {
@@ -36,6 +38,7 @@ _LAZY = {
     "Statistics": "statistics",
     "StoreWriter": "writer",
     "merge": "convert.merging",
+    "TransitionSampler": "transition_sampler",
 }
 
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from goskill.data.buffers import TORCH_DTYPES
 from goskill.data.statistics import Normalization
 from goskill.data.store import EpisodeStore
 
 Batch = dict[str, Tensor]
 
 _BLOCK_ROWS = 1 << 20
+_TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 
 
 class ResidentColumns:
@@ -33,6 +37,7 @@ class ResidentColumns:
     ) -> None:
         self._device = device
         self._columns = {name: self._load(store, name) for name in ("observations", *names)}
+        self._class_bits = 0
         self._labels = None if labels is None else self._load_labels(store, labels)
         self._length = self._copy(store.episode_length)
         self._first_step = self._copy(store.episode_start)
@@ -40,6 +45,11 @@ class ResidentColumns:
         self._first_state = self._first_step + torch.arange(store.num_episodes, device=device)
         self._mean = None if normalization is None else self._copy(normalization.mean)
         self._std = None if normalization is None else self._copy(normalization.std)
+
+    @property
+    def _by_kernel(self) -> bool:
+        """Whether one launch gathers a window: on a GPU, unless observations are normalised."""
+        return self._device.type == "cuda" and self._mean is None and _TRITON_INSTALLED
 
     def _copy(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.array(array)).to(self._device)
@@ -61,13 +71,19 @@ class ResidentColumns:
         return store.resident_columns[key]
 
     def _read(self, store: EpisodeStore, name: str) -> Tensor:
-        parts = [np.load(shard / f"{name}.npy", mmap_mode="r") for shard in store.shard_folders]
+        """All rows, as two axes; of unsigned integers the bits, since devices gather few types that have no sign."""
+        parts = [store.native.shard_rows(name, shard) for shard in range(len(store.shard_folders))]
         rows = sum(len(part) for part in parts)
-        column = torch.empty((rows, math.prod(parts[0].shape[1:])), dtype=torch.float32, device=self._device)
+        dtype = parts[0].dtype
+        bits = np.dtype(f"i{dtype.itemsize}") if dtype.kind == "u" else dtype
+        width = math.prod(parts[0].shape[1:])
+        column = torch.empty((rows, width), dtype=TORCH_DTYPES[bits], device=self._device)
         done = 0
         for part in parts:
             for begin in range(0, len(part), _BLOCK_ROWS):
-                block = np.array(part[begin : begin + _BLOCK_ROWS])
+                block = np.array(part[begin : begin + _BLOCK_ROWS]).view(bits)
+                if bits.kind == "b":
+                    block = block.view(np.uint8) != 0  # a damaged file may hold bytes that no bool has
                 column[done : done + len(block)] = (
                     torch.from_numpy(block).view(len(block), -1).to(self._device)
                 )
@@ -82,6 +98,8 @@ class ResidentColumns:
 
     def segments(self, places: Batch, horizon: int) -> Batch:
         """Windows of a :class:`SegmentSampler` for ``episode``, ``start`` and ``task`` int64 [B]."""
+        if self._by_kernel:
+            return self._segments_by_kernel(places, horizon)
         episode, start = places["episode"], places["start"]
         length = self._length[episode][:, None]
         steps = start[:, None] + torch.arange(horizon + 1, device=self._device)
@@ -101,6 +119,46 @@ class ResidentColumns:
             batch["skill"] = self._classes(first_step[:, 0] + start)
         return batch
 
+    def transitions(
+        self,
+        places: Batch,
+        interval: int,
+        gamma: float,
+        discounted_rewards: bool,
+        terminated: bool,
+        columns: Mapping[str, np.dtype[Any]],
+    ) -> Batch:
+        """Transitions of a :class:`TransitionSampler` for ``episode``, ``start`` and ``task`` int64 [B]."""
+        episode, start = places["episode"], places["start"]
+        first = self._first_step[episode] + start
+        length = torch.clamp(self._length[episode] - start, max=interval)
+        state = self._first_state[episode] + start
+        total = torch.zeros_like(first, dtype=torch.float64)
+        discount, factor = torch.ones_like(total), torch.ones_like(total)
+        for k in range(interval):
+            real = k < length
+            reward = self._columns["rewards"][first + torch.where(real, k, 0), 0].double()
+            total += torch.where(real, factor * reward if discounted_rewards else reward, 0.0)
+            factor = factor * gamma
+            discount = torch.where(real, factor, discount)
+        every = torch.ones((), dtype=torch.bool, device=self._device)
+        ends = self._columns["terminated"][first + length - 1, 0] if terminated else torch.zeros_like(length)
+        batch = {
+            "observations": self._observations(state, every),
+            "actions": self._columns["actions"][first],
+            "rewards": total.float(),
+            "next_observations": self._observations(state + length, every),
+            "terminated": ends.bool(),
+            "discount": discount.float(),
+            **places,
+        }
+        if self._labels is not None:
+            batch["skill"] = self._classes(first)
+        for name, dtype in columns.items():
+            rows = self._columns[name][first].view(TORCH_DTYPES[dtype.base])
+            batch[name] = rows.view(len(first), *dtype.shape)
+        return batch
+
     def contexts(
         self, places: Batch, horizon: int, context: int, prompt: int, return_scale: float, actions: bool
     ) -> Batch:
@@ -111,6 +169,11 @@ class ResidentColumns:
         }
         if prompt > 0:
             episode = places["prompt_episode"]
+            if self._by_kernel:
+                window = self._window_by_kernel(
+                    "prompt_", episode, None, horizon, prompt, return_scale, actions
+                )
+                return batch | window
             points = (self._length[episode] // horizon).clamp(1, prompt)
             first = (self._length[episode] - points * horizon).clamp(min=0)
             start = first - (prompt - points) * horizon
@@ -127,6 +190,8 @@ class ResidentColumns:
         return_scale: float,
         actions: bool,
     ) -> Batch:
+        if self._by_kernel:
+            return self._window_by_kernel(prefix, episode, start, horizon, points, return_scale, actions)
         steps = start[:, None] + torch.arange(points, device=self._device) * horizon
         mask = steps >= 0
         steps = steps.clamp(min=0)
@@ -143,4 +208,47 @@ class ResidentColumns:
             batch["skills"] = torch.where(mask, self._classes(rows), 0)
         if actions:
             batch["actions"] = torch.where(mask[..., None], self._columns["actions"][rows], 0.0)
+        return {prefix + name: value for name, value in batch.items()}
+
+    def _segments_by_kernel(self, places: Batch, horizon: int) -> Batch:
+        from goskill.kernels import resident_windows
+
+        B, new = len(places["episode"]), self._columns["observations"].new_empty
+        batch = {
+            "observations": new(B, horizon + 1, self._columns["observations"].shape[1]),
+            "actions": new(B, horizon, self._columns["actions"].shape[1]),
+            "mask": new((B, horizon), dtype=torch.bool),
+        }
+        if self._labels is not None:
+            batch["skill"] = new(B, dtype=torch.int64)
+        shape = (self._length, self._first_step, self._columns, self._labels)
+        resident_windows.segments(places, *shape, self._class_bits, batch)
+        return {**batch, **places}
+
+    def _window_by_kernel(
+        self,
+        prefix: str,
+        episode: Tensor,
+        start: Tensor | None,
+        horizon: int,
+        points: int,
+        return_scale: float,
+        actions: bool,
+    ) -> Batch:
+        from goskill.kernels import resident_windows
+
+        B, new = len(episode), self._columns["observations"].new_empty
+        batch = {
+            "observations": new(B, points, self._columns["observations"].shape[1]),
+            "returns_to_go": new(B, points, 1),
+            "timesteps": new((B, points), dtype=torch.int64),
+            "mask": new((B, points), dtype=torch.bool),
+        }
+        if self._labels is not None:
+            batch["skills"] = new((B, points), dtype=torch.int64)
+        if actions:
+            batch["actions"] = new(B, points, self._columns["actions"].shape[1])
+        shape = (self._length, self._first_step, self._columns, self._labels)
+        bits = self._class_bits
+        resident_windows.contexts(episode, start, *shape, bits, horizon, return_scale, batch)
         return {prefix + name: value for name, value in batch.items()}

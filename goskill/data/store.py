@@ -232,7 +232,7 @@ class EpisodeStore:
         if name not in self._step_columns:
             self._check_declared("column", name, self._layout.columns)
             shards = range(len(self._layout.shards))
-            self._step_columns[name] = [self.native.declared_rows(name, False, shard) for shard in shards]
+            self._step_columns[name] = [self.native.shard_rows(name, shard) for shard in shards]
         return self._step_columns[name]
 
     def episode_column(self, name: str) -> Array:
@@ -243,7 +243,7 @@ class EpisodeStore:
         if name not in self._by_episode:
             self._check_declared("episode_column", name, self._layout.episode_columns)
             type_ = self._layout.episode_columns[name]
-            parts = [self.native.declared_rows(name, True, i) for i in range(len(self._layout.shards))]
+            parts = [self.native.shard_entries(name, i) for i in range(len(self._layout.shards))]
             if type_.base.kind == "U":
                 parts = [checked_texts(f"{self.path}: {name}", part) for part in parts]
             empty = np.empty((0, *type_.shape), type_.base)

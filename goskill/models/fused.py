@@ -84,6 +84,7 @@ def fused_forward(transformer: CausalTransformer, tokens: Tensor, read: slice, i
                 impl=impl,
             )
 
+        normal: Tensor
         residual, normal = add(None, tokens, None, blocks[0].attention_norm)
         for block, following in zip(blocks, norms, strict=True):
             attended = packed_attention(
@@ -114,4 +115,4 @@ def _seeds(count: int, probability: float, device: torch.device) -> Iterator[Ten
     """Seeds of one pass, drawn together; None without dropout."""
     if probability == 0:
         return iter([None] * count)
-    return iter(draw_seeds(count, device).split(1))
+    return iter(draw_seeds(count, device).unsqueeze(1).unbind(0))

@@ -1,8 +1,8 @@
-"""Operations for vector quantisation, focal loss and transformer blocks, in several implementations each.
+"""Operations for vector quantisation, focal loss and transformer blocks: one public function each.
 
-``impl="auto"`` picks the fastest that fits the tensor: C++ on the CPU, Triton on CUDA devices, the plain
-reference for float64 and where the others are not available. A name forces one implementation and never
-falls back. :func:`implementation_for` says what ``"auto"`` picks.
+Each has several implementations. ``impl="auto"`` picks the fastest that fits the tensor: C++ on the CPU, Triton on
+CUDA devices, the plain reference for float64 and where the others are not available. A name forces one implementation
+and never falls back. :func:`implementation_for` says what ``"auto"`` picks.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def dropout(x: Tensor, seed: Tensor | None, dropped: int) -> Tensor:
         return x
     assert seed is not None
     rows = x.reshape(-1, x.shape[-1])
-    stays = kept(seed, *rows.shape, dropped).view(x.shape)
+    stays = kept(seed, rows.shape[0], rows.shape[1], dropped).view(x.shape)
     return torch.where(stays, x * (LEVELS / (LEVELS - dropped)), 0.0)
 
 

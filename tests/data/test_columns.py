@@ -100,7 +100,7 @@ def test_columns_are_plain_npy_files_in_the_order_of_the_episodes(declaring: Epi
     assert declaring.info()["columns"]["feature"] == {"dtype": "<f2", "shape": [3]}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     data=st.data(),
     dtype=st.one_of(

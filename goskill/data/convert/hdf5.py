@@ -32,7 +32,7 @@ _STEPS_PER_PART = 4_000
 _STEPS_PER_BLOCK = 1 << 20  # whose ends are read at once
 
 
-def _h5py() -> ModuleType:
+def import_h5py() -> ModuleType:
     try:
         import h5py
     except ImportError as error:
@@ -194,7 +194,7 @@ def from_hdf5(
     Returns the report, also written to ``conversion.json``. Raises InputError without h5py, StoreError that names
     the file and the steps, or WorkerDied when a process is killed (calling again goes on).
     """
-    _h5py()
+    import_h5py()
     check_ends(ends)
     root = Path(source)
     if task is not None and root.is_dir():
@@ -254,7 +254,7 @@ def file_name(task: str) -> str:
 def _write_task(store: EpisodeStore, episodes: npt.NDArray[np.int64], path: Path) -> None:
     with _Output(path, "xb+") as output:
         try:
-            with _h5py().File(output, "w") as file:
+            with import_h5py().File(output, "w") as file:
                 _write_episodes(store, episodes, file, output)
         finally:
             output.check()
@@ -303,7 +303,7 @@ def to_hdf5(store: EpisodeStore, folder: str | os.PathLike[str]) -> list[Path]:
 
     Raises InputError without h5py, or StoreError (and leaves no folder) if the files cannot be written.
     """
-    _h5py()
+    import_h5py()
     target = Path(folder)
     files = [target / file_name(task) for task in store.tasks]
     with storage_errors(target):

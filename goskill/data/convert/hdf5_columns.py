@@ -131,12 +131,12 @@ def _dataset(file: Any, name: str) -> Any | None:
     for part in name.split("/"):
         if not hasattr(found, "keys"):  # a dataset, which has nothing below it
             return None
-        found = _own(f"{file.filename}: column {name!r}", found, part)
+        found = own(f"{file.filename}: column {name!r}", found, part)
     return found
 
 
-def _own(where: str, group: Any, name: str) -> Any | None:
-    """What a group itself holds under a name, or None: a link could lead to any other file."""
+def own(where: str, group: Any, name: str) -> Any | None:
+    """What a group itself holds under a name, or None. StoreError for a link: it could lead to any other file."""
     from h5py import HardLink
 
     link = group.get(name, getlink=True)
@@ -169,27 +169,26 @@ def _check_stored(where: str, datasets: Mapping[str, Any]) -> None:
         )
 
 
-def check_episode(where: str, file: Any, name: str) -> None:
-    """Check all that lies under a name before it is read at once. StoreError says where, and which.
+def check_episode(where: str, datasets: Mapping[str, Any]) -> None:
+    """Check datasets before they are read at once. StoreError says where, and which.
 
-    Refused are links, values of other files, values that were never written, and more than ``EPISODE_LIMIT`` bytes.
+    Refused are values that were never written, and more than ``EPISODE_LIMIT`` bytes.
     """
-    datasets = _own_datasets(where, file, name)
     _check_stored(where, datasets)
     claimed = sum(map(_claimed, datasets.values()))
     if claimed > EPISODE_LIMIT:
         raise StoreError(f"{where}: expected an episode of at most {EPISODE_LIMIT} bytes, got {claimed}")
 
 
-def _own_datasets(where: str, file: Any, name: str) -> dict[str, Any]:
-    """All datasets under a name, by their paths; none of them leads to other files."""
+def own_datasets(where: str, file: Any, name: str) -> dict[str, Any]:
+    """All datasets under a name, by their paths below it. StoreError for links, and values of other files."""
     from h5py import Dataset, Group
 
     datasets: dict[str, Any] = {}
     pending, groups = [(file, name, name)], set()
     while pending:
         group, part, path = pending.pop()
-        found = _own(f"{where}: {path!r}", group, part)
+        found = own(f"{where}: {path!r}", group, part)
         if isinstance(found, Dataset):
             _check_kept_here(f"{where}: {path!r}", found)
             datasets[path] = found

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from goskill.data.columns import Columns, checked_columns
 from goskill.data.convert.copying import Part, Source, column_name, copy_source
 from goskill.data.convert.ends import flags_of, kinds_of
-from goskill.data.convert.hdf5_columns import check_episode, open_hdf5
+from goskill.data.convert.hdf5_columns import check_episode, open_hdf5, own_datasets
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.transitions import Content, content_of, joined
 from goskill.data.files import open_regular, read_whole
@@ -101,7 +101,7 @@ def _check_episode(where: str, folder: str, index: int) -> None:
     main = Path(folder) / _MAIN_FILE
     if main.exists():
         with open_hdf5(main) as file:
-            check_episode(where, file, f"episode_{index}")
+            check_episode(where, own_datasets(where, file, f"episode_{index}"))
     for file in [] if main.exists() else _files_of_episode(folder, index):
         open_regular(file).close()
 

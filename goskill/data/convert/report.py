@@ -31,6 +31,8 @@ class ConversionReport:
     )  # next observations that differ from the rows by rounding
     ends: list[str] = field(default_factory=list)  # columns that the ends of episodes were read from
     constant_dimensions: list[int] = field(default_factory=list)  # of the observations
+    # Tasks that the source calls the same, by what it calls them.
+    doubled_tasks: dict[str, list[str]] = field(default_factory=dict)
     missing_prompts: list[str] = field(default_factory=list)  # tasks without a file of prompts
     # Indices of the store's episodes that the source has as prompts, by task, for ContextSampler's prompt_episodes.
     prompt_episodes: dict[str, list[int]] = field(default_factory=dict)
