@@ -32,7 +32,7 @@ from goskill.bench.peers.training import (
 from goskill.data import EpisodeStore, StoreWriter
 from goskill.methods.go_skill import GoSkill, GoSkillNetworks, GoSkillSettings, label_store
 from goskill.methods.prompt_dt import PromptDT, PromptDTNetworks, PromptDTSettings
-from goskill.training import Objective, TrainingSettings
+from goskill.training import Objective, TrainingSettings, side_by_side
 from goskill.training.devices import choose_execution, fast_at_bfloat16
 from goskill.training.memory import kept_memory
 from goskill.training.optimizer import ObjectiveOptimizer
@@ -153,8 +153,12 @@ def step_of(
     subject: Subject, name: str, timer: StepTimer, device: torch.device, **settings: Any
 ) -> ObjectiveStep:
     training = TrainingSettings(device=str(device), log_every=1000, **settings)
-    execution = choose_execution(training)
     _, objective = subject.objective(name, device, data=training.data)
+    return new_step(objective, training, timer)
+
+
+def new_step(objective: Objective, training: TrainingSettings, timer: StepTimer) -> ObjectiveStep:
+    execution = choose_execution(training)
     optimizer = ObjectiveOptimizer(training)
     parameters = {
         f"{index}.{key}": parameter
@@ -276,14 +280,41 @@ def assert_same_labels(networks: GoSkillNetworks, peer: np.ndarray[Any, Any], st
     assert len(np.unique(found)) > 1
 
 
+WAYS: dict[str, dict[str, Any]] = {
+    "fused kernels": {},
+    "stock kernels": {"kernels": "off"},
+    "compiled": {"compile": True},
+}
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize("compiled", [False, True], ids=["graphs", "graphs-compiled"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_gpu_goskill(benchmark: Any, subject: Subject, name: str, compiled: bool) -> None:
+def test_gpu_goskill(benchmark: Any, subject: Subject, name: str, way: str) -> None:
     device = torch.device("cuda", 0)
-    iterations = Iterations(subject, name, device, precision="bfloat16", compile=compiled, cuda_graphs="on")
-    how = "compiled, whole-step graphs" if compiled else "whole-step graphs"
-    measure(benchmark, name, iterations.run, device, label=f"goskill bfloat16, {how}")
+    settings = {"precision": "bfloat16", "cuda_graphs": "on", "data": "device", **WAYS[way]}
+    iterations = Iterations(subject, name, device, **settings)
+    measure(benchmark, name, iterations.run, device, label=f"goskill bfloat16, {way}, whole-step graphs")
+
+
+@pytest.mark.gpu
+def test_gpu_goskill_fused_kernels_side_by_side(benchmark: Any, subject: Subject) -> None:
+    """An iteration of the policy phase: both objectives in one graph."""
+    device = torch.device("cuda", 0)
+    training = TrainingSettings(device="cuda:0", precision="bfloat16", data="device", log_every=1000)
+    execution, timer = choose_execution(training), StepTimer(device)
+    method, _ = subject.objective("policy", device, data="device")
+    objectives = next(phase for phase in method.phases() if phase.name == "policy").begin()
+    running = [new_step(objective, training, timer) for objective in objectives]
+    iterations = side_by_side.Iterations(running, execution, independent=True)
+
+    def run() -> None:
+        iterations.run(1)
+        timer.end_iteration()
+
+    measure(
+        benchmark, "enhancement + policy", run, device, label="goskill bfloat16, side by side in one graph"
+    )
 
 
 @pytest.mark.gpu
