@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from goskill.bench.peers.released import ReleasedBatches
 
+from goskill.bench.peers.released import ReleasedBatches
 from goskill.compat.prompt_dt import get_batch_for_skill, get_prompt_batch
 
 CONTEXT, PROMPT, PER_TASK = 20, 5, 8

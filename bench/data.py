@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from goskill import _core
 from goskill.bench.peers.released import ReleasedBatches
 from goskill.bench.peers.sampling import (
     CONTEXT,
@@ -23,8 +25,6 @@ from goskill.bench.peers.sampling import (
     NumpyContexts,
     NumpySegments,
 )
-
-from goskill import _core
 from goskill.data import ContextSampler, EpisodeStore, SegmentSampler, StoreWriter
 from goskill.data.files import MANIFEST, write_manifest
 from goskill.data.layout import FORMAT, SHARD_FORMAT, VERSION

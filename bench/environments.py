@@ -20,8 +20,8 @@ import pytest
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
 from goskill.envs import make, make_vec, tasks_of
-from goskill.envs.models import Models
-from goskill.envs.scripted import ScriptedExpert
+from goskill.envs.metaworld.models import Models
+from goskill.envs.metaworld.scripted import ScriptedExpert
 
 TASKS = tasks_of("mt50")
 SEED = 0

@@ -19,11 +19,11 @@ import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
 from goskill.envs import tasks_of
-from goskill.evaluation import Demonstration, Policy, evaluate
 from goskill.methods.go_skill import GoSkillNetworks, GoSkillPolicy, GoSkillSettings
 from goskill.methods.go_skill.prompting import read_prompts
-from goskill.methods.prompting import demonstrated_return
+from goskill.methods.sequence.prompting import demonstrated_return
 from goskill.models import Decisions, Normalize
+from goskill.rollouts import Demonstration, Policy, evaluate
 
 TASKS = tasks_of("mt50")
 STEPS = 500

@@ -44,7 +44,7 @@ case ${1:-} in
       resume=(--resume)
       echo "going on: $(progress)"
     fi
-    in_time train --preset mt50 --data "$data" --out "$run" "${resume[@]}"
+    in_time train --preset mt50-paper --data "$data" --out "$run" "${resume[@]}"
     status=$?
     [ -f "$run/settings.json" ] && echo "trained up to $(progress)"
     [ $status -eq 0 ] && echo "training has ended"

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+
 from goskill.bench import precision as whole
 from goskill.bench.precision import IN_BAND, PRECISIONS, SEEDS, Floats, Row
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from goskill.bench.peers.training import (
     PlainBatches,
     PlainStep,
@@ -28,15 +29,14 @@ from goskill.bench.peers.training import (
     skill_loss,
     stock_codebook,
 )
-
 from goskill.data import EpisodeStore, StoreWriter
 from goskill.methods.go_skill import GoSkill, GoSkillNetworks, GoSkillSettings, label_store
 from goskill.methods.prompt_dt import PromptDT, PromptDTNetworks, PromptDTSettings
-from goskill.training import Objective, TrainingSettings, side_by_side
+from goskill.training import Objective, TrainingSettings
 from goskill.training.devices import choose_execution, fast_at_bfloat16
 from goskill.training.memory import kept_memory
 from goskill.training.optimizer import ObjectiveOptimizer
-from goskill.training.step import ObjectiveStep
+from goskill.training.step import IterationStep, ObjectiveStep
 from goskill.training.timing import StepTimer
 
 TASKS = int(os.environ.get("GOSKILL_BENCH_TASKS", "50"))
@@ -145,21 +145,22 @@ class Iterations:
         self._step = step_of(subject, name, self.timer, device, **settings)
 
     def run(self) -> None:
-        self._step.run(1)
+        self._step.run(0, 1)
         self.timer.end_iteration()
 
 
 def step_of(
     subject: Subject, name: str, timer: StepTimer, device: torch.device, **settings: Any
-) -> ObjectiveStep:
+) -> IterationStep:
     training = TrainingSettings(device=str(device), log_every=1000, **settings)
     _, objective = subject.objective(name, device, data=training.data)
-    return new_step(objective, training, timer)
+    execution = choose_execution(training)
+    return IterationStep([new_step(objective, training, timer)], execution, timer)
 
 
 def new_step(objective: Objective, training: TrainingSettings, timer: StepTimer) -> ObjectiveStep:
     execution = choose_execution(training)
-    optimizer = ObjectiveOptimizer(training)
+    optimizer = ObjectiveOptimizer(training.optimizer())
     parameters = {
         f"{index}.{key}": parameter
         for index, module in enumerate(objective.modules)
@@ -306,10 +307,10 @@ def test_gpu_goskill_fused_kernels_side_by_side(benchmark: Any, subject: Subject
     method, _ = subject.objective("policy", device, data="device")
     objectives = next(phase for phase in method.phases() if phase.name == "policy").begin()
     running = [new_step(objective, training, timer) for objective in objectives]
-    iterations = side_by_side.Iterations(running, execution, independent=True)
+    iteration = IterationStep(running, execution, timer)
 
     def run() -> None:
-        iterations.run(1)
+        iteration.run(0, 1)
         timer.end_iteration()
 
     measure(

@@ -15,6 +15,8 @@ class Store:
         num_tasks: int,
         shards: list[tuple[str, int, int]],
         in_memory: bool,
+        step_columns: list[tuple[str, str, list[int]]],
+        episode_columns: list[tuple[str, str, list[int]]],
     ) -> None: ...
     @property
     def num_steps(self) -> int: ...
@@ -24,6 +26,8 @@ class Store:
     def episode_length(self) -> npt.NDArray[np.int64]: ...
     def episode_start(self) -> npt.NDArray[np.int64]: ...
     def episode_return(self) -> npt.NDArray[np.float64]: ...
+    def shard_rows(self, name: str, shard: int) -> npt.NDArray[Any]: ...
+    def shard_entries(self, name: str, shard: int) -> npt.NDArray[Any]: ...
     def episode(
         self, index: int
     ) -> tuple[
@@ -55,6 +59,33 @@ class SegmentSampler:
         balance: str,
         episodes: list[int] | None,
         task_weights: list[float],
+        episode_weights: list[float],
+        samples_per_task: int,
+        mean: list[float] | None,
+        std: list[float] | None,
+        seed: int,
+        threads: int,
+    ) -> None: ...
+    def fill(self, step: int, global_batch: int, first: int, batch: dict[str, npt.NDArray[Any]]) -> None: ...
+    def locate(
+        self, step: int, global_batch: int, first: int, batch: dict[str, npt.NDArray[Any]]
+    ) -> None: ...
+
+class TransitionSampler:
+    def __init__(
+        self,
+        store: Store,
+        labels: LabelColumn | None,
+        interval: int,
+        gamma: float,
+        discounted_rewards: bool,
+        terminated: str | None,
+        columns: list[str],
+        balance: str,
+        episodes: list[int] | None,
+        task_weights: list[float],
+        episode_weights: list[float],
+        samples_per_task: int,
         mean: list[float] | None,
         std: list[float] | None,
         seed: int,
@@ -170,43 +201,6 @@ def add_norm(
     width: int,
     out: int,
     threads: int,
-) -> None: ...
-def encoded_codes(
-    *,
-    rows: int,
-    row_count: int,
-    dim: int,
-    mean: int | None,
-    std: int | None,
-    from_row: int | None,
-    to_row: int | None,
-    count: int,
-    weights: list[int],
-    biases: list[int],
-    sizes: list[tuple[int, int]],
-    spread: int,
-    shift: int,
-    epsilon: float,
-    codebook: int,
-    codes: int,
-    indices: int,
-    threads: int,
-) -> tuple[int, int, int]: ...
-def fold_norm(
-    *,
-    first_weight: int,
-    first_bias: int,
-    inputs: int,
-    width: int,
-    norm_weight: int,
-    norm_bias: int,
-    second_weight: int,
-    second_bias: int,
-    outputs: int,
-    spread: int,
-    weight: int,
-    bias: int,
-    shift: int,
 ) -> None: ...
 def focal_loss(
     *,

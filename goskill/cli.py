@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,6 +31,7 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "info": stores.info,
     "verify": stores.verify,
     "train": runs.train,
+    "settings": runs.settings,
     "finetune": runs.finetune,
     "eval": runs.evaluate,
     "diagnose": runs.diagnose,
@@ -94,7 +96,14 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
 
 def main() -> None:
     """Runs the command line. Wrong input ends with one line and exit status 2, Ctrl-C with 130."""
+    warnings.showwarning = _show_warning
     sys.exit(_status(lambda: typer.main.get_command(app).main(standalone_mode=False)))
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """A warning as one line, without the place in the code; those for developers are left out."""
+    if not issubclass(category, DeprecationWarning):
+        typer.echo("warning: " + " ".join(str(message).split()), err=True)
 
 
 def _status(command: Callable[[], Any]) -> int:

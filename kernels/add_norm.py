@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from goskill.kernels.dropout_bits import kept
 from goskill.kernels.launch import on_device_of, power_of_two
-from torch import Tensor
 
 ELEMENTS = 2048  # that a program holds at a time
 

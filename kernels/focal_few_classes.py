@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
 from goskill.kernels.focal_parts import (
     add_losses_of_all_programs,
     class_loss,

@@ -8,11 +8,12 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from goskill.kernels.focal_few_classes import few_classes_kernel
 from goskill.kernels.focal_many_classes import many_classes_kernel
 from goskill.kernels.focal_parts import weight_parts_kernel
 from goskill.kernels.launch import on_device_of, power_of_two, ticket
-from torch import Tensor
 
 NONE, MEAN, SUM = 0, 1, 2
 FEW_CLASSES = 1024

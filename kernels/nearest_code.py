@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from goskill.kernels.launch import on_device_of, power_of_two
 from torch import Tensor
+
+from goskill.kernels.launch import on_device_of, power_of_two
 
 SMALL_CODEBOOK = 32
 WIDEST_CHUNK = 64  # dimensions of x on chip at a time

@@ -11,9 +11,10 @@ import math
 
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from goskill.kernels.dropout_bits import kept
 from goskill.kernels.launch import on_device_of
-from torch import Tensor
 
 BLOCK = 32  # queries, and keys at a time
 LOG2E = tl.constexpr(math.log2(math.e))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from goskill.kernels.launch import on_device_of, power_of_two
 from torch import Tensor
+
+from goskill.kernels.launch import on_device_of, power_of_two
 
 ROWS, COLUMNS = 4, 512  # of a tile
 

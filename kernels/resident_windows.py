@@ -9,8 +9,9 @@ from collections.abc import Mapping
 
 import triton
 import triton.language as tl
-from goskill.kernels.launch import on_device_of, power_of_two
 from torch import Tensor
+
+from goskill.kernels.launch import on_device_of, power_of_two
 
 
 @triton.jit

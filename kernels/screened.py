@@ -14,6 +14,8 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from goskill.kernels.launch import on_device_of, power_of_two
 from goskill.kernels.nearest_code import (
     CODES_PER_PROGRAM,
@@ -23,7 +25,6 @@ from goskill.kernels.nearest_code import (
     squared_norms,
     store_distance,
 )
-from torch import Tensor
 
 LEAST_WORK = 2**23  # rows times codes from which two launches more pay
 WIDEST_ROW = 128  # dimensions of rows that stay on chip whole

@@ -10,9 +10,10 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from goskill.kernels.launch import on_device_of, power_of_two
 from goskill.kernels.nearest_code import assign, block_sizes, code_norms
-from torch import Tensor
 
 SUMS_ON_CHIP = 32
 WIDEST_ON_CHIP = 128  # dimensions of a codebook whose sums stay on chip

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from goskill.errors import InputError
-from goskill.runs import read_settings
+from goskill.experiments.runs import read_settings
 from goskill.settings import from_mapping, parse_override, to_mapping
 
 

@@ -45,7 +45,7 @@ std::string expected_header(const std::string& descr, const std::vector<std::int
 
 std::size_t payload_size(const std::string& path, const std::string& descr,
                          const std::vector<std::int64_t>& shape) {
-    std::int64_t size = descr.back() - '0';
+    std::int64_t size = element_size(descr);
     for (const std::int64_t dimension : shape) {
         if (dimension < 0 || __builtin_mul_overflow(size, dimension, &size)) {
             throw StoreFault(path + ": the manifest asks for an impossible shape");
@@ -83,6 +83,15 @@ std::size_t check_header(const std::string& path, const std::string& bytes, cons
 }
 
 }  // namespace
+
+std::int64_t element_size(const std::string& descr) {
+    std::int64_t size = 0;
+    for (const char digit : descr.substr(std::min<std::size_t>(2, descr.size()))) {
+        if (digit < '0' || digit > '9' || size > 1 << 20) return 0;
+        size = 10 * size + (digit - '0');
+    }
+    return descr.size() > 1 && descr[1] == 'U' ? 4 * size : size;
+}
 
 MappedColumn::MappedColumn(const std::string& path, const std::string& descr,
                            const std::vector<std::int64_t>& shape, Access access) {

@@ -12,6 +12,10 @@ namespace goskill {
 
 enum class Access { random, sequential };
 
+// Bytes of one element of a type as NumPy writes it ("<f4", "|b1"; "<U12": four bytes a letter), 0 if it is
+// none.
+std::int64_t element_size(const std::string& descr);
+
 // A read-only mapping of one .npy file (format 1.0, C order). The constructor throws StoreFault unless the
 // file is a regular file with exactly the expected element type and shape, and exactly as many bytes as those
 // need.

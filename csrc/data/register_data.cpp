@@ -11,6 +11,7 @@
 #include "data/row_gather.hpp"
 #include "data/segment_sampler.hpp"
 #include "data/store.hpp"
+#include "data/transition_sampler.hpp"
 #include "registration.hpp"
 
 namespace py = pybind11;
@@ -27,6 +28,62 @@ py::array view(const py::object& store, const T* data, std::vector<py::ssize_t> 
     py::array_t<T> array(std::move(shape), data, store);
     array.attr("flags").attr("writeable") = false;
     return std::move(array);
+}
+
+// What Python calls a column: its name, element type and the shape of a row.
+using ColumnTuple = std::tuple<std::string, std::string, std::vector<std::int64_t>>;
+
+std::vector<ColumnDescription> descriptions_of(const std::vector<ColumnTuple>& columns) {
+    std::vector<ColumnDescription> result;
+    for (const auto& [name, descr, row_shape] : columns) result.push_back({name, descr, row_shape});
+    return result;
+}
+
+const ShardDescription& checked_shard(const Store& store, std::int64_t shard) {
+    if (shard < 0 || shard >= static_cast<std::int64_t>(store.shards().size()))
+        throw py::index_error("shard");
+    return store.shards()[static_cast<std::size_t>(shard)];
+}
+
+py::array rows_of(const py::object& self, const DeclaredColumn& column, std::int64_t shard,
+                  py::ssize_t rows) {
+    const ColumnDescription& description = column.description();
+    std::vector<py::ssize_t> shape{rows};
+    shape.insert(shape.end(), description.row_shape.begin(), description.row_shape.end());
+    py::array array(py::dtype::from_args(py::str(description.descr)), shape,
+                    column.shard(static_cast<std::size_t>(shard)), self);
+    array.attr("flags").attr("writeable") = false;
+    return array;
+}
+
+// The rows that one shard has of a column of steps, declared or not.
+py::array shard_rows(const py::object& self, const std::string& name, std::int64_t shard) {
+    const Store& store = self.cast<const Store&>();
+    const ShardDescription& found = checked_shard(store, shard);
+    if (const DeclaredColumn* column = store.step_column(name)) {
+        return rows_of(self, *column, shard, found.steps);
+    }
+    std::int64_t first = 0;
+    for (std::int64_t i = 0; i < shard; ++i) first += store.shards()[static_cast<std::size_t>(i)].episodes;
+    const Episode& episode = store.episode(first);
+    const Outcome& outcome = store.outcome(first);
+    if (name == "observations") {
+        return view(self, episode.observations, {found.steps + found.episodes, store.observation_dim()});
+    }
+    if (name == "actions") return view(self, episode.actions, {found.steps, store.action_dim()});
+    if (name == "returns_to_go") return view(self, episode.returns_to_go, {found.steps});
+    if (name == "rewards") return view(self, outcome.rewards, {found.steps});
+    if (name == "success") return view(self, outcome.success, {found.steps});
+    throw py::key_error(name);
+}
+
+// The entries that one shard has of a declared column of episodes.
+py::array shard_entries(const py::object& self, const std::string& name, std::int64_t shard) {
+    const Store& store = self.cast<const Store&>();
+    const ShardDescription& found = checked_shard(store, shard);
+    const DeclaredColumn* column = store.episode_column(name);
+    if (column == nullptr) throw py::key_error(name);
+    return rows_of(self, *column, shard, found.episodes);
 }
 
 py::array per_episode(const Store& store, std::int64_t Episode::* member) {
@@ -72,6 +129,7 @@ std::optional<Normalization> normalization(const Store& store, const std::option
 
 Balance balance_named(const std::string& name) {
     if (name == "transition") return Balance::transition;
+    if (name == "episode") return Balance::episode;
     return name == "skill" ? Balance::skill : Balance::task;
 }
 
@@ -79,6 +137,24 @@ void check_weights(const Store& store, const std::vector<double>& weights) {
     if (!weights.empty() && static_cast<std::int64_t>(weights.size()) != store.num_tasks()) {
         throw InputFault("task_weights: expected one per task");
     }
+}
+
+// How steps are chosen, in the order in which the samplers' constructors take it.
+StepSettings step_settings(const Store& store, const std::string& balance, std::vector<double> task_weights,
+                           std::vector<double> episode_weights, std::int64_t samples_per_task,
+                           std::uint64_t seed, int threads) {
+    check_weights(store, task_weights);
+    if (!episode_weights.empty() &&
+        static_cast<std::int64_t>(episode_weights.size()) != store.num_episodes()) {
+        throw InputFault("episode_weights: expected one per episode");
+    }
+    if (samples_per_task < 1) throw InputFault("samples_per_task: expected at least 1");
+    return {balance_named(balance),
+            std::move(task_weights),
+            std::move(episode_weights),
+            samples_per_task,
+            seed,
+            threads};
 }
 
 void fill_segments(const SegmentSampler& sampler, std::uint64_t step, std::int64_t global_batch,
@@ -105,6 +181,51 @@ void locate_segments(const SegmentSampler& sampler, std::uint64_t step, std::int
     target.start = output<std::int64_t>(batch, "start", {count});
     target.episode = output<std::int64_t>(batch, "episode", {count});
     target.task = output<std::int64_t>(batch, "task", {count});
+    const py::gil_scoped_release released;
+    sampler.locate(step, global_batch, first, count, target);
+}
+
+// Where a column of any type goes: an array of as many bytes.
+std::byte* bytes_output(const py::dict& batch, const std::string& name, std::int64_t bytes) {
+    if (!batch.contains(name)) throw py::key_error(name);
+    const auto array = py::cast<py::array>(batch[name.c_str()]);
+    const bool dense = (array.flags() & py::array::c_style) != 0 && array.writeable();
+    if (!dense || array.nbytes() != bytes) throw py::value_error(name + ": not a dense array of its rows");
+    return static_cast<std::byte*>(const_cast<void*>(array.data()));
+}
+
+TransitionBatch transition_places(const py::dict& batch, std::int64_t count) {
+    TransitionBatch target{};
+    target.start = output<std::int64_t>(batch, "start", {count});
+    target.episode = output<std::int64_t>(batch, "episode", {count});
+    target.task = output<std::int64_t>(batch, "task", {count});
+    return target;
+}
+
+void fill_transitions(const TransitionSampler& sampler, std::uint64_t step, std::int64_t global_batch,
+                      std::int64_t first, const py::dict& batch) {
+    const std::int64_t count = py::cast<py::array>(batch["start"]).size();
+    const Store& store = sampler.store();
+    TransitionBatch target = transition_places(batch, count);
+    target.observations = output<float>(batch, "observations", {count, store.observation_dim()});
+    target.actions = output<float>(batch, "actions", {count, store.action_dim()});
+    target.rewards = output<float>(batch, "rewards", {count});
+    target.next_observations = output<float>(batch, "next_observations", {count, store.observation_dim()});
+    target.terminated = output<bool>(batch, "terminated", {count});
+    target.discount = output<float>(batch, "discount", {count});
+    if (sampler.has_labels()) target.skill = output<std::int64_t>(batch, "skill", {count});
+    for (const std::string& name : sampler.settings().columns) {
+        const std::int64_t row_bytes = store.step_column(name)->row_bytes();
+        target.columns.push_back(bytes_output(batch, name, count * row_bytes));
+    }
+    const py::gil_scoped_release released;
+    sampler.fill(step, global_batch, first, count, target);
+}
+
+void locate_transitions(const TransitionSampler& sampler, std::uint64_t step, std::int64_t global_batch,
+                        std::int64_t first, const py::dict& batch) {
+    const std::int64_t count = py::cast<py::array>(batch["start"]).size();
+    const TransitionBatch target = transition_places(batch, count);
     const py::gil_scoped_release released;
     sampler.locate(step, global_batch, first, count, target);
 }
@@ -179,21 +300,27 @@ void register_store(py::module_& module) {
                                               "The episodes of a store, memory-mapped or in memory.")
         .def(py::init([](std::int64_t observation_dim, std::int64_t action_dim, std::int64_t num_tasks,
                          const std::vector<std::tuple<std::string, std::int64_t, std::int64_t>>& shards,
-                         bool in_memory) {
+                         bool in_memory, const std::vector<ColumnTuple>& step_columns,
+                         const std::vector<ColumnTuple>& episode_columns) {
                  std::vector<ShardDescription> descriptions;
                  for (const auto& [path, steps, episodes] : shards)
                      descriptions.push_back({path, steps, episodes});
                  const py::gil_scoped_release released;
-                 return std::make_shared<Store>(observation_dim, action_dim, num_tasks, descriptions,
-                                                in_memory);
+                 return std::make_shared<Store>(
+                     observation_dim, action_dim, num_tasks, std::move(descriptions), in_memory,
+                     descriptions_of(step_columns), descriptions_of(episode_columns));
              }),
              py::arg("observation_dim"), py::arg("action_dim"), py::arg("num_tasks"), py::arg("shards"),
-             py::arg("in_memory"))
+             py::arg("in_memory"), py::arg("step_columns"), py::arg("episode_columns"))
         .def_property_readonly("num_steps", &Store::num_steps)
         .def_property_readonly("num_episodes", &Store::num_episodes)
         .def("episode_task", [](const Store& s) { return per_episode(s, &Episode::task); })
         .def("episode_length", [](const Store& s) { return per_episode(s, &Episode::length); })
         .def("episode_start", [](const Store& s) { return per_episode(s, &Episode::first_step); })
+        .def("shard_rows", &shard_rows, py::arg("name"), py::arg("shard"),
+             "A read-only view of the rows that one shard has of a column of steps.")
+        .def("shard_entries", &shard_entries, py::arg("name"), py::arg("shard"),
+             "A read-only view of the entries that one shard has of a declared column of episodes.")
         .def("episode_return",
              [](const Store& s) {
                  return Array<double>(static_cast<py::ssize_t>(s.returns().size()), s.returns().data());
@@ -240,25 +367,54 @@ void register_samplers(py::module_& module) {
         .def(py::init([](std::shared_ptr<Store> store, std::shared_ptr<LabelColumn> labels,
                          std::int64_t horizon, const std::string& balance,
                          const std::optional<std::vector<std::int64_t>>& episodes,
-                         std::vector<double> task_weights, const std::optional<std::vector<float>>& mean,
+                         std::vector<double> task_weights, std::vector<double> episode_weights,
+                         std::int64_t samples_per_task, const std::optional<std::vector<float>>& mean,
                          const std::optional<std::vector<float>>& std, std::uint64_t seed, int threads) {
-                 check_weights(*store, task_weights);
-                 SegmentSettings settings{horizon,
-                                          balance_named(balance),
-                                          std::move(task_weights),
-                                          normalization(*store, mean, std),
-                                          seed,
-                                          threads};
+                 SegmentSettings settings{
+                     horizon, normalization(*store, mean, std),
+                     step_settings(*store, balance, std::move(task_weights), std::move(episode_weights),
+                                   samples_per_task, seed, threads)};
                  const py::gil_scoped_release released;
                  return std::make_unique<SegmentSampler>(std::move(store), std::move(labels), episodes,
                                                          std::move(settings));
              }),
              py::arg("store"), py::arg("labels").none(true), py::arg("horizon"), py::arg("balance"),
-             py::arg("episodes"), py::arg("task_weights"), py::arg("mean"), py::arg("std"), py::arg("seed"),
+             py::arg("episodes"), py::arg("task_weights"), py::arg("episode_weights"),
+             py::arg("samples_per_task"), py::arg("mean"), py::arg("std"), py::arg("seed"),
              py::arg("threads"))
         .def("fill", &fill_segments, py::arg("step"), py::arg("global_batch"), py::arg("first"),
              py::arg("batch"), "Fills the arrays of a batch with samples first, first + 1, ... of a step.")
         .def("locate", &locate_segments, py::arg("step"), py::arg("global_batch"), py::arg("first"),
+             py::arg("batch"), "Fills only the arrays that say where the samples come from.");
+    py::class_<TransitionSampler>(module, "TransitionSampler", "Fills batches of transitions.")
+        .def(
+            py::init([](std::shared_ptr<Store> store, std::shared_ptr<LabelColumn> labels,
+                        std::int64_t interval, double gamma, bool discounted_rewards,
+                        const std::optional<std::string>& terminated, const std::vector<std::string>& columns,
+                        const std::string& balance, const std::optional<std::vector<std::int64_t>>& episodes,
+                        std::vector<double> task_weights, std::vector<double> episode_weights,
+                        std::int64_t samples_per_task, const std::optional<std::vector<float>>& mean,
+                        const std::optional<std::vector<float>>& std, std::uint64_t seed, int threads) {
+                TransitionSettings settings{
+                    interval,
+                    gamma,
+                    discounted_rewards,
+                    terminated,
+                    columns,
+                    normalization(*store, mean, std),
+                    step_settings(*store, balance, std::move(task_weights), std::move(episode_weights),
+                                  samples_per_task, seed, threads)};
+                const py::gil_scoped_release released;
+                return std::make_unique<TransitionSampler>(std::move(store), std::move(labels), episodes,
+                                                           std::move(settings));
+            }),
+            py::arg("store"), py::arg("labels").none(true), py::arg("interval"), py::arg("gamma"),
+            py::arg("discounted_rewards"), py::arg("terminated"), py::arg("columns"), py::arg("balance"),
+            py::arg("episodes"), py::arg("task_weights"), py::arg("episode_weights"),
+            py::arg("samples_per_task"), py::arg("mean"), py::arg("std"), py::arg("seed"), py::arg("threads"))
+        .def("fill", &fill_transitions, py::arg("step"), py::arg("global_batch"), py::arg("first"),
+             py::arg("batch"), "Fills the arrays of a batch with samples first, first + 1, ... of a step.")
+        .def("locate", &locate_transitions, py::arg("step"), py::arg("global_batch"), py::arg("first"),
              py::arg("batch"), "Fills only the arrays that say where the samples come from.");
     py::class_<ContextSampler>(module, "ContextSampler", "Fills batches of decision points.")
         .def(py::init([](std::shared_ptr<Store> store, std::shared_ptr<LabelColumn> labels,

@@ -77,6 +77,16 @@ void normalize_strided(const float* source, std::int64_t count, const float* upc
 }
 
 GOSKILL_VECTOR_CLONES
+void normalize(float* rows, std::int64_t count, const Normalization& normalization) {
+    const float* const __restrict mean = normalization.mean.data();
+    const float* const __restrict std = normalization.std.data();
+    const auto width = static_cast<std::int64_t>(normalization.mean.size());
+    for (std::int64_t row = 0; row < count; ++row, rows += width) {
+        for (std::int64_t i = 0; i < width; ++i) rows[i] = (rows[i] - mean[i]) / std[i];
+    }
+}
+
+GOSKILL_VECTOR_CLONES
 void divide(float* values, std::int64_t count, float divisor) {
     for (std::int64_t i = 0; i < count; ++i) values[i] /= divisor;
 }

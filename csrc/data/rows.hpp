@@ -41,6 +41,21 @@ inline void prefetch(const float* values, std::int64_t count) {
 // Asks for every cache line of the rows.
 void prefetch(const Rows& rows);
 
+// Copies one row where a call would take as long as the copying.
+inline void copy_row(const float* source, std::int64_t width, float* target) {
+    if (width < cache_line) {
+        for (std::int64_t k = 0; k < width; ++k) target[k] = source[k];
+        return;
+    }
+    // In lines, the last of which overlaps the one before.
+    constexpr std::size_t line_size = cache_line * sizeof(float);
+    for (std::int64_t i = 0; i < width - cache_line; i += cache_line) {
+        std::memcpy(target + i, source + i, line_size);
+        __asm__ volatile("" : "+r"(i));  // or GCC makes the loop one call of memcpy
+    }
+    std::memcpy(target + width - cache_line, source + width - cache_line, line_size);
+}
+
 // What `copy_rows` chooses from. Numbers, not `Rows`: where a struct is read in wider pieces than it was just
 // written in, the read waits for every store before it, and those wait for their cache lines.
 void copy_together(const float* source, std::int64_t count, const float* upcoming, std::int64_t asked,
@@ -70,6 +85,9 @@ inline void copy_rows(const Rows& source, const Rows& upcoming,
 inline void zero_rows(float* target, std::int64_t rows, std::int64_t width) {
     if (rows > 0) std::memset(target, 0, static_cast<std::size_t>(rows * width) * sizeof(float));
 }
+
+// Rows that lie together, normalised where they are: (x - mean) / std in float32.
+void normalize(float* rows, std::int64_t count, const Normalization& normalization);
 
 // values[i] / divisor in float32.
 void divide(float* values, std::int64_t count, float divisor);

@@ -76,23 +76,32 @@ Selection::Selection(const Store& store, const std::optional<std::vector<std::in
     }
 }
 
-TaskChoice::TaskChoice(const Selection& selection, const std::vector<double>& weights)
-    : num_tasks_(selection.tasks().size()) {
-    if (weights.empty()) return;
+WeightedChoice::WeightedChoice(const std::vector<double>& weights, const std::string& argument,
+                               const std::string& none) {
     double total = 0;
-    for (const std::int64_t task : selection.tasks()) {
-        total += weights[static_cast<std::size_t>(task)];
-        cumulative_.push_back(total);
-    }
-    if (!std::isfinite(total)) throw InputFault("task_weights: expected a finite sum");
-    if (!(total > 0)) throw InputFault("task_weights: no task with episodes has a weight above 0");
+    cumulative_.reserve(weights.size());
+    for (const double weight : weights) cumulative_.push_back(total += weight);
+    if (!std::isfinite(total)) throw InputFault(argument + ": expected a finite sum");
+    if (!(total > 0)) throw InputFault(argument + ": " + none + " has a weight above 0");
     for (double& weight : cumulative_) weight /= total;
 }
 
-std::size_t TaskChoice::pick(std::uint64_t turn, std::uint64_t word) const {
-    if (cumulative_.empty()) return static_cast<std::size_t>(turn % num_tasks_);
+std::size_t WeightedChoice::pick(std::uint64_t word) const {
     const auto above = std::upper_bound(cumulative_.begin(), cumulative_.end(), unit(word));
     return static_cast<std::size_t>(above - cumulative_.begin());
+}
+
+TaskChoice::TaskChoice(const Selection& selection, const std::vector<double>& weights)
+    : num_tasks_(selection.tasks().size()) {
+    if (weights.empty()) return;
+    std::vector<double> chosen;
+    for (const std::int64_t task : selection.tasks())
+        chosen.push_back(weights[static_cast<std::size_t>(task)]);
+    weighted_.emplace(chosen, "task_weights", "no task with episodes");
+}
+
+std::size_t TaskChoice::pick(std::uint64_t turn, std::uint64_t word) const {
+    return weighted_ ? weighted_->pick(word) : static_cast<std::size_t>(turn % num_tasks_);
 }
 
 }  // namespace goskill

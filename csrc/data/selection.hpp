@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "data/rows.hpp"
@@ -25,6 +26,9 @@ class StepIndex {
     StepIndex(const Store& store, const std::vector<std::int64_t>& episodes);
 
     std::int64_t size() const { return size_; }
+    // The position of the first step, and the steps, of the episode at a place in the list.
+    std::int64_t first_of(std::size_t place) const { return runs_[place].first; }
+    std::int64_t length_of(std::size_t place) const { return runs_[place].episode.length; }
     Place find(std::int64_t position) const;
     // Asks for what `find` will read.
     void prefetch(std::int64_t position) const { prefetch_line(&runs_[guess(position)]); }
@@ -80,6 +84,19 @@ class Selection {
     std::vector<StepIndex> by_task_;
 };
 
+// Positions in a list at random, in proportion to weights.
+class WeightedChoice {
+  public:
+    // Throws InputFault that begins with `argument` if the sum is not finite, or 0: `none` "has a weight
+    // above 0".
+    WeightedChoice(const std::vector<double>& weights, const std::string& argument, const std::string& none);
+
+    std::size_t pick(std::uint64_t word) const;
+
+  private:
+    std::vector<double> cumulative_;
+};
+
 // Which task a sample belongs to: in turn, or at random by weight.
 class TaskChoice {
   public:
@@ -91,7 +108,7 @@ class TaskChoice {
 
   private:
     std::size_t num_tasks_;
-    std::vector<double> cumulative_;
+    std::optional<WeightedChoice> weighted_;
 };
 
 }  // namespace goskill

@@ -1,17 +1,61 @@
 #include "data/store.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
 #include "data/fault.hpp"
 
 namespace goskill {
+namespace {
+
+std::int64_t bytes_of_row(const ColumnDescription& description) {
+    std::int64_t bytes = element_size(description.descr);
+    for (const std::int64_t dimension : description.row_shape) {
+        if (dimension < 1 || __builtin_mul_overflow(bytes, dimension, &bytes)) bytes = 0;
+    }
+    if (bytes < 1) throw StoreFault("column " + description.name + ": impossible type or shape");
+    return bytes;
+}
+
+}  // namespace
+
+DeclaredColumn::DeclaredColumn(ColumnDescription description)
+    : description_(std::move(description)), row_bytes_(bytes_of_row(description_)) {}
 
 Store::Store(std::int64_t observation_dim, std::int64_t action_dim, std::int64_t num_tasks,
-             const std::vector<ShardDescription>& shards, bool in_memory)
-    : observation_dim_(observation_dim), action_dim_(action_dim), num_tasks_(num_tasks) {
+             std::vector<ShardDescription> shards, bool in_memory,
+             const std::vector<ColumnDescription>& step_columns,
+             const std::vector<ColumnDescription>& episode_columns)
+    : observation_dim_(observation_dim),
+      action_dim_(action_dim),
+      num_tasks_(num_tasks),
+      shards_(std::move(shards)),
+      step_columns_(step_columns.begin(), step_columns.end()),
+      episode_columns_(episode_columns.begin(), episode_columns.end()) {
     if (observation_dim < 1 || action_dim < 1) throw StoreFault("the dimensions must be at least 1");
-    for (const ShardDescription& shard : shards) add_shard(shard, in_memory);
+    for (const ShardDescription& shard : shards_) add_shard(shard, in_memory);
+}
+
+const DeclaredColumn* Store::find(const std::vector<DeclaredColumn>& columns, const std::string& name) {
+    const auto found = std::find_if(columns.begin(), columns.end(), [&](const DeclaredColumn& column) {
+        return column.description().name == name;
+    });
+    return found == columns.end() ? nullptr : &*found;
+}
+
+std::vector<const std::byte*> Store::rows_by_episode(const DeclaredColumn& column) const {
+    std::vector<const std::byte*> result;
+    result.reserve(episodes_.size());
+    std::size_t episode = 0;
+    for (std::size_t shard = 0; shard < shards_.size(); ++shard) {
+        const std::byte* rows = column.shard(shard);
+        for (std::int64_t i = 0; i < shards_[shard].episodes; ++i, ++episode) {
+            result.push_back(rows);
+            rows += episodes_[episode].length * column.row_bytes();
+        }
+    }
+    return result;
 }
 
 void Store::add_shard(const ShardDescription& shard, bool in_memory) {
@@ -38,6 +82,15 @@ void Store::add_shard(const ShardDescription& shard, bool in_memory) {
     const auto lengths = column("episode_length", "<i8", {shard.episodes});
     const auto tasks = column("episode_task", "<i8", {shard.episodes});
     const auto returns = column("episode_return", "<f8", {shard.episodes});
+    const auto declared = [&](DeclaredColumn& target, std::int64_t rows) {
+        std::vector<std::int64_t> shape{rows};
+        const ColumnDescription& description = target.description();
+        shape.insert(shape.end(), description.row_shape.begin(), description.row_shape.end());
+        const auto index = column(description.name.c_str(), description.descr.c_str(), shape);
+        target.add_shard(columns_[static_cast<std::size_t>(index)].as<std::byte>());
+    };
+    for (DeclaredColumn& target : step_columns_) declared(target, shard.steps);
+    for (DeclaredColumn& target : episode_columns_) declared(target, shard.episodes);
     const auto at = [&](auto index) -> const MappedColumn& {
         return columns_[static_cast<std::size_t>(index)];
     };

@@ -48,7 +48,7 @@ def compare(
     Examples: `goskill compare runs/mt10 runs/no-focal-loss`,
     `goskill compare GO-Skill=runs/s0,runs/s1 Prompt-DT=runs/d0,runs/d1`
     """
-    from goskill import pipeline
+    from goskill.experiments import pipeline
 
     pipeline.compare(runs, as_json=as_json)
 
@@ -85,7 +85,7 @@ def study(
     Examples: `goskill study small-mt10`, `goskill study paper-mt30 --data near-optimal=data/mt30`,
     `goskill study small-mt10 --table --into README.md`
     """
-    from goskill import studies
+    from goskill.experiments import studies
 
     if table:
         folder = out or Path("studies") / studies.read_study(source).name

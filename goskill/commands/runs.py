@@ -22,7 +22,7 @@ def quickstart(
 
     Example: `goskill quickstart --out runs/first --seed 1`
     """
-    from goskill.quickstart import run_quickstart
+    from goskill.experiments.quickstart import run_quickstart
 
     run_quickstart(out, seed=seed, workers=workers, overrides=overrides or ())
 
@@ -33,8 +33,7 @@ def train(
     method: Annotated[
         str | None,
         typer.Option(
-            help="go_skill (the default), prompt_dt, mtdt, or one of them with several heads: mh_go_skill, "
-            "mh_prompt_dt, mh_mtdt.",
+            help="A name (`goskill settings --methods` lists them; default: go_skill) or module:Class.",
             metavar="NAME",
         ),
     ] = None,
@@ -43,10 +42,22 @@ def train(
         typer.Option("--ablation", help="Leave a part of the method out, such as no-focal.", metavar="NAME"),
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(help="quickstart, mt10 (the default), mt30, mt50 or ml45.")
+        str | None, typer.Option(help="quickstart, mt10 (default), mt50; mt30-paper, mt50-paper, ml45-paper.")
     ] = None,
     overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in RUN, or begin it if there is none.")
+    ] = False,
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            help="For methods that learn in environments: the suite, or module:attribute.", metavar="NAME"
+        ),
+    ] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Tasks of the suite to learn in. Default: all.", metavar="A,B")
+    ] = None,
+    workers: Workers = None,
     device: Device = None,
     precision: Annotated[str | None, typer.Option(help="float32, tf32 (on a GPU), bfloat16 or auto.")] = None,
     seed: Annotated[
@@ -67,7 +78,7 @@ def train(
     `goskill train --data data/mt10 --out runs/plain --ablation no-focal,no-resampling`;
     `goskill train --data data/mt10 --out runs/baseline --method prompt_dt`
     """
-    from goskill import pipeline
+    from goskill.experiments import pipeline
 
     changes = list(overrides or ())
     for name, value in (
@@ -80,8 +91,39 @@ def train(
             changes.append(f"training.{name}={json.dumps(value)}")
     left_out = [name.strip() for names in ablations or () for name in names.split(",") if name.strip()]
     pipeline.train(
-        data, out, method=method, preset=preset, ablations=left_out, overrides=changes, resume=resume
+        data,
+        out,
+        method=method,
+        preset=preset,
+        ablations=left_out,
+        overrides=changes,
+        resume=resume,
+        suite=suite,
+        tasks=[name.strip() for name in (tasks or "").split(",") if name.strip()],
+        workers=workers,
     )
+
+
+def settings(
+    method: Annotated[str, typer.Argument(help="A method's name or module:Class.")] = "go_skill",
+    methods: Annotated[bool, typer.Option("--methods", help="List the names of all methods.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the reference page of all settings.")
+    ] = False,
+) -> None:
+    """Print every setting of a run with its default and meaning.
+
+    Examples: `goskill settings prompt_dt`, `goskill settings --methods`
+    """
+    from goskill.experiments import setting_reference
+    from goskill.methods import method_names
+
+    if methods or markdown:
+        typer.echo("\n".join(method_names()) if methods else setting_reference.markdown(), nl=methods)
+        return
+    for section, found in setting_reference.sections(method):
+        for one in found:
+            typer.echo(f"{section}.{one.name} = {one.default}\n    {one.description}")
 
 
 def finetune(
@@ -106,7 +148,7 @@ def finetune(
     `goskill finetune runs/ml45 --preset ml45 --data data/new --out runs/new`, after an interruption
     `goskill finetune runs/ml45 --out runs/new --resume`, then `goskill eval runs/new`
     """
-    from goskill import finetuning
+    from goskill.experiments import finetuning
 
     if not resume:
         if data is None:
@@ -155,7 +197,7 @@ def evaluate(
 
     Examples: `goskill eval runs/mt10`, `goskill eval runs/mt10 --tasks reach,push --episodes 10 --out two.json`
     """
-    from goskill import pipeline
+    from goskill.experiments import pipeline
 
     pipeline.evaluate(
         run,
@@ -186,7 +228,7 @@ def diagnose(
 
     Examples: `goskill diagnose runs/mt10 data/mt10`, `goskill diagnose runs/mt10 data/mt10 --episodes 0 --json`
     """
-    from goskill import pipeline
+    from goskill.experiments import pipeline
 
     pipeline.diagnose(
         run, data, episodes=episodes, as_json=as_json, workers=workers, seed=seed, device=device

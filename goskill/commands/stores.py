@@ -27,7 +27,7 @@ def collect(
     Examples: `goskill collect --suite mt10 --out data/mt10`,
     `goskill collect --tasks reach,push --out data/two`
     """
-    from goskill import pipeline
+    from goskill.experiments import pipeline
 
     pipeline.collect(
         out,
@@ -64,7 +64,7 @@ def convert(
     Examples: `goskill convert goskill downloads/metaworld data/mt30 --suite mt30`,
     `goskill convert hdf5 episodes.hdf5 data/mine`
     """
-    from goskill import pipeline
+    from goskill.experiments import pipeline
 
     chosen = pipeline.choose_tasks(suite, tasks) if suite is not None or tasks is not None else None
     pipeline.convert(layout, source, data, quality=quality, tasks=chosen, workers=workers)
@@ -78,7 +78,7 @@ def info(
 
     Example: `goskill info data/mt10`
     """
-    from goskill import pipeline
+    from goskill.experiments import pipeline
 
     pipeline.show_store(data, as_json=as_json)
 
@@ -88,7 +88,7 @@ def verify(data: Annotated[Path, typer.Argument(help="An episode store.")]) -> N
 
     Example: `goskill verify data/mt10`
     """
-    from goskill import pipeline
+    from goskill.experiments import pipeline
 
     pipeline.verify(data)
 
@@ -104,7 +104,7 @@ def label(
 
     Example: `goskill label runs/mt10 data/mt10`
     """
-    from goskill import pipeline
+    from goskill.experiments import pipeline
     from goskill.training import distributed
 
     column = pipeline.label(run, data, device=device)

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from goskill.data.context_sampler import ContextSampler
+    from goskill.data.convert.merging import merge
     from goskill.data.episode import Episode
     from goskill.data.segment_sampler import SegmentSampler
     from goskill.data.statistics import Normalization, Statistics
     from goskill.data.store import EpisodeStore
+    from goskill.data.transition_sampler import TransitionSampler
     from goskill.data.writer import StoreWriter
 
 __all__ = [
@@ -24,6 +26,8 @@ __all__ = [
     "SegmentSampler",
     "Statistics",
     "StoreWriter",
+    "TransitionSampler",
+    "merge",
 ]
 _LAZY = {
     "ContextSampler": "context_sampler",
@@ -33,6 +37,8 @@ _LAZY = {
     "SegmentSampler": "segment_sampler",
     "Statistics": "statistics",
     "StoreWriter": "writer",
+    "merge": "convert.merging",
+    "TransitionSampler": "transition_sampler",
 }
 
 

@@ -13,17 +13,23 @@ import torch
 from torch import Tensor
 
 _ALIGNMENT = 64
-_TORCH_DTYPES = {np.float32: torch.float32, np.int64: torch.int64, np.bool_: torch.bool}
+TORCH_DTYPES = {
+    np.dtype(name): getattr(torch, name)
+    for name in (
+        *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+        *("float16", "float32", "float64"),
+    )
+}
 
 Arrays = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """One array of a batch; ``dtype`` is numpy.float32, numpy.int64 or numpy.bool_."""
+    """One array of a batch, of numbers or truth values."""
 
     name: str
-    dtype: type[np.generic]
+    dtype: np.dtype[Any] | type[np.generic]
     shape: tuple[int, ...]
 
 
@@ -82,7 +88,7 @@ class BatchBuffers:
         for spec, offset in zip(self._specs, self._offsets, strict=True):
             size = math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
             part = packed[offset : offset + size]
-            result[spec.name] = part.view(_TORCH_DTYPES[spec.dtype]).view(spec.shape)
+            result[spec.name] = part.view(TORCH_DTYPES[np.dtype(spec.dtype)]).view(spec.shape)
         return result
 
     def _views(self, block: npt.NDArray[np.uint8]) -> Arrays:

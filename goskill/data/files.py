@@ -169,7 +169,7 @@ class ColumnWriter:
         """Append rows of the column's shape; they are converted to its dtype."""
         data = np.ascontiguousarray(rows, dtype=self._dtype)
         self._rows += len(data)
-        block = data.data.cast("B") if data.size else b""
+        block = data.reshape(-1).view(np.uint8).data if data.size else b""
         self._hash.update(block)
         self._file.write(block)
 

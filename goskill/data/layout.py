@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from goskill.data.columns import Columns, read_columns
 from goskill.data.files import MANIFEST, column_entries, count_field, field, read_manifest
 from goskill.data.statistics import Statistics
 from goskill.errors import StoreError
@@ -17,6 +18,7 @@ from goskill.errors import StoreError
 FORMAT = "goskill-episodes"
 SHARD_FORMAT = "goskill-episodes-shard"
 VERSION = 1
+DECLARING_VERSION = 2  # of stores that declare columns; programs that know none must not take them for others
 
 _SHARD = re.compile(r"shard-([0-9]{6,})")
 _TASK_NAME_LIMIT = 200
@@ -35,12 +37,16 @@ def shard_name(index: int) -> str:
     return f"shard-{index:06d}"
 
 
-def check_format(path: Path, content: dict[str, Any], expected: str) -> None:
+def check_format(
+    path: Path, content: dict[str, Any], expected: str, versions: tuple[int, ...] = (VERSION,)
+) -> None:
     """Refuse manifests of something else or of another version."""
     if content.get("format") != expected:
         raise StoreError(f"{path}: expected format {expected!r}, got {content.get('format')!r:.80}")
-    if content.get("version") != VERSION:
-        raise StoreError(f"{path}: expected format version {VERSION}, got {content.get('version')!r:.80}")
+    version = content.get("version")
+    if type(version) is not int or version not in versions:
+        known = " or ".join(map(str, versions))
+        raise StoreError(f"{path}: expected format version {known}, got {version!r:.80}")
 
 
 def _statistics(path: Path, content: dict[str, Any], dim: int) -> Statistics:
@@ -93,6 +99,8 @@ class StoreLayout:
     observation_dim: int
     action_dim: int
     tasks: list[str]
+    columns: Columns
+    episode_columns: Columns
     provenance: list[dict[str, Any]]
     shards: list[ShardLayout]
     unfinished: bool
@@ -107,7 +115,13 @@ class StoreLayout:
         if not manifest.exists():
             raise StoreError(f"{path}: there is no episode store (no {MANIFEST})")
         content = read_manifest(manifest)
-        check_format(manifest, content, FORMAT)
+        check_format(manifest, content, FORMAT, (VERSION, DECLARING_VERSION))
+        declares = content["version"] == DECLARING_VERSION
+        columns = read_columns(manifest, content, "columns", texts=False) if declares else {}
+        of_episodes = read_columns(manifest, content, "episode_columns", texts=True) if declares else {}
+        twice = next((name for name in of_episodes if name in columns), None)
+        if twice is not None:
+            raise StoreError(f"{manifest}: expected distinct columns, got {twice!r} of steps and of episodes")
         observation_dim = count_field(manifest, content, "observation_dim", 1)
         tasks = field(manifest, content, "tasks", list)
         for task in tasks:
@@ -127,6 +141,8 @@ class StoreLayout:
             observation_dim,
             count_field(manifest, content, "action_dim", 1),
             tasks,
+            columns,
+            of_episodes,
             provenance,
             [ShardLayout.read(path / shard_name(i), observation_dim) for i in range(cls._count(path, known))],
             field(manifest, content, "unfinished", bool) if "unfinished" in content else False,

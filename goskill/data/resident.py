@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from goskill.data.buffers import TORCH_DTYPES
 from goskill.data.statistics import Normalization
 from goskill.data.store import EpisodeStore
 
@@ -69,13 +71,19 @@ class ResidentColumns:
         return store.resident_columns[key]
 
     def _read(self, store: EpisodeStore, name: str) -> Tensor:
-        parts = [np.load(shard / f"{name}.npy", mmap_mode="r") for shard in store.shard_folders]
+        """All rows, as two axes; of unsigned integers the bits, since devices gather few types that have no sign."""
+        parts = [store.native.shard_rows(name, shard) for shard in range(len(store.shard_folders))]
         rows = sum(len(part) for part in parts)
-        column = torch.empty((rows, math.prod(parts[0].shape[1:])), dtype=torch.float32, device=self._device)
+        dtype = parts[0].dtype
+        bits = np.dtype(f"i{dtype.itemsize}") if dtype.kind == "u" else dtype
+        width = math.prod(parts[0].shape[1:])
+        column = torch.empty((rows, width), dtype=TORCH_DTYPES[bits], device=self._device)
         done = 0
         for part in parts:
             for begin in range(0, len(part), _BLOCK_ROWS):
-                block = np.array(part[begin : begin + _BLOCK_ROWS])
+                block = np.array(part[begin : begin + _BLOCK_ROWS]).view(bits)
+                if bits.kind == "b":
+                    block = block.view(np.uint8) != 0  # a damaged file may hold bytes that no bool has
                 column[done : done + len(block)] = (
                     torch.from_numpy(block).view(len(block), -1).to(self._device)
                 )
@@ -109,6 +117,46 @@ class ResidentColumns:
         }
         if self._labels is not None:
             batch["skill"] = self._classes(first_step[:, 0] + start)
+        return batch
+
+    def transitions(
+        self,
+        places: Batch,
+        interval: int,
+        gamma: float,
+        discounted_rewards: bool,
+        terminated: bool,
+        columns: Mapping[str, np.dtype[Any]],
+    ) -> Batch:
+        """Transitions of a :class:`TransitionSampler` for ``episode``, ``start`` and ``task`` int64 [B]."""
+        episode, start = places["episode"], places["start"]
+        first = self._first_step[episode] + start
+        length = torch.clamp(self._length[episode] - start, max=interval)
+        state = self._first_state[episode] + start
+        total = torch.zeros_like(first, dtype=torch.float64)
+        discount, factor = torch.ones_like(total), torch.ones_like(total)
+        for k in range(interval):
+            real = k < length
+            reward = self._columns["rewards"][first + torch.where(real, k, 0), 0].double()
+            total += torch.where(real, factor * reward if discounted_rewards else reward, 0.0)
+            factor = factor * gamma
+            discount = torch.where(real, factor, discount)
+        every = torch.ones((), dtype=torch.bool, device=self._device)
+        ends = self._columns["terminated"][first + length - 1, 0] if terminated else torch.zeros_like(length)
+        batch = {
+            "observations": self._observations(state, every),
+            "actions": self._columns["actions"][first],
+            "rewards": total.float(),
+            "next_observations": self._observations(state + length, every),
+            "terminated": ends.bool(),
+            "discount": discount.float(),
+            **places,
+        }
+        if self._labels is not None:
+            batch["skill"] = self._classes(first)
+        for name, dtype in columns.items():
+            rows = self._columns[name][first].view(TORCH_DTYPES[dtype.base])
+            batch[name] = rows.view(len(first), *dtype.shape)
         return batch
 
     def contexts(

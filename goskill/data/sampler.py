@@ -21,7 +21,7 @@ from goskill.data.store import EpisodeStore
 from goskill.errors import InputError
 
 Batch = dict[str, Tensor]
-
+NativeSampler = _core.SegmentSampler | _core.TransitionSampler | _core.ContextSampler
 
 # Of horizons, windows and batches: the native samplers multiply two of them in 64 bits.
 MOST_STEPS = 2**31 - 1
@@ -90,10 +90,19 @@ def checked_indices(name: str, value: npt.ArrayLike, store: EpisodeStore) -> lis
     return [int(i) for i in array]
 
 
+def checked_store(store: EpisodeStore) -> EpisodeStore:
+    """A store with episodes. InputError otherwise."""
+    if not isinstance(store, EpisodeStore):
+        raise InputError(f"store: expected an EpisodeStore (see EpisodeStore.open), got {store!r:.80}")
+    if store.num_episodes == 0:
+        raise InputError(f"store: {store.path} has no episodes to sample from")
+    return store
+
+
 class StoreSampler(IterableDataset[Batch]):
     """What both samplers share: position in the stream, shards of ranks and workers, buffers."""
 
-    _native: _core.SegmentSampler | _core.ContextSampler
+    _native: NativeSampler
 
     def __init__(
         self,
@@ -112,11 +121,7 @@ class StoreSampler(IterableDataset[Batch]):
         resident: bool,
     ) -> None:
         super().__init__()
-        if not isinstance(store, EpisodeStore):
-            raise InputError(f"store: expected an EpisodeStore (see EpisodeStore.open), got {store!r}")
-        if store.num_episodes == 0:
-            raise InputError(f"store: {store.path} has no episodes to sample from")
-        self._store = store
+        self._store = checked_store(store)
         self._batch_size = checked_integer("batch_size", batch_size, 1, MOST_STEPS)
         self._labels = labels
         self._seed = checked_integer("seed", seed, 0, LARGEST_SEED)
@@ -148,7 +153,7 @@ class StoreSampler(IterableDataset[Batch]):
             self._store, self._device, self._column_names(), self._labels, self._normalization
         )
 
-    def _build(self) -> _core.SegmentSampler | _core.ContextSampler:
+    def _build(self) -> NativeSampler:
         raise NotImplementedError
 
     def _place_specs(self) -> list[ArraySpec]:

@@ -11,13 +11,13 @@ import torch
 from goskill import _core
 from goskill.data.buffers import ArraySpec
 from goskill.data.resident import ResidentColumns
-from goskill.data.sampler import MOST_STEPS, Batch, StoreSampler, checked_integer
+from goskill.data.sampler import MOST_STEPS, Batch, checked_integer
 from goskill.data.statistics import Normalization
+from goskill.data.step_sampler import StepSampler
 from goskill.data.store import EpisodeStore
-from goskill.errors import InputError
 
 
-class SegmentSampler(StoreSampler):
+class SegmentSampler(StepSampler):
     """Windows of H consecutive steps, the start uniform over the steps of the episodes.
 
     An endless iterable of batches; each is a dict of tensors:
@@ -37,7 +37,8 @@ class SegmentSampler(StoreSampler):
     horizon: H >= 1.
     batch_size: B, per rank.
     balance: "task" (sample g of the stream belongs to task g mod the number of tasks that have episodes),
-        "transition" (uniform over all steps) or "skill" (sample g belongs to class g mod the number of
+        "transition" (uniform over all steps), "episode" (uniform over the episodes, or by ``episode_weights``, then
+        over the steps of the episode) or "skill" (sample g belongs to class g mod the number of
         classes that occur, uniform over its steps; needs ``labels``).
     labels: name of a label column.
     normalize: normalise observations by the store's own statistics (True), or by a given Normalization.
@@ -46,6 +47,7 @@ class SegmentSampler(StoreSampler):
     threads: threads that fill a batch, 0 for all cores.
     episodes: indices of the episodes to sample from; all by default.
     task_weights: with balance "task", draw tasks at random in these proportions (tasks left out: 0).
+    episode_weights: with balance "episode", one for each episode of the store.
     rank, world_size: this rank gets samples rank·B … rank·B + B - 1 of a global batch of world_size·B.
     device: where batches go. For a CUDA device they are filled in pinned memory and copied in one piece,
         without waiting for the copy.
@@ -73,36 +75,30 @@ class SegmentSampler(StoreSampler):
         device: str | torch.device = "cpu",
         pin_memory: bool = False,
         resident: bool = False,
+        episode_weights: npt.ArrayLike | None = None,
     ) -> None:
-        if balance not in ("task", "transition", "skill"):
-            raise InputError(f"balance: expected 'task', 'transition' or 'skill', got {balance!r}")
-        if balance == "skill" and labels is None:
-            raise InputError("labels: balance 'skill' needs the name of a label column, got None")
-        if task_weights is not None and balance != "task":
-            raise InputError(f"task_weights: expected balance 'task' with them, got {balance!r}")
         self._horizon = checked_integer("horizon", horizon, 1, MOST_STEPS)
-        self._balance = balance
         super().__init__(
             store,
             batch_size,
-            labels,
-            normalize,
-            seed,
-            threads,
-            episodes,
-            task_weights,
-            rank,
-            world_size,
-            device,
-            pin_memory,
-            resident,
+            balance=balance,
+            labels=labels,
+            task_weights=task_weights,
+            episode_weights=episode_weights,
+            samples_per_task=None,
+            normalize=normalize,
+            seed=seed,
+            threads=threads,
+            episodes=episodes,
+            rank=rank,
+            world_size=world_size,
+            device=device,
+            pin_memory=pin_memory,
+            resident=resident,
         )
 
     def _build(self) -> _core.SegmentSampler:
-        return _core.SegmentSampler(horizon=self._horizon, balance=self._balance, **self._shared())
-
-    def _place_specs(self) -> list[ArraySpec]:
-        return [ArraySpec(name, np.int64, (self._batch_size,)) for name in ("start", "episode", "task")]
+        return _core.SegmentSampler(horizon=self._horizon, **self._shared())
 
     def _gathered_specs(self) -> list[ArraySpec]:
         batch, horizon = self._batch_size, self._horizon

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import operator
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from goskill import _core
+from goskill.data.columns import Array, checked_texts, manifest_entry, native_columns
 from goskill.data.episode import Episode
 from goskill.data.files import size_of, storage_errors
 from goskill.data.label_blocks import LabelBlocks
@@ -42,7 +43,8 @@ class EpisodeStore:
     A store is a folder of shards; a shard is a folder of plain ``.npy`` columns (``observations`` float32
     [steps + episodes, observation_dim], with every episode's final one; ``actions``, ``rewards``,
     ``returns_to_go``, ``success``, and the episodes' ``episode_start``, ``episode_length``, ``episode_task``,
-    ``episode_return``) and a manifest. An open store keeps what it saw: shards added later are seen by
+    ``episode_return``), the columns that the store declares (:attr:`columns`, :attr:`episode_columns`), and a
+    manifest. An open store keeps what it saw: shards added later are seen by
     opening again. Files must not be truncated or overwritten in place while a store is open (replacing
     them by renaming is harmless).
     """
@@ -52,9 +54,17 @@ class EpisodeStore:
         self._in_memory = in_memory
         shards = [(str(shard.folder), shard.steps, shard.episodes) for shard in layout.shards]
         self.native = _core.Store(
-            layout.observation_dim, layout.action_dim, len(layout.tasks), shards, in_memory
+            layout.observation_dim,
+            layout.action_dim,
+            len(layout.tasks),
+            shards,
+            in_memory,
+            native_columns(layout.columns),
+            native_columns(layout.episode_columns),
         )
         self._labels: dict[str, _core.LabelColumn] = {}
+        self._step_columns: dict[str, list[Array]] = {}
+        self._by_episode: dict[str, Array] = {}
         # Columns on devices by (device, name), shared by all samplers of this store.
         self.resident_columns: dict[tuple[str, str], Tensor] = {}
 
@@ -117,6 +127,19 @@ class EpisodeStore:
     def provenance(self) -> list[dict[str, Any]]:
         """Where the data came from, as its writers said, each once."""
         return list(self._layout.provenance)
+
+    @property
+    def action_repeat(self) -> int:
+        """For how many steps of its environment an action was repeated, with the rewards added up. Mostly 1.
+
+        Raises StoreError if the provenance says different numbers, or something else.
+        """
+        repeats = [origin.get("action_repeat", 1) for origin in self._layout.provenance] or [1]
+        if any(type(repeat) is not int or repeat < 1 or repeat != repeats[0] for repeat in repeats):
+            raise StoreError(
+                f"{self.path}: expected one 'action_repeat' in the provenance, got {repeats!r:.80}"
+            )
+        return int(repeats[0])
 
     @cached_property
     def fingerprint(self) -> str:
@@ -191,6 +214,64 @@ class EpisodeStore:
             raise StoreError(f"{self.path}: the store has no episodes to take statistics of")
         return self.statistics.normalization()
 
+    @property
+    def columns(self) -> dict[str, np.dtype[Any]]:
+        """The declared columns of the steps, by name; the shape of a step's entry is part of the dtype."""
+        return dict(self._layout.columns)
+
+    @property
+    def episode_columns(self) -> dict[str, np.dtype[Any]]:
+        """The declared columns of the episodes, by name, as :attr:`columns`."""
+        return dict(self._layout.episode_columns)
+
+    def column(self, name: str) -> list[Array]:
+        """A declared column of the steps: a read-only, memory-mapped array [steps, ...] for each shard.
+
+        Raises InputError for a column that is not declared.
+        """
+        if name not in self._step_columns:
+            self._check_declared("column", name, self._layout.columns)
+            shards = range(len(self._layout.shards))
+            self._step_columns[name] = [self.native.shard_rows(name, shard) for shard in shards]
+        return self._step_columns[name]
+
+    def episode_column(self, name: str) -> Array:
+        """A declared column of the episodes [E, ...].
+
+        Raises InputError for a column that is not declared and StoreError for text that no writer lets in.
+        """
+        if name not in self._by_episode:
+            self._check_declared("episode_column", name, self._layout.episode_columns)
+            type_ = self._layout.episode_columns[name]
+            parts = [self.native.shard_entries(name, i) for i in range(len(self._layout.shards))]
+            if type_.base.kind == "U":
+                parts = [checked_texts(f"{self.path}: {name}", part) for part in parts]
+            empty = np.empty((0, *type_.shape), type_.base)
+            self._by_episode[name] = np.concatenate([empty, *parts])
+        return self._by_episode[name]
+
+    def _check_declared(self, argument: str, name: str, declared: Mapping[str, Any]) -> None:
+        if name not in declared:
+            known = closest(str(name), declared) if declared else "it declares none"
+            raise InputError(
+                f"{argument}: expected a column that {self.path} declares, got {name!r:.80}; {known}"
+            )
+
+    @cached_property
+    def _first_of_shard(self) -> Int64Array:
+        """The first episode of each shard, int64 [shards]."""
+        counts = [shard.episodes for shard in self._layout.shards]
+        return np.cumsum([0, *counts[:-1]], dtype=np.int64)
+
+    def _rows_of_episode(self, name: str, index: int) -> Array:
+        shard = int(np.searchsorted(self._first_of_shard, index, side="right")) - 1
+        first = self.episode_start[index] - self.episode_start[self._first_of_shard[shard]]
+        return self.column(name)[shard][first : first + self.episode_length[index]]
+
+    def _entry_of_episode(self, name: str, index: int) -> Any:
+        entry = self.episode_column(name)[index]
+        return entry if self._layout.episode_columns[name].shape else entry.item()
+
     def task_index(self, task: str) -> int:
         """The index of a task name. InputError names the nearest one if there is no such task."""
         if task in self._layout.tasks:
@@ -212,6 +293,8 @@ class EpisodeStore:
             None if success[0] < 0 else success.astype(np.bool_),
             self._layout.tasks[self.episode_task[position]],
             float(self.episode_return[position]),
+            {name: self._rows_of_episode(name, position) for name in self._layout.columns},
+            {name: self._entry_of_episode(name, position) for name in self._layout.episode_columns},
         )
 
     def best_episodes(self, task: str, count: int, episodes: npt.ArrayLike | None = None) -> list[int]:
@@ -307,6 +390,8 @@ class EpisodeStore:
             "episodes": self.num_episodes,
             "steps": self.num_steps,
             "actions_outside": self.actions_outside,
+            "columns": manifest_entry(self._layout.columns),
+            "episode_columns": manifest_entry(self._layout.episode_columns),
             "shards": len(self._layout.shards),
             "bytes": self._bytes(),
             "prompts": self._prompts_info(),

@@ -17,7 +17,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from goskill.data.episode import CheckedEpisode
+from goskill.data.columns import (
+    EVERY_STORE,
+    Columns,
+    checked_columns,
+    declared_values,
+    manifest_entry,
+)
+from goskill.data.episode import CheckedBlock, CheckedEpisode
 from goskill.data.files import (
     MANIFEST,
     ColumnWriter,
@@ -28,7 +35,15 @@ from goskill.data.files import (
     temporary_folder,
     write_manifest,
 )
-from goskill.data.layout import FORMAT, SHARD_FORMAT, VERSION, StoreLayout, is_task_name, shard_name
+from goskill.data.layout import (
+    DECLARING_VERSION,
+    FORMAT,
+    SHARD_FORMAT,
+    VERSION,
+    StoreLayout,
+    is_task_name,
+    shard_name,
+)
 from goskill.data.statistics import Statistics
 from goskill.errors import InputError, StoreError, closest
 
@@ -38,46 +53,43 @@ _LOCK = ".lock"
 class _Shard:
     """The shard being written, in a folder that readers do not see."""
 
-    def __init__(self, store: Path, observation_dim: int, action_dim: int) -> None:
+    def __init__(self, store: Path, observation_dim: int, action_dim: int, declared: Columns) -> None:
         self.folder = temporary_folder(store)
         self.steps = 0
         self.episodes = 0
         self.actions_outside = 0
         self.statistics = Statistics.empty(observation_dim)
         self.columns: dict[str, ColumnWriter] = {}
-        for name, descr, row in (
-            ("observations", "<f4", (observation_dim,)),
-            ("actions", "<f4", (action_dim,)),
-            ("rewards", "<f4", ()),
-            ("returns_to_go", "<f4", ()),
-            ("success", "|i1", ()),
-            ("episode_start", "<i8", ()),
-            ("episode_length", "<i8", ()),
-            ("episode_task", "<i8", ()),
-            ("episode_return", "<f8", ()),
-        ):
-            self.columns[name] = ColumnWriter(self.folder, name, descr, row)
+        widths = {"observations": (observation_dim,), "actions": (action_dim,)}
+        for name, descr in EVERY_STORE.items():
+            self.columns[name] = ColumnWriter(self.folder, name, descr, widths.get(name, ()))
+        for name, type_ in declared.items():
+            self.columns[name] = ColumnWriter(self.folder, name, type_.base.str, type_.shape)
 
-    def append(self, task: int, episode: CheckedEpisode) -> None:
-        returns_to_go = np.cumsum(episode.rewards[::-1], dtype=np.float64)[::-1]
+    def append(
+        self, tasks: npt.NDArray[np.int64], block: CheckedBlock, declared: Mapping[str, npt.NDArray[Any]]
+    ) -> None:
+        episodes, length = block.rewards.shape
+        returns_to_go = np.cumsum(block.rewards[:, ::-1], axis=1, dtype=np.float64)[:, ::-1]
         rows: dict[str, npt.NDArray[Any]] = {
-            "observations": episode.observations,
-            "actions": episode.actions,
-            "rewards": episode.rewards,
-            "returns_to_go": returns_to_go,
-            "success": episode.success,
-            "episode_start": np.array([self.steps]),
-            "episode_length": np.array([len(episode.rewards)]),
-            "episode_task": np.array([task]),
-            "episode_return": returns_to_go[:1],
+            "observations": block.observations.reshape(-1, block.observations.shape[2]),
+            "actions": block.actions.reshape(-1, block.actions.shape[2]),
+            "rewards": block.rewards.reshape(-1),
+            "returns_to_go": returns_to_go.reshape(-1),
+            "success": block.success.reshape(-1),
+            "episode_start": self.steps + length * np.arange(episodes),
+            "episode_length": np.full(episodes, length),
+            "episode_task": tasks,
+            "episode_return": returns_to_go[:, 0],
+            **declared,
         }
         for name, values in rows.items():
             self.columns[name].write(values)
-        self.statistics = self.statistics.merge(episode.statistics)
-        self.steps += len(episode.rewards)
-        self.episodes += 1
-        if not -1 <= episode.actions.min() <= episode.actions.max() <= 1:
-            self.actions_outside += int((np.abs(episode.actions) > 1).any(axis=1).sum())
+        self.statistics = self.statistics.merge(block.statistics)
+        self.steps += episodes * length
+        self.episodes += episodes
+        if not -1 <= block.actions.min() <= block.actions.max() <= 1:
+            self.actions_outside += int((np.abs(block.actions) > 1).any(axis=2).sum())
 
     def publish(self, target: Path, provenance: Mapping[str, Any], note: Mapping[str, Any]) -> None:
         # At once, since a disk makes several files durable in the time of one.
@@ -120,6 +132,9 @@ class StoreWriter:
     provenance: where the data comes from (collector, policy, seeds, package versions …), JSON-able.
     append: go on writing to the store if there is one already. Its dimensions must be the same.
     shard_steps: a shard is closed when it holds at least this many steps.
+    columns: further columns of the steps by name, as NumPy dtypes: ``{"terminated": bool, "feature": ("f2", 512)}``.
+        ``terminated`` and ``truncated`` are bool. When appending: those of the store, or None.
+    episode_columns: further columns of the episodes, which may hold text: ``{"source": "U64"}``, of up to 64 letters.
     unfinished: mark the store as unfinished until :meth:`finish`, for programs that know when everything is there.
         Without ``append``, what such a program with the same provenance left unfinished is written anew.
 
@@ -139,6 +154,9 @@ class StoreWriter:
         append: bool = False,
         shard_steps: int = 1_000_000,
         unfinished: bool = False,
+        *,
+        columns: Mapping[str, npt.DTypeLike] | None = None,
+        episode_columns: Mapping[str, npt.DTypeLike] | None = None,
     ) -> None:
         self.path = Path(path)
         for name, value in (
@@ -155,6 +173,11 @@ class StoreWriter:
         self._unfinished = unfinished
         self._shard: _Shard | None = None
         self._lock: io.FileIO | None = None
+        self._columns = checked_columns("columns", columns, texts=False)
+        self._episode_columns = checked_columns("episode_columns", episode_columns, texts=True)
+        twice = next((name for name in self._episode_columns if name in self._columns), None)
+        if twice is not None:
+            raise InputError(f"episode_columns: expected other names than those of columns, got {twice!r}")
         wanted = self._checked_tasks(tasks)
         if self.path.exists() and not self.path.is_dir():
             raise StoreError(f"{self.path}: expected a folder for the episode store, there is a file")
@@ -163,7 +186,7 @@ class StoreWriter:
             self._take_lock()
         try:
             with storage_errors(self.path):
-                self._begin(wanted, append)
+                self._begin(wanted, append, columns is not None, episode_columns is not None)
         except BaseException:
             self._release_lock()
             raise
@@ -201,7 +224,7 @@ class StoreWriter:
             self._lock.close()
             self._lock = None
 
-    def _begin(self, tasks: list[str], append: bool) -> None:
+    def _begin(self, tasks: list[str], append: bool, columns: bool, episode_columns: bool) -> None:
         if not (self.path / MANIFEST).exists():
             foreign = sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith("."))
             if foreign:
@@ -227,6 +250,11 @@ class StoreWriter:
         ):
             if here != there:
                 raise InputError(f"{name}: expected {there} as in {self.path}, got {here}")
+        if columns and self._columns != layout.columns:
+            raise InputError(f"columns: expected those that {self.path} declares or None, got others")
+        if episode_columns and self._episode_columns != layout.episode_columns:
+            raise InputError(f"episode_columns: expected those that {self.path} declares or None, got others")
+        self._columns, self._episode_columns = layout.columns, layout.episode_columns
         remove_temporaries(self.path)
         self._shards = len(layout.shards)
         self._all_provenance = layout.provenance
@@ -243,15 +271,19 @@ class StoreWriter:
         remove_temporaries(self.path)
 
     def _write_store_manifest(self) -> None:
+        declares = bool(self._columns or self._episode_columns)
         content = {
             "format": FORMAT,
-            "version": VERSION,
+            "version": DECLARING_VERSION if declares else VERSION,
             "observation_dim": self.observation_dim,
             "action_dim": self.action_dim,
             "tasks": self._tasks,
             "shards": self._shards,
             "provenance": self._all_provenance,
         }
+        if declares:
+            content["columns"] = manifest_entry(self._columns)
+            content["episode_columns"] = manifest_entry(self._episode_columns)
         if self._unfinished:
             content["unfinished"] = True
         write_manifest(self.path / MANIFEST, content)
@@ -269,6 +301,8 @@ class StoreWriter:
         actions: npt.ArrayLike,
         rewards: npt.ArrayLike,
         success: npt.ArrayLike | None = None,
+        columns: Mapping[str, npt.ArrayLike] | None = None,
+        episode_columns: Mapping[str, Any] | None = None,
     ) -> None:
         """Add one episode of T >= 1 steps.
 
@@ -276,43 +310,75 @@ class StoreWriter:
         [T]: real numbers, finite in float32, as which they are stored. Actions outside [-1, 1], which no network here
         can give, are kept as they are and counted (:attr:`EpisodeStore.actions_outside`). ``success``: the truth
         value after each step [T], or one for the whole episode (kept at its last step), or None if it was not
-        recorded.
+        recorded. ``columns`` and ``episode_columns``: values of all that the store declares, [T, ...] and one per
+        episode, which their types can hold (floats are rounded); ``terminated`` and ``truncated`` as [T], true at the
+        last step at most, or as one truth value of the last step.
 
         Raises InputError (nothing is written) or StoreError (the unfinished shard is gone, and the writer
         closed).
         """
         self.append_checked(
             task,
-            CheckedEpisode.of(observations, actions, rewards, success, self.observation_dim, self.action_dim),
+            CheckedEpisode.of(
+                observations,
+                actions,
+                rewards,
+                success,
+                self.observation_dim,
+                self.action_dim,
+                columns,
+                episode_columns,
+            ),
         )
 
     def append_checked(self, task: str, episode: CheckedEpisode) -> None:
         """:meth:`append` for an episode that was checked already, perhaps by another process."""
+        self.append_block([task], CheckedBlock.single(episode))
+
+    def append_block(self, tasks: Sequence[str], block: CheckedBlock) -> None:
+        """:meth:`append` for episodes of the same length, each of its own task, that were checked already."""
         if self._lock is None:
             raise InputError("append: the writer is closed")
-        if task not in self._tasks:
-            raise InputError(
-                f"task: expected one of the store's {len(self._tasks)} tasks, got {task!r:.80}; "
-                f"{closest(str(task), self._tasks)}"
-            )
+        episodes, length = block.rewards.shape
+        indices = self._task_indices(tasks)
+        if len(indices) != episodes:
+            raise InputError(f"tasks: expected one for each of {episodes} episodes, got {len(indices)}")
         for name, dim, rows in (
-            ("observations", self.observation_dim, episode.observations),
-            ("actions", self.action_dim, episode.actions),
+            ("observations", self.observation_dim, block.observations),
+            ("actions", self.action_dim, block.actions),
         ):
-            if rows.shape[1] != dim:
-                raise InputError(f"{name}: expected rows of {dim}, got shape {list(rows.shape)}")
+            if rows.shape[2] != dim:
+                raise InputError(f"{name}: expected rows of {dim}, got shape {list(rows.shape[1:])}")
+        steps = {
+            name: rows.reshape(episodes * length, *rows.shape[2:]) for name, rows in block.columns.items()
+        }
+        declared = {
+            **declared_values("columns", self._columns, steps, episodes * length),
+            **declared_values("episode_columns", self._episode_columns, block.episode_columns, episodes),
+        }
         complete = False
         try:
             with storage_errors(self.path):
                 if self._shard is None:
-                    self._shard = _Shard(self.path, self.observation_dim, self.action_dim)
-                self._shard.append(self._tasks.index(task), episode)
+                    every = {**self._columns, **self._episode_columns}
+                    self._shard = _Shard(self.path, self.observation_dim, self.action_dim, every)
+                self._shard.append(indices, block, declared)
                 complete = True
         finally:
             if not complete:
                 self._fail()
         if self._shard.steps >= self._shard_steps:
             self.flush()
+
+    def _task_indices(self, tasks: Sequence[str]) -> npt.NDArray[np.int64]:
+        known = {name: index for index, name in enumerate(self._tasks)}
+        for task in tasks:
+            if not isinstance(task, str) or task not in known:
+                raise InputError(
+                    f"task: expected one of the store's {len(known)} tasks, got {task!r:.80}; "
+                    f"{closest(str(task), known)}"
+                )
+        return np.array([known[task] for task in tasks], dtype=np.int64)
 
     def flush(self, note: Mapping[str, Any] | None = None) -> None:
         """Close the current shard, if it holds an episode: it is on disk and visible afterwards.

@@ -1,4 +1,4 @@
-"""MetaWorld: task suites, single environments, and pools of environments in worker processes."""
+"""Environment suites, their registry, and pools of environments in worker processes."""
 
 from __future__ import annotations
 
@@ -6,22 +6,42 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
+from goskill.envs.metaworld.tasks import SUITES, episode_seed, task_name, task_names, tasks_of
 from goskill.envs.renderers import prepare_for_mesa
-from goskill.envs.suites import SUITES, episode_seed, task_name, task_names, tasks_of
 from goskill.errors import WorkerDied, WorkerFailed
 
 if TYPE_CHECKING:
+    from goskill.envs.gymnasium_suite import GymnasiumSuite
+    from goskill.envs.metaworld.environment import make
     from goskill.envs.pool import EnvironmentPool, make_vec
-    from goskill.envs.single import make
+    from goskill.envs.suite import (
+        CollectedEpisode,
+        Collector,
+        Expert,
+        Suite,
+        TaskBatch,
+        find_suite,
+        register_suite,
+        suite_names,
+    )
 
 __all__ = [
     "SUITES",
+    "CollectedEpisode",
+    "Collector",
     "EnvironmentPool",
+    "Expert",
+    "GymnasiumSuite",
+    "Suite",
+    "TaskBatch",
     "WorkerDied",
     "WorkerFailed",
     "episode_seed",
+    "find_suite",
     "make",
     "make_vec",
+    "register_suite",
+    "suite_names",
     "task_name",
     "task_names",
     "tasks_of",
@@ -32,7 +52,13 @@ if os.environ.get("MUJOCO_GL") == "osmesa":
 _LAZY = {
     "EnvironmentPool": "pool",
     "make_vec": "pool",
-    "make": "single",
+    "make": "metaworld.environment",
+    "GymnasiumSuite": "gymnasium_suite",
+    **dict.fromkeys(
+        ("CollectedEpisode", "Collector", "Expert", "Suite", "TaskBatch", "find_suite", "register_suite"),
+        "suite",
+    ),
+    "suite_names": "suite",
 }
 
 

@@ -1,52 +1,42 @@
-"""Rollouts of any policy in any suite, statistics, reports."""
+"""Results, statistics, comparisons, rows and tables. Needs neither torch nor environments."""
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+import warnings
+from typing import Any
 
 from goskill.evaluation.compare import Comparison, compare
 from goskill.evaluation.contenders import read_contenders
-from goskill.evaluation.policies import RandomPolicy, ScriptedPolicy
-from goskill.evaluation.policy import Demonstration, Policy, Prompts, SkillPolicy
 from goskill.evaluation.results import DataReturns, Results, data_returns, merge
-from goskill.evaluation.rollout import Moment, evaluate
 from goskill.evaluation.skills import DataSkills
 from goskill.evaluation.tables import comparison_table, results_table
-
-if TYPE_CHECKING:
-    from goskill.evaluation.rendering import require_rendering
-    from goskill.evaluation.video import film
 
 __all__ = [
     "Comparison",
     "DataReturns",
     "DataSkills",
-    "Demonstration",
-    "Moment",
-    "Policy",
-    "Prompts",
-    "RandomPolicy",
     "Results",
-    "ScriptedPolicy",
-    "SkillPolicy",
     "compare",
     "comparison_table",
     "data_returns",
-    "evaluate",
-    "film",
     "merge",
     "read_contenders",
-    "require_rendering",
     "results_table",
 ]
 
-
-# Pictures need packages that nothing else does.
-_LAZY = {"film": "video", "require_rendering": "rendering"}
+_MOVED_TO_ROLLOUTS = frozenset(
+    {
+        *("Demonstration", "Moment", "Policy", "Prompts", "RandomPolicy", "ScriptedPolicy", "SkillPolicy"),
+        *("evaluate", "film", "require_rendering"),
+    }
+)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(f"goskill.evaluation.{_LAZY[name]}"), name)
+    if name in _MOVED_TO_ROLLOUTS:
+        warnings.warn(
+            f"goskill.evaluation.{name} is now goskill.rollouts.{name}", DeprecationWarning, stacklevel=2
+        )
+        return getattr(importlib.import_module("goskill.rollouts"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from goskill.errors import InputError
-from goskill.evaluation.results import DataReturns, Protocol, Results, Skills, TaskEpisodes
-from goskill.files import parse_json, write_atomically
+from goskill.evaluation.results import UNKNOWN, DataReturns, Protocol, Results, Skills, TaskEpisodes
+from goskill.files import parse_json, read_text, write_atomically
 
 FORMAT = "goskill-results"
 VERSION = 1
@@ -41,8 +42,8 @@ def to_json(results: Results) -> dict[str, Any]:
             task: {
                 "seed": rows.seed.tolist(),
                 "return": rows.returns.tolist(),
-                "success_step": rows.success_step.tolist(),
-                "success_last": rows.success_last.tolist(),
+                "success_step": _known(rows, rows.success_step),
+                "success_last": _known(rows, rows.success_last),
                 "length": rows.length.tolist(),
             }
             for task, rows in results.episodes.items()
@@ -58,6 +59,13 @@ def to_json(results: Results) -> dict[str, Any]:
     if results.data:
         document["data"] = {task: asdict(returns) for task, returns in results.data.items()}
     return document
+
+
+def _known(rows: TaskEpisodes, column: npt.NDArray[Any]) -> list[Any]:
+    """A column of successes, None where nothing said whether the episode succeeded."""
+    return [
+        None if step == UNKNOWN else one for step, one in zip(rows.success_step, column.tolist(), strict=True)
+    ]
 
 
 def save_results(results: Results, path: str | Path) -> Path:
@@ -78,9 +86,10 @@ def save_csv(results: Results, path: str | Path) -> Path:
                     index,
                     int(rows.seed[index]),
                     repr(float(rows.returns[index])),
-                    int(rows.success[index]),
-                    int(rows.success_last[index]),
-                    int(rows.success_step[index]),
+                    *(
+                        "unknown" if rows.success_step[index] == UNKNOWN else int(column[index])
+                        for column in (rows.success, rows.success_last, rows.success_step)
+                    ),
                     int(rows.length[index]),
                 ]
             )
@@ -99,7 +108,8 @@ def load_results(path: str | Path) -> Results:
     return Results(
         policy=read.text(document, "policy"),
         protocol=Protocol(
-            **{name: read.integer(protocol, name) for name in ("episodes", "max_steps", "seed", "batch")}
+            **{name: read.integer(protocol, name) for name in ("episodes", "max_steps", "seed", "batch")},
+            suite=read.text(protocol, "suite") if protocol.get("suite") is not None else None,
         ),
         episodes={task: read.task_episodes(task, episodes) for task in episodes},
         skills=read.skills(read.mapping(document, "skills")) if "skills" in document else None,
@@ -111,7 +121,7 @@ def load_results(path: str | Path) -> Results:
 def read_json(path: Path, expected_format: str, expected_version: int) -> dict[str, Any]:
     """A JSON document that says what it is. Raises InputError naming the file."""
     try:
-        document = parse_json(path.read_text(encoding="utf-8"))
+        document = parse_json(read_text(path))
     except FileNotFoundError:
         raise InputError(f"{path}: expected a {expected_format} file, found nothing") from None
     except (OSError, UnicodeDecodeError, ValueError) as error:
@@ -162,13 +172,7 @@ class FileReader:
             np.array(
                 self._take(rows, "return", "a list of finite numbers", _list_of(_is_number)), np.float64
             ),
-            np.array(self.integers(rows, "success_step"), np.int64),
-            np.array(
-                self._take(
-                    rows, "success_last", "a list of booleans", _list_of(lambda v: isinstance(v, bool))
-                ),
-                np.bool_,
-            ),
+            *self._success(rows),
             np.array(self.integers(rows, "length"), np.int64),
         )
         sizes = {
@@ -180,6 +184,17 @@ class FileReader:
                 f"{self.source}: episodes of {task!r}: expected columns of one length, got {sorted(sizes)}"
             )
         return found
+
+    def _success(self, rows: Mapping[str, Any]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """Steps and last successes; an episode that does not know has None for both."""
+        steps = self._take(rows, "success_step", "a list of integers", _list_of(_or_none(_is_integer)))
+        last = self._take(rows, "success_last", "a list of booleans", _list_of(_or_none(_is_boolean)))
+        if [one is None for one in steps] != [one is None for one in last]:
+            raise InputError(f"{self.source}: success_last: expected null where success_step is null")
+        return (
+            np.array([UNKNOWN if one is None else one for one in steps], np.int64),
+            np.array([bool(one) for one in last], np.bool_),
+        )
 
     def data(self, document: Mapping[str, Any]) -> dict[str, DataReturns]:
         rows = {task: self.mapping(document, task) for task in document}
@@ -223,6 +238,14 @@ def _is_integer(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return math.isfinite(value) if isinstance(value, float) else _is_integer(value)
+
+
+def _is_boolean(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _or_none(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or fits(value)
 
 
 def _list_of(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:

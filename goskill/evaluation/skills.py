@@ -12,6 +12,7 @@ import numpy as np
 
 from goskill.errors import InputError
 from goskill.evaluation.files import FileReader, read_json
+from goskill.evaluation.results import Results
 from goskill.files import write_atomically
 
 FILE_NAME = "data_skills.json"
@@ -71,3 +72,18 @@ class DataSkills:
         return cls(
             read.text(document, "labels"), count, {task: read.counts(usage, task, count) for task in usage}
         )
+
+
+def skills_of(run: Path) -> dict[str, Mapping[str, Sequence[int]]]:
+    """How often each skill is chosen in each task, ``in_data`` and ``in_evaluation``, as far as a run tells.
+
+    Raises InputError for damaged files.
+    """
+    found: dict[str, Mapping[str, Sequence[int]]] = {}
+    if (run / FILE_NAME).exists():
+        found["in_data"] = DataSkills.load(run / FILE_NAME).usage
+    if (run / "results.json").exists():
+        skills = Results.load(run / "results.json").skills
+        if skills is not None:
+            found["in_evaluation"] = skills.usage
+    return found

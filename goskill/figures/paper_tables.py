@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from goskill.studies.rows import Row, versions
-from goskill.studies.selection import Selection, named_versions, newest, of_one_origin, whole_runs
-from goskill.studies.study import Contender, Study
-from goskill.studies.table import scores
+from goskill.evaluation.rows import Row, versions
+from goskill.evaluation.selection import Selection, named_versions, newest, of_one_origin, whole_runs
+from goskill.evaluation.study import Contender, Study
+from goskill.evaluation.study_table import scores
 
 SKILL_MODEL: Mapping[tuple[str, ...], tuple[str, ...]] = {
     ("yes", "yes", "no"): (),

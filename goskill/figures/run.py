@@ -64,12 +64,15 @@ def draw_comparison(runs: Sequence[str | Path], folder: str | Path) -> list[Path
     means = compare(contenders).contenders
     with style():
         returns = draw_bars({"mean return": {one.name: one.overall_return for one in means}})
-        success = draw_bars({"success": {one.name: one.overall_success for one in means}}, percent=True)
-        return [
+        written = [
             *save(draw_returns(contenders), Path(folder), "comparison"),
             *save(returns, Path(folder), "comparison_returns"),
-            *save(success, Path(folder), "comparison_success"),
         ]
+        known = {one.name: one.overall_success for one in means if one.overall_success is not None}
+        if known:
+            success = draw_bars({"success": known}, percent=True)
+            written += save(success, Path(folder), "comparison_success")
+        return written
 
 
 def _draw_skills(folder: Path, results: Results) -> list[Path]:

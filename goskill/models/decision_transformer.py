@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +31,13 @@ class Decisions:
     choices: Tensor
     timesteps: Tensor
     mask: Tensor | None = None
+
+
+@torch.no_grad()
+def scale_tables(tables: Iterable[nn.Embedding], std: float) -> None:
+    """Make the rows of new tables smaller: torch's have a standard deviation of 1, many times a state token's."""
+    for table in tables:
+        table.weight.mul_(std)
 
 
 class DecisionEmbedding(nn.Module):
@@ -90,6 +98,12 @@ class DecisionTransformer(nn.Module):
         self.prompt_embedding = prompt_embedding
         self.embedding_norm = nn.LayerNorm(width)
         self.transformer = CausalTransformer(width, layers, heads, dropout)
+
+    @property
+    def time_tables(self) -> list[nn.Embedding]:
+        """The embeddings of times, of the history and of the prompt."""
+        parts = (self.embedding, self.prompt_embedding)
+        return [part.time for part in parts if part is not None]
 
     def hidden(self, history: Decisions, prompt: Decisions | None = None) -> Tensor:
         """Every history row's state token, which sees what precedes it: [B, K, width].

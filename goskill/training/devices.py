@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
+import goskill.training.distributed as distributed
 from goskill.errors import InputError
 from goskill.models.fused import fused_transformers
-from goskill.training import distributed
 from goskill.training.method import TrainingSettings
 
 
@@ -55,15 +55,20 @@ class Execution:
         """Around training: streams, events and random states are those of this device unless another is named."""
         return torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
 
-    @contextlib.contextmanager
-    def matmul_precision(self) -> Iterator[None]:
+    def matmul_precision(self) -> AbstractContextManager[None]:
         """Around training: float32 products as ``precision`` says, whatever the process had before."""
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("high" if self.precision == "tf32" else "highest")
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(before)
+        return matmul_precision("high" if self.precision == "tf32" else "highest")
+
+
+@contextlib.contextmanager
+def matmul_precision(precision: str) -> Iterator[None]:
+    """Within, ``torch.set_float32_matmul_precision(precision)``."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def choose_execution(settings: TrainingSettings) -> Execution:

@@ -1,4 +1,4 @@
-"""What a method declares so that one step loop can train it: phases, objectives, networks."""
+"""What a method declares so that one step loop can train it: phases, objectives, networks, further state."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from goskill.errors import InputError
 from goskill.seeds import check_seed
 
 Batch = dict[str, Tensor]
+ALGORITHMS = ("adamw", "adam", "radam")
 PRECISIONS = ("auto", "float32", "tf32", "bfloat16")
 
 
@@ -25,23 +26,69 @@ class Sampler(Protocol):
     def load_state_dict(self, state: Mapping[str, int]) -> None: ...
 
 
+class Stateful(Protocol):
+    """What a checkpoint keeps besides networks: a replay buffer, environments, counters.
+
+    States are nested mappings of tensors, NumPy arrays, strings, numbers, booleans and None, and lists of them.
+    """
+
+    def state_dict(self) -> Mapping[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """How one objective is minimised. Raises InputError that names the setting."""
+
+    learning_rate: float = 3e-4
+    algorithm: str = "adamw"  # adamw | adam | radam
+    weight_decay: float = 0.0  # decoupled in adamw, added to the gradient in the others
+    warmup_iterations: int = 0  # linear warm-up to the learning rate
+    decay_iterations: int = 0  # linear fall of the rate to 0 at the end of each phase; 0: none
+    gradient_clip: float | None = None  # global norm; None: no clipping
+    betas: tuple[float, float] = (0.9, 0.999)
+
+    def __post_init__(self) -> None:
+        if self.algorithm not in ALGORITHMS:
+            raise InputError(f"algorithm: expected one of {', '.join(ALGORITHMS)}, got {self.algorithm!r}")
+        if not self.learning_rate > 0:
+            raise InputError(f"learning_rate: expected a positive number, got {self.learning_rate!r}")
+        if self.gradient_clip is not None and not self.gradient_clip > 0:
+            raise InputError(f"gradient_clip: expected a positive number or None, got {self.gradient_clip!r}")
+
+
 @dataclass
 class Objective:
-    """One loss with an optimiser of its own, minimised once per iteration of its phase.
+    """One loss with an optimiser of its own, minimised every ``every``-th iteration of its phase.
 
     ``name`` names the optimiser, which goes on when a later phase has an objective of the same name, and
-    prefixes the metrics. ``loss`` maps a batch to a scalar and to metrics to log (scalars and vectors [n] on the
-    device; never synchronised inside a step), of which ``usage`` is the share of each code in the batch.
-    ``modules`` are what the optimiser holds: parameters with ``requires_grad`` False are left alone. With ``gather``
-    the sampler only says where samples lie, and ``gather`` makes the batch of it: on the device, without
-    synchronisation, as a part of the step.
+    prefixes the metrics. ``sampler`` gives the batches; the name of an objective of the same phase instead gives the
+    batch which that one gets in the same iteration. ``loss`` maps a batch to a scalar and to metrics to log (scalars
+    and vectors [n] on the device; never synchronised inside a step), of which ``usage`` is the share of each code in
+    the batch. ``modules`` are what the optimiser holds: parameters with ``requires_grad`` False are left alone, and
+    no gradient reaches a parameter of another module, whatever the loss passes through.
+
+    With ``gather`` the sampler only says where samples lie, and ``gather`` makes the batch of it: on the device,
+    without synchronisation, as a part of the step. ``after`` is called after each update (target networks), also as
+    a part of the step. Objectives of an iteration are minimised in the order of their list; one that is ``alongside``
+    may run beside those before it on CUDA, as neither reads what the other changes. ``optimizer`` defaults to what
+    ``TrainingSettings`` say.
     """
 
     name: str
-    sampler: Sampler
+    sampler: Sampler | str
     loss: Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
     modules: Sequence[nn.Module]
     gather: Callable[[Batch], Batch] | None = None
+    every: int = 1
+    optimizer: OptimizerSettings | None = None
+    after: Callable[[], None] | None = None
+    alongside: bool = False
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise InputError(f"objective {self.name!r}: every: expected at least 1, got {self.every}")
 
 
 @dataclass
@@ -50,29 +97,29 @@ class Phase:
 
     On resuming, phases before it do not begin again: what they froze, opened or built has to be done by
     ``begin`` of every phase that needs it. All networks are in training mode when it is called. A phase
-    without iterations does its work in ``begin`` and returns no objectives (labelling). Objectives that are
-    ``independent`` read nothing that another one of the phase trains: on a GPU they run side by side.
+    without iterations does its work in ``begin`` and returns no objectives (labelling).
+
+    ``interact(iteration)`` is called before iteration ``iteration`` (from 0) and steps environments; what it must not
+    lose on an interruption is in ``Method.state``. It returns numbers to log, of which the means are kept.
     """
 
     name: str
     iterations: int
     begin: Callable[[], Sequence[Objective]]
     description: str = ""
-    independent: bool = False
+    interact: Callable[[int], Mapping[str, float]] | None = None
 
 
-class Method(Protocol):
-    """How networks are trained on a store and how they act."""
-
-    name: str
+class Trainable(Protocol):
+    """What the step loop needs of a method: networks, further state, phases."""
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
         """Every network by name: what a checkpoint holds."""
 
     @property
-    def settings(self) -> Any:
-        """The dataclass that rebuilds the networks."""
+    def state(self) -> Mapping[str, Stateful]:
+        """What a checkpoint holds besides, by name; read after each ``Phase.begin`` and before it."""
 
     def phases(self) -> Sequence[Phase]: ...
 
@@ -123,6 +170,17 @@ class TrainingSettings:
             self._refuse("kernels", "one of auto, off")
         if self.cuda_graphs not in ("auto", "on", "off"):
             self._refuse("cuda_graphs", "one of auto, on, off")
+
+    def optimizer(self) -> OptimizerSettings:
+        """How an objective without settings of its own is minimised."""
+        return OptimizerSettings(
+            self.learning_rate,
+            "adamw",
+            self.weight_decay,
+            self.warmup_iterations,
+            self.decay_iterations,
+            self.gradient_clip,
+        )
 
     def _refuse(self, name: str, expected: str) -> None:
         raise InputError(f"{name}: expected {expected}, got {getattr(self, name)!r}")

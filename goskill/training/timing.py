@@ -6,7 +6,7 @@ import time
 
 import torch
 
-PARTS = ("sampling", "forward", "backward", "optimizer", "step")
+PARTS = ("interaction", "sampling", "forward", "backward", "optimizer", "step")
 
 
 class StepTimer:

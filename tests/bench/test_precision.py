@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from goskill.bench import precision
 from small_run import SMALL, write_store
+
+from goskill.bench import precision
 
 
 def curves_of(loss: Any) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_run import SMALL, write_store
+
 from goskill.bench import precision as whole
 from goskill.bench import precision_crossed as crossed
-from small_run import SMALL, write_store
 
 KEPT = [*SMALL, crossed.KEEP_ALL]
 

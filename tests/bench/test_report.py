@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from goskill.bench import report, runner
 
+from goskill.bench import report, runner
 from goskill.errors import InputError
 
 

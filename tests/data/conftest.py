@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from store_builders import write_store
+from store_builders import write_declaring_store, write_store
 
 from goskill.data import EpisodeStore
 
@@ -22,6 +22,13 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
     labels = np.random.default_rng(3).integers(0, 4, store.num_steps)
     store.write_labels("skills", np.where(labels == 2, 4, labels), 5)
     return store
+
+
+@pytest.fixture(scope="session")
+def declaring(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
+    """Episodes of very different lengths in three tasks, with declared columns, and labels of five classes."""
+    lengths, tasks = [1, 7, 30, 3, 12, 25, 1, 2, 50, 9, 10, 11], [0, 1, 2, 0, 2, 1, 2, 0, 0, 1, 1, 0]
+    return write_declaring_store(tmp_path_factory.mktemp("data") / "declaring", lengths, tasks)
 
 
 @pytest.fixture

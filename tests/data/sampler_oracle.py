@@ -6,7 +6,7 @@ import numpy as np
 
 from goskill.data import EpisodeStore
 
-SEGMENTS, CONTEXTS = 1, 2
+SEGMENTS, CONTEXTS, TRANSITIONS = 1, 2, 3
 
 
 def words(seed: int, stream: int, step: int, sample: int) -> list[int]:
@@ -50,28 +50,91 @@ def segment_batch(
     seed: int,
     episodes: list[int] | None = None,
 ) -> dict[str, np.ndarray]:
-    chosen = list(range(store.num_episodes)) if episodes is None else episodes
     labels = store.labels("skills")
     rows = []
     for sample in range(batch_size):
-        random = words(seed, SEGMENTS, step, sample)
-        turn = (step * batch_size + sample) % 2**64
-        if balance == "skill":
-            steps = np.concatenate(
-                [store.episode_start[e] + np.arange(store.episode_length[e]) for e in chosen]
-            )
-            classes = np.unique(labels[steps])
-            members = steps[labels[steps] == classes[turn % len(classes)]]
-            position = members[below(random[0], len(members))]
-            episode = int(np.searchsorted(store.episode_start, position, side="right")) - 1
-            start = int(position - store.episode_start[episode])
-        else:
-            pool = chosen
-            if balance == "task":
-                tasks = np.unique(store.episode_task[chosen])
-                pool = [e for e in chosen if store.episode_task[e] == tasks[turn % len(tasks)]]
-            episode, start = place(store, pool, below(random[0], int(store.episode_length[pool].sum())))
+        episode, start = drawn_step(store, SEGMENTS, step, batch_size, sample, balance, seed, episodes)
         rows.append(segment(store, episode, start, horizon, normalize, labels))
+    return stack(rows)
+
+
+def drawn_step(
+    store: EpisodeStore,
+    stream: int,
+    step: int,
+    batch_size: int,
+    sample: int,
+    balance: str,
+    seed: int,
+    episodes: list[int] | None = None,
+    samples_per_task: int = 1,
+    episode_weights: np.ndarray | None = None,
+) -> tuple[int, int]:
+    """The (episode, step) of one sample of a batch."""
+    chosen = list(range(store.num_episodes)) if episodes is None else episodes
+    labels = store.labels("skills")
+    random = words(seed, stream, step, sample)
+    turn = (step * batch_size + sample) % 2**64
+    if balance == "skill":
+        steps = np.concatenate([store.episode_start[e] + np.arange(store.episode_length[e]) for e in chosen])
+        classes = np.unique(labels[steps])
+        members = steps[labels[steps] == classes[turn % len(classes)]]
+        position = members[below(random[0], len(members))]
+        episode = int(np.searchsorted(store.episode_start, position, side="right")) - 1
+        return episode, int(position - store.episode_start[episode])
+    if balance == "episode":
+        if episode_weights is None:
+            episode = chosen[below(random[1], len(chosen))]
+        else:
+            shares = np.cumsum(episode_weights[chosen])
+            uniform = (random[1] >> 11) * 2.0**-53
+            episode = chosen[int(np.searchsorted(shares / shares[-1], uniform, side="right"))]
+        return episode, below(random[0], int(store.episode_length[episode]))
+    pool = chosen
+    if balance == "task":
+        tasks = np.unique(store.episode_task[chosen])
+        pool = [e for e in chosen if store.episode_task[e] == tasks[turn // samples_per_task % len(tasks)]]
+    return place(store, pool, below(random[0], int(store.episode_length[pool].sum())))
+
+
+def transition_batch(
+    store: EpisodeStore,
+    step: int,
+    batch_size: int,
+    interval: int,
+    gamma: float,
+    discounted: bool,
+    never: bool,
+    columns: list[str],
+    normalize: bool,
+    seed: int,
+    balance: str,
+    **choice: object,
+) -> dict[str, np.ndarray]:
+    rows = []
+    for sample in range(batch_size):
+        episode, start = drawn_step(store, TRANSITIONS, step, batch_size, sample, balance, seed, **choice)
+        data = store.episode(episode)
+        end = min(start + interval, len(data.rewards))
+        total, factor = 0.0, 1.0
+        for reward in data.rewards[start:end].astype(np.float64):
+            total += (factor if discounted else 1.0) * reward
+            factor *= gamma
+        rows.append(
+            {
+                "observations": normalized(store, data.observations[start], normalize),
+                "actions": data.actions[start],
+                "rewards": np.float32(total),
+                "next_observations": normalized(store, data.observations[end], normalize),
+                "terminated": np.bool_(not never and data.columns["terminated"][start:end].any()),
+                "discount": np.float32(factor),
+                "start": np.int64(start),
+                "episode": np.int64(episode),
+                "task": np.int64(store.episode_task[episode]),
+                "skill": np.int64(store.labels("skills")[store.episode_start[episode] + start]),
+                **{name: data.columns[name][start] for name in columns},
+            }
+        )
     return stack(rows)
 
 

@@ -45,3 +45,25 @@ def transitions(
         "rewards": episode["rewards"].astype(dtype)[:, None],
         "terminals": np.zeros((length, 1), dtype=dtype),
     }
+
+
+DECLARED = {"terminated": bool, "feature": ("f2", (3,)), "sub_task": "u2", "kept": ("?", 2)}
+
+
+def write_declaring_store(path: Path, lengths: Sequence[int], tasks: Sequence[int]) -> EpisodeStore:
+    """As :func:`write_store`, with declared columns; every other episode ends for good. Labels of four classes."""
+    names = [f"task-{i}" for i in range(max(tasks, default=0) + 1)]
+    generator = np.random.default_rng(len(lengths))
+    with StoreWriter(path, OBSERVATION_DIM, ACTION_DIM, names, shard_steps=40, columns=DECLARED) as writer:
+        for index, (length, task) in enumerate(zip(lengths, tasks, strict=True)):
+            columns = {
+                "terminated": index % 2 == 0,
+                "feature": generator.standard_normal((length, 3)),
+                "sub_task": generator.integers(0, 2**16, length),
+                "kept": generator.integers(0, 2, (length, 2)),
+            }
+            writer.append(task=names[task], **random_episode(generator, length), columns=columns)
+    store = EpisodeStore.open(path)
+    labels = generator.integers(0, 4, store.num_steps)
+    store.write_labels("skills", np.where(labels == 2, 4, labels), 5)
+    return store

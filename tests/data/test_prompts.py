@@ -39,7 +39,7 @@ def source_with_prompts(
         folder = tmp_path / "source" / task / "sac" / "dataset"
         folder.mkdir(parents=True)
         columns = {"observations": np.ones((3, OBSERVATION_DIM)), "actions": np.ones((3, action_dim))}
-        np.savez(folder / "0.npz", **columns, rewards=np.ones(3))
+        np.savez(folder / "0.npz", **columns, rewards=np.ones(3), terminals=[0, 0, 1])
         file = tmp_path / "source" / "metaworld_prompts" / f"{task}_prompt.npy"
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(pickle.dumps(prompts))

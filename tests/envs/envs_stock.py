@@ -67,7 +67,7 @@ def first_difference(task: str, seed: int, episodes: list[str], steps: int) -> s
     ``episodes`` names the actions of each: ``"scripted"``, ``"random"`` or ``"extreme"``.
     """
     from goskill.envs import make
-    from goskill.envs.scripted import ScriptedExpert
+    from goskill.envs.metaworld.scripted import ScriptedExpert
 
     ours, theirs, policy = make(task, seed, impl="fast"), stock(task, seed), ScriptedExpert(task)
     for episode, kind in enumerate(episodes):

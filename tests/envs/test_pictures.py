@@ -114,3 +114,21 @@ def test_triton_can_be_loaded_beside_a_renderer(renderer, before):
     code = f"{before}\nimport triton, torch._dynamo"
     ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize("value", ["bogus", "osmesa"])
+@pytest.mark.parametrize("call", ["make('reach')", "make_vec(['reach'], workers=1)"])
+def test_a_renderer_that_mujoco_cannot_load_is_named_in_one_line(value, call, tmp_path):
+    """``osmesa`` where its library is missing; a PyOpenGL that fails to load stands for that here."""
+    (tmp_path / "OpenGL").mkdir()
+    (tmp_path / "OpenGL" / "__init__.py").write_text("raise ImportError('libOSMesa is not there')")
+    code = f"from goskill.envs import *\ntry: {call}\nexcept ValueError as error: print(type(error).__name__, error)"
+    environment = {
+        **os.environ,
+        "MUJOCO_GL": value,
+        "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}",
+    }
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith(f"InputError MUJOCO_GL: MuJoCo cannot be loaded with MUJOCO_GL='{value}'")
+    assert ran.stdout.count("\n") == 1

@@ -10,11 +10,11 @@ import pytest
 from matplotlib import pyplot as plt
 
 from goskill.errors import InputError
+from goskill.evaluation.rows import read_rows
 from goskill.evaluation.skills import DataSkills
+from goskill.evaluation.study import parse_study
 from goskill.figures import draw_studies, draw_study, is_study
 from goskill.figures.studies import draw_fine_tuning, draw_returns, draw_skills, draw_sweeps
-from goskill.studies.rows import read_rows
-from goskill.studies.study import parse_study
 
 STUDY = """
 baseline = "prompt_dt"

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_store import OBSERVATION, episode
 
-from goskill.evaluation.policy import Demonstration
-from goskill.methods.acting import PromptedPolicy
 from goskill.methods.go_skill import GoSkillPolicy
 from goskill.methods.prompt_dt import PromptDTPolicy
+from goskill.methods.sequence.acting import PromptedPolicy
+from goskill.rollouts.policy import Demonstration
 
 TASKS = test_prompt_dt_acting.TASKS
 sizes = st.integers(1, 4)

@@ -12,9 +12,9 @@ from small_store import ACTION, OBSERVATION, episode, small_settings
 from torch import Tensor
 
 from goskill.errors import InputError
-from goskill.evaluation.policy import Demonstration, Policy, SkillPolicy
 from goskill.methods.go_skill import ABLATIONS, GoSkillNetworks, GoSkillPolicy
 from goskill.models import Decisions, Normalize
+from goskill.rollouts.policy import Demonstration, Policy, SkillPolicy
 
 HORIZON = 4
 
@@ -151,6 +151,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "action-encoder": ABLATIONS["action-encoder"],
     "policy-table": {"policy_skill_input": "index"},
     "no-prompt": {"prompt_length": 0},
+    "mlp-decoder": {"decoder": "mlp"},
+    "mlp-decoder-multi-head-no-reached-goal": {
+        "decoder": "mlp",
+        "multi_head_decoder": True,
+        "reached_goal": False,
+    },
     "context-of-one": {"context": 1},
 }
 

@@ -260,7 +260,7 @@ def test_settings_are_read_from_the_shapes(tmp_path: Path) -> None:
 
 
 def test_released_networks_act(tmp_path: Path) -> None:
-    from goskill.evaluation.policy import Demonstration
+    from goskill.rollouts.policy import Demonstration
 
     normalize = Normalize(torch.ones(OBSERVATION), torch.full((OBSERVATION,), 2.0))
     networks = load(tmp_path, skill_model(), skill_policy(), normalize=normalize)

@@ -11,9 +11,9 @@ from small_store import ACTION, OBSERVATION, episode, small_prompt_dt
 from torch import Tensor
 
 from goskill.errors import InputError
-from goskill.evaluation.policy import Demonstration, Policy, SkillPolicy
 from goskill.methods.prompt_dt import PromptDTNetworks, PromptDTPolicy
 from goskill.models import Decisions, Normalize
+from goskill.rollouts.policy import Demonstration, Policy, SkillPolicy
 
 SCALE, STEPS = 10.0, 17
 TASKS = ("left", "right", "short")

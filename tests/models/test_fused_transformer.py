@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from goskill.bench.traffic import Traffic
 from test_transformer import plain_forward
 from torch import Tensor
 
+from goskill.bench.traffic import Traffic
 from goskill.models import CausalTransformer
 from goskill.models.fused import fused_forward, fused_transformers, runs_fused
 from goskill.training.working_weights import WorkingWeights

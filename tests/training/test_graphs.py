@@ -178,19 +178,21 @@ def test_graphs_are_freed_with_their_objective(cuda: RecordedCuda) -> None:
     from toy_method import TRAINING, make
 
     from goskill.training.optimizer import ObjectiveOptimizer
-    from goskill.training.step import ObjectiveStep
+    from goskill.training.step import IterationStep, ObjectiveStep
 
     objective = make().phases()[0].begin()[0]
     execution = Execution(torch.device("cpu"), "float32", compile=False, graphs=True)
-    optimizer = ObjectiveOptimizer(TRAINING)
+    optimizer = ObjectiveOptimizer(TRAINING.optimizer())
     optimizer.begin(
         {str(index): one for index, one in enumerate(objective.modules[0].parameters())}, capturable=False
     )
-    step = ObjectiveStep(objective, optimizer, execution, StepTimer(execution.device), 10)
-    for _ in range(EAGER_ITERATIONS + 1):
-        step.run(100)
-    assert step._graph is not None
-    graph = step._graph._graph
+    timer = StepTimer(execution.device)
+    step = IterationStep([ObjectiveStep(objective, optimizer, execution, timer, 10)], execution, timer)
+    for iteration in range(EAGER_ITERATIONS + 1):
+        step.run(iteration, 100)
+    (graphed,) = step._graphs.values()
+    graph = graphed._graph
+    del graphed
     assert graph is not None
     freed = weakref.ref(graph)
     del graph
@@ -234,24 +236,25 @@ def _note(chosen: list[torch.device]) -> Callable[[torch.device], Any]:
     return device
 
 
-@pytest.mark.parametrize("independent", [False, True])
-def test_only_independent_objectives_share_a_graph(independent: bool, cuda: RecordedCuda) -> None:
+@pytest.mark.parametrize("alongside", [False, True])
+def test_objectives_of_an_iteration_are_one_graph(alongside: bool, cuda: RecordedCuda) -> None:
     from toy_method import TRAINING, make
 
     from goskill.training.optimizer import ObjectiveOptimizer
-    from goskill.training.side_by_side import Iterations
-    from goskill.training.step import ObjectiveStep
+    from goskill.training.step import IterationStep, ObjectiveStep
 
     execution = Execution(torch.device("cpu"), "float32", compile=False, graphs=True)
     running = []
-    for objective in make().phases()[2].begin():
-        optimizer = ObjectiveOptimizer(TRAINING)
+    for index, objective in enumerate(make().phases()[2].begin()):
+        objective.alongside = alongside and index > 0
+        optimizer = ObjectiveOptimizer(TRAINING.optimizer())
         trained = [one for module in objective.modules for one in module.parameters() if one.requires_grad]
         optimizer.begin({str(index): one for index, one in enumerate(trained)})
         running.append(ObjectiveStep(objective, optimizer, execution, StepTimer(execution.device), 10))
-    iterations = Iterations(running, execution, independent=independent)
-    for left in range(EAGER_ITERATIONS + 1, 0, -1):
-        iterations.run(left)
-    assert len(cuda.captured_on) == (1 if independent else 2)
-    assert [step.optimizer.steps for step in running] == [EAGER_ITERATIONS + 1] * 2
-    assert [step.window.read().shape[0] for step in running] == [EAGER_ITERATIONS + 1] * 2
+    step = IterationStep(running, execution, StepTimer(execution.device))
+    assert len(step._lanes(running)) == (2 if alongside else 1)
+    for iteration in range(EAGER_ITERATIONS + 1):
+        step.run(iteration, EAGER_ITERATIONS + 1 - iteration)
+    assert len(cuda.captured_on) == 1
+    assert [one.optimizer.steps for one in running] == [EAGER_ITERATIONS + 1] * 2
+    assert [one.window.read().shape[0] for one in running] == [EAGER_ITERATIONS + 1] * 2

@@ -26,7 +26,13 @@ class ConversionReport:
     split: list[str] = field(default_factory=list)  # files cut where the next observation is not the next row
     duplicates: list[str] = field(default_factory=list)  # episodes equal to an earlier one
     shortened: list[str] = field(default_factory=list)  # episodes whose last step has no next observation
+    rounded: list[str] = field(
+        default_factory=list
+    )  # next observations that differ from the rows by rounding
+    ends: list[str] = field(default_factory=list)  # columns that the ends of episodes were read from
     constant_dimensions: list[int] = field(default_factory=list)  # of the observations
+    # Tasks that the source calls the same, by what it calls them.
+    doubled_tasks: dict[str, list[str]] = field(default_factory=dict)
     missing_prompts: list[str] = field(default_factory=list)  # tasks without a file of prompts
     # Indices of the store's episodes that the source has as prompts, by task, for ContextSampler's prompt_episodes.
     prompt_episodes: dict[str, list[int]] = field(default_factory=dict)
@@ -41,10 +47,11 @@ class ConversionReport:
             listed.append(what)
 
     def add_oddities(self, content: Content) -> None:
-        """Note what was cut, and what lost its last steps."""
-        for kind, found in (("split", content.split), ("shortened", content.shortened)):
-            for what in found:
+        """Note what was cut, what lost its last steps, and what was taken for the same but for rounding."""
+        for kind in ("split", "shortened", "rounded"):
+            for what in getattr(content, kind):
                 self.add(kind, what)
+        self.ends = sorted({*self.ends, *content.ends})
 
     def count(self, store: EpisodeStore) -> None:
         """Take what the finished store knows of itself."""

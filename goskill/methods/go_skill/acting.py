@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from goskill.evaluation.policy import Demonstration
-from goskill.methods.acting import PromptedPolicy, show_prompts
 from goskill.methods.go_skill.networks import GoSkillNetworks
 from goskill.methods.go_skill.prompting import read_prompts
-from goskill.methods.graphs import Steps
+from goskill.methods.sequence.acting import PromptedPolicy, show_prompts
+from goskill.methods.sequence.acting_graphs import Steps
 from goskill.models import DecisionContext
+from goskill.rollouts.policy import Demonstration
 
 
 class GoSkillPolicy(PromptedPolicy):
@@ -23,7 +24,7 @@ class GoSkillPolicy(PromptedPolicy):
 
     A demonstration is labelled by the networks' own skill model. Keys and values are kept: three new tokens a
     step in the decoder; prompt and history as ``goskill.models.DecisionContext`` says. ``networks``, ``chunk``,
-    ``precision`` and ``cuda_graphs`` are those of :class:`goskill.methods.acting.PromptedPolicy`; "auto" leaves
+    ``precision`` and ``cuda_graphs`` are those of `PromptedPolicy`; "auto" leaves
     networks with ``goal_features`` without graphs, as these may be anything.
     """
 
@@ -73,7 +74,7 @@ class Execution(ABC):
         self.networks = networks
         self.step = 0
         self.chosen: list[Tensor] = []  # int64 [B] per decision; none without a codebook
-        self._cache = networks.decoder.new_cache(count)
+        self._cache: Any = networks.decoder.new_cache(count)
         settings, like = networks.settings, networks.normalize.mean
         self._raw = like.new_zeros(count, networks.observation_dim)
         self._start = torch.zeros_like(networks.goals(self._raw))
@@ -132,7 +133,7 @@ class _Group(Execution):
         self._timestep = torch.zeros((), dtype=torch.int64, device=like.device)
 
     def begin(self, tasks: Sequence[str], shown: Sequence[Demonstration], returns_to_go: Tensor) -> None:
-        """New episodes, as ``goskill.methods.acting.Group`` says."""
+        """New episodes, as ``goskill.methods.sequence.acting.Group`` says."""
         networks = self.networks
         self.step = 0
         self.chosen = []

@@ -10,14 +10,13 @@ from torch import Tensor
 
 from goskill.data import EpisodeStore, SegmentSampler
 from goskill.errors import InputError
-from goskill.evaluation.policy import FloatArray, Prompts
-from goskill.methods.checking import check_dimensions
 from goskill.methods.go_skill.acting import Execution
 from goskill.methods.go_skill.contexts import contexts
 from goskill.methods.go_skill.labelling import label_episodes
 from goskill.methods.go_skill.losses import decisions
 from goskill.methods.go_skill.networks import GoSkillNetworks
-from goskill.methods.predictions import (
+from goskill.methods.sequence.checking import check_dimensions
+from goskill.methods.sequence.predictions import (
     BATCH,
     ActionPredictions,
     SkillPredictions,
@@ -25,6 +24,7 @@ from goskill.methods.predictions import (
     batches,
     repeat,
 )
+from goskill.rollouts.policy import FloatArray, Prompts
 
 
 @torch.inference_mode()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from goskill.evaluation.policy import Demonstration
 from goskill.methods.go_skill.labelling import label_episodes
 from goskill.methods.go_skill.networks import GoSkillNetworks
-from goskill.methods.prompting import last_decisions
+from goskill.methods.sequence.prompting import last_decisions
 from goskill.models import Decisions
+from goskill.rollouts.policy import Demonstration
 
 
 def read_prompts(networks: GoSkillNetworks, demonstrations: Sequence[Demonstration]) -> Decisions:

@@ -10,7 +10,7 @@ from torch import Tensor
 from goskill.errors import CheckpointError
 from goskill.methods.go_skill.networks import GoSkillNetworks
 from goskill.methods.go_skill.settings import GoSkillSettings
-from goskill.methods.released import ReleasedState
+from goskill.methods.sequence.released import ReleasedState
 from goskill.models import Normalize
 
 DECODER = {

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from goskill.evaluation.policy import Demonstration
-from goskill.methods.acting import PromptedPolicy, show_prompts
-from goskill.methods.graphs import Steps
 from goskill.methods.prompt_dt.networks import PromptDTNetworks
-from goskill.methods.prompting import last_decisions
+from goskill.methods.sequence.acting import PromptedPolicy, show_prompts
+from goskill.methods.sequence.acting_graphs import Steps
+from goskill.methods.sequence.prompting import last_decisions
 from goskill.models import DecisionContext, Decisions
+from goskill.rollouts.policy import Demonstration
 
 
 class PromptDTPolicy(PromptedPolicy):
@@ -22,7 +22,7 @@ class PromptDTPolicy(PromptedPolicy):
 
     Without a prompt demonstrations are still needed, for the target return. Keys and values are kept as
     ``goskill.models.DecisionContext`` says. ``networks``, ``chunk``, ``precision`` and ``cuda_graphs`` are those of
-    :class:`goskill.methods.acting.PromptedPolicy`.
+    :class:`goskill.methods.sequence.acting.PromptedPolicy`.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class _Group:
         self._action = like.new_zeros(count, networks.action_dim)
 
     def begin(self, tasks: Sequence[str], shown: Sequence[Demonstration], returns_to_go: Tensor) -> None:
-        """New episodes, as ``goskill.methods.acting.Group`` says."""
+        """New episodes, as ``goskill.methods.sequence.acting.Group`` says."""
         networks = self.networks
         self.step = 0
         self.returns_to_go = returns_to_go

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from goskill.data import EpisodeStore
-from goskill.methods.checking import check_dimensions
-from goskill.methods.predictions import BATCH, ActionPredictions, as_array, batches, repeat
 from goskill.methods.prompt_dt.contexts import contexts
 from goskill.methods.prompt_dt.networks import PromptDTNetworks
+from goskill.methods.sequence.checking import check_dimensions
+from goskill.methods.sequence.predictions import BATCH, ActionPredictions, as_array, batches, repeat
 
 
 @torch.inference_mode()

@@ -11,7 +11,7 @@ from torch import Tensor
 from goskill.errors import CheckpointError, InputError
 from goskill.methods.prompt_dt.networks import PromptDTNetworks
 from goskill.methods.prompt_dt.settings import PromptDTSettings
-from goskill.methods.released import ReleasedState
+from goskill.methods.sequence.released import ReleasedState
 from goskill.models import Normalize
 
 DECISION = {"return": "return_to_go", "state": "state", "action": "action"}

@@ -1,0 +1,193 @@
+"""Single transitions for value learning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from goskill import _core
+from goskill.data.buffers import ArraySpec
+from goskill.data.resident import ResidentColumns
+from goskill.data.sampler import MOST_STEPS, Batch, checked_flag, checked_integer, checked_store
+from goskill.data.statistics import Normalization
+from goskill.data.step_sampler import StepSampler
+from goskill.data.store import EpisodeStore
+from goskill.errors import InputError
+
+TERMINATED = "terminated"
+KEYS = (  # of batches
+    *("observations", "actions", "rewards", "next_observations", "terminated", "discount"),
+    *("start", "episode", "task", "skill"),
+)
+
+
+class TransitionSampler(StepSampler):
+    """Transitions (s, a, r, s', terminated) whose two states lie ``interval`` steps apart.
+
+    Sample: step t of an episode of T steps; n = min(interval, T - t) steps lead to s' = s(t + n), the last state of
+    the episode if it ends before. The target of value learning is ``rewards + discount * ~terminated * Q(s')``.
+
+    An endless iterable of batches; each is a dict of tensors:
+
+    - ``observations``, ``next_observations`` float32 [B, observation_dim]: s(t) and s(t + n);
+    - ``actions`` float32 [B, action_dim]: a(t);
+    - ``rewards`` float32 [B]: r(t) + … + r(t + n - 1), or the sum of gamma^k r(t + k) with ``discounted_rewards``, in
+      float64;
+    - ``discount`` float32 [B]: gamma^n. Where a decision counts as one step however long it takes, give ``gamma=1``
+      and discount the targets yourself;
+    - ``terminated`` bool [B]: whether the episode ended for good within the interval (a time limit is no such end);
+    - ``start`` (t), ``episode``, ``task`` int64 [B]: where the sample came from;
+    - ``skill`` int64 [B]: the label at t, if ``labels`` is given;
+    - each of ``columns`` [B, ...] at t, in the column's own dtype.
+
+    A batch may be kept and changed freely; its memory is used again only when no tensor looks at it any more.
+
+    Parameters
+    ----------
+    store: the open store.
+    batch_size: B, per rank; or instead
+    samples_per_task: B is so many times the number of tasks that have episodes, and the samples of a task follow one
+        another: ``batch["rewards"].view(tasks, samples_per_task)`` (needs balance "task").
+    interval: steps between s and s', at least 1.
+    gamma: in [0, 1].
+    discounted_rewards: whether rewards within the interval are discounted, too.
+    terminated: "column" (the store's declared column of that name) or "never" (nothing but time limits ends episodes).
+    balance: "transition" (uniform over all steps), "task" (sample g of the stream belongs to task g mod the number of
+        tasks that have episodes), "episode" (uniform over the episodes, or by ``episode_weights``, then over the steps
+        of the episode) or "skill" (sample g belongs to class g mod the number of classes that occur; needs ``labels``).
+    labels: name of a label column.
+    columns: names of declared columns of the steps.
+    task_weights: with balance "task", draw tasks at random in these proportions (tasks left out: 0).
+    episode_weights: with balance "episode", one for each episode of the store.
+    normalize, seed, threads, episodes, rank, world_size, device, pin_memory, resident: as for
+        :class:`SegmentSampler`; s and s' are normalised alike.
+
+    Raises InputError for wrong arguments, and for a store that does not say where episodes end, and StoreError for
+    labels that are missing or damaged.
+    """
+
+    _native: _core.TransitionSampler
+
+    def __init__(
+        self,
+        store: EpisodeStore,
+        batch_size: int | None = None,
+        *,
+        samples_per_task: int | None = None,
+        interval: int = 1,
+        gamma: float = 0.99,
+        discounted_rewards: bool = False,
+        terminated: str = "column",
+        balance: str = "transition",
+        labels: str | None = None,
+        columns: Sequence[str] = (),
+        normalize: bool | Normalization = False,
+        seed: int = 0,
+        threads: int = 1,
+        episodes: npt.ArrayLike | None = None,
+        task_weights: Mapping[str, float] | None = None,
+        episode_weights: npt.ArrayLike | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        device: str | torch.device = "cpu",
+        pin_memory: bool = False,
+        resident: bool = False,
+    ) -> None:
+        checked_store(store)
+        self._interval = checked_integer("interval", interval, 1, MOST_STEPS)
+        self._gamma = _checked_gamma(gamma)
+        self._discounted_rewards = checked_flag("discounted_rewards", discounted_rewards)
+        self._terminated = _checked_terminated(store, terminated)
+        self._sampled_columns = _checked_columns(store, columns)
+        super().__init__(
+            store,
+            batch_size,
+            samples_per_task=samples_per_task,
+            balance=balance,
+            labels=labels,
+            task_weights=task_weights,
+            episode_weights=episode_weights,
+            normalize=normalize,
+            seed=seed,
+            threads=threads,
+            episodes=episodes,
+            rank=rank,
+            world_size=world_size,
+            device=device,
+            pin_memory=pin_memory,
+            resident=resident,
+        )
+
+    def _build(self) -> _core.TransitionSampler:
+        return _core.TransitionSampler(
+            interval=self._interval,
+            gamma=self._gamma,
+            discounted_rewards=self._discounted_rewards,
+            terminated=TERMINATED if self._terminated else None,
+            columns=self._sampled_columns,
+            **self._shared(),
+        )
+
+    def _gathered_specs(self) -> list[ArraySpec]:
+        batch, width = self._batch_size, self._store.observation_dim
+        specs = [
+            ArraySpec("observations", np.float32, (batch, width)),
+            ArraySpec("actions", np.float32, (batch, self._store.action_dim)),
+            ArraySpec("rewards", np.float32, (batch,)),
+            ArraySpec("next_observations", np.float32, (batch, width)),
+            ArraySpec("terminated", np.bool_, (batch,)),
+            ArraySpec("discount", np.float32, (batch,)),
+        ]
+        if self._labels is not None:
+            specs.append(ArraySpec("skill", np.int64, (batch,)))
+        for name in self._sampled_columns:
+            type_ = self._store.columns[name]
+            specs.append(ArraySpec(name, type_.base, (batch, *type_.shape)))
+        return specs
+
+    def _column_names(self) -> list[str]:
+        ends = [TERMINATED] if self._terminated else []
+        return ["actions", "rewards", *ends, *self._sampled_columns]
+
+    def _gather(self, columns: ResidentColumns, places: Batch) -> Batch:
+        return columns.transitions(
+            places,
+            min(self._interval, int(self._store.episode_length.max())),
+            self._gamma,
+            self._discounted_rewards,
+            self._terminated,
+            {name: self._store.columns[name] for name in self._sampled_columns},
+        )
+
+
+def _checked_gamma(value: float) -> float:
+    real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not real or not 0 <= value <= 1:
+        raise InputError(f"gamma: expected a number in [0, 1], got {value!r:.80}")
+    return float(value)
+
+
+def _checked_terminated(store: EpisodeStore, choice: str) -> bool:
+    if choice not in ("column", "never"):
+        raise InputError(f"terminated: expected 'column' or 'never', got {choice!r:.80}")
+    if choice == "column" and TERMINATED not in store.columns:
+        raise InputError(
+            f"terminated: {store.path} declares no column 'terminated', so nothing says whether an episode ended or "
+            "was cut by a time limit; give terminated='never' if only time limits end its episodes"
+        )
+    return choice == "column"
+
+
+def _checked_columns(store: EpisodeStore, names: Sequence[str]) -> list[str]:
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"columns: expected a sequence of names, got {names!r:.80}")
+    for name in names:
+        store.column(name)
+        if name in KEYS:
+            raise InputError(f"columns: expected names that batches do not have already, got {name!r}")
+    if len(set(names)) != len(names):
+        raise InputError(f"columns: expected distinct names, got {', '.join(names):.80}")
+    return list(names)

@@ -1,0 +1,1 @@
+"""MetaWorld: its tasks, exact and fast environments, scripted experts."""

@@ -1,0 +1,1 @@
+"""Runs: settings and presets, training, evaluation, fine-tuning, diagnosis, studies."""

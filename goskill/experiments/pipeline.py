@@ -1,0 +1,345 @@
+"""Each step from episodes to results as a function: collect or convert, train, evaluate, compare.
+
+These are what the command line calls, and a script can call them as well. They print progress and tables.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from goskill.errors import InputError
+from goskill.experiments.load import load_policy
+from goskill.experiments.runs import (
+    Choice,
+    check_finished,
+    evaluate_over_ranks,
+    load_method,
+    prompts_of,
+    returns_of,
+    settings_of,
+)
+from goskill.experiments.train import train
+
+if TYPE_CHECKING:
+    from goskill.data import EpisodeStore
+    from goskill.evaluation import Results
+
+__all__ = [
+    "choose_tasks",
+    "collect",
+    "compare",
+    "convert",
+    "diagnose",
+    "evaluate",
+    "label",
+    "load_policy",
+    "show_store",
+    "train",
+    "verify",
+]
+
+PathLike = str | Path
+console = Console()
+
+
+def choose_tasks(suite: str | None, tasks: str | None) -> list[str]:
+    """The tasks of a suite, or the comma-separated ones. Raises InputError unless exactly one is given."""
+    from goskill.envs import task_names, tasks_of
+
+    if (suite is None) == (tasks is None):
+        came = "none" if suite is None else "both"
+        raise InputError(f"--suite or --tasks: expected one of them, got {came}")
+    if suite is not None:
+        return tasks_of(suite)
+    return task_names([name.strip() for name in str(tasks).split(",") if name.strip()])
+
+
+def collect(
+    out: PathLike,
+    *,
+    tasks: Sequence[str],
+    episodes: int = 40,
+    policy: str = "scripted",
+    quality: str = "near-optimal",
+    workers: int | None = None,
+    seed: int = 0,
+) -> EpisodeStore:
+    """Collect episodes of MetaWorld tasks into a store; see :func:`goskill.rollouts.collection.collect`.
+
+    Under torchrun the ranks share the episodes.
+    """
+    from goskill.rollouts.collection import collect as collect_episodes
+    from goskill.training import choose_device, distributed
+
+    distributed.start(choose_device("cpu"))
+    with _progress("collecting episodes") as report:
+        store = collect_episodes(
+            tasks,
+            out,
+            episodes=episodes,
+            policy=policy,
+            quality=quality,
+            workers=distributed.workers(workers),
+            seed=seed,
+            progress=report if distributed.rank() == 0 else None,
+            ranks=distributed,
+        )
+    if distributed.rank() == 0:
+        console.print(f"{out}: {store.num_episodes} scripted episodes of {len(store.tasks)} tasks")
+    return store
+
+
+def convert(
+    layout: str,
+    source: str,
+    out: PathLike,
+    *,
+    quality: str = "near-optimal",
+    tasks: Sequence[str] | None = None,
+    workers: int | None = None,
+) -> None:
+    """Convert npz files, D4RL's HDF5 or a Minari dataset into a store; see :mod:`goskill.data.convert`."""
+    from goskill.data.convert import from_hdf5, from_minari, from_npz
+
+    layouts = ("mtdiff", "goskill", "harmodt", "minari", "hdf5")
+    if layout not in layouts:
+        raise InputError(f"layout: expected one of {', '.join(layouts)}, got {layout!r}")
+    if tasks is not None and layout in ("minari", "hdf5"):
+        raise InputError(f"tasks: only npz layouts are converted in part, got layout {layout!r}")
+    with _progress("converting") as report:
+        if layout == "hdf5":
+            found = from_hdf5(source, out, workers=workers or 0, progress=report)
+        elif layout == "minari":
+            found = from_minari(source, out, workers=workers or 0, progress=report)
+        else:
+            found = from_npz(layout, source, out, quality, workers=workers or 0, progress=report, tasks=tasks)
+    console.print_json(json.dumps(found.to_json()))
+
+
+def show_store(data: PathLike, *, as_json: bool = False) -> None:
+    """Print what an episode store holds."""
+    from goskill.data import EpisodeStore
+
+    facts = EpisodeStore.open(data).info()
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    table = Table("task", "episodes", "steps", "mean return", "best return")
+    for name, task in facts["tasks"].items():
+        returns = ("" if task[key] is None else f"{task[key]:.0f}" for key in ("return_mean", "return_best"))
+        table.add_row(name, str(task["episodes"]), str(task["steps"]), *returns)
+    console.print(table)
+    if facts["unfinished"]:
+        console.print("unfinished: run the command again that was writing it")
+    for name in ("episodes", "steps", "observation_dim", "action_dim", "shards", "bytes"):
+        console.print(f"{name.replace('_', ' ')}: {facts[name]:,}")
+    if facts["actions_outside"]:
+        console.print(f"steps with actions outside [-1, 1]: {facts['actions_outside']:,}", markup=False)
+    console.print(f"labels: {', '.join(facts['labels']) or 'none'}")
+    if facts["prompts"] is not None:
+        console.print(f"prompts: {_prompts_in_words(facts['prompts'])}", markup=False)
+    for origin in filter(None, facts["provenance"]):
+        console.print(
+            "from: " + ", ".join(f"{key} {value}" for key, value in origin.items()),
+            highlight=False,
+            markup=False,
+        )
+
+
+def _prompts_in_words(facts: dict[str, Any]) -> str:
+    if "fault" in facts:
+        return f"damaged: {facts['fault']}"
+    unfinished = ", unfinished: run the command again that was writing them" if facts["unfinished"] else ""
+    return f"{facts['episodes']:,} episodes, {facts['steps']:,} steps, {facts['bytes']:,} bytes{unfinished}"
+
+
+def verify(data: PathLike) -> None:
+    """Hold every byte of a store to its checksums. Raises StoreError that names what is damaged."""
+    from goskill.data import EpisodeStore
+
+    store = EpisodeStore.open(data)
+    with _progress("verifying") as report:
+        checked = store.verify(report)
+    console.print(f"{data}: {checked['files']} columns, {checked['bytes']:,} bytes, all as they were written")
+
+
+def evaluate(
+    path: PathLike,
+    *,
+    episodes: int | None = None,
+    tasks: str | None = None,
+    data: PathLike | None = None,
+    workers: int | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    precision: str = "float32",
+    video: bool = False,
+    out: PathLike | None = None,
+    method: Choice | None = None,
+    checkpoint: str | None = None,
+) -> Results:
+    """Evaluate a run in MetaWorld, print the table, and keep the results in the run folder.
+
+    ``episodes`` are per task, by default as many as the run's settings say. ``data`` is a store with demonstrations
+    of tasks that the run never saw. ``video`` also films the first episode of each task into the folder's
+    ``videos``. ``out`` is a file for the results (and a CSV file beside it) instead of the run's ``results.json``.
+    ``method`` is the class that the run was trained with, where its name does not say all. ``checkpoint`` is the name
+    of one of the run's, "newest" of a run under way.
+    Raises InputError for a folder without a finished run, for tasks without demonstrations, and for films where
+    rendering is not possible. Under torchrun the ranks share the tasks.
+    """
+    from goskill.data import EpisodeStore
+    from goskill.evaluation import results_table
+    from goskill.rollouts import film, require_rendering
+    from goskill.training import RunFolder, choose_device, distributed
+
+    run = RunFolder.open(path)
+    file = run.results_file if out is None else Path(out)
+    if file.suffix != ".json" or file.is_dir():
+        raise InputError(f"out: expected a file that ends in .json, got {file}")
+    if video:
+        require_rendering()
+    chosen_device = choose_device(device or "auto")
+    distributed.start(chosen_device)
+    learned = load_method(run, method, checkpoint=checkpoint)
+    for module in learned.modules.values():
+        module.to(chosen_device)
+    store = EpisodeStore.open(run.prompts if data is None else data)
+    check_finished(store)
+    settings = settings_of(run, method=method)
+    prompts = prompts_of(store, learned.prompt_episodes)
+    chosen = choose_tasks(None, tasks) if tasks is not None else list(prompts)
+    missing = [task for task in chosen if task not in prompts]
+    if missing:
+        hint = ": give an episode store that has some with --data" if data is None else ""
+        raise InputError(f"{data or run.path} has no demonstrations of {', '.join(missing)}{hint}")
+    if episodes is None:
+        episodes = settings.evaluation.episodes
+    policy = learned.policy(precision)
+    with _progress("evaluating") as report:
+        results = evaluate_over_ranks(
+            policy,
+            chosen,
+            episodes,
+            prompts=prompts,
+            seed=seed,
+            workers=distributed.workers(workers),
+            progress=report if distributed.rank() == 0 else None,
+        )
+    results = results.with_data(returns_of(run))
+    if distributed.rank() > 0:
+        return results
+    console.print(results_table(results, title=str(run.path)))
+    _save_results(results, file)
+    if video:
+        with _progress("filming") as report:
+            films = film(policy, chosen, run.path / "videos", prompts=prompts, seed=seed, progress=report)
+        console.print(
+            f"filmed {', '.join(path.name for path in films)} in {run.path / 'videos'}", highlight=False
+        )
+    return results
+
+
+def _save_results(results: Results, file: Path) -> None:
+    try:
+        results.save(file)
+        results.save_csv(file.with_suffix(".csv"))
+    except OSError as error:
+        # Rollouts take long: they are kept somewhere.
+        kept = results.save(Path(tempfile.mkdtemp(prefix="goskill-")) / file.name)
+        raise InputError(f"{error.filename}: {error.strerror}; the results are in {kept}") from error
+
+
+def diagnose(path: PathLike, data: PathLike, *, as_json: bool = False, **options: Any) -> dict[str, Any]:
+    """Diagnose a run, print tables or JSON; see :func:`goskill.experiments.diagnosis.diagnose`."""
+    from goskill.experiments import diagnosis
+
+    if as_json:
+        document = diagnosis.diagnose(path, data, **options)
+        print(json.dumps(document, indent=2))
+        return document
+    with _progress("diagnosing") as report:
+        document = diagnosis.diagnose(path, data, progress=report, **options)
+    console.print(diagnosis.tables(document), highlight=False)
+    return document
+
+
+def label(path: PathLike, data: PathLike, *, device: str | None = None) -> str:
+    """Label every step of a store with a run's skills; returns the name of the label column.
+
+    Interrupted, it goes on where it was when it is called again. Under torchrun the ranks share the work.
+    """
+    from goskill.data import EpisodeStore
+    from goskill.methods import HasSkills
+    from goskill.training import RunFolder, choose_device, distributed
+
+    run = RunFolder.open(path)
+    method = load_method(run)
+    if not isinstance(method, HasSkills) or not method.discrete_skills:
+        name = settings_of(run).name
+        raise InputError(f"{path}: this run of {name} has no codebook of skills to label with")
+    store = EpisodeStore.open(data)
+    check_finished(store)
+    chosen_device = choose_device(device or "auto")
+    distributed.start(chosen_device)
+    for module in method.modules.values():
+        module.to(chosen_device).eval()
+    with _progress("labelling") as report:
+        shown = report if distributed.rank() == 0 else None
+        return method.label(store, shown)
+
+
+def compare(runs: Sequence[PathLike], *, as_json: bool = False) -> None:
+    """Print evaluated runs side by side, with paired differences from the first one.
+
+    ``runs`` are folders, or several training seeds under one name as ``NAME=RUN,RUN``.
+    """
+    from goskill.evaluation import Results, comparison_table, read_contenders
+    from goskill.evaluation import compare as compare_results
+
+    contenders = read_contenders([str(run) for run in runs])
+    comparison = compare_results(
+        {name: [Results.load(run / "results.json") for run in group] for name, group in contenders.items()}
+    )
+    if as_json:
+        print(json.dumps(comparison.to_json(), indent=2))
+    else:
+        console.print(comparison_table(comparison))
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr as a callback (done, total); it appears at the first call."""
+    columns: Sequence[Any] = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    progress = Progress(*columns, console=Console(stderr=True))
+    bar = progress.add_task(title, total=None)
+    with ExitStack() as shown:
+
+        def report(done: int, total: int) -> None:
+            if not progress.live.is_started:
+                shown.enter_context(progress)
+            progress.update(bar, completed=done, total=total)
+
+        yield report

@@ -1,0 +1,361 @@
+"""What a run folder means: its settings, the demonstrations it keeps, the networks it ended with."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Union
+
+from goskill.errors import CheckpointError, InputError
+from goskill.experiments import presets
+from goskill.settings import from_mapping, to_mapping
+
+if TYPE_CHECKING:
+    from goskill.data import EpisodeStore
+    from goskill.evaluation import DataReturns, Results
+    from goskill.methods import Entry, Method, Sources
+    from goskill.rollouts import Policy, Prompts
+    from goskill.training import Checkpoint, Milestones, RunFolder, TrainingSettings
+
+DEFAULT_METHOD = "go_skill"
+Choice = Union[str, "type[Method]"]
+"""A method: a name, an import path such as ``my_module:MyMethod``, or a class."""
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What quickstart collects. Raises InputError that names the setting."""
+
+    tasks: tuple[str, ...] = ()  # task names, or the name of one suite
+    episodes: int = 40  # per task, from random to expert
+    quality: Literal["near-optimal", "sub-optimal"] = "near-optimal"  # all episodes, or the first half
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1:
+            raise InputError(f"episodes: expected at least 1, got {self.episodes}")
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How a run is evaluated. Raises InputError that names the setting."""
+
+    episodes: int = 50  # new episodes per task
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1:
+            raise InputError(f"episodes: expected at least 1, got {self.episodes}")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of a run, in the sections that presets and ``--set`` name, and the method."""
+
+    entry: Entry  # the method
+    data: DataSettings
+    method: Any  # an instance of the method's ``Settings``
+    training: TrainingSettings
+    evaluation: EvaluationSettings
+
+    @property
+    def name(self) -> str:
+        """The name of the method."""
+        return self.entry.name
+
+
+def read_settings(
+    preset: str,
+    overrides: Sequence[str] = (),
+    *,
+    method: Choice = DEFAULT_METHOD,
+    ablations: Sequence[str] = (),
+) -> Settings:
+    """A preset for a method, with ablations of it and overrides such as ``method.horizon=5``.
+
+    Raises InputError that names what is wrong.
+    """
+    from goskill.methods import find
+
+    entry = find(method)
+    sections = presets.load(preset, entry.section)
+    sections["training"] = {**entry.method.training_defaults, **sections["training"]}
+    sections["method"] |= entry.decided
+    return settings_from(entry, sections, overrides, ablations)
+
+
+def settings_of(
+    run: RunFolder,
+    overrides: Sequence[str] = (),
+    *,
+    method: Choice | None = None,
+    ablations: Sequence[str] = (),
+) -> Settings:
+    """The settings that a run was started with, with ablations and overrides.
+
+    ``method`` may be given as a class, whose functions a run folder cannot hold. Raises CheckpointError if the file is
+    damaged, and if ``method`` is not that of the run.
+    """
+    from goskill.methods import find
+
+    record = _record(run)
+    values = dict(record["method"])
+    name = values.pop("name")
+    try:
+        entry = find(name)
+        given = entry if method is None else find(method)
+    except InputError as error:
+        raise CheckpointError(f"{run.settings_file}: {error}") from None
+    if not isinstance(method, str | None) and issubclass(given.method, entry.method):
+        entry = replace(entry, method=given.method)
+    elif given.name != name:
+        raise CheckpointError(f"{run.path} is a run of method {name!r}, not of {given.name!r}")
+    return settings_from(entry, {**record, "method": values, "data": {}}, overrides, ablations)
+
+
+def settings_from(
+    entry: Entry,
+    sections: Mapping[str, Mapping[str, Any]],
+    overrides: Sequence[str] = (),
+    ablations: Sequence[str] = (),
+) -> Settings:
+    """Settings of a method from plain sections. Raises InputError that names what is wrong."""
+    from goskill.training import TrainingSettings
+
+    plain = {section: dict(values) for section, values in sections.items()}
+    plain["method"] |= entry.ablated(ablations)
+    sections = presets.override(plain, overrides)
+    return Settings(
+        entry,
+        from_mapping(DataSettings, sections["data"], "data"),
+        entry.settings(sections["method"]),
+        from_mapping(TrainingSettings, sections["training"], "training"),
+        from_mapping(EvaluationSettings, sections["evaluation"], "evaluation"),
+    )
+
+
+def record_of(settings: Settings, sources: Sources) -> dict[str, Any]:
+    """What ``settings.json`` of a run on these sources holds. Raises InputError for a store that is unfinished."""
+    return {
+        "data": {**_data_record(sources.store), **_suite_record(settings, sources)},
+        "method": {"name": settings.name, **to_mapping(settings.method)},
+        "training": to_mapping(settings.training),
+        "evaluation": to_mapping(settings.evaluation),
+    }
+
+
+def _data_record(store: EpisodeStore | None) -> dict[str, Any]:
+    from goskill.evaluation import data_returns
+
+    if store is None:
+        return {"path": "", "tasks": [], "episodes": 0, "steps": 0, "returns": {}}
+    check_finished(store)
+    return {
+        "path": str(store.path.resolve()),
+        "tasks": store.tasks,
+        "episodes": store.num_episodes,
+        "steps": store.num_steps,
+        "returns": {task: to_mapping(returns) for task, returns in data_returns(store).items()},
+    }
+
+
+def _suite_record(settings: Settings, sources: Sources) -> dict[str, Any]:
+    if sources.suite is None or not settings.entry.method.learns_in_suite:
+        return {}
+    return {"suite": sources.suite_name, "suite_tasks": list(sources.tasks)}
+
+
+def suite_of(run: RunFolder) -> str | None:
+    """The name of the suite that a run learns in; None for one that learns from stored episodes only."""
+    name = _record(run)["data"].get("suite")
+    return None if name is None else str(name)
+
+
+def tasks_of(run: RunFolder) -> list[str]:
+    """The tasks of its suite that a run learns in."""
+    return [str(task) for task in _record(run)["data"].get("suite_tasks", ())]
+
+
+def check_finished(store: EpisodeStore) -> None:
+    """Raises InputError for a store whose writer has been stopped, or is not done."""
+    if store.unfinished:
+        raise InputError(
+            f"{store.path} is unfinished: first run the command again that was writing it, it goes on"
+        )
+
+
+def data_path(run: RunFolder) -> str:
+    """Where the store was that a run was started on."""
+    return str(_record(run)["data"]["path"])
+
+
+def check_data(run: RunFolder, path: Path, data: Mapping[str, Any]) -> None:
+    """Raises InputError if the store at ``path`` is not the one that the run was started on.
+
+    ``data`` says of the store what :func:`record_of` does.
+    """
+    begun = _record(run)["data"]
+    for name in ("tasks", "episodes", "steps", "returns"):
+        if begun.get(name) != data[name]:
+            shown = "" if name == "returns" else f" ({begun.get(name)} there, {data[name]} here)"
+            raise InputError(
+                f"{run.path} cannot be resumed with {path}: its {name}{shown} are not those of {begun['path']}, "
+                "on which the run was started"
+            )
+
+
+def returns_of(run: RunFolder) -> dict[str, DataReturns]:
+    """The returns of a run's training episodes by task."""
+    from goskill.evaluation import DataReturns
+
+    returns = _record(run)["data"]["returns"]
+    return {
+        task: from_mapping(DataReturns, values, f"data.returns.{task}") for task, values in returns.items()
+    }
+
+
+def _record(run: RunFolder) -> dict[str, Any]:
+    record = run.sections("data", "method", "training", "evaluation")
+    for section, name in (("data", "returns"), ("data", "path"), ("method", "name")):
+        if name not in record[section]:
+            raise CheckpointError(f"{run.settings_file}: setting {section}.{name} is missing")
+    return record
+
+
+def load_method(
+    run: RunFolder, method: Choice | None = None, *, checkpoint: str | None = None, finished: bool = True
+) -> Method:
+    """The trained method of a finished run, on the CPU.
+
+    ``checkpoint`` names one of the run's instead of the last, "newest" the newest whole one of a run that may still
+    be under way, which ``finished=False`` means as well. ``method`` is the class that the run was trained with where
+    it is not found by name, or holds what a run folder cannot. Raises CheckpointError for a run that is not finished,
+    and for a checkpoint that is missing, damaged or does not fit the run's settings.
+    """
+    settings = settings_of(run, method=method)
+    found = _find_checkpoint(run, "newest" if checkpoint is None and not finished else checkpoint)
+    return settings.entry.method.restore(settings.method, found.networks())
+
+
+def _find_checkpoint(run: RunFolder, name: str | None) -> Checkpoint:
+    from goskill.training import Checkpoints, read_checkpoint
+
+    if name not in (None, "newest"):
+        path = run.checkpoints / str(name)
+        if not path.is_dir() or path.parent != run.checkpoints:
+            there = sorted(one.name for one in run.checkpoints.glob("step-*"))
+            raise CheckpointError(
+                f"checkpoint {name!r}: expected newest or one of {', '.join(there) or 'none'}"
+            )
+        return read_checkpoint(path)
+    found = _last_checkpoint(run) if name is None else Checkpoints(run.checkpoints).newest()
+    if found is None:
+        raise CheckpointError(
+            f"{run.checkpoints} holds no whole checkpoint: "
+            f"train again with goskill train --resume --out {run.path}"
+        )
+    return found
+
+
+def _last_checkpoint(run: RunFolder) -> Checkpoint | None:
+    """The checkpoint at the end of training; None if there is no checkpoint at all."""
+    from goskill.training import Checkpoints, read_checkpoint
+
+    path = Checkpoints(run.checkpoints).newest_path()
+    if path is None:
+        return None
+    resume = f"go on with goskill train --resume --out {run.path}"
+    try:
+        checkpoint = read_checkpoint(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {resume}, which repeats what it held") from None
+    if checkpoint.state["phase"] < len(checkpoint.state["phases"]):
+        raise CheckpointError(f"{run.path} is not finished: {resume}")
+    return checkpoint
+
+
+def outside_metaworld(store: EpisodeStore) -> str:
+    """Why the tasks of a store cannot be rolled out in MetaWorld; "" if they can."""
+    from goskill.envs import task_names
+    from goskill.envs.metaworld.environment import ACTION_DIM, OBSERVATION_DIM
+
+    for name, size in (("observation_dim", OBSERVATION_DIM), ("action_dim", ACTION_DIM)):
+        if getattr(store, name) != size:
+            return f"{store.path}: expected {name} {size}, got {getattr(store, name)}"
+    try:
+        task_names(store.tasks)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def train_into(
+    run: RunFolder,
+    method: Method,
+    settings: Settings,
+    store: EpisodeStore | None,
+    *,
+    resume: bool = False,
+    milestones: Milestones | None = None,
+) -> None:
+    """Train a method into ``run``, which also keeps prompts of ``store`` and counts the skills of its episodes."""
+    from goskill.evaluation import DataSkills
+    from goskill.methods import HasSkills
+    from goskill.training import Trainer, distributed
+
+    if distributed.rank() == 0 and store is not None:
+        keep_prompts(store, run, method.prompt_episodes)
+    Trainer(method, run, settings.training, milestones=milestones).train(resume=resume)
+    if store is not None and isinstance(method, HasSkills) and method.discrete_skills:
+        column = method.label(store)
+        if distributed.rank() == 0:
+            DataSkills.of_store(store, column).save(run.path / "data_skills.json")
+
+
+def evaluate_over_ranks(policy: Policy, tasks: Sequence[str], episodes: int, **options: Any) -> Results:
+    """:func:`goskill.evaluation.evaluate` with the tasks shared among the ranks; each gets all results."""
+    from goskill.evaluation import merge
+    from goskill.rollouts import evaluate
+    from goskill.training import distributed
+
+    share = tasks[distributed.rank() :: distributed.world_size()]
+    part = evaluate(policy, share, episodes, **options) if share else None
+    return merge([one for one in distributed.gather(part) if one is not None], tasks)
+
+
+def keep_prompts(store: EpisodeStore, run: RunFolder, count: int) -> None:
+    """Copy each task's best episodes into a run, so that it can be evaluated without its data."""
+    from goskill.data import StoreWriter
+
+    if run.prompts.exists():
+        return
+    unfinished = run.path / ".prompts"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    origin = {"source": str(store.path), "selection": f"the {count} episodes of highest return of each task"}
+    with StoreWriter(
+        unfinished, store.observation_dim, store.action_dim, store.tasks, provenance=origin
+    ) as writer:
+        for task in store.tasks:
+            for index in store.best_episodes(task, count):
+                episode = store.episode(index)
+                writer.append(
+                    task=task,
+                    observations=episode.observations,
+                    actions=episode.actions,
+                    rewards=episode.rewards,
+                    success=episode.success,
+                )
+    os.replace(unfinished, run.prompts)
+
+
+def prompts_of(store: EpisodeStore, count: int) -> Prompts:
+    """Each task's best episodes as demonstrations; tasks without episodes are left out."""
+    from goskill.rollouts import Demonstration
+
+    prompts = {}
+    for task in store.tasks:
+        best = [store.episode(index) for index in store.best_episodes(task, count)]
+        if best:
+            prompts[task] = [Demonstration(one.observations, one.actions, one.rewards) for one in best]
+    return prompts

@@ -1,0 +1,1 @@
+"""What the methods that model sequences with transformers share."""

@@ -1,0 +1,100 @@
+"""State dicts of the authors' released code (github.com/DarkDawn233/GoSkill), read without running anything in them."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from goskill.errors import CheckpointError
+from goskill.methods.sequence.checking import load_part
+
+# GPT-2's buffers, and a token table that the release never uses.
+UNUSED = re.compile(r"(wte\.weight|h\.\d+\.attn\.(bias|masked_bias))")
+
+BLOCK = {
+    "ln_1": "attention_norm",
+    "attn.c_attn": "query_key_value",
+    "attn.c_proj": "attention_output",
+    "ln_2": "feedforward_norm",
+    "mlp.c_fc": "feedforward_input",
+    "mlp.c_proj": "feedforward_output",
+}
+
+
+class ReleasedState:
+    """A released state dict that knows which of its tensors have been taken."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            loaded = torch.load(self.path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise CheckpointError(f"released file {self.path} cannot be read: {reason}") from None
+        tensors = isinstance(loaded, Mapping) and all(isinstance(value, Tensor) for value in loaded.values())
+        if not tensors:
+            raise CheckpointError(
+                f"released file {self.path}: expected a state dict, got {type(loaded).__name__}"
+            )
+        self._tensors: dict[str, Tensor] = dict(loaded)
+        self._taken: set[str] = set()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._tensors
+
+    def take(self, key: str) -> Tensor:
+        if key not in self._tensors:
+            raise CheckpointError(f"released file {self.path}: key {key} is missing")
+        self._taken.add(key)
+        return self._tensors[key]
+
+    def shape(self, key: str, dimensions: int) -> tuple[int, ...]:
+        shape = tuple(self.take(key).shape)
+        if len(shape) != dimensions or 0 in shape:
+            raise CheckpointError(
+                f"released file {self.path}: key {key}: expected {dimensions} dimensions, got shape {shape}"
+            )
+        return shape
+
+    def count(self, pattern: str) -> int:
+        """How many different first groups the keys that match have."""
+        matches = (re.match(pattern, key) for key in self._tensors)
+        return len({match[1] for match in matches if match})
+
+    def pair(self, released: str, ours: str, transposed: bool = False) -> dict[str, Tensor]:
+        """Weight and bias of a layer under our name."""
+        weight = self.take(f"{released}.weight")
+        return {
+            f"{ours}.weight": weight.mT if transposed and weight.ndim == 2 else weight,
+            f"{ours}.bias": self.take(f"{released}.bias"),
+        }
+
+    def transformer(self, prefix: str) -> dict[str, Tensor]:
+        state = self.pair(f"{prefix}.ln_f", "transformer.final_norm")
+        for layer in range(self.count(rf"{re.escape(prefix)}\.h\.(\d+)\.")):
+            for released, ours in BLOCK.items():
+                # The release's Conv1D keeps [in, out]; LayerNorm weights have one dimension.
+                name = f"transformer.blocks.{layer}.{ours}"
+                state |= self.pair(f"{prefix}.h.{layer}.{released}", name, transposed=True)
+        self._taken |= {
+            key
+            for key in self._tensors
+            if key.startswith(f"{prefix}.") and UNUSED.fullmatch(key[len(prefix) + 1 :])
+        }
+        return state
+
+    def load(self, part: nn.Module, name: str, state: Mapping[str, Tensor]) -> None:
+        try:
+            load_part(part, state, name)
+        except CheckpointError as error:
+            raise CheckpointError(f"released file {self.path} does not fit: {error}") from None
+
+    def refuse_rest(self) -> None:
+        rest = sorted(self._tensors.keys() - self._taken)
+        if rest:
+            raise CheckpointError(f"released file {self.path}: key {rest[0]} is unknown")
