@@ -257,8 +257,8 @@ STAGES = {
             "mlp-noise-0.3": Recipe(
                 "go_skill", "the same, 30 % uniformly random skills", (HALF, *MLP, "method.skill_noise=0.3")
             ),
-            "long": Recipe("go_skill", "longer, no reached goal, 30 % uniformly random skills", LONG),
-            "swap": Recipe("go_skill", "60 % swapped skills, small tables of steps and times", SWAP),
+            "long": Recipe("go_skill", "the same, longer, no reached goal", LONG),
+            "swap": Recipe("go_skill", "the same, 60 % swapped skills instead, small tables", SWAP),
             "small-batches": Recipe(
                 "go_skill", "the same, twice the iterations, half the batch", SMALL_BATCHES
             ),
