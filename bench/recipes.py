@@ -196,7 +196,7 @@ def draw(folder: Path) -> list[Path]:
             axis.invert_yaxis()
             axis.set_xlim(0, 1.02)
             axis.set_title(f"{stage}: success", loc="left")
-            axis.legend(loc="lower left", bbox_to_anchor=(0.62, 1.0), ncols=2)
+            axis.legend(loc="lower right", bbox_to_anchor=(1.02, 1.0), ncols=2)
         return save(figure, folder, "recipes")
 
 
