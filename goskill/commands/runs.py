@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from goskill.commands.options import Device, Overrides, Seed, Tasks, Workers
+from goskill.commands.options import Device, Overrides, Seed, Suite, Tasks, Workers
 from goskill.errors import InputError
 
 
@@ -139,6 +139,7 @@ def finetune(
         typer.Option(help="Also evaluate on the way, into evaluations.jsonl. Default: as the preset says."),
     ] = None,
     overrides: Overrides = None,
+    suite: Suite = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted RUN2.")] = False,
     workers: Workers = None,
 ) -> None:
@@ -162,6 +163,7 @@ def finetune(
             evaluate_every=evaluate_every,
             overrides=overrides or (),
             workers=workers,
+            suite=suite,
         )
         return
     for name, value in (
@@ -171,7 +173,7 @@ def finetune(
     ):
         if value is not None:
             raise InputError(f"{name}: --resume goes on as {out} was started, leave it out")
-    finetuning.resume(out, data, path=run, overrides=overrides or (), workers=workers)
+    finetuning.resume(out, data, path=run, overrides=overrides or (), workers=workers, suite=suite)
 
 
 def evaluate(
@@ -179,6 +181,7 @@ def evaluate(
     episodes: Annotated[
         int | None, typer.Option(help="New episodes per task. Default: as the run's settings say.", min=1)
     ] = None,
+    suite: Suite = None,
     tasks: Tasks = None,
     data: Annotated[
         Path | None,
@@ -192,16 +195,22 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="Where the results go, instead of RUN/results.json.", metavar="FILE")
     ] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(help="A checkpoint's name, or newest, which a run under way has too.", metavar="NAME"),
+    ] = None,
 ) -> None:
-    """Evaluate a run in MetaWorld: mean return and success, per task and overall.
+    """Evaluate a run in its suite: mean return and success, per task and overall.
 
-    Examples: `goskill eval runs/mt10`, `goskill eval runs/mt10 --tasks reach,push --episodes 10 --out two.json`
+    Examples: `goskill eval runs/mt10`, `goskill eval runs/mt10 --tasks reach,push --episodes 10 --out two.json`,
+    `goskill eval runs/mine --suite my_module:suite`
     """
     from goskill.experiments import pipeline
 
     pipeline.evaluate(
         run,
         episodes=episodes,
+        suite=suite,
         tasks=tasks,
         data=data,
         workers=workers,
@@ -210,6 +219,7 @@ def evaluate(
         precision=precision,
         video=video,
         out=out,
+        checkpoint=checkpoint,
     )
 
 
@@ -217,8 +227,9 @@ def diagnose(
     run: Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")],
     data: Annotated[Path, typer.Argument(help="An episode store of the run's tasks.", metavar="DATA")],
     episodes: Annotated[
-        int, typer.Option(help="Demonstrations per task to follow in MetaWorld. 0: none.", min=0)
+        int, typer.Option(help="Demonstrations per task to follow in the suite. 0: none.", min=0)
     ] = 5,
+    suite: Suite = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     workers: Workers = None,
     seed: Seed = 0,
@@ -231,5 +242,12 @@ def diagnose(
     from goskill.experiments import pipeline
 
     pipeline.diagnose(
-        run, data, episodes=episodes, as_json=as_json, workers=workers, seed=seed, device=device
+        run,
+        data,
+        suite=suite,
+        episodes=episodes,
+        as_json=as_json,
+        workers=workers,
+        seed=seed,
+        device=device,
     )

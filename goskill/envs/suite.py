@@ -172,8 +172,12 @@ class Suite(ABC):
         return EnvironmentPool(tasks, num_envs, suite=self, **options)
 
     def film(self, task: str, size: int) -> Env:
-        """An environment whose ``render()`` is a picture for a film, about ``size`` pixels wide."""
+        """An environment whose ``render()`` is a picture for a film, uint8 [height, width, 3], best ``size`` wide."""
         return self.make(task, render_mode="rgb_array")
+
+    def require_rendering(self) -> None:
+        """Raises InputError, saying what to install, where no pictures can be had."""
+        return
 
     def expert(self, task: str) -> Expert | None:
         """A new scripted policy of a task; None where there is none."""
@@ -285,7 +289,7 @@ def tasks_in(suite: Suite | str | None, tasks: str | Iterable[str] | None) -> tu
     if tasks is None or (isinstance(tasks, str) and tasks in (suite, found.name)):
         return found, list(found.tasks)
     if isinstance(tasks, str):
-        tasks = found.groups.get(tasks) or [part.strip() for part in tasks.split(",")]
+        tasks = found.groups.get(tasks) or [part.strip() for part in tasks.split(",") if part.strip()]
     names = [found.task_name(task) for task in tasks]
     if not names:
         raise InputError("tasks: expected at least one task, got none")

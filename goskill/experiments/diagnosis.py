@@ -36,7 +36,6 @@ from goskill.experiments.runs import (
     Choice,
     check_finished,
     load_method,
-    outside_metaworld,
     prompts_of,
     settings_of,
 )
@@ -44,6 +43,7 @@ from goskill.files import write_atomically
 
 if TYPE_CHECKING:
     from goskill.data import EpisodeStore
+    from goskill.envs.suite import Suite
     from goskill.evaluation import Results
     from goskill.methods.sequence.predictions import ActionPredictions, SkillPredictions
     from goskill.rollouts import Prompts
@@ -61,6 +61,7 @@ def diagnose(
     path: PathLike,
     data: PathLike,
     *,
+    suite: str | Suite | None = None,
     episodes: int = 5,
     samples: int = 4_096,
     workers: int | None = None,
@@ -73,8 +74,8 @@ def diagnose(
 
     ``episodes`` demonstrations of each task, its best, are followed in rollouts (fewer where a task has fewer; 0: no
     rollouts). ``samples`` windows and as many decision points' contexts are drawn, the same number from each task.
-    Labels that the store does not have yet are written beside it. ``progress(done, total)`` hears of environment
-    steps.
+    Labels that the store does not have yet are written beside it. ``suite`` is what the store's tasks are of, where it
+    does not say. ``progress(done, total)`` is called with numbers of environment steps.
 
     Raises InputError for a run or store that is not finished, a store that does not fit the run, and wrong numbers.
     """
@@ -119,15 +120,15 @@ def diagnose(
         predictions = learned.predict_skills(store, column, samples, seed)
         document["policy"] = policy_accuracy(predictions, store.tasks, count)
         document["codebook"] = codebook_usage(store, column, count)
-    reason = _no_rollouts(store, episodes)
-    if reason:
-        left_out["rollouts"] = reason
+    where = _rollout_suite(store, suite, episodes)
+    if isinstance(where, str):
+        left_out["rollouts"] = where
     else:
         policies = {"policy": learned.policy()}
         if isinstance(learned, HasSkills):
             policies = {"oracle": learned.oracle(), **policies}
         prompts = prompts_of(store, learned.prompt_episodes)
-        document["rollouts"] = _roll_out(policies, store, prompts, episodes, workers, seed, progress)
+        document["rollouts"] = _roll_out(policies, store, where, prompts, episodes, workers, seed, progress)
     document["left_out"] = left_out
     write_atomically(run.path / FILE_NAME, json.dumps(document, indent=1, allow_nan=False) + "\n")
     return document
@@ -222,16 +223,24 @@ def _grouped(values: Float64Array, group: IntArray, count: int) -> list[tuple[in
     return [(int(one), int(sizes[one]), float(sums[one] / sizes[one])) for one in np.flatnonzero(sizes)]
 
 
-def _no_rollouts(store: EpisodeStore, episodes: int) -> str:
+def _rollout_suite(store: EpisodeStore, given: str | Suite | None, episodes: int) -> Suite | str:
+    """The suite to roll out in, or why there are no rollouts. Raises InputError for a given one that does not fit."""
+    from goskill.experiments.suites import suite_for
+
     if episodes == 0:
         return "episodes = 0"
-    reason = outside_metaworld(store)
-    return reason and f"rollouts are in MetaWorld: {reason}"
+    try:
+        return suite_for(store, given)
+    except InputError as error:
+        if given is not None:
+            raise
+        return str(error)
 
 
 def _roll_out(
     policies: dict[str, Any],
     store: EpisodeStore,
+    suite: Suite,
     prompts: Prompts,
     episodes: int,
     workers: int | None,
@@ -252,6 +261,8 @@ def _roll_out(
         shown = [store.episode(index) for index in chosen[task]]
         followed[task] = [Demonstration(one.observations, one.actions, one.rewards) for one in shown]
     steps = int(max(store.episode_length[index] for indices in chosen.values() for index in indices))
+    if steps < suite.max_steps and _ends_early(store, chosen):
+        steps = suite.max_steps
     found: dict[str, Results] = {}
     for number, (name, policy) in enumerate(policies.items()):
 
@@ -263,6 +274,7 @@ def _roll_out(
             policy,
             tasks,
             episodes,
+            suite=suite,
             prompts=followed if name == "oracle" else prompts,
             seed=seed,
             episode_seeds=seeds,
@@ -284,6 +296,17 @@ def _roll_out(
     if "oracle" in policies:
         rollouts["exact_starts"] = policies["oracle"].exact / (episodes * len(tasks))
     return rollouts
+
+
+def _ends_early(store: EpisodeStore, chosen: dict[str, list[int]]) -> bool:
+    """Whether demonstrations were over when their task was done, so that their length is no limit."""
+    if "terminated" not in store.columns:
+        return False
+    return any(
+        bool(store.episode(index).columns["terminated"][-1])
+        for indices in chosen.values()
+        for index in indices
+    )
 
 
 def _demonstrated(store: EpisodeStore, chosen: dict[str, list[int]]) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from goskill.experiments.runs import (
     data_path,
     evaluate_over_ranks,
     load_method,
-    outside_metaworld,
     prompts_of,
     record_of,
     settings_from,
@@ -31,6 +30,7 @@ from goskill.settings import from_mapping, to_mapping
 
 if TYPE_CHECKING:
     from goskill.data import EpisodeStore
+    from goskill.envs.suite import Suite
     from goskill.methods import Entry, Method
     from goskill.training import Milestones, RunFolder
 
@@ -63,16 +63,17 @@ def finetune(
     evaluate_every: int | None = None,
     overrides: Sequence[str] = (),
     workers: int | None = None,
+    suite: str | Suite | None = None,
     method: Choice | None = None,
 ) -> RunFolder:
     """Go on training a finished run on a store of other tasks, into the run folder ``out``.
 
     Settings are the old run's, with a warm-up of at most a tenth of ``iterations`` (3,000 unless a preset says
     otherwise), then those of ``preset`` (a name of ``presets.names("finetuning")``), then ``overrides`` such as
-    ``training.learning_rate=1e-4``. With ``evaluate_every`` positive the policy is evaluated in MetaWorld before
-    the first iteration, after every so many, and after the last; the points are in ``out/evaluations.jsonl``
-    (:mod:`goskill.evaluation.points`). Its seed is training's, so that the last one is what ``goskill eval`` with
-    that seed finds. ``workers`` are evaluation's.
+    ``training.learning_rate=1e-4``. With ``evaluate_every`` positive the policy is evaluated in ``suite``, by default
+    the one that ``data`` was collected in, before the first iteration, after every so many, and after the last; the
+    points are in ``out/evaluations.jsonl`` (:mod:`goskill.evaluation.points`). Its seed is training's, so that the
+    last one is what ``goskill eval`` with that seed finds. ``workers`` are evaluation's.
 
     The folder is a run like any other; ``settings.json`` says in section ``finetuning`` where it came from.
     :func:`resume` goes on with it after an interruption. Raises InputError for a run that is not finished, a store
@@ -104,12 +105,13 @@ def finetune(
     trained: Any = load_method(origin, method)
     store = EpisodeStore.open(data)
     _check_tasks(store, tuning, preset)
+    where = _evaluation_suite(store, suite, tuning)
     learner = trained.fine_tune(settings.method, Sources(store), settings.training)
     settings = replace(settings, method=learner.settings)
     came_from = {"run": str(origin.path.resolve()), "checkpoint": _checkpoint(origin)}
     record = {**record_of(settings, Sources(store)), SECTION: {**came_from, **to_mapping(tuning)}}
     run = RunFolder.create(out, record)
-    milestones = _evaluations(run, learner, settings, store, tuning, workers)
+    milestones = _evaluations(run, learner, settings, store, where, tuning, workers)
     train_into(run, learner, settings, store, milestones=milestones)
     return run
 
@@ -137,6 +139,7 @@ def resume(
     path: PathLike | None = None,
     overrides: Sequence[str] = (),
     workers: int | None = None,
+    suite: str | Suite | None = None,
     method: Choice | None = None,
 ) -> RunFolder:
     """Go on with an interrupted fine-tuning; on the CPU it ends with the same bits as one that was not interrupted.
@@ -170,11 +173,12 @@ def resume(
         )
     trained: Any = load_method(source, method, finished=not begun)
     store = EpisodeStore.open(data_path(run) if data is None else data)
+    where = _evaluation_suite(store, suite, tuning)
     learner = trained.fine_tune(settings.method, Sources(store), settings.training)
     record = {**record_of(settings, Sources(store)), SECTION: {**came_from, **to_mapping(tuning)}}
     check_data(run, store.path, record["data"])
     run = RunFolder.create(out, record, resume=True)
-    milestones = _evaluations(run, learner, settings, store, tuning, workers)
+    milestones = _evaluations(run, learner, settings, store, where, tuning, workers)
     train_into(run, learner, settings, store, resume=True, milestones=milestones)
     return run
 
@@ -223,9 +227,20 @@ def _check_tasks(store: EpisodeStore, tuning: FinetuningSettings, preset: str | 
         raise InputError(
             f"data: preset {preset} fine-tunes on {', '.join(tuning.tasks)}; {store.path} has {', '.join(store.tasks)}"
         )
-    reason = outside_metaworld(store) if tuning.evaluate_every else ""
-    if reason:
-        raise InputError(f"evaluate_every: expected 0, for evaluation is in MetaWorld: {reason}")
+
+
+def _evaluation_suite(
+    store: EpisodeStore, given: str | Suite | None, tuning: FinetuningSettings
+) -> Suite | None:
+    """Where to evaluate on the way; None if that is not to be."""
+    from goskill.experiments.suites import suite_for
+
+    if not tuning.evaluate_every:
+        return None
+    try:
+        return suite_for(store, given)
+    except InputError as error:
+        raise InputError(f"evaluate_every: expected 0, or a suite to evaluate in: {error}") from None
 
 
 def _evaluations(
@@ -233,6 +248,7 @@ def _evaluations(
     method: Method,
     settings: Settings,
     store: EpisodeStore,
+    suite: Suite | None,
     tuning: FinetuningSettings,
     workers: int | None,
 ) -> Milestones | None:
@@ -240,7 +256,7 @@ def _evaluations(
     from goskill.evaluation.tables import percentage
     from goskill.training import Milestones, distributed
 
-    if not tuning.evaluate_every:
+    if suite is None:
         return None
     prompts = prompts_of(store, method.prompt_episodes)
 
@@ -250,7 +266,13 @@ def _evaluations(
         policy = method.policy()
         episodes = settings.evaluation.episodes
         results = evaluate_over_ranks(
-            policy, store.tasks, episodes, prompts=prompts, seed=settings.training.seed, workers=workers
+            policy,
+            store.tasks,
+            episodes,
+            suite=suite,
+            prompts=prompts,
+            seed=settings.training.seed,
+            workers=workers,
         )
         if distributed.rank() == 0:
             add_point(run.evaluations_file, iteration, results)

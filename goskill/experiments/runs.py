@@ -161,13 +161,16 @@ def _data_record(store: EpisodeStore | None) -> dict[str, Any]:
 
 
 def _suite_record(settings: Settings, sources: Sources) -> dict[str, Any]:
-    if sources.suite is None or not settings.entry.method.learns_in_suite:
-        return {}
-    return {"suite": sources.suite_name, "suite_tasks": list(sources.tasks)}
+    from goskill.rollouts.collection import suite_of_store
+
+    if sources.suite is not None and settings.entry.method.learns_in_suite:
+        return {"suite": sources.suite_name, "suite_tasks": list(sources.tasks)}
+    name = None if sources.store is None else suite_of_store(sources.store)
+    return {} if name is None else {"suite": name}
 
 
 def suite_of(run: RunFolder) -> str | None:
-    """The name of the suite that a run learns in; None for one that learns from stored episodes only."""
+    """The name of the suite that a run learns in, or that its data was collected in; None where nothing says it."""
     name = _record(run)["data"].get("suite")
     return None if name is None else str(name)
 
@@ -275,21 +278,6 @@ def _last_checkpoint(run: RunFolder) -> Checkpoint | None:
     return checkpoint
 
 
-def outside_metaworld(store: EpisodeStore) -> str:
-    """Why the tasks of a store cannot be rolled out in MetaWorld; "" if they can."""
-    from goskill.envs import task_names
-    from goskill.envs.metaworld.environment import ACTION_DIM, OBSERVATION_DIM
-
-    for name, size in (("observation_dim", OBSERVATION_DIM), ("action_dim", ACTION_DIM)):
-        if getattr(store, name) != size:
-            return f"{store.path}: expected {name} {size}, got {getattr(store, name)}"
-    try:
-        task_names(store.tasks)
-    except InputError as error:
-        return str(error)
-    return ""
-
-
 def train_into(
     run: RunFolder,
     method: Method,
@@ -327,12 +315,16 @@ def evaluate_over_ranks(policy: Policy, tasks: Sequence[str], episodes: int, **o
 def keep_prompts(store: EpisodeStore, run: RunFolder, count: int) -> None:
     """Copy each task's best episodes into a run, so that it can be evaluated without its data."""
     from goskill.data import StoreWriter
+    from goskill.rollouts.collection import suite_of_store
 
     if run.prompts.exists():
         return
     unfinished = run.path / ".prompts"
     shutil.rmtree(unfinished, ignore_errors=True)
     origin = {"source": str(store.path), "selection": f"the {count} episodes of highest return of each task"}
+    name = suite_of_store(store)
+    if name is not None:
+        origin["suite"] = name
     with StoreWriter(
         unfinished, store.observation_dim, store.action_dim, store.tasks, provenance=origin
     ) as writer:

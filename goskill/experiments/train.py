@@ -126,7 +126,7 @@ def _sources(
     begun: RunFolder | None,
 ) -> Sources:
     """What the method learns from, as given or as the run that is resumed had it."""
-    from goskill.envs.suite import find_suite
+    from goskill.envs.suite import check_fits, find_suite
     from goskill.methods import Sources
 
     kind = settings.entry.method
@@ -143,6 +143,8 @@ def _sources(
         for notice in unusual_data(store, settings.method):
             warnings.warn(notice, stacklevel=3)
     found = None if suite is None else find_suite(suite)
+    if found is not None and store is not None:
+        check_fits(found, str(store.path), store.observation_dim, store.action_dim)
     names = tuple(found.task_name(task) for task in tasks) or found.tasks if found is not None else ()
     name = suite if isinstance(suite, str) else getattr(suite, "name", "")
     return Sources(store, found, name, names, workers)

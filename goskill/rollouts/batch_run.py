@@ -27,7 +27,8 @@ class Moment:
     batch.
 
     ``step`` counts from 1; ``observations`` are what the actions answered; ``returns`` are the sums of
-    rewards so far; ``success`` says where this step was reported as one; ``skills`` are those in charge, or None for
+    rewards so far; ``success`` says where this step was reported as one, ``alive`` where the episode was not over
+    before this step; ``skills`` are those in charge, or None for
     a policy without skills.
     """
 
@@ -38,6 +39,7 @@ class Moment:
     rewards: npt.NDArray[np.float64]
     returns: npt.NDArray[np.float64]
     success: BoolArray
+    alive: BoolArray
     skills: npt.NDArray[np.int64] | None
 
 
@@ -99,7 +101,7 @@ class BatchRun:
         self.success_last = np.where(reported, success, self.success_last)
         self._tell(rewards.astype(np.float32), terminated & self.alive)
         self._observations = self._observed(following)
-        self.alive &= ~self._over
+        alive, self.alive = self.alive, self.alive & ~self._over
         return Moment(
             self.keys,
             self.steps,
@@ -108,6 +110,7 @@ class BatchRun:
             rewards,
             self.returns,
             success,
+            alive,
             skill_history(self.policy)[-1] if with_skills and has_skills(self.policy) else None,
         )
 

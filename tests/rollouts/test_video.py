@@ -6,7 +6,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from goskill.envs import episode_seed
+from goskill.envs import episode_seed, find_suite
 from goskill.errors import InputError
 from goskill.figures.pictures import draw_skill_pictures
 from goskill.rollouts import ScriptedPolicy, film
@@ -79,7 +79,7 @@ def test_there_is_no_figure_without_pictures(tmp_path) -> None:
 
 def test_environments_do_not_disturb_each_others_pictures(rendering) -> None:
     def first_pictures(tasks):
-        environments = RenderedEnvironments(tasks, 64)
+        environments = RenderedEnvironments(find_suite("metaworld"), tasks, 64)
         try:
             environments.reset(seed=[episode_seed(0, task, 0) for task in tasks])
             environments.pictures()

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
 
 from goskill.envs.metaworld.tasks import SUITES, task_name
+from goskill.envs.renderers import require_rendering
 from goskill.envs.suite import Env, Expert, Suite
 
 INFO_KEYS = (
@@ -21,6 +23,17 @@ INFO_KEYS = (
     "unscaled_reward",
 )
 """What every MetaWorld environment reports after a step."""
+
+
+CAMERA = "corner2"
+
+
+class Upright(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """MetaWorld mounts its best camera upside down, and the top quarter of its pictures shows nothing."""
+
+    def render(self) -> Any:
+        frame = np.asarray(super().render())[::-1, ::-1]
+        return np.ascontiguousarray(frame[len(frame) // 4 :])
 
 
 class MetaWorldSuite(Suite):
@@ -57,6 +70,15 @@ class MetaWorldSuite(Suite):
 
         models = Models()
         return [self.make(task, 0, models=models, **options) for task in tasks]
+
+    def film(self, task: str, size: int) -> Env:
+        env = self.make(task, 0, render_mode="rgb_array", camera_name=CAMERA, width=size, height=size)
+        # Shadows take most of the time of rendering on a processor; physics knows nothing of them.
+        env.unwrapped.model.vis.quality.shadowsize = 0  # type: ignore[attr-defined]
+        return Upright(env)
+
+    def require_rendering(self) -> None:
+        require_rendering()
 
     @property
     def observation_space(self) -> Box:
