@@ -18,8 +18,8 @@ import numpy as np
 from goskill.data.convert.fingerprints import fingerprint
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.transitions import Content, SourceBlock, SourceEpisode, digest, named
-from goskill.data.files import MANIFEST, storage_errors
 from goskill.data.store import EpisodeStore
+from goskill.data.store_files import MANIFEST, storage_errors
 from goskill.data.writer import StoreWriter
 from goskill.envs.jobs import in_order
 from goskill.errors import InputError, StoreError

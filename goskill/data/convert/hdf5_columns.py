@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from goskill.data.convert.ends import FLAGS, Ends, every
-from goskill.data.files import open_regular
+from goskill.data.store_files import open_regular
 from goskill.errors import StoreError
 
 NUMBERS = ("observations", "actions", "rewards", "next_observations")

@@ -20,8 +20,8 @@ from goskill.data.convert.copying import Member, Part, Source, column_name, copy
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.rewards import check_option, rewards_of
 from goskill.data.convert.transitions import Content, columns_of, content_of, joined
-from goskill.data.files import open_regular, read_whole
 from goskill.data.layout import is_task_name
+from goskill.data.store_files import open_regular, read_whole
 from goskill.errors import InputError, StoreError, closest
 from goskill.files import parse_json
 

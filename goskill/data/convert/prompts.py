@@ -14,8 +14,8 @@ from goskill.data.convert.fingerprints import content_digest
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.restricted_pickle import load_prompts
 from goskill.data.convert.transitions import Content, columns_of, content_of
-from goskill.data.files import MANIFEST, open_regular, storage_errors
 from goskill.data.store import PROMPTS, EpisodeStore
+from goskill.data.store_files import MANIFEST, open_regular, storage_errors
 from goskill.data.writer import StoreWriter
 from goskill.errors import StoreError
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from goskill.data.convert.restricted_pickle import Function, check_parts
-from goskill.data.files import open_regular
+from goskill.data.store_files import open_regular
 from goskill.errors import StoreError
 
 try:  # several times as fast
