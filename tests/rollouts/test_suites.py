@@ -108,7 +108,7 @@ def test_an_interrupted_collection_goes_on_in_any_suite(tmp_path, monkeypatch, s
     for index in range(9):
         assert np.array_equal(resumed.episode(index).observations, stores[0].episode(index).observations)
     with pytest.raises(
-        InputError, match="with policy 'random' where this collection has .scripted: the suite"
+        InputError, match=r"with policy 'random' where this collection has .scripted: the suite"
     ):
         collect(None, tmp_path / "s", suite=EXPERTS, episodes=3, workers=0, seed=2)
 
