@@ -131,7 +131,7 @@ stage() {
   echo "$1 after $SECONDS s"
 }
 stage kernels kernels 75 goskill
-stage training training 75 "goskill and not compiled"
+stage training training 75 "goskill and fused"
 share=$(seconds 60)
 if [ "$share" -ge 10 ]; then
   wait_for "$out/gpu-profile.log" timeout --signal=INT --kill-after=5 "$share" \
@@ -140,5 +140,5 @@ if [ "$share" -ge 10 ]; then
   echo "profiled after $SECONDS s"
 fi
 stage kernel-peers kernels 90 "not goskill"
-stage training-peers training 600 "not goskill or compiled"
+stage training-peers training 600 "not (goskill and fused)"
 [ "${#troubles[@]}" -eq 0 ]

@@ -196,7 +196,7 @@ def draw(folder: Path) -> list[Path]:
             axis.invert_yaxis()
             axis.set_xlim(0, 1.02)
             axis.set_title(f"{stage}: success", loc="left")
-            axis.legend(loc="lower left", bbox_to_anchor=(0.62, 1.0), ncols=2)
+            axis.legend(loc="lower right", bbox_to_anchor=(1.02, 1.0), ncols=2)
         return save(figure, folder, "recipes")
 
 
@@ -257,8 +257,8 @@ STAGES = {
             "mlp-noise-0.3": Recipe(
                 "go_skill", "the same, 30 % uniformly random skills", (HALF, *MLP, "method.skill_noise=0.3")
             ),
-            "long": Recipe("go_skill", "longer, no reached goal, 30 % uniformly random skills", LONG),
-            "swap": Recipe("go_skill", "60 % swapped skills, small tables of steps and times", SWAP),
+            "long": Recipe("go_skill", "the same, longer, no reached goal", LONG),
+            "swap": Recipe("go_skill", "the same, 60 % swapped skills instead, small tables", SWAP),
             "small-batches": Recipe(
                 "go_skill", "the same, twice the iterations, half the batch", SMALL_BATCHES
             ),

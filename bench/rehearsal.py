@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from goskill.evaluation.policy import Demonstration
 
 from goskill.data import EpisodeStore, StoreWriter
-from goskill.methods.registry import METHODS
+from goskill.methods.method import Sources
+from goskill.methods.registry import built_in_names, find
+from goskill.rollouts.policy import Demonstration
 from goskill.training import RunFolder, Trainer, TrainingSettings
 
 OBSERVATION, ACTION, STEPS = 39, 4, 60
@@ -50,6 +51,7 @@ SMALL: dict[str, Any] = {
     "skill_batch_per_task": 8,
     "policy_batch_per_task": 4,
     "batch_per_task": 4,
+    "batch_size": 8,
 }
 
 
@@ -88,8 +90,8 @@ class Rehearsal:
     """One method on one store, trained in every way that a GPU offers."""
 
     def __init__(self, name: str, store: EpisodeStore, folder: Path) -> None:
-        self.entry, self.store, self.folder = METHODS[name], store, folder
-        own = self.entry.family.settings.__dataclass_fields__
+        self.entry, self.store, self.folder = find(name), store, folder
+        own = self.entry.method.Settings.__dataclass_fields__
         values = {key: value for key, value in SMALL.items() if key in own and key not in self.entry.decided}
         self.settings: Any = self.entry.settings(values)
         self._runs = 0
@@ -113,10 +115,10 @@ class Rehearsal:
         Trainer(method, run, settings, progress=False).train()
         return method
 
-    def act(self, networks: Any, precision: str) -> None:
+    def act(self, method: Any, precision: str) -> None:
         """Episodes of several lengths and sizes, twice, so that steps are warmed up, captured and replayed."""
         random = np.random.default_rng(1)
-        policy = self.entry.family.policy(networks, precision)
+        policy = method.policy(precision)
         for environments, shown, steps in (
             (3, STEPS, 30),
             (3, STEPS, 30),
@@ -129,10 +131,11 @@ class Rehearsal:
             for _ in range(steps):
                 actions = policy.act(random.normal(size=(environments, OBSERVATION)).astype(np.float32))
                 assert actions.shape == (environments, ACTION)
-                policy.observe(np.ones(environments))
+                if hasattr(policy, "observe"):
+                    policy.observe(np.ones(environments))
 
     def _method(self, training: TrainingSettings) -> Any:
-        return self.entry.family.build(self.settings, self.store, training, None, None)
+        return self.entry.method.create(self.settings, Sources(store=self.store), training)
 
 
 def _demonstration(random: np.random.Generator, steps: int) -> Demonstration:
@@ -204,9 +207,12 @@ def ways() -> Iterator[dict[str, Any]]:
 
 def rehearse(folder: Path) -> None:
     store, standin = write_store(folder / "store"), StandIn()
-    for name in METHODS:
+    for name in built_in_names():
+        if not find(name).method.needs_store:
+            print(f"{name}: left out, it learns in environments", flush=True)
+            continue
         rehearsal = Rehearsal(name, store, folder)
-        iterations = sum(getattr(rehearsal.settings, key) for key in rehearsal.entry.family.schedule)
+        iterations = sum(getattr(rehearsal.settings, key) for key in rehearsal.entry.method.schedule)
         for way in ways():
             if way.get("stop_at", 0) > iterations:
                 continue
@@ -218,7 +224,7 @@ def rehearse(folder: Path) -> None:
             standin.check_new_graphs(captured, expected=way["cuda_graphs"] == "on")
         for precision in ("float32", "bfloat16"):
             print(f"{name}: acting in {precision}", flush=True)
-            rehearsal.act(method.networks, precision)
+            rehearsal.act(method, precision)
 
 
 def count_steps(folder: Path) -> list[str]:

@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 from goskill.bench.traffic import Traffic
 from goskill.bench.training import OBJECTIVES, Subject, step_of
 from goskill.training.graphs import EAGER_ITERATIONS
-from goskill.training.step import ObjectiveStep
+from goskill.training.step import IterationStep
 from goskill.training.timing import StepTimer
 
 REPLAYS = 5
@@ -31,18 +31,18 @@ def traffic(subject: Subject, name: str, **settings: Any) -> dict[str, Any]:
     device = torch.device("cuda", 0)
     options = {**RUN, **settings}
     step = step_of(subject, name, StepTimer(device), device, cuda_graphs="off", **options)
-    step.run(1)
+    step.run(0, 1)
     with Traffic() as counted:
-        step.run(1)
+        step.run(0, 1)
     return counted.summary()
 
 
-def captured_step(subject: Subject, name: str, **settings: Any) -> ObjectiveStep:
+def captured_step(subject: Subject, name: str, **settings: Any) -> IterationStep:
     """The step as a run has it, captured and replayed once or twice."""
     device, options = torch.device("cuda", 0), {**RUN, **settings}
     step = step_of(subject, name, StepTimer(device), device, cuda_graphs="on", **options)
     for _ in range(EAGER_ITERATIONS + 2):
-        step.run(1)
+        step.run(0, 1)
     return step
 
 
@@ -52,7 +52,7 @@ def profiled(subject: Subject, name: str, **settings: Any) -> list[dict[str, Any
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CUDA]) as trace:
         for _ in range(REPLAYS):
-            step.run(1)
+            step.run(0, 1)
         torch.cuda.synchronize()
     kernels = [
         {

@@ -28,6 +28,8 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "quickstart": runs.quickstart,
     "collect": stores.collect,
     "convert": stores.convert,
+    "merge": stores.merge,
+    "download": stores.download,
     "info": stores.info,
     "verify": stores.verify,
     "train": runs.train,

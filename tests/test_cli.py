@@ -18,7 +18,19 @@ from goskill.envs.process import WorkerProcess
 
 COMMANDS = (
     *("quickstart", "collect", "info", "verify", "train", "eval"),
-    *("finetune", "diagnose", "label", "figures", "compare", "study", "bench", "doctor", "convert"),
+    *(
+        "finetune",
+        "diagnose",
+        "label",
+        "figures",
+        "compare",
+        "study",
+        "bench",
+        "doctor",
+        "convert",
+        "merge",
+        "download",
+    ),
 )
 
 
@@ -56,9 +68,27 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
         (["collect", "--out", "data", "--tasks", "reach", "--episodes", "0"], "--episodes"),
         (["convert", "zip", "nowhere", "data"], "mtdiff"),
         (["collect", "--out", "data", "--tasks", "reach,reach"], "'reach' twice"),
-        (["convert", "hdf5", "nowhere", "data", "--suite", "mt10"], "tasks: only npz layouts"),
+        (
+            ["convert", "hdf5", "nowhere", "data", "--suite", "mt10"],
+            "tasks: expected none for the layout hdf5",
+        ),
         (["convert", "goskill", "nowhere", "data", "--tasks", "door-opn"], "did you mean 'door-open'"),
         (["convert", "hdf5", "nowhere", "data"], "nowhere: there is no such file"),
+        (
+            ["convert", "hdf5", "nowhere", "data", "--ends", "terminals"],
+            "ends: expected 'marked', 'file' or the number",
+        ),
+        (
+            ["convert", "tdmpc2", "nowhere", "data", "--task", "reach"],
+            "task: expected none for the layout tdmpc2",
+        ),
+        (
+            ["convert", "ogbench", "nowhere", "data", "--missing-rewards", "0"],
+            "missing_rewards: expected None or 'zero'",
+        ),
+        (["merge", "nowhere", "--out", "data"], "stores: expected at least two, got 1"),
+        (["download", "mt80"], "did you mean 'tdmpc2-mt80'"),
+        (["download", "tdmpc2-mt80", "--discard"], "keep: expected a store"),
         (["info", "nowhere"], "nowhere"),
         (["verify", "nowhere"], "nowhere"),
         (["train", "--data", "nowhere", "--out", "run"], "nowhere"),

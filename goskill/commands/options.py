@@ -18,3 +18,8 @@ Overrides = Annotated[
     typer.Option("--set", help="Change a setting: section.key=value.", metavar="KEY=VALUE"),
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+
+
+def split(text: str | None) -> list[str] | None:
+    """What stands between commas."""
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]

@@ -52,9 +52,11 @@ __all__ = [
     "compare",
     "convert",
     "diagnose",
+    "download",
     "evaluate",
     "label",
     "load_policy",
+    "merge",
     "show_store",
     "train",
     "verify",
@@ -101,31 +103,50 @@ def collect(
     return store
 
 
-def convert(
-    layout: str,
-    source: str,
-    out: PathLike,
+def convert(layout: str, source: str, out: PathLike, *, workers: int | None = None, **options: Any) -> None:
+    """Convert a source of any layout into a store; see :func:`goskill.data.convert.convert`, also for the options."""
+    from goskill.data.convert import convert as convert_source
+
+    with _progress("converting") as report:
+        found = convert_source(layout, source, out, workers or 0, report, **options)
+    console.print_json(json.dumps(found.to_json()))
+
+
+def merge(stores: Sequence[PathLike], out: PathLike, *, workers: int | None = None) -> None:
+    """Copy the episodes of several stores into a new one; see :func:`goskill.data.merge`."""
+    from goskill.data import merge as merge_stores
+
+    with _progress("merging") as report:
+        found = merge_stores(stores, out, workers or 0, report)
+    console.print_json(json.dumps(found.to_json()))
+
+
+def download(
+    name: str | None,
+    folder: PathLike | None = None,
     *,
-    quality: str = "near-optimal",
+    store: PathLike | None = None,
+    keep: bool = True,
     tasks: Sequence[str] | None = None,
     workers: int | None = None,
 ) -> None:
-    """Convert npz files, D4RL's HDF5 or a Minari dataset into a store; see :mod:`goskill.data.convert`."""
-    from goskill.data.convert import from_hdf5, from_minari, from_npz
+    """Download a public dataset by name, or list their names; see :func:`goskill.data.hub.download`."""
+    from goskill.data.hub import DATASETS
+    from goskill.data.hub import download as download_dataset
 
-    layouts = ("mtdiff", "goskill", "harmodt", "minari", "hdf5")
-    if layout not in layouts:
-        raise InputError(f"layout: expected one of {', '.join(layouts)}, got {layout!r}")
-    if tasks is not None and layout in ("minari", "hdf5"):
-        raise InputError(f"tasks: only npz layouts are converted in part, got layout {layout!r}")
-    with _progress("converting") as report:
-        if layout == "hdf5":
-            found = from_hdf5(source, out, workers=workers or 0, progress=report)
-        elif layout == "minari":
-            found = from_minari(source, out, workers=workers or 0, progress=report)
-        else:
-            found = from_npz(layout, source, out, quality, workers=workers or 0, progress=report, tasks=tasks)
-    console.print_json(json.dumps(found.to_json()))
+    if name is None:
+        table = Table("name", "dataset")
+        for known, dataset in DATASETS.items():
+            table.add_row(known, dataset.about)
+        console.print(table)
+        return
+    target = Path("downloads") / name if folder is None else folder
+    with _progress("downloading") as report:
+        found = download_dataset(name, target, store, keep, tasks, workers or 0, report)
+    if found is None:
+        console.print(f"{target}: all files of {name}, with the checksums that they are listed with")
+    else:
+        console.print_json(json.dumps(found.to_json()))
 
 
 def show_store(data: PathLike, *, as_json: bool = False) -> None:

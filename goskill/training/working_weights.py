@@ -39,7 +39,10 @@ class _Cast(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *parameters: Tensor) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        return _cast(parameters, DTYPE)
+        copies = _cast(parameters, DTYPE)
+        frozen = [copy for copy, trained in zip(copies, ctx.needs_input_grad, strict=True) if not trained]
+        ctx.mark_non_differentiable(*frozen)
+        return copies
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:

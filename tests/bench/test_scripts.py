@@ -79,7 +79,7 @@ def test_all_stages_come_in_order_and_are_reported(tmp_path: Path) -> None:
         (
             "not goskill",
             "kernel-peers training-peers",
-            ["goskill", "goskill and not compiled", "not goskill"],
+            ["goskill", "goskill and fused", "not goskill"],
         ),
     ],
 )

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from goskill.envs import make, make_vec
+from goskill.envs.kitchen import make as make_kitchen
 from goskill.envs.pictures import Pictures
 from goskill.errors import InputError
 
@@ -40,6 +41,18 @@ def test_a_picture_shows_something_and_follows_the_environment(egl, no_screen, i
     assert before.std() > 0
     for _ in range(20):
         env.step(np.ones(4, np.float32))
+    assert not np.array_equal(env.render(), before)
+    env.close()
+
+
+def test_a_kitchen_draws_itself(egl, no_screen):
+    env = make_kitchen("kitchen-mkbs", 0, render_mode="rgb_array", width=64, height=48)
+    env.reset()
+    before = env.render()
+    assert before.shape == (48, 64, 3)
+    assert before.std() > 0
+    for _ in range(10):
+        env.step(np.ones(9))
     assert not np.array_equal(env.render(), before)
     env.close()
 

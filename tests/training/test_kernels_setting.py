@@ -47,6 +47,7 @@ class Nets(nn.Module):
         self.norm, self.query_key_value, self.last = nn.LayerNorm(4), nn.Linear(4, 8), nn.Linear(8, 2)
         self.frozen = nn.Linear(3, 3).requires_grad_(False)
         self.seen: dict[str, torch.dtype] = {}
+        self.trained = (False, False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.seen = {
@@ -55,6 +56,7 @@ class Nets(nn.Module):
             "float bias": self.query_key_value.bias.dtype,
             "bias": self.last.bias.dtype,
         }
+        self.trained = (self.last.weight.requires_grad, self.frozen.weight.requires_grad)
         with torch.autocast("cpu", torch.bfloat16):
             result: torch.Tensor = self.last(self.query_key_value(self.norm(x)))
         return result
@@ -70,8 +72,9 @@ def test_linear_layers_see_bfloat16_and_their_parameters_get_gradients() -> None
     nets.zero_grad()
     output = WorkingWeights(nets)(x)
     output.sum().backward()
+    assert nets.trained == (True, False)
     assert torch.equal(output, nets(x))
-    nets(x)
+    assert nets.trained == (True, False)
     for name, parameter in nets.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name], msg=name)
         assert parameter.dtype == torch.float32

@@ -1,6 +1,7 @@
 """Conversion of other datasets into episode stores, and of stores into other formats."""
 
 from goskill.data.convert.hdf5 import from_hdf5, to_hdf5
+from goskill.data.convert.layouts import LAYOUTS, convert
 from goskill.data.convert.lerobot import from_lerobot
 from goskill.data.convert.merging import merge
 from goskill.data.convert.minari import from_minari
@@ -14,7 +15,9 @@ from goskill.data.convert.tdmpc2 import from_tdmpc2
 from goskill.data.convert.vintix import from_vintix
 
 __all__ = [
+    "LAYOUTS",
     "ConversionReport",
+    "convert",
     "from_hdf5",
     "from_lerobot",
     "from_minari",

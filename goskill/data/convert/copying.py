@@ -307,7 +307,8 @@ def _copy(
 ) -> dict[str, int]:
     """Returns how many of the source's episodes each task has."""
     done, taken, pending = int(state["done"]), dict(state["taken"]), 0
-    known = set(digests(store)) if done < len(source.parts) else set()
+    # Of members before this one nothing is compared: their episodes would be read again for every member.
+    known = set(digests(store)) if done < len(source.parts) and (done or source.member is None) else set()
     files = _FilesRead(source)
     for part, content in _read_in_order(source, source.parts[done:], workers):
         for file in part.files:

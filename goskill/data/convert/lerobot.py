@@ -78,7 +78,7 @@ def from_lerobot(
     the report names them.
 
     ``workers``: processes that read, 0 for all cores. ``progress`` is called with (files done, files): a file's
-    numbers are in memory at once, at most 1 GiB. ``member``: this is one of several sources, with some of the files.
+    numbers are in memory at once, at most 1 GiB. ``member``: this is one of several sources, the file of its name.
 
     Returns the report, also written to ``conversion.json``. Raises InputError without pyarrow, StoreError that names
     the file and the episode (or says that files are missing), or WorkerDied when a process is killed (calling again
@@ -90,7 +90,7 @@ def from_lerobot(
     info = _info(root)
     instructions = _instructions(root)
     reading = _reading(root, info, instructions, observation, missing_rewards)
-    files = sorted((root / "data").glob("chunk-*/file-*.parquet"))
+    files = [root / member.name] if member else sorted((root / "data").glob("chunk-*/file-*.parquet"))
     if not files:
         raise StoreError(f"{root / 'data'}: found no chunk-*/file-*.parquet files")
     if member is None:

@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from goskill.data.convert.transitions import Content
+from goskill.data.files import read_whole
 from goskill.data.store import EpisodeStore
-from goskill.files import write_atomically
+from goskill.errors import StoreError
+from goskill.files import parse_json, write_atomically
 
+FILE = "conversion.json"
+_FILE_LIMIT = 1 << 26
 _LISTED = 100
 
 
@@ -74,4 +78,13 @@ class ConversionReport:
 
     def write(self, store: Path) -> None:
         """Keep it beside the store."""
-        write_atomically(store / "conversion.json", json.dumps(self.to_json(), indent=2) + "\n")
+        write_atomically(store / FILE, json.dumps(self.to_json(), indent=2) + "\n")
+
+    @classmethod
+    def read(cls, store: Path) -> ConversionReport:
+        """What lies beside a store. StoreError if that is no report."""
+        raw = read_whole(store / FILE, _FILE_LIMIT, "a report")
+        try:
+            return cls.from_json(dict(parse_json(raw)))
+        except (TypeError, ValueError) as error:
+            raise StoreError(f"{store / FILE}: is not a report of a conversion") from error

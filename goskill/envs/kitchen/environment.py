@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import gymnasium
@@ -22,6 +23,8 @@ OBJECT_NOISE = 0.0005
 INFO_KEYS = ("success", "completed_subtasks")
 
 _RENDER_MODES = ("rgb_array",)
+_SHADOWS = 1024
+"""Pixels of shadow maps: a quarter of the model's, which halves the time of a picture without a graphics card."""
 _CAMERA = {
     "distance": 2.2,
     "azimuth": 70.0,
@@ -139,9 +142,10 @@ class KitchenEnv(Pictures, _Camera, gymnasium.Env[npt.NDArray[np.float64], npt.N
             from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
 
             width, height = self._arguments["width"], self._arguments["height"]
-            model = self.simulation.model
-            model.vis.global_.offwidth = max(model.vis.global_.offwidth, width)
-            model.vis.global_.offheight = max(model.vis.global_.offheight, height)
+            # The shared model asks for a picture of 2560 x 1920 behind every small one, and shadows as fine.
+            model = copy.copy(self.simulation.model)
+            model.vis.global_.offwidth, model.vis.global_.offheight = width, height
+            model.vis.quality.shadowsize = _SHADOWS
             self._renderer = MujocoRenderer(model, self.simulation.data, _CAMERA, width, height)
         return self._renderer
 

@@ -24,18 +24,11 @@ _REST_RIGHT = np.array([1.54, -1.0, -1.17, -2.05, -0.62, 1.85, -0.25])
 
 
 def _reach(
-    hand: Hand,
-    grip: Array,
-    rotation: Array,
-    rest: Array,
-    *,
-    distance: float,
-    within: float,
-    fingers: float = OPEN,
+    hand: Hand, grip: Array, rotation: Array, rest: Array, *, distance: float, within: float
 ) -> Motion:
     """Take position ``distance`` metres before ``grip``, then go straight in."""
     begin = grip - distance * rotation[:, 2]
-    yield from hand.ready(begin, rotation, rest, fingers)
+    yield from hand.ready(begin, rotation, rest, OPEN)
     yield from hand.move(begin, rotation, within=0.03)
     yield from hand.move(grip, rotation, speed=0.03, within=within)
 

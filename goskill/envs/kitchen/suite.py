@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,8 @@ class KitchenSuite(Suite):
     scripted = "goskill's own, sub-tasks one after the other, another demonstrator each episode"
     render_fps = 12
     info_keys = ("success", "completed_subtasks")
-    columns = {"subtask": np.int8}  # noqa: RUF012
-    episode_columns = {"order": "U120"}  # noqa: RUF012
+    columns: Mapping[str, Any] = {"subtask": np.int8}
+    episode_columns: Mapping[str, Any] = {"order": "U120"}
 
     @property
     def observation_space(self) -> Box:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ class MazeSuite(Suite):
     scripted = "goskill's own, breadth-first search and a PD controller, another demonstrator each episode"
     render_fps = 100
     info_keys = ("success",)
-    episode_columns = {"start": ("i2", 2), "goal": ("i2", 2)}  # noqa: RUF012
+    episode_columns: Mapping[str, Any] = {"start": ("i2", 2), "goal": ("i2", 2)}
     prefer_workers = False
 
     @property

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from goskill.errors import InputError
@@ -30,7 +29,9 @@ class TaskInput(nn.Module):
         inputs: Tensor = self.normalize(observations)
         if task is None:
             return inputs
-        return torch.cat([inputs, F.one_hot(task, len(self.tasks)).to(inputs.dtype)], dim=-1)
+        # Not F.one_hot, which looks at the values and does not work under vmap.
+        told = task[:, None] == torch.arange(len(self.tasks), device=task.device)
+        return torch.cat([inputs, told.to(inputs.dtype)], dim=-1)
 
     def task_index(self, tasks: Sequence[str]) -> Tensor | None:
         """Where each task's bit is: int64 [len(tasks)]; None if the task is not told.

@@ -37,7 +37,7 @@ class GoSkillSettings:
     encoder_width: int = 256  # of the goal encoder's hidden layers
     encoder_layers: int = 3  # hidden layers of the goal encoder
     decoder: Literal["transformer", "mlp"] = (
-        "transformer"  # sees what was done since the skill began | sees one step, at a tenth of the cost
+        "transformer"  # sees what was done since the skill began | sees one step, at a fifth of the cost
     )
     decoder_width: int = 256  # of the skill decoder's tokens, or of its hidden layers
     decoder_layers: int = 6  # transformer blocks of the skill decoder, or its hidden layers
