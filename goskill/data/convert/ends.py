@@ -81,7 +81,8 @@ def check_whole(where: str, steps: int, length: int) -> None:
 
 def every(length: int, first: int, last: int) -> Flags:
     """Which of the steps from ``first`` to ``last`` end an episode, if all have that length."""
-    return np.arange(first + 1, last + 1) % length == 0
+    found: Flags = np.arange(first + 1, last + 1) % length == 0
+    return found
 
 
 def last_flags(episode: Episode) -> tuple[bool, bool]:
