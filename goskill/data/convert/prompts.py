@@ -122,7 +122,7 @@ def _places(store: EpisodeStore) -> dict[str, list[int]]:
     prompts = store.prompts
     if prompts is None:
         return {}
-    known: dict[tuple[str, tuple[int, ...]], int] = {}
+    known: dict[tuple[str, int], int] = {}
     for index, digest in enumerate(digests(store)):
         known.setdefault((store.tasks[store.episode_task[index]], digest), index)
     result: dict[str, list[int]] = {task: [] for task in prompts.tasks}
