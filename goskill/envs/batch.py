@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,7 @@ class Layout:
     def of(cls, suite: Suite, num_envs: int) -> Layout:
         observations, actions = suite.observation_space, suite.action_space
         sizes = observations.shape[0], observations.dtype, actions.shape[0], actions.dtype
-        return cls(num_envs, *sizes, suite.info_keys or ())  # type: ignore[arg-type]
+        return cls(num_envs, *sizes, suite.info_keys or ())
 
     def columns(self) -> list[tuple[str, Any, tuple[int, ...]]]:
         return [
@@ -342,7 +342,11 @@ def serve_batch(
         if operation == RESET:
             infos = batch.reset(indices, *arguments)
             return pickle.dumps(infos) if infos else b""
-        ask = {RENDER: batch.render, CALL: batch.call, SET_ATTR: batch.set_attr}[operation]
-        return pickle.dumps(ask(indices, *arguments))
+        asks: dict[int, Callable[..., Any]] = {
+            RENDER: batch.render,
+            CALL: batch.call,
+            SET_ATTR: batch.set_attr,
+        }
+        return pickle.dumps(asks[operation](indices, *arguments))
 
     return handle

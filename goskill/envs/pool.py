@@ -290,16 +290,16 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
         """The environments' own spaces, which may have different bounds, as one [N, observation_dim]."""
         spaces = self.get_attr("observation_space")
         low, high = (np.stack([getattr(space, bound) for space in spaces]) for bound in ("low", "high"))
-        return Box(low, high, dtype=self.suite.observation_space.dtype)  # type: ignore[arg-type]
+        return Box(low, high, dtype=self.suite.observation_space.dtype)
 
     @cached_property
     def single_observation_space(self) -> Box:  # type: ignore[override]
         """The least Box that holds the space of every environment."""
         spaces = self.observation_space
-        return Box(spaces.low.min(0), spaces.high.max(0), dtype=spaces.dtype)  # type: ignore[arg-type]
+        return Box(spaces.low.min(0), spaces.high.max(0), dtype=spaces.dtype)
 
     @property
-    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
+    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override,misc]
         """What each environment was seeded with; -1 where that is not known."""
         return self.get_attr("np_random_seed")
 
@@ -335,12 +335,12 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
         answers: dict[int, Any] = {}
         if self._batch is not None:
             everything = range(self.num_envs)
-            ask: Callable[..., list[Any]] = {
+            asks: dict[int, Callable[..., Any]] = {
                 RENDER: self._batch.render,
                 CALL: self._batch.call,
                 SET_ATTR: self._batch.set_attr,
-            }[operation]
-            return tuple(ask(everything, *arguments))
+            }
+            return tuple(asks[operation](everything, *arguments))
         with self._exchange():
             for group in range(len(self._groups)):
                 self._request(operation, group, arguments)
@@ -444,7 +444,8 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
 
     def _checked(self, actions: npt.ArrayLike, indices: range) -> npt.NDArray[Any]:
         self._check_open()
-        checked = checked_actions(actions, self.single_action_space, self.tasks, indices, self._steps)
+        space: Any = self.single_action_space
+        checked = checked_actions(actions, space, self.tasks, indices, self._steps)
         over = np.flatnonzero(self._finished[indices.start : indices.stop])
         if len(over):
             index = indices[int(over[0])]
