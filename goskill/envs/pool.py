@@ -299,11 +299,11 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
         return Box(spaces.low.min(0), spaces.high.max(0), dtype=spaces.dtype)
 
     @property
-    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override,misc]
+    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
         """What each environment was seeded with; -1 where that is not known."""
         return self.get_attr("np_random_seed")
 
-    @property
+    @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """Copies of each environment's random number generator."""
         return self.get_attr("np_random")

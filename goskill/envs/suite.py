@@ -176,8 +176,9 @@ class Suite(ABC):
         return self.make(task, render_mode="rgb_array")
 
     def require_rendering(self) -> None:
-        """Raises InputError, saying what to install, where no pictures can be had."""
-        return
+        """Raises InputError, saying what is missing, where no pictures can be had."""
+        if "rgb_array" not in self.render_modes:
+            raise InputError(f"video: suite {self.name!r} draws no pictures (render_mode 'rgb_array')")
 
     def expert(self, task: str) -> Expert | None:
         """A new scripted policy of a task; None where there is none."""
