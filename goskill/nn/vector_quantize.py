@@ -221,14 +221,14 @@ class VectorQuantize(nn.Module):
         self._codebook.initialize(rows, mask)
         frozen = self.freeze_codebook if freeze_codebook is None else freeze_codebook
         if self.training:
-            quantized, indices, loss = self._train_step(rows, mask, frozen)
+            quantized, chosen, loss = self._train_step(rows, mask, frozen)
         else:
-            quantized, indices = self._assign(rows, mask)
+            quantized, chosen = self._assign(rows, mask)
             loss = torch.zeros((), device=x.device)
         output: Tensor = self.project_out(quantized)
         if mask is not None and not isinstance(self.project_out, nn.Identity):
             output = torch.where(mask.unsqueeze(-1), output, 0)
-        return output.movedim(-1, 1) if channels_first else output, indices, loss
+        return output.movedim(-1, 1) if channels_first else output, chosen, loss
 
     def _train_step(self, rows: Tensor, mask: Tensor | None, frozen: bool) -> tuple[Tensor, Tensor, Tensor]:
         learns = self.learnable_codebook and self.commitment_weight > 0
