@@ -91,7 +91,7 @@ class GymnasiumSuite(Suite):
     @property
     def observation_space(self) -> Box:
         space = self._facts.observations
-        return Box(-np.inf, np.inf, space.shape, space.dtype)  # type: ignore[arg-type]
+        return Box(-np.inf, np.inf, space.shape, space.dtype)
 
     @property
     def action_space(self) -> Box:

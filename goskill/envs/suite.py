@@ -369,7 +369,8 @@ def check_env(suite: Suite, task: str, env: Env) -> None:
     where = f"suite {suite.name!r}, task {task!r}"
     check_space(where, "observations", env.observation_space, suite.observation_dim)
     check_space(where, "actions", env.action_space, suite.action_dim)
-    theirs, ours = env.action_space, suite.action_space
+    theirs: Any = env.action_space
+    ours = suite.action_space
     if not (np.array_equal(theirs.low, ours.low) and np.array_equal(theirs.high, ours.high)):
         raise InputError(f"{where}: expected the suite's action space {ours}, got {theirs}")
 
