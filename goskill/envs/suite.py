@@ -413,7 +413,7 @@ def packed(suite: Suite) -> bytes:
     reason = ""
     try:
         content = pickle.dumps(suite)
-        if _Modules.of(content) <= {name for name in sys.modules if _is_importable(name)}:
+        if all(_is_importable(module) for module in _Modules.of(content)):
             return content
     except Exception as error:
         reason = f": {error}"

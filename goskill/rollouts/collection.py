@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import goskill
-from goskill.data.files import MANIFEST
 from goskill.data.store import EpisodeStore
+from goskill.data.store_files import MANIFEST
 from goskill.data.writer import StoreWriter
 from goskill.envs.collectors import check_policy, collector_of
 from goskill.envs.jobs import in_order

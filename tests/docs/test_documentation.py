@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from goskill.cli import app
 
@@ -31,6 +32,7 @@ PAGES = [
 BLOCK = re.compile(r"(<!-- not run: [^>]+ -->\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 GROUP: Any = typer.main.get_command(app)
 CONTEXT: Any = GROUP.make_context("goskill", ["--help"], resilient_parsing=True)
+NEED_NOTHING = ("settings", "doctor")
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)(#[^)]*)?\)")
 
 
@@ -72,6 +74,20 @@ def test_commands_parse(command: str) -> None:
         name, found, rest = GROUP.resolve_command(CONTEXT, words)
         if rest:
             found.make_context(name, rest)
+
+
+@pytest.mark.parametrize("command", [line for line in commands() if line.split()[1] in NEED_NOTHING])
+def test_commands_that_need_nothing_run(command: str) -> None:
+    result = CliRunner().invoke(app, shlex.split(command)[1:])
+    assert result.exit_code == 0, result.output
+    assert result.output
+
+
+def test_make_has_the_targets_that_are_mentioned() -> None:
+    rules = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for page in PAGES:
+        targets = re.findall(r"(?:^|`)make ([a-z]+)", page.read_text(encoding="utf-8"), re.MULTILINE)
+        assert set(targets) <= rules, page.name
 
 
 @pytest.mark.parametrize("name", mentioned())

@@ -9,7 +9,7 @@ import pytest
 
 from goskill.envs import episode_seed, find_suite
 from goskill.errors import InputError
-from goskill.figures.pictures import draw_skill_pictures
+from goskill.figures.skill_pictures import draw_skill_pictures
 from goskill.rollouts import RandomPolicy, ScriptedPolicy, film
 from goskill.rollouts.rendering import RenderedEnvironments, require_rendering
 

@@ -14,8 +14,8 @@ from goskill.data.convert.copying import Part, Source, copy_source
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.transitions import Content, SourceEpisode, digest, named
 from goskill.data.episode import CheckedEpisode, Episode
-from goskill.data.files import MANIFEST
 from goskill.data.store import EpisodeStore
+from goskill.data.store_files import MANIFEST
 from goskill.errors import InputError, StoreError
 
 _STEPS_PER_PART = 4_000
