@@ -7,7 +7,7 @@ import mmap
 import os
 import pickle
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -141,7 +141,7 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
             "render_fps": self.suite.render_fps,
             "autoreset_mode": self.autoreset_mode,
         }
-        self.single_action_space = self.suite.action_space
+        self.single_action_space = self._actions = self.suite.action_space
         self.action_space = batch_space(self.single_action_space, count)
 
         bounds = [count * group // groups for group in range(groups + 1)]
@@ -334,13 +334,7 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
         """Answers of all environments, in their order."""
         answers: dict[int, Any] = {}
         if self._batch is not None:
-            everything = range(self.num_envs)
-            asks: dict[int, Callable[..., Any]] = {
-                RENDER: self._batch.render,
-                CALL: self._batch.call,
-                SET_ATTR: self._batch.set_attr,
-            }
-            return tuple(asks[operation](everything, *arguments))
+            return tuple(self._batch.ask(operation, range(self.num_envs), *arguments))
         with self._exchange():
             for group in range(len(self._groups)):
                 self._request(operation, group, arguments)
@@ -444,8 +438,7 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
 
     def _checked(self, actions: npt.ArrayLike, indices: range) -> npt.NDArray[Any]:
         self._check_open()
-        space: Any = self.single_action_space
-        checked = checked_actions(actions, space, self.tasks, indices, self._steps)
+        checked = checked_actions(actions, self._actions, self.tasks, indices, self._steps)
         over = np.flatnonzero(self._finished[indices.start : indices.stop])
         if len(over):
             index = indices[int(over[0])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import pickle
 import sys
@@ -409,14 +410,13 @@ def choose_workers(suite: Suite, workers: int | None) -> int:
 
 def packed(suite: Suite) -> bytes:
     """A suite for another process. Raises InputError for what no other process can import."""
+    reason = ""
     try:
         content = pickle.dumps(suite)
+        if all(_is_importable(module) for module in _Modules.of(content)):
+            return content
     except Exception as error:
-        content, reason = b"", f": {error}"
-    else:
-        reason = ""
-    if content and b"__main__" not in content:
-        return content
+        reason = f": {error}"
     for target, loaded in _loaded.items():
         if loaded is suite:
             return pickle.dumps(target)
@@ -424,6 +424,29 @@ def packed(suite: Suite) -> bytes:
         f"workers: suite {suite.name!r} cannot be sent to worker processes; define it at the top level of a module "
         f"that can be imported, not in the main script, or use workers=0{reason}"
     )
+
+
+class _Modules(pickle.Unpickler):
+    """The modules that a pickle imports from."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(io.BytesIO(content))
+        self.found: set[str] = set()
+
+    @classmethod
+    def of(cls, content: bytes) -> set[str]:
+        reader = cls(content)
+        reader.load()
+        return reader.found
+
+    def find_class(self, module: str, name: str) -> Any:
+        self.found.add(module)
+        return super().find_class(module, name)
+
+
+def _is_importable(module: str) -> bool:
+    """Whether another process finds a module of this one, unlike the main script, a notebook, or one made by code."""
+    return module != "__main__" and getattr(sys.modules[module], "__spec__", None) is not None
 
 
 def unpacked(content: bytes) -> Suite:
