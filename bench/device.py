@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from goskill.models.attention import causal_attention
+from goskill.models.attending import causal_attention
 
 COPIED = 2**30  # bytes
 COPIES, ROUNDS = 8, 5

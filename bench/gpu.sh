@@ -73,10 +73,11 @@ wait_for() {
   return $status
 }
 
-# seconds SHARE: what a stage may take that should leave what follows its time: at most SHARE, and no more than is left.
+# seconds SHARE: what a stage may take of 420 s, and in proportion of other limits; no more than is left.
 seconds() {
   local left=$((limit - SECONDS - 10))
-  echo $(($1 < left ? $1 : left))
+  local share=$(($1 * limit / 420))
+  echo $((share < left ? share : left))
 }
 
 install() { "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target "$site" "$@"; }

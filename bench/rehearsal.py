@@ -52,6 +52,7 @@ SMALL: dict[str, Any] = {
     "policy_batch_per_task": 4,
     "batch_per_task": 4,
     "batch_size": 8,
+    "ends": "never",
 }
 
 

@@ -51,7 +51,9 @@ def expert(task: str) -> Any:
     return lambda position: np.clip((GOALS[task] - position) / 0.1, -1.0, 1.0).astype(np.float32)
 
 
-suite = GymnasiumSuite("navigation", make=Walk, tasks=list(GOALS), max_steps=30, expert=expert)
+suite = GymnasiumSuite(
+    "navigation", make=Walk, tasks=list(GOALS), max_steps=30, expert=expert, prefer_workers=False
+)
 
 
 SMALL = [

@@ -153,10 +153,25 @@ def vector_quantize(
     counts: int,
     sums: int,
     mean_squared_error: int,
+    elements: int,
     threads: int,
 ) -> None: ...
 def straight_through(
-    *, x: int, quantized: int, gradient: int, scale: float, out: int, count: int, threads: int
+    *,
+    x: int,
+    dtype: int,
+    count: int,
+    dim: int,
+    row_stride: int,
+    column_stride: int,
+    gradient: int,
+    gradient_row_stride: int,
+    gradient_column_stride: int,
+    codes: int,
+    indices: int,
+    scale: float,
+    out: int,
+    threads: int,
 ) -> None: ...
 def move_codebook(
     *,

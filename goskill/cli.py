@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from goskill.commands import comparisons, runs, stores
+from goskill.commands import comparisons, stores
+from goskill.commands import run_commands as runs
 from goskill.errors import InputError, WorkerDied, WorkerFailed
 
 app = typer.Typer(

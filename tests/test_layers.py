@@ -17,7 +17,7 @@ BELOW: dict[str, tuple[str, ...]] = {
     "ops": ("kernels",),
     "nn": ("ops",),
     "models": ("nn", "ops"),
-    "data": ("envs",),
+    "data": ("envs", "kernels"),
     "envs": (),
     "evaluation": (),
     "figures": ("evaluation",),

@@ -82,7 +82,8 @@ void TransitionSampler::ask(const Source& source) const {
     if (source.terminated != nullptr) prefetch_line(source.terminated);
     if (labels_) prefetch_line(labels_->labels().address(source.step));
     for (const Column& column : columns_) {
-        prefetch_line(column.rows[static_cast<std::size_t>(source.episode)] + source.first * column.row_bytes);
+        prefetch_line(column.rows[static_cast<std::size_t>(source.episode)] +
+                      source.first * column.row_bytes);
     }
 }
 

@@ -98,9 +98,26 @@ inline void finish_row(const Lookup& lookup, std::int64_t row, const float* valu
     if (statistics != nullptr && selected) add_to_statistics(values, code, index, dim, *statistics);
 }
 
+// TILE_ROWS rows less the centre; asks for the next ones meanwhile.
+inline void subtract_centre(const float* rows, std::int64_t stride, std::int64_t dim, const float* centre,
+                            float* out) {
+    for (int r = 0; r < TILE_ROWS; ++r) {
+        const float* row = rows + r * stride;
+        std::int64_t d = 0;
+        for (; d + LANES <= dim; d += LANES) {
+            __builtin_prefetch(row + TILE_ROWS * stride + d);
+            store(out + r * dim + d, load(row + d) - load(centre + d));
+        }
+        for (; d < dim; ++d) out[r * dim + d] = row[d] - centre[d];
+    }
+}
+
+// Groups of TILE_ROWS rows, `stride` floats apart; `centred` has room for them if the codebook has a centre.
 template <int VECTORS>
 void nearest_in_block(const float* rows, std::int64_t stride, std::int64_t groups, std::int64_t dim,
-                      const PackedCodebook& codebook, Best& best) {
+                      const PackedCodebook& codebook, float* centred, Best& best) {
+    const std::int64_t size = TILE_ROWS * dim;
+    const bool moved = !codebook.centre.empty();
     for (std::int64_t r = 0; r < groups * TILE_ROWS; ++r) {
         best.score[r] = splat(-__builtin_inff());
         best.tile[r] = Int{};
@@ -109,21 +126,13 @@ void nearest_in_block(const float* rows, std::int64_t stride, std::int64_t group
         const float* codes = codebook.values.data() + t * codebook.tile * dim;
         const float* offsets = codebook.offsets.data() + t * codebook.tile;
         for (std::int64_t g = 0; g < groups; ++g) {
-            score_tile<VECTORS>(rows + g * TILE_ROWS * stride, stride, dim, codes, offsets,
+            const float* group = rows + g * TILE_ROWS * stride;
+            if (moved && t == 0)
+                subtract_centre(group, stride, dim, codebook.centre.data(), centred + g * size);
+            score_tile<VECTORS>(moved ? centred + g * size : group, moved ? dim : stride, dim, codes, offsets,
                                 static_cast<std::int32_t>(t), best.score + g * TILE_ROWS,
                                 best.tile + g * TILE_ROWS);
         }
-    }
-}
-
-inline void subtract_centre(const float* rows, std::int64_t stride, std::int64_t count, std::int64_t dim,
-                            const float* centre, float* out) {
-    for (std::int64_t r = 0; r < count; ++r) {
-        const float* row = rows + r * stride;
-        float* to = out + r * dim;
-        std::int64_t d = 0;
-        for (; d + LANES <= dim; d += LANES) store(to + d, load(row + d) - load(centre + d));
-        for (; d < dim; ++d) to[d] = row[d] - centre[d];
     }
 }
 
@@ -148,17 +157,10 @@ void nearest_rows(const Lookup& lookup, const PackedCodebook& codebook, std::int
                       lookup.x.column_stride, dim, copy.data() + r * dim);
             }
         }
-        const float* scored = rows;
-        std::int64_t scored_stride = stride;
-        if (!codebook.centre.empty()) {
-            subtract_centre(rows, stride, count, dim, codebook.centre.data(), centred.data());
-            scored = centred.data();
-            scored_stride = dim;
-        }
         if (codebook.tile == LANES) {
-            nearest_in_block<1>(scored, scored_stride, groups, dim, codebook, best);
+            nearest_in_block<1>(rows, stride, groups, dim, codebook, centred.data(), best);
         } else {
-            nearest_in_block<2>(scored, scored_stride, groups, dim, codebook, best);
+            nearest_in_block<2>(rows, stride, groups, dim, codebook, centred.data(), best);
         }
         for (std::int64_t r = 0; r < count; ++r) {
             const std::int64_t index = first_best(best.score[r], best.tile[r]);

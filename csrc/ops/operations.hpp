@@ -23,8 +23,8 @@ std::vector<float> codebook_centre(const float* codebook, std::int64_t codes, st
 void nearest_code(const Lookup& lookup, int threads);
 
 // The same, and in the same read of x the counts [codes] and sums [codes, dim] of the rows of each code and
-// the mean squared error over selected rows and dimensions, whose number is `elements`, 0 if there is none. Does
-// not depend on `threads`.
+// the mean squared error over selected rows and dimensions, whose number is `elements`, 0 if there is none.
+// Does not depend on `threads`.
 void quantize(const Lookup& lookup, float* counts, float* sums, float* mean_squared_error, float* elements,
               int threads);
 

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from goskill.data.context_sampler import ContextSampler
     from goskill.data.convert.merging import merge
     from goskill.data.episode import Episode
+    from goskill.data.normalization import Normalization, Statistics
     from goskill.data.segment_sampler import SegmentSampler
-    from goskill.data.statistics import Normalization, Statistics
     from goskill.data.store import EpisodeStore
     from goskill.data.transition_sampler import TransitionSampler
     from goskill.data.writer import StoreWriter
@@ -33,9 +33,9 @@ _LAZY = {
     "ContextSampler": "context_sampler",
     "Episode": "episode",
     "EpisodeStore": "store",
-    "Normalization": "statistics",
+    "Normalization": "normalization",
     "SegmentSampler": "segment_sampler",
-    "Statistics": "statistics",
+    "Statistics": "normalization",
     "StoreWriter": "writer",
     "merge": "convert.merging",
     "TransitionSampler": "transition_sampler",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from goskill.data.files import field
+from goskill.data.store_files import field
 from goskill.errors import InputError, StoreError, closest
 
 Columns = dict[str, "np.dtype[Any]"]  # by name; the shape of an entry is the dtype's own

@@ -10,6 +10,7 @@ import torch
 
 from goskill import _core
 from goskill.data.buffers import ArraySpec
+from goskill.data.normalization import Normalization
 from goskill.data.resident import ResidentColumns
 from goskill.data.sampler import (
     MOST_STEPS,
@@ -20,7 +21,6 @@ from goskill.data.sampler import (
     checked_integer,
     checked_scale,
 )
-from goskill.data.statistics import Normalization
 from goskill.data.store import EpisodeStore
 from goskill.errors import InputError
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from goskill.data.columns import EPISODE_ENDS, step_values
-from goskill.data.statistics import Statistics
+from goskill.data.normalization import Statistics
 from goskill.data.values import float32_values, success_values
 from goskill.errors import InputError
 

@@ -15,10 +15,10 @@ from types import ModuleType
 from typing import Any
 
 from goskill.data.convert.copying import Member, finished_members
-from goskill.data.convert.layouts import convert
+from goskill.data.convert.npz_layouts import convert
 from goskill.data.convert.report import ConversionReport
-from goskill.data.files import MANIFEST, open_regular, storage_errors
 from goskill.data.store import EpisodeStore
+from goskill.data.store_files import MANIFEST, open_regular, storage_errors
 from goskill.errors import InputError, StoreError, closest
 
 Progress = Callable[[int, int], None]

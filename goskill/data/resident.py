@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from goskill.data.buffers import TORCH_DTYPES
-from goskill.data.statistics import Normalization
+from goskill.data.normalization import Normalization
 from goskill.data.store import EpisodeStore
 
 Batch = dict[str, Tensor]

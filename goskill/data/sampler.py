@@ -15,8 +15,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from goskill import _core
 from goskill.data.buffers import ArraySpec, BatchBuffers
+from goskill.data.normalization import Normalization
 from goskill.data.resident import ResidentColumns
-from goskill.data.statistics import Normalization
 from goskill.data.store import EpisodeStore
 from goskill.errors import InputError
 

@@ -16,7 +16,6 @@ import numpy.typing as npt
 from goskill import _core
 from goskill.data.columns import Array, checked_texts, manifest_entry, native_columns
 from goskill.data.episode import Episode
-from goskill.data.files import size_of, storage_errors
 from goskill.data.label_blocks import LabelBlocks
 from goskill.data.labels import (
     check_labels_writable,
@@ -26,7 +25,8 @@ from goskill.data.labels import (
     write_labels,
 )
 from goskill.data.layout import StoreLayout
-from goskill.data.statistics import Normalization, Statistics
+from goskill.data.normalization import Normalization, Statistics
+from goskill.data.store_files import size_of, storage_errors
 from goskill.data.verification import verify
 from goskill.errors import InputError, StoreError, closest
 

@@ -10,9 +10,9 @@ import torch
 
 from goskill import _core
 from goskill.data.buffers import ArraySpec
+from goskill.data.normalization import Normalization
 from goskill.data.resident import ResidentColumns
 from goskill.data.sampler import MOST_STEPS, Batch, checked_flag, checked_integer, checked_store
-from goskill.data.statistics import Normalization
 from goskill.data.step_sampler import StepSampler
 from goskill.data.store import EpisodeStore
 from goskill.errors import InputError

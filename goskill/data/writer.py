@@ -25,16 +25,6 @@ from goskill.data.columns import (
     manifest_entry,
 )
 from goskill.data.episode import CheckedBlock, CheckedEpisode
-from goskill.data.files import (
-    MANIFEST,
-    ColumnWriter,
-    open_lock,
-    publish_folder,
-    remove_temporaries,
-    storage_errors,
-    temporary_folder,
-    write_manifest,
-)
 from goskill.data.layout import (
     DECLARING_VERSION,
     FORMAT,
@@ -44,7 +34,17 @@ from goskill.data.layout import (
     is_task_name,
     shard_name,
 )
-from goskill.data.statistics import Statistics
+from goskill.data.normalization import Statistics
+from goskill.data.store_files import (
+    MANIFEST,
+    ColumnWriter,
+    open_lock,
+    publish_folder,
+    remove_temporaries,
+    storage_errors,
+    temporary_folder,
+    write_manifest,
+)
 from goskill.errors import InputError, StoreError, closest
 
 _LOCK = ".lock"

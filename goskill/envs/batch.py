@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,7 @@ class Layout:
     def of(cls, suite: Suite, num_envs: int) -> Layout:
         observations, actions = suite.observation_space, suite.action_space
         sizes = observations.shape[0], observations.dtype, actions.shape[0], actions.dtype
-        return cls(num_envs, *sizes, suite.info_keys or ())  # type: ignore[arg-type]
+        return cls(num_envs, *sizes, suite.info_keys or ())
 
     def columns(self) -> list[tuple[str, Any, tuple[int, ...]]]:
         return [
@@ -90,7 +90,22 @@ class Buffers:
             offset += array.nbytes
 
 
-class EnvironmentBatch:
+STEP, RESET, RENDER, CALL, SET_ATTR = range(5)
+
+
+class _Askable:
+    """What a batch of environments answers besides steps and resets, an entry for each of ``indices``."""
+
+    render: Callable[..., list[Any]]
+    call: Callable[..., list[Any]]
+    set_attr: Callable[..., list[Any]]
+
+    def ask(self, operation: int, indices: Sequence[int], *arguments: Any) -> list[Any]:
+        ask = {RENDER: self.render, CALL: self.call, SET_ATTR: self.set_attr}[operation]
+        return ask(indices, *arguments)
+
+
+class EnvironmentBatch(_Askable):
     """Environments of a pool, by index, reset and stepped in turn. ``options`` are arguments of `Suite.make`."""
 
     def __init__(
@@ -199,7 +214,7 @@ class EnvironmentBatch:
             env.close()
 
 
-class SteppedTogether:
+class SteppedTogether(_Askable):
     """Environments of a pool, by index, in a suite's own :class:`TaskBatch`."""
 
     def __init__(
@@ -314,9 +329,6 @@ class _named:  # noqa: N801 (a context manager, used as a function)
             raise kind(f"environment {index} ({task}): {error}") from error
 
 
-STEP, RESET, RENDER, CALL, SET_ATTR = range(5)
-
-
 def serve_batch(
     descriptor: int,
     layout: Layout,
@@ -342,7 +354,6 @@ def serve_batch(
         if operation == RESET:
             infos = batch.reset(indices, *arguments)
             return pickle.dumps(infos) if infos else b""
-        ask = {RENDER: batch.render, CALL: batch.call, SET_ATTR: batch.set_attr}[operation]
-        return pickle.dumps(ask(indices, *arguments))
+        return pickle.dumps(batch.ask(operation, indices, *arguments))
 
     return handle

@@ -28,8 +28,8 @@ class GymnasiumSuite(Suite):
     """The tasks ``tasks`` in the environments ``make(task)``, with spaces read from the first task's environment.
 
     ``make`` gets ``render_mode`` as a keyword where pictures are wanted. ``max_steps`` is by default what the
-    environment's specification says. ``expert(task)`` makes a scripted policy, ``observation -> action``. ``others``
-    are further attributes of a `Suite`, such as ``groups`` or ``success_keys``.
+    environment's specification says. ``expert(task)`` makes a scripted policy, ``observation -> action``. The other
+    arguments are attributes of a `Suite`; ``prefer_workers=False`` is for environments that step in microseconds.
 
     Raises InputError, at first use, for environments whose observations or actions are not flat Boxes.
     """
@@ -45,12 +45,14 @@ class GymnasiumSuite(Suite):
         groups: Mapping[str, Sequence[str]] | None = None,
         success_keys: Sequence[str] = Suite.success_keys,
         packages: Sequence[str] = Suite.packages,
+        prefer_workers: bool = Suite.prefer_workers,
     ) -> None:
         self.name = name
         self.tasks = tuple(tasks)
         self.groups = {group: tuple(members) for group, members in (groups or {}).items()}
         self.success_keys = tuple(success_keys)
         self.packages = tuple(packages)
+        self.prefer_workers = prefer_workers
         self._make = make
         self._max_steps = max_steps
         self._expert = expert
@@ -89,7 +91,7 @@ class GymnasiumSuite(Suite):
     @property
     def observation_space(self) -> Box:
         space = self._facts.observations
-        return Box(-np.inf, np.inf, space.shape, space.dtype)  # type: ignore[arg-type]
+        return Box(-np.inf, np.inf, space.shape, space.dtype)
 
     @property
     def action_space(self) -> Box:

@@ -7,7 +7,7 @@ import mmap
 import os
 import pickle
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -141,7 +141,7 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
             "render_fps": self.suite.render_fps,
             "autoreset_mode": self.autoreset_mode,
         }
-        self.single_action_space = self.suite.action_space
+        self.single_action_space = self._actions = self.suite.action_space
         self.action_space = batch_space(self.single_action_space, count)
 
         bounds = [count * group // groups for group in range(groups + 1)]
@@ -290,20 +290,20 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
         """The environments' own spaces, which may have different bounds, as one [N, observation_dim]."""
         spaces = self.get_attr("observation_space")
         low, high = (np.stack([getattr(space, bound) for space in spaces]) for bound in ("low", "high"))
-        return Box(low, high, dtype=self.suite.observation_space.dtype)  # type: ignore[arg-type]
+        return Box(low, high, dtype=self.suite.observation_space.dtype)
 
     @cached_property
     def single_observation_space(self) -> Box:  # type: ignore[override]
         """The least Box that holds the space of every environment."""
         spaces = self.observation_space
-        return Box(spaces.low.min(0), spaces.high.max(0), dtype=spaces.dtype)  # type: ignore[arg-type]
+        return Box(spaces.low.min(0), spaces.high.max(0), dtype=spaces.dtype)
 
     @property
     def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
         """What each environment was seeded with; -1 where that is not known."""
         return self.get_attr("np_random_seed")
 
-    @property
+    @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """Copies of each environment's random number generator."""
         return self.get_attr("np_random")
@@ -334,13 +334,7 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
         """Answers of all environments, in their order."""
         answers: dict[int, Any] = {}
         if self._batch is not None:
-            everything = range(self.num_envs)
-            ask: Callable[..., list[Any]] = {
-                RENDER: self._batch.render,
-                CALL: self._batch.call,
-                SET_ATTR: self._batch.set_attr,
-            }[operation]
-            return tuple(ask(everything, *arguments))
+            return tuple(self._batch.ask(operation, range(self.num_envs), *arguments))
         with self._exchange():
             for group in range(len(self._groups)):
                 self._request(operation, group, arguments)
@@ -444,7 +438,7 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
 
     def _checked(self, actions: npt.ArrayLike, indices: range) -> npt.NDArray[Any]:
         self._check_open()
-        checked = checked_actions(actions, self.single_action_space, self.tasks, indices, self._steps)
+        checked = checked_actions(actions, self._actions, self.tasks, indices, self._steps)
         over = np.flatnonzero(self._finished[indices.start : indices.stop])
         if len(over):
             index = indices[int(over[0])]

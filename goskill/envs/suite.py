@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import pickle
 import sys
@@ -176,8 +177,9 @@ class Suite(ABC):
         return self.make(task, render_mode="rgb_array")
 
     def require_rendering(self) -> None:
-        """Raises InputError, saying what to install, where no pictures can be had."""
-        return
+        """Raises InputError, saying what is missing, where no pictures can be had."""
+        if "rgb_array" not in self.render_modes:
+            raise InputError(f"video: suite {self.name!r} draws no pictures (render_mode 'rgb_array')")
 
     def expert(self, task: str) -> Expert | None:
         """A new scripted policy of a task; None where there is none."""
@@ -368,7 +370,8 @@ def check_env(suite: Suite, task: str, env: Env) -> None:
     where = f"suite {suite.name!r}, task {task!r}"
     check_space(where, "observations", env.observation_space, suite.observation_dim)
     check_space(where, "actions", env.action_space, suite.action_dim)
-    theirs, ours = env.action_space, suite.action_space
+    theirs: Any = env.action_space
+    ours = suite.action_space
     if not (np.array_equal(theirs.low, ours.low) and np.array_equal(theirs.high, ours.high)):
         raise InputError(f"{where}: expected the suite's action space {ours}, got {theirs}")
 
@@ -407,14 +410,13 @@ def choose_workers(suite: Suite, workers: int | None) -> int:
 
 def packed(suite: Suite) -> bytes:
     """A suite for another process. Raises InputError for what no other process can import."""
+    reason = ""
     try:
         content = pickle.dumps(suite)
+        if all(_is_importable(module) for module in _Modules.of(content)):
+            return content
     except Exception as error:
-        content, reason = b"", f": {error}"
-    else:
-        reason = ""
-    if content and b"__main__" not in content:
-        return content
+        reason = f": {error}"
     for target, loaded in _loaded.items():
         if loaded is suite:
             return pickle.dumps(target)
@@ -422,6 +424,29 @@ def packed(suite: Suite) -> bytes:
         f"workers: suite {suite.name!r} cannot be sent to worker processes; define it at the top level of a module "
         f"that can be imported, not in the main script, or use workers=0{reason}"
     )
+
+
+class _Modules(pickle.Unpickler):
+    """The modules that a pickle imports from."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(io.BytesIO(content))
+        self.found: set[str] = set()
+
+    @classmethod
+    def of(cls, content: bytes) -> set[str]:
+        reader = cls(content)
+        reader.load()
+        return reader.found
+
+    def find_class(self, module: str, name: str) -> Any:
+        self.found.add(module)
+        return super().find_class(module, name)
+
+
+def _is_importable(module: str) -> bool:
+    """Whether another process finds a module of this one, unlike the main script, a notebook, or one made by code."""
+    return module != "__main__" and getattr(sys.modules[module], "__spec__", None) is not None
 
 
 def unpacked(content: bytes) -> Suite:

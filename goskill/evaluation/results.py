@@ -138,20 +138,20 @@ class Results:
 
     def save(self, path: str | Path) -> Path:
         """Write JSON, whole or not at all."""
-        from goskill.evaluation import files
+        from goskill.evaluation import result_files as files
 
         return files.save_results(self, path)
 
     def save_csv(self, path: str | Path) -> Path:
         """Write one row per episode as CSV, whole or not at all."""
-        from goskill.evaluation import files
+        from goskill.evaluation import result_files as files
 
         return files.save_csv(self, path)
 
     @classmethod
     def load(cls, path: str | Path) -> Results:
         """Read what :meth:`save` wrote. Raises InputError for anything else."""
-        from goskill.evaluation import files
+        from goskill.evaluation import result_files as files
 
         return files.load_results(path)
 

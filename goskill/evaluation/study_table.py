@@ -15,8 +15,8 @@ from rich.table import Table
 
 import goskill.evaluation.statistics as statistics
 from goskill.errors import InputError
+from goskill.evaluation.row_selection import check_settings, named_versions, newest, whole_runs
 from goskill.evaluation.rows import VERSIONS, Row, versions
-from goskill.evaluation.selection import check_settings, named_versions, newest, whole_runs
 from goskill.evaluation.statistics import Estimate
 from goskill.evaluation.study import SAME_SECONDS, Study
 from goskill.files import read_text, write_atomically

@@ -304,8 +304,8 @@ def _save_results(results: Results, file: Path) -> None:
 
 
 def diagnose(path: PathLike, data: PathLike, *, as_json: bool = False, **options: Any) -> dict[str, Any]:
-    """Diagnose a run, print tables or JSON; see :func:`goskill.experiments.diagnosis.diagnose`."""
-    from goskill.experiments import diagnosis
+    """Diagnose a run, print tables or JSON; see :func:`goskill.experiments.diagnose.diagnose`."""
+    from goskill.experiments import diagnose as diagnosis
 
     if as_json:
         document = diagnosis.diagnose(path, data, **options)

@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from goskill.errors import InputError
 from goskill.evaluation import statistics
 from goskill.evaluation.colours import PALETTE
+from goskill.evaluation.row_selection import newest, of_one_origin, whole_runs
 from goskill.evaluation.rows import Row, read_rows
-from goskill.evaluation.selection import newest, of_one_origin, whole_runs
 from goskill.evaluation.skills import skills_of
 from goskill.evaluation.statistics import Estimate
 from goskill.evaluation.study import Study, read_study_file
@@ -36,7 +36,7 @@ from goskill.evaluation.study_table import (
 )
 from goskill.figures.bars import draw_bars
 from goskill.figures.paper_tables import ablation_tables, task_table
-from goskill.figures.skills import draw_skill_usage
+from goskill.figures.skill_usage import draw_skill_usage
 from goskill.figures.style import save, style
 from goskill.files import write_atomically
 

@@ -49,7 +49,8 @@ def fold(encoder: GoalEncoder) -> Callable[[Tensor], Tensor]:
         return encoder  # one matrix would be larger than the two
     joined = torch.cat([first.weight, first.bias[:, None]], 1).double()
     centred = joined - joined.mean(0)
-    scatter = torch.linalg.qr(centred, mode="r").R / first.out_features**0.5
+    # On the CPU: a small matrix, for which a GPU would have to load a library first.
+    scatter = torch.linalg.qr(centred.cpu(), mode="r").R.to(centred.device) / first.out_features**0.5
     product = second.weight.double() @ (norm.weight.double()[:, None] * centred)
     folded = torch.cat([scatter, product]).to(first.weight.dtype)
     weight, bias = folded[:, :-1].contiguous(), folded[:, -1].contiguous()

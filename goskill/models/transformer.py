@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from goskill.errors import InputError
-from goskill.models.attention import causal_attention, masked_attention
+from goskill.models.attending import causal_attention, masked_attention
 from goskill.models.dropout import dropout
 from goskill.models.fused import fused_forward, runs_fused
 from goskill.ops.decoding import HEAD_WIDTH_MULTIPLE, KEY_MULTIPLE, add_norm, cached_attention

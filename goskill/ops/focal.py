@@ -111,7 +111,7 @@ def _focal_loss(
 ) -> Tensor:
     arguments = (logits, target, weight, mask, gamma, ignore_index, label_smoothing, REDUCTIONS[reduction])
     if torch.is_grad_enabled() and logits.requires_grad:
-        return cast(Tensor, _FocalLoss.apply(*arguments))
+        return cast(Tensor, _FocalLoss.apply(*arguments))  # type: ignore[no-untyped-call]
     return cast(Tensor, torch.ops.goskill.focal_loss(*arguments, False)[0])
 
 
@@ -140,7 +140,8 @@ class _FocalLoss(torch.autograd.Function):
     def backward(ctx: Any, factor: Tensor) -> Any:
         gradient, logits = ctx.saved_tensors
         if torch.is_grad_enabled() and ctx.formula is not None:
-            return _gradient_by_formula(*ctx.formula, factor), *[None] * 7
+            kept, versions = ctx.formula
+            return _gradient_by_formula(kept, versions, factor), *[None] * 7
         if in_batches(factor):
             return (gradient * factor.unsqueeze(-1)).to(gradient.dtype), *[None] * 7
         # A second buffer is needed only if the graph is kept: this gradient may be asked for again. What a
@@ -166,5 +167,6 @@ def _gradient_by_formula(arguments: tuple[Any, ...], versions: list[int], factor
     logits, *others, reduction = arguments
     name = next(name for name, number in REDUCTIONS.items() if number == reduction)
     with torch.enable_grad():
-        loss = reference.focal_loss(logits, *others, name)
-        return torch.autograd.grad(loss, logits, factor, create_graph=True)[0]
+        formula: Any = reference.focal_loss
+        loss = formula(logits, *others, name)
+        return cast(Tensor, torch.autograd.grad(loss, logits, factor, create_graph=True)[0])

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import goskill.ops.philox as philox
 from goskill.errors import InputError
-from goskill.ops import philox
 from goskill.ops.checks import check_choice, check_device, check_floating
 from goskill.ops.training_operators import check_seed, runs_triton, sum_parts
 

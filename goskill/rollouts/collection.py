@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import goskill
-from goskill.data.files import MANIFEST
 from goskill.data.store import EpisodeStore
+from goskill.data.store_files import MANIFEST
 from goskill.data.writer import StoreWriter
 from goskill.envs.collectors import check_policy, collector_of
 from goskill.envs.jobs import in_order
 from goskill.envs.metaworld.tasks import episode_seed
-from goskill.envs.suite import CollectedEpisode, Suite, choose_workers, packed, tasks_in, unpacked
+from goskill.envs.suite import CollectedEpisode, Suite, choose_workers, find_suite, packed, tasks_in, unpacked
 from goskill.errors import InputError, StoreError
 from goskill.seeds import check_seed
 
@@ -189,11 +189,17 @@ def _check(episodes: int, quality: str) -> None:
 def episode_seeds(store: EpisodeStore) -> list[int] | None:
     """What the environment of each episode of a collected store was reset with; None for any other store.
 
-    With that seed `goskill.envs.make` (and the pool) begins where the episode began, as long as the packages are
-    those that the provenance names.
+    With that seed an environment of its suite begins where the episode began, as long as the packages are
+    those that the provenance names. A suite's own collector may begin episodes in other ways.
     """
     origin = store.provenance[0] if len(store.provenance) == 1 else {}
     if origin.get("collector") != _COLLECTOR or not isinstance(origin.get("seed"), int):
+        return None
+    try:
+        suite = find_suite(origin.get("suite", "metaworld"))
+    except InputError:
+        return None
+    if origin.get("source") == "scripted" and suite.collector() is not None:
         return None
     counts = dict.fromkeys(store.tasks, 0)
     seeds = []

@@ -172,7 +172,7 @@ class Collector:
                 self._episode -= fresh
                 self._begin(fresh)
             actions = np.zeros((len(taken), self.suite.action_dim), np.float32)
-            for row in np.flatnonzero(live):
+            for row in np.flatnonzero(live).tolist():
                 actions[row] = taken[row][len(taken[row]) - (longest - step)]
             following, _, terminated, truncated, _ = self._environments.step(actions)
             over = np.asarray(terminated, np.bool_) | np.asarray(truncated, np.bool_)

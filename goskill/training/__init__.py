@@ -4,7 +4,8 @@ import goskill.training.distributed as distributed
 from goskill.training.checkpoint import Checkpoint, Checkpoints, read_checkpoint
 from goskill.training.devices import choose_device
 from goskill.training.loop import Milestones, Trainer
-from goskill.training.method import (
+from goskill.training.metrics import DivergedError
+from goskill.training.objectives import (
     Batch,
     Objective,
     OptimizerSettings,
@@ -14,7 +15,6 @@ from goskill.training.method import (
     Trainable,
     TrainingSettings,
 )
-from goskill.training.metrics import DivergedError
 from goskill.training.randomness import seed_everything
 from goskill.training.run import RunFolder
 

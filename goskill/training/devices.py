@@ -15,7 +15,7 @@ import torch
 import goskill.training.distributed as distributed
 from goskill.errors import InputError
 from goskill.models.fused import fused_transformers
-from goskill.training.method import TrainingSettings
+from goskill.training.objectives import TrainingSettings
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from goskill.training.method import Batch
+from goskill.training.objectives import Batch
 
 EAGER_ITERATIONS = 3  # lets libraries choose algorithms and modules initialise before the capture
 COPIES_IN_FLIGHT = 3

@@ -23,8 +23,8 @@ from goskill.training.checkpoint import Checkpoint, Checkpoints
 from goskill.training.devices import choose_device, choose_execution
 from goskill.training.logs import Logs, SilentLogs
 from goskill.training.memory import kept_memory
-from goskill.training.method import Objective, Phase, Trainable, TrainingSettings
 from goskill.training.metrics import DivergedError, MeanMetrics, Watch, first_not_finite, means
+from goskill.training.objectives import Objective, Phase, Trainable, TrainingSettings
 from goskill.training.optimizer import ObjectiveOptimizer
 from goskill.training.profiling import PhaseProfile
 from goskill.training.progress import TrainingProgress

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from goskill.errors import CheckpointError
-from goskill.training.method import OptimizerSettings
+from goskill.training.objectives import OptimizerSettings
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 

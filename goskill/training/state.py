@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from goskill.errors import CheckpointError, InputError
-from goskill.training.method import Stateful
+from goskill.training.objectives import Stateful
 
 _ARRAY = "array"  # key of the only entry of a mapping that stands for an array
 Arrays = dict[str, dict[str, Tensor]]

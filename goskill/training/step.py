@@ -15,8 +15,8 @@ import goskill.training.distributed as distributed
 from goskill.errors import InputError
 from goskill.training.devices import Execution
 from goskill.training.graphs import GraphedIteration, PinnedCopies
-from goskill.training.method import Batch, Objective
 from goskill.training.metrics import MetricWindow, flat_names
+from goskill.training.objectives import Batch, Objective
 from goskill.training.optimizer import ObjectiveOptimizer
 from goskill.training.timing import StepTimer
 from goskill.training.working_weights import WorkingWeights

@@ -14,7 +14,7 @@ from store_builders import transitions, write_store
 from goskill.data import EpisodeStore
 from goskill.data.convert import from_hdf5, from_minari, from_npz, to_hdf5, to_minari
 from goskill.data.convert.fingerprints import fingerprint
-from goskill.data.files import MANIFEST, read_manifest, write_manifest
+from goskill.data.store_files import MANIFEST, read_manifest, write_manifest
 from goskill.errors import StoreError
 
 ABOUT = {

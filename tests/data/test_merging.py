@@ -131,7 +131,7 @@ def test_damaged_and_unfinished_stores_are_refused(stores, tmp_path: Path) -> No
 
 
 def test_the_action_repeat_of_a_store_is_what_its_provenance_says(tmp_path: Path) -> None:
-    known = [({}, 1), ({"action_repeat": 2}, 2)]
+    known = [({}, 1), ({"action_repeat": 2, "reward_version": "v2"}, 2)]
     for i, (origin, expected) in enumerate(known):
         assert write_store(tmp_path / f"{i}", [5], [0], provenance=origin).action_repeat == expected
     merged = merge(
@@ -140,6 +140,7 @@ def test_the_action_repeat_of_a_store_is_what_its_provenance_says(tmp_path: Path
     )
     assert merged.episodes == 2
     assert EpisodeStore.open(tmp_path / "m").action_repeat == 2
+    assert EpisodeStore.open(tmp_path / "m").provenance[0]["reward_version"] == "v2"
     for i, wrong in enumerate(("2", 0, True, None, 2.0)):
         store = write_store(tmp_path / f"w{i}", [5], [0], provenance={"action_repeat": wrong})
         with pytest.raises(StoreError, match="expected one 'action_repeat'"):

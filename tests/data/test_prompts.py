@@ -21,7 +21,7 @@ from store_builders import ACTION_DIM, OBSERVATION_DIM, random_episode
 from goskill.data import EpisodeStore
 from goskill.data.convert import from_npz, load_prompts
 from goskill.data.convert.transitions import columns_of
-from goskill.data.files import read_manifest, write_manifest
+from goskill.data.store_files import read_manifest, write_manifest
 from goskill.errors import StoreError
 
 

@@ -1,1 +1,1 @@
-"""Makes the modules of this folder importable in the folders below, and in worker processes."""
+"""Makes the modules of this folder importable in the folders below."""

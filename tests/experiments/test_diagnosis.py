@@ -15,7 +15,8 @@ from small_run import SMALL, write_store
 
 from goskill.data import ContextSampler, EpisodeStore, SegmentSampler, StoreWriter
 from goskill.errors import CheckpointError, InputError
-from goskill.experiments import diagnosis, pipeline
+from goskill.experiments import diagnose as diagnosis
+from goskill.experiments import pipeline
 from goskill.experiments.runs import load_method
 from goskill.methods.go_skill import (
     GoSkillNetworks,

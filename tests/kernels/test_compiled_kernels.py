@@ -104,11 +104,11 @@ def call_quantize(codes: int, dim: int, dtype: torch.dtype) -> Callable[[], None
     loss, counts = torch.zeros(()), torch.zeros(codes)
 
     def call() -> None:
-        vector_quantize.vector_quantize(
-            x, codebook, mask, 1.0, torch.empty_like(x), indices, loss, counts, torch.empty_like(codebook)
-        )
-        vector_quantize.straight_through(x, x, mask, x, loss, loss, 1.0, torch.empty_like(x))
         sums = torch.empty_like(codebook)
+        vector_quantize.vector_quantize(
+            x, codebook, mask, 1.0, torch.empty_like(x), indices, loss, counts, sums, torch.zeros(())
+        )
+        vector_quantize.straight_through(x, codebook, indices, x, loss, loss, 1.0, torch.empty_like(x))
         vector_quantize.move_codebook(counts, sums, sums, counts, sums, 0.8, 1e-5)
 
     return call
@@ -179,7 +179,7 @@ CASES: dict[str, tuple[Callable[[], None], int, int]] = {
 
 # What a program writes for itself or holds for a codebook: never more than 2^31 elements.
 PER_PROGRAM = {"partial", "parts", "partial_error", "partial_counts", "partial_sums"}
-PER_CODEBOOK = {"codebook", "norms", "rounded", "bounds", "counts", "sums"}
+PER_CODEBOOK = {"codebook", "moved", "scored", "norms", "centre", "rounded", "bounds", "counts", "sums"}
 
 
 @pytest.mark.parametrize("capability", [80, 90])

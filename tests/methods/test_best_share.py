@@ -14,7 +14,7 @@ from goskill.errors import InputError
 from goskill.methods.bc import BCSettings, BehaviourCloning
 from goskill.methods.go_skill import GoSkill
 from goskill.methods.prompt_dt import PromptDT
-from goskill.methods.sequence.selection import best_share
+from goskill.methods.sequence.episode_share import best_share
 from goskill.training import TrainingSettings
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from goskill.models.attention import causal_attention, masked_attention
+from goskill.models.attending import causal_attention, masked_attention
 
 
 def test_no_dropout_draws_nothing() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from goskill.data.files import open_regular
+from goskill.data.store_files import open_regular
 from goskill.errors import StoreError
 
 try:  # decompresses about twice as fast

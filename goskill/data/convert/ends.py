@@ -17,7 +17,8 @@ Ends = str | int  # "marked", "file", or the steps of every episode
 TERMINATIONS = ("terminals", "terminations", "terminated", "terminal")
 TRUNCATIONS = ("timeouts", "truncations", "truncated", "timeout")
 KINDS = {"terminated": TERMINATIONS, "truncated": TRUNCATIONS}
-FLAGS = (*TERMINATIONS, *TRUNCATIONS, "dones", "done")  # a "done" is either
+# Without saying which: "episode_terminals" is d3rlpy's.
+FLAGS = (*TERMINATIONS, *TRUNCATIONS, "dones", "done", "episode_terminals")
 OPTIONS = "ends=500 if every episode has 500 steps, or ends='file' if a file is one episode"
 
 
@@ -34,7 +35,7 @@ def flags_of(where: str, columns: Mapping[str, npt.NDArray[Any]]) -> dict[str, F
     flags = {}
     for name in FLAGS:
         if name in columns:
-            strange = ~np.isin(columns[name], (0, 1))
+            strange = (columns[name] != 0) & (columns[name] != 1)
             if strange.any():
                 step = int(np.flatnonzero(strange)[0])
                 raise StoreError(
@@ -81,7 +82,8 @@ def check_whole(where: str, steps: int, length: int) -> None:
 
 def every(length: int, first: int, last: int) -> Flags:
     """Which of the steps from ``first`` to ``last`` end an episode, if all have that length."""
-    return np.arange(first + 1, last + 1) % length == 0
+    found: Flags = np.arange(first + 1, last + 1) % length == 0
+    return found
 
 
 def last_flags(episode: Episode) -> tuple[bool, bool]:

@@ -7,7 +7,7 @@ import io
 import os
 from pathlib import Path
 
-from goskill.data.files import open_regular, storage_errors
+from goskill.data.store_files import open_regular, storage_errors
 
 _LOCAL_HEADER, _END, _END_64 = b"PK\x03\x04", b"PK\x05\x06", b"PK\x06\x06"
 _TAIL = 1 << 12  # bytes that hold the end of an archive, and the directory of a small one

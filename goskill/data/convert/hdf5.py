@@ -23,9 +23,9 @@ from goskill.data.convert.ends import Ends, check_ends, check_marked, check_whol
 from goskill.data.convert.hdf5_columns import EPISODE_LIMIT, SUCCESS, Columns, open_hdf5
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.transitions import Content, columns_of, content_of, joined
-from goskill.data.files import storage_errors
 from goskill.data.layout import is_task_name
 from goskill.data.store import EpisodeStore
+from goskill.data.store_files import storage_errors
 from goskill.errors import InputError, StoreError
 
 _STEPS_PER_PART = 4_000

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from goskill.data.convert.ends import FLAGS, Ends, every
-from goskill.data.files import open_regular
+from goskill.data.store_files import open_regular
 from goskill.errors import StoreError
 
 NUMBERS = ("observations", "actions", "rewards", "next_observations")
@@ -103,7 +103,10 @@ class Columns:
     def ends(self, ends: Ends, first: int, last: int) -> npt.NDArray[np.bool_]:
         """Which of some steps are said to end an episode; the file's last one always does, said or not."""
         if ends == "marked":
-            return np.logical_or.reduce([np.zeros(last - first, bool), *self.flags(first, last).values()])
+            found: npt.NDArray[np.bool_] = np.zeros(last - first, bool)
+            for flags in self.flags(first, last).values():
+                found |= flags
+            return found
         return np.zeros(last - first, bool) if ends == "file" else every(int(ends), first, last)
 
     def success(self, first: int, last: int) -> npt.NDArray[np.int8] | None:

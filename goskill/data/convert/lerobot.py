@@ -20,8 +20,8 @@ from goskill.data.convert.copying import Member, Part, Source, column_name, copy
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.rewards import check_option, rewards_of
 from goskill.data.convert.transitions import Content, columns_of, content_of, joined
-from goskill.data.files import open_regular, read_whole
 from goskill.data.layout import is_task_name
+from goskill.data.store_files import open_regular, read_whole
 from goskill.errors import InputError, StoreError, closest
 from goskill.files import parse_json
 
@@ -49,7 +49,7 @@ class Reading:
     """How frames become episodes. ``names`` are those of the tasks, by their indices and, of doubled ones, ids."""
 
     observation: str
-    features: dict[str, str | None]  # columns of the store, by the features that they are made of
+    features: dict[str, str]  # columns of the store, by the features that they are made of
     names: dict[int, dict[int | None, str]]
     missing_rewards: str | None
     has: frozenset[str] = field(default_factory=frozenset)
@@ -189,9 +189,9 @@ def _reading(
 ) -> Reading:
     features = info["features"]
     numbers = [name for name, feature in features.items() if feature.get("dtype") in _TYPES]
-    chosen = observation or next((name for name in _OBSERVATIONS if name in numbers), None)
+    chosen = observation or next((name for name in _OBSERVATIONS if name in numbers), "")
     if chosen not in numbers:
-        hint = closest(str(chosen), numbers) if chosen else f"known: {', '.join(numbers)}"
+        hint = closest(chosen, numbers) if chosen else f"known: {', '.join(numbers)}"
         raise InputError(f"observation: expected a feature of numbers of {root}, got {chosen!r:.80}; {hint}")
     kept = [name for name in numbers if name not in (*_NOT_KEPT, chosen)]
     return Reading(
@@ -213,10 +213,10 @@ def _declared(info: dict[str, Any], reading: Reading) -> Columns:
 
 
 @functools.lru_cache(1)
-def metaworld_tasks() -> dict[str, dict[int, str]]:
+def metaworld_tasks() -> dict[str, dict[int | None, str]]:
     """Names of MetaWorld's tasks by their instructions, and by their ids where one means several."""
     text = importlib.resources.files("goskill.data.convert").joinpath("lerobot_tasks.txt").read_text("utf-8")
-    known: dict[str, dict[int, str]] = {}
+    known: dict[str, dict[int | None, str]] = {}
     for line in text.splitlines():
         if not line.startswith("#"):
             number, name, instruction = line.split(" ", 2)
@@ -226,7 +226,7 @@ def metaworld_tasks() -> dict[str, dict[int, str]]:
 
 def _instructions(root: Path) -> dict[int, str]:
     """What the dataset calls its tasks, by their indices."""
-    path, found = root / "meta" / "tasks.parquet", {}
+    path, found = root / "meta" / "tasks.parquet", dict[int, str]()
     with _opened(path) as file:
         if file.metadata.num_rows > _MOST_TASKS or _claimed(file, None) > _TASKS_LIMIT:
             raise StoreError(
@@ -235,7 +235,9 @@ def _instructions(root: Path) -> dict[int, str]:
         for batch in file.iter_batches(batch_size=100):
             columns = batch.to_pydict()
             indices = columns.pop("task_index", [])
-            texts = next((values for values in columns.values() if all(map(is_task_name, values))), [])
+            texts: list[str] = next(
+                (values for values in columns.values() if all(map(is_task_name, values))), []
+            )
             if len(texts) != len(indices) or any(type(index) is not int for index in indices):
                 raise StoreError(
                     f"{path}: expected task_index and texts of 1 to 200 printable characters, "
@@ -253,7 +255,7 @@ def _named(instructions: dict[int, str], has_ids: bool) -> dict[int, dict[int | 
     for index, text in instructions.items():
         known = metaworld_tasks().get(text, {})
         if len(known) > 1 and has_ids:
-            names[index] = dict(known)
+            names[index] = known
         else:
             names[index] = {None: text if len(known) != 1 else next(iter(known.values()))}
     return names

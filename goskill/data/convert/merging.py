@@ -7,6 +7,7 @@ import itertools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,8 +15,8 @@ from goskill.data.convert.copying import Part, Source, copy_source
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.transitions import Content, SourceEpisode, digest, named
 from goskill.data.episode import CheckedEpisode, Episode
-from goskill.data.files import MANIFEST
 from goskill.data.store import EpisodeStore
+from goskill.data.store_files import MANIFEST
 from goskill.errors import InputError, StoreError
 
 _STEPS_PER_PART = 4_000
@@ -70,11 +71,11 @@ def _source(stores: list[EpisodeStore]) -> Source:
         {"path": str(path), "fingerprint": store.fingerprint, "provenance": store.provenance}
         for path, store in zip(paths, stores, strict=True)
     ]
-    repeat = {} if first.action_repeat == 1 else {"action_repeat": first.action_repeat}
+    shared = {name: _shared(stores, name) for name in ("action_repeat", "reward_version")}
     return Source(
         Path(os.path.commonpath(paths)),
         "stores",
-        {"stores": origins, **repeat},
+        {"stores": origins, **{name: value for name, value in shared.items() if value is not None}},
         [part for store in stores for part in _parts(store)],
         read_episodes,
         name=", ".join(map(str, paths)),
@@ -83,6 +84,12 @@ def _source(stores: list[EpisodeStore]) -> Source:
         known_tasks=list(dict.fromkeys(task for store in stores for task in store.tasks)),
         known_dimensions=(first.observation_dim, first.action_dim),
     )
+
+
+def _shared(stores: list[EpisodeStore], name: str) -> Any:
+    """What all stores say under a name, or None."""
+    values = [origin.get(name) for store in stores for origin in store.provenance]
+    return values[0] if values and values.count(values[0]) == len(values) else None
 
 
 def _parts(store: EpisodeStore) -> list[Part]:

@@ -22,7 +22,7 @@ from goskill.data.convert.ends import flags_of, kinds_of
 from goskill.data.convert.hdf5_columns import check_episode, open_hdf5, own_datasets
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.transitions import Content, content_of, joined
-from goskill.data.files import open_regular, read_whole
+from goskill.data.store_files import open_regular, read_whole
 from goskill.errors import InputError, StoreError
 
 _EPISODES_PER_PART = 8

@@ -17,8 +17,8 @@ from goskill.data.columns import EPISODE_ENDS
 from goskill.data.convert.ends import last_flags
 from goskill.data.convert.minari import import_minari, reason_of, refusals
 from goskill.data.episode import Episode
-from goskill.data.files import storage_errors
 from goskill.data.store import EpisodeStore
+from goskill.data.store_files import storage_errors
 from goskill.errors import InputError, StoreError, closest
 
 _EPISODES_PER_BATCH = 64

@@ -112,7 +112,7 @@ def read_trajectories(key: tuple[Path, int, int], missing_rewards: str | None) -
                     columns["observations"][begin:end],
                     columns["actions"][steps],
                     columns["rewards"][steps],
-                    columns=declared | {"terminated": np.bool_(False), "truncated": np.bool_(True)},
+                    columns=declared | {"terminated": np.array(False), "truncated": np.array(True)},
                 )
             )
         begin = end

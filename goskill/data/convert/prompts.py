@@ -14,8 +14,8 @@ from goskill.data.convert.fingerprints import content_digest
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.restricted_pickle import load_prompts
 from goskill.data.convert.transitions import Content, columns_of, content_of
-from goskill.data.files import MANIFEST, open_regular, storage_errors
 from goskill.data.store import PROMPTS, EpisodeStore
+from goskill.data.store_files import MANIFEST, open_regular, storage_errors
 from goskill.data.writer import StoreWriter
 from goskill.errors import StoreError
 
@@ -122,7 +122,7 @@ def _places(store: EpisodeStore) -> dict[str, list[int]]:
     prompts = store.prompts
     if prompts is None:
         return {}
-    known: dict[tuple[str, tuple[int, ...]], int] = {}
+    known: dict[tuple[str, int], int] = {}
     for index, digest in enumerate(digests(store)):
         known.setdefault((store.tasks[store.episode_task[index]], digest), index)
     result: dict[str, list[int]] = {task: [] for task in prompts.tasks}

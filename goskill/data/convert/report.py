@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from goskill.data.convert.transitions import Content
-from goskill.data.files import read_whole
 from goskill.data.store import EpisodeStore
+from goskill.data.store_files import read_whole
 from goskill.errors import StoreError
 from goskill.files import parse_json, write_atomically
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from goskill.data.files import read_whole
+from goskill.data.store_files import read_whole
 from goskill.errors import StoreError
 
 _SIZE_LIMIT = 1 << 28

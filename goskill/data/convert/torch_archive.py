@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from goskill.data.convert.restricted_pickle import Function, check_parts
-from goskill.data.files import open_regular
+from goskill.data.store_files import open_regular
 from goskill.errors import StoreError
 
 try:  # several times as fast
@@ -170,12 +170,13 @@ class TorchArchive:
     ) -> Tensor:
         """Where a tensor lies. ValueError if the file does not hold it."""
         storage, offset, shape, strides, *_ = pickled.said
-        kind, code, key, *_ = storage.said if isinstance(storage, _Pickled) else ("",) * 3
+        kind, code, key, *_ = storage.said if isinstance(storage, _Pickled) else ("", "", "")
         if kind != "storage" or code not in _STORAGES.values() or not isinstance(key, str):
             raise ValueError(f"{name} has no storage of numbers")
         if not isinstance(shape, tuple) or not isinstance(strides, tuple) or len(shape) != len(strides):
             raise ValueError(f"{name} has no shape")
-        if any(type(number) is not int or not 0 <= number < 1 << 48 for number in (offset, *shape, *strides)):
+        numbers = [number for number in (offset, *shape, *strides) if type(number) is int]
+        if len(numbers) != 1 + 2 * len(shape) or not all(0 <= number < 1 << 48 for number in numbers):
             raise ValueError(f"{name} has an impossible shape")
         member = members.get(f"{prefix}data/{key}")
         if member is None:
@@ -183,13 +184,13 @@ class TorchArchive:
         if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
             raise ValueError(f"the values of {name} are compressed or encrypted")
         dtype = np.dtype(str(code))
-        if (offset + _span(shape, strides)) * dtype.itemsize > member.file_size:
+        if (numbers[0] + _span(shape, strides)) * dtype.itemsize > member.file_size:
             raise ValueError(f"{name} has shape {list(shape)} in {member.file_size} bytes")
         header = os.pread(self._file.fileno(), 30, member.header_offset)
         if len(header) < 30 or not header.startswith(_LOCAL_HEADER):
             raise ValueError(f"the values of {name} have no header")
         names = sum(int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
-        return Tensor(member, member.header_offset + 30 + names, dtype, offset, shape, strides)
+        return Tensor(member, member.header_offset + 30 + names, dtype, numbers[0], shape, strides)
 
     def check_values(self) -> None:
         """Read all values of the tensors, and hold them to the archive's checksums. StoreError names the tensor."""
@@ -215,7 +216,7 @@ class TorchArchive:
             )
         content = np.empty(span, tensor.dtype)
         start = tensor.offset + first * tensor.strides[0]
-        self._read_into(memoryview(content).cast("B"), tensor.begin + start * itemsize)
+        self._read_into(content.data.cast("B"), tensor.begin + start * itemsize)
         strides = [stride * itemsize for stride in tensor.strides]
         return np.lib.stride_tricks.as_strided(content, shape, strides, writeable=False)
 

@@ -239,7 +239,7 @@ def jumps(rows: Array, following: Array, next_rows: Array) -> tuple[Flags, int, 
     if not result.any():
         return result, 0, 0.0
     floats = [column.dtype for column in (rows, following) if column.dtype.kind == "f"]
-    precision = max(float(np.finfo(kind).eps) for kind in (np.float32, *floats))
+    precision = max(float(np.finfo(kind).eps) for kind in (np.dtype(np.float32), *floats))
     sizes = [np.abs(column.astype(np.float64)) for column in (rows, following, next_rows)]
     scale = np.maximum(np.maximum.reduce(sizes), np.median(sizes[2], axis=0))
     with np.errstate(invalid="ignore"):  # infinities are refused later, by name

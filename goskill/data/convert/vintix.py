@@ -20,8 +20,8 @@ from goskill.data.convert.hdf5 import import_h5py
 from goskill.data.convert.hdf5_columns import check_episode, open_hdf5, own_datasets
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.transitions import Content, columns_of, content_of, joined
-from goskill.data.files import read_whole
 from goskill.data.layout import is_task_name
+from goskill.data.store_files import read_whole
 from goskill.envs.metaworld.tasks import tasks_of
 from goskill.errors import InputError, StoreError, closest
 from goskill.files import parse_json

@@ -63,8 +63,8 @@ def run_study(
     """
     from goskill.experiments.pipeline import console
     from goskill.experiments.studies.processes import places
-    from goskill.experiments.studies.progress import StudyProgress
     from goskill.experiments.studies.runner import Runner, StudyFolder
+    from goskill.experiments.studies.study_progress import StudyProgress
 
     study = read_study(source).with_stores(stores or {})
     where = places(processes)

@@ -17,9 +17,9 @@ from goskill.methods.feedforward import FeedForwardPolicy
 from goskill.methods.method import Method, Networks, Sources
 from goskill.methods.registry import register
 from goskill.methods.sequence.checking import check_dimensions, check_trained
+from goskill.methods.sequence.episode_share import best_share
 from goskill.methods.sequence.losses import masked_mean
 from goskill.methods.sequence.predictions import BATCH, ActionPredictions, as_array, batches
-from goskill.methods.sequence.selection import best_share
 from goskill.models import Normalize
 from goskill.training import Batch, Objective, Phase, TrainingSettings, distributed
 from goskill.training.placement import placement, sampled_objective

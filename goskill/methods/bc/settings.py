@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from goskill.errors import InputError
-from goskill.methods.sequence.selection import check_share
+from goskill.methods.sequence.episode_share import check_share
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class BCSettings:
 
     # Data and schedule
     best_share: float = 0.5  # of each task's episodes by return that are imitated; 1: all
-    iterations: int = 8_000
+    iterations: int = 8_000  # updates
     batch_size: int = 512  # steps in a batch, the same number from each task
     prompt_episodes: int = 1  # best episodes of a task that a run keeps; the policy does not look at them
 

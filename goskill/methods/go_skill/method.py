@@ -23,8 +23,8 @@ from goskill.methods.go_skill.settings import ABLATIONS, GoSkillSettings
 from goskill.methods.method import Method, Networks, Sources
 from goskill.methods.registry import register
 from goskill.methods.sequence.checking import check_dimensions, check_lengths, check_trained
+from goskill.methods.sequence.episode_share import best_share
 from goskill.methods.sequence.predictions import ActionPredictions, SkillPredictions
-from goskill.methods.sequence.selection import best_share
 from goskill.models import Normalize
 from goskill.training import Objective, Phase, Sampler, TrainingSettings, distributed
 from goskill.training.placement import placement, sampled_objective

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args, get_type_hints
 
 from goskill.errors import InputError
-from goskill.methods.sequence.selection import check_share
+from goskill.methods.sequence.episode_share import check_share
 
 
 @dataclass(frozen=True)

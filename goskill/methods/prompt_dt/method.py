@@ -21,9 +21,9 @@ from goskill.methods.prompt_dt.networks import PromptDTNetworks, networks_from_s
 from goskill.methods.prompt_dt.settings import PromptDTSettings
 from goskill.methods.registry import register
 from goskill.methods.sequence.checking import check_dimensions, check_lengths, check_trained
+from goskill.methods.sequence.episode_share import best_share
 from goskill.methods.sequence.losses import masked_mean
 from goskill.methods.sequence.predictions import ActionPredictions
-from goskill.methods.sequence.selection import best_share
 from goskill.models import Normalize
 from goskill.training import Batch, Objective, Phase, TrainingSettings, distributed
 from goskill.training.placement import placement, sampled_objective

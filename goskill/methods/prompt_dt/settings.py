@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from goskill.errors import InputError
-from goskill.methods.sequence.selection import check_share
+from goskill.methods.sequence.episode_share import check_share
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ class SAC(Method):
         found: dict[str, list[float]] = {}
         while self.collector.steps < due:
             explored = self._explore()
-            step, ended = self.collector.step(self._middle + self._half * explored)
+            step, ended = self.collector.step((self._middle + self._half * explored).astype(np.float32))
             self._keep(step, explored)
             for name, value in ended.items():
                 found.setdefault(name, []).append(value)

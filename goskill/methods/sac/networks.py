@@ -59,7 +59,7 @@ class SACNetworks(nn.Module):
         """Both critics' values [agents, 2, B] of observations and actions [agents, B, ...]."""
         together = torch.cat([observations, actions], -1).repeat_interleave(2, dim=0)
         values: Tensor = (self.critic if critic is None else critic)(together)[..., 0]
-        return values.float().unflatten(0, (self.agents, 2))
+        return values.float().view(self.agents, 2, -1)
 
     def agent_of(self, tasks: Sequence[str]) -> Tensor:
         """Which agent acts in each task, int64 [len(tasks)]. Raises InputError for a task that none has learned."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from goskill.errors import InputError
-from goskill.methods.sequence.selection import check_share
+from goskill.methods.sequence.episode_share import check_share
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,8 @@ from goskill.experiments.studies.plan import (
     with_seconds,
 )
 from goskill.experiments.studies.processes import Place, places
-from goskill.experiments.studies.progress import StudyProgress
 from goskill.experiments.studies.runner import Runner, StudyFolder
+from goskill.experiments.studies.study_progress import StudyProgress
 
 TASKS = ("reach", "door-close")
 WORKER = (sys.executable, str(Path(__file__).with_name("stub_worker.py")))

@@ -17,7 +17,7 @@ from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.robomimic import from_robomimic
 from goskill.data.convert.tdmpc2 import from_tdmpc2
 from goskill.data.convert.vintix import from_vintix
-from goskill.errors import InputError, closest
+from goskill.errors import InputError
 
 LAYOUTS: Mapping[str, Callable[..., ConversionReport]] = {
     **{layout: functools.partial(from_npz, layout) for layout in ("goskill", "mtdiff", "harmodt")},
@@ -44,7 +44,7 @@ def convert(
     Raises InputError for an unknown layout, for an option that the layout does not have, and as the others do.
     """
     if layout not in LAYOUTS:
-        raise InputError(f"layout: {closest(layout, LAYOUTS)}, got {layout!r:.80}")
+        raise InputError(f"layout: expected one of {', '.join(LAYOUTS)}, got {layout!r:.80}")
     function = LAYOUTS[layout]
     known = inspect.signature(function).parameters
     for name, value in options.items():

@@ -15,9 +15,9 @@ from goskill.evaluation.skills import DataSkills
 from goskill.figures.bars import draw_bars
 from goskill.figures.curves import draw_learning_curves, read_metrics
 from goskill.figures.evaluations import draw_evaluations
-from goskill.figures.pictures import draw_skill_pictures
 from goskill.figures.returns import draw_returns
-from goskill.figures.skills import Strip, draw_skill_strips, draw_skill_usage
+from goskill.figures.skill_pictures import draw_skill_pictures
+from goskill.figures.skill_usage import Strip, draw_skill_strips, draw_skill_usage
 from goskill.figures.style import save, style
 
 
