@@ -16,7 +16,7 @@ from goskill.errors import CheckpointError, InputError
 from goskill.files import parse_json, read_text, write_atomically
 
 # Settings that cannot change what is learned (beyond rounding), so a run may be continued with other ones.
-FREE_ON_RESUME = {"data.path"} | frozenset(
+FREE_ON_RESUME = {"data.path", "data.suite"} | frozenset(
     f"training.{name}"
     for name in ("device", "threads", "log_every", "checkpoint_every", "keep_checkpoints", "profile", "wandb")
 )
@@ -26,6 +26,7 @@ FREE_ON_RESUME = {"data.path"} | frozenset(
 SINCE_ADDED: Mapping[str, Any] = {
     "training.decay_iterations": 0,
     "training.data": "auto",
+    "training.kernels": "auto",
     "method.best_share": 1.0,
     "method.decoder": "transformer",
     "method.skill_noise": 0.0,
@@ -213,7 +214,8 @@ def _first_difference(
     there: Mapping[str, Any], given: Mapping[str, Any], may_grow: Collection[str] = ()
 ) -> tuple[str, str, str] | None:
     new = _flatten(given)
-    old = {name: value for name, value in SINCE_ADDED.items() if name in new} | _flatten(there)
+    before = _flatten(there)
+    old = before | {name: value for name, value in SINCE_ADDED.items() if name in new and name not in before}
     for name in [*old, *(name for name in new if name not in old)]:
         if name in FREE_ON_RESUME or (name in may_grow and old.get(name, 0) <= new.get(name, 0)):
             continue

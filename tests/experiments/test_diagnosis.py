@@ -249,7 +249,13 @@ def test_other_stores_do_not(store: EpisodeStore, tmp_path: Path) -> None:
     with StoreWriter(
         tmp_path / "store", 39, 4, ["reach"], provenance={"source": "elsewhere"}, append=True
     ) as writer:
-        writer.append(task="reach", observations=one.observations, actions=one.actions, rewards=one.rewards)
+        writer.append(
+            task="reach",
+            observations=one.observations,
+            actions=one.actions,
+            rewards=one.rewards,
+            columns=one.columns,
+        )
     assert episode_seeds(EpisodeStore.open(tmp_path / "store")) is None
 
 

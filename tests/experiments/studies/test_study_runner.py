@@ -365,10 +365,7 @@ def test_rows_that_are_there_are_not_added_again(tmp_path, store) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *(
-            (name, None)
-            for name in ("finetuned", "sweep", "scripted", "success_last", "ablations", "settings")
-        ),
+        *((name, None) for name in ("finetuned", "sweep", "scripted", "ablations", "settings")),
         *(("seconds", value) for value in ({}, {"wall": 1.0}, {"wall": 1.0, "cpu": "1"})),
         *(("seed", value) for value in (True, "0")),
         ("commit", 3),
