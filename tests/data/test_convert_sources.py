@@ -10,9 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from store_builders import transitions, write_store
+from tdmpc2_chunks import episodes_of, save_as_published
 
 from goskill.data import EpisodeStore
-from goskill.data.convert import from_hdf5, from_minari, from_npz, to_hdf5, to_minari
+from goskill.data.convert import (
+    from_hdf5,
+    from_minari,
+    from_npz,
+    from_ogbench,
+    from_tdmpc2,
+    to_hdf5,
+    to_minari,
+)
 from goskill.data.convert.fingerprints import fingerprint
 from goskill.data.store_files import MANIFEST, read_manifest, write_manifest
 from goskill.errors import StoreError
@@ -23,7 +32,7 @@ ABOUT = {
     "code_permalink": "https://a.b",
     "description": "a test",
 }
-LAYOUTS = ("goskill", "mtdiff", "harmodt", "hdf5", "minari", "minari-arrow")
+LAYOUTS = ("goskill", "mtdiff", "harmodt", "hdf5", "minari", "minari-arrow", "tdmpc2", "ogbench")
 
 
 def npz_source(root: Path, layout: str, seed: int) -> tuple[Path, Callable[[Path], object]]:
@@ -65,12 +74,32 @@ def minari_source(
     return file, lambda path: from_minari("reach-v0", path)
 
 
+def chunk_source(folder: Path, seed: int) -> tuple[Path, Callable[[Path], object]]:
+    """Put in the place of another one, which an open file would still lead to."""
+    folder.mkdir(exist_ok=True)
+    save_as_published(folder / "new", episodes_of([30, 79], seed))
+    os.replace(folder / "new", folder / "chunk_0.pt")
+    return folder / "chunk_0.pt", lambda path: from_tdmpc2(folder, path, ["assembly", "hand-insert"])
+
+
+def ogbench_source(folder: Path, seed: int) -> tuple[Path, Callable[[Path], object]]:
+    folder.mkdir(exist_ok=True)
+    episode = transitions(np.random.default_rng(seed), 6)
+    del episode["next_observations"]
+    np.savez(folder / "maze.npz", **episode | {"terminals": np.arange(6) == 5})
+    return folder / "maze.npz", lambda path: from_ogbench(folder / "maze.npz", path)
+
+
 @pytest.fixture
 def make(request, tmp_path: Path, monkeypatch) -> Callable[[int], tuple[Path, Callable[[Path], object]]]:
     """Writes the source of a layout from a seed; returns one of its files, and the conversion into a store."""
     layout = request.param
     if layout == "hdf5":
         return lambda seed: hdf5_source(tmp_path, seed)
+    if layout == "tdmpc2":
+        return lambda seed: chunk_source(tmp_path / "source", seed)
+    if layout == "ogbench":
+        return lambda seed: ogbench_source(tmp_path / "source", seed)
     if layout.startswith("minari"):
         return lambda seed: minari_source(tmp_path, monkeypatch, layout, seed)
     return lambda seed: npz_source(tmp_path / "source", layout, seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -152,3 +153,17 @@ def test_digests_tell_columns_apart() -> None:
     known = {digest(*arrays), digest(*arrays[::-1]), digest(arrays[0] + 1, *arrays[1:])}
     assert len(known) == 3
     assert max(known) < 1 << 96
+
+
+def test_a_store_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
+    for seed, out in ((0, "first"), (1, "second")):
+        for name in ("a", "b"):
+            shutil.rmtree(tmp_path / name, ignore_errors=True)
+            with StoreWriter(tmp_path / name, OBSERVATION_DIM, ACTION_DIM, ["t"]) as writer:
+                writer.append(task="t", **random_episode(np.random.default_rng(seed), 5))
+        merge([tmp_path / "a", tmp_path / "b"], tmp_path / out)
+        assert_holds(
+            EpisodeStore.open(tmp_path / out), [EpisodeStore.open(tmp_path / name) for name in ("a", "b")]
+        )
+    with pytest.raises(StoreError, match="first: holds other data"):
+        merge([tmp_path / "a", tmp_path / "b"], tmp_path / "first")

@@ -101,11 +101,11 @@ def test_ogbench_rewards_are_taken_where_there_are_some(tmp_path: Path) -> None:
         ({}, "has no rewards: give missing_rewards='zero' to store zeros"),
         (
             {"rewards": np.zeros(19), "terminals": None},
-            "expected the ends of episodes under one of terminals",
+            "expected the column 'terminals', got",
         ),
         (
             {"rewards": np.zeros(19), "terminals": np.zeros(19)},
-            "terminals: expected the end of an episode, got none",
+            "terminals: expected the end of a trajectory at the last",
         ),
         (
             {"rewards": np.zeros(19), "terminals": np.arange(19) == 3},

@@ -159,7 +159,7 @@ def test_memory_does_not_grow_with_the_chunk(tmp_path: Path, monkeypatch) -> Non
     """A chunk of 47 MB in parts of half a MiB."""
     monkeypatch.setattr(tdmpc2, "_BYTES_PER_PART", 1 << 19)
     save_as_published(tmp_path / "chunk_0.pt", episodes_of([30] * 2500, rows=101))
-    tdmpc2._opened.cache_clear()
+    tdmpc2._archive.cache_clear()
     tracemalloc.start()
     try:
         from_tdmpc2(tmp_path / "chunk_0.pt", tmp_path / "store", tasks=["assembly"])

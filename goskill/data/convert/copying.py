@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from goskill.data.convert.fingerprints import fingerprint
+from goskill.data.convert.fingerprints import fingerprint, stamp
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.transitions import Content, SourceBlock, SourceEpisode, digest, named
 from goskill.data.store import EpisodeStore
-from goskill.data.store_files import MANIFEST, storage_errors
+from goskill.data.store_files import MANIFEST
 from goskill.data.writer import StoreWriter
 from goskill.envs.jobs import in_order
 from goskill.errors import InputError, StoreError
@@ -267,25 +267,19 @@ class _FilesRead:
 
     def add(self, file: Path) -> None:
         if file not in self._known:
-            self._known[file] = fingerprint(file), _stamp(file)
+            self._known[file] = fingerprint(file), stamp(file)
         self._since.add(file)
 
     def note(self) -> dict[str, str]:
         """By name. StoreError for a file that changed while it was read."""
         noted = {}
         for file in sorted(self._since):
-            known, stamp = self._known[file]
-            if _stamp(file) != stamp:
+            known, before = self._known[file]
+            if stamp(file) != before:
                 raise StoreError(f"{file}: has changed while it was read")
             noted[self._source.relative(file)] = known
         self._since.clear()
         return noted
-
-
-def _stamp(file: Path) -> tuple[int, ...]:
-    with storage_errors(file):
-        facts = file.stat()
-    return facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
 def _checked_state(store: EpisodeStore, state: dict[str, Any]) -> dict[str, Any]:

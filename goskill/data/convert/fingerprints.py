@@ -28,6 +28,13 @@ def fingerprint(path: Path) -> str:
         return f"{size} {digest}"
 
 
+def stamp(file: Path) -> tuple[int, ...]:
+    """What changes when a file is written or replaced. StoreError names what cannot be reached."""
+    with storage_errors(file):
+        facts = file.stat()
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
 def content_digest(file: io.FileIO) -> tuple[int, str]:
     """The size of an open file and its SHA-256."""
     size, digest = 0, hashlib.sha256()

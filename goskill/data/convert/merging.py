@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from goskill.data.convert.copying import Part, Source, copy_source
+from goskill.data.convert.fingerprints import stamp
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.transitions import Content, SourceEpisode, digest, named
 from goskill.data.episode import CheckedEpisode, Episode
@@ -105,14 +106,14 @@ def _parts(store: EpisodeStore) -> list[Part]:
 
 
 @functools.lru_cache(4)
-def _opened(path: str) -> EpisodeStore:
+def _opened(path: str, known: tuple[int, ...]) -> EpisodeStore:
     return EpisodeStore.open(path)
 
 
 def read_episodes(key: tuple[str, int, int]) -> Content:
     """Some episodes of a store."""
     path, first, last = key
-    store = _opened(path)
+    store = _opened(path, stamp(Path(path) / MANIFEST))
     return Content([_episode(f"{path}: episode {i}", store.episode(i)) for i in range(first, last)])
 
 

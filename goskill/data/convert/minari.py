@@ -19,6 +19,7 @@ import numpy.typing as npt
 from goskill.data.columns import Columns, checked_columns
 from goskill.data.convert.copying import Part, Source, column_name, copy_source
 from goskill.data.convert.ends import flags_of, kinds_of
+from goskill.data.convert.fingerprints import stamp
 from goskill.data.convert.hdf5_columns import check_episode, open_hdf5, own_datasets
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.transitions import Content, content_of, joined
@@ -26,7 +27,7 @@ from goskill.data.store_files import open_regular, read_whole
 from goskill.errors import InputError, StoreError
 
 _EPISODES_PER_PART = 8
-_MAIN_FILE = "main_data.hdf5"
+_MAIN_FILE, _METADATA_FILE = "main_data.hdf5", "metadata.json"
 _METADATA_LIMIT = 64 * 1024 * 1024
 _MOST_EPISODES = 1 << 22
 
@@ -61,8 +62,12 @@ def reason_of(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
 
 
-@functools.lru_cache(1)
 def _opened(folder: str) -> Any:
+    return _dataset(folder, stamp(Path(folder) / _METADATA_FILE))
+
+
+@functools.lru_cache(1)
+def _dataset(folder: str, known: tuple[int, ...]) -> Any:
     return import_minari().MinariDataset(folder)
 
 
@@ -231,7 +236,7 @@ def _loaded(minari: ModuleType, where: str, dataset_id: str) -> Any:
     """The dataset of an id, unless Minari would have to make its environment, which may be any code, for its spaces."""
     from minari.storage import get_dataset_path
 
-    metadata = Path(get_dataset_path(dataset_id)) / "data" / "metadata.json"
+    metadata = Path(get_dataset_path(dataset_id)) / "data" / _METADATA_FILE
     if metadata.exists():
         spaces = json.loads(read_whole(metadata, _METADATA_LIMIT, "metadata"))
         for name in ("observation_space", "action_space"):

@@ -14,7 +14,8 @@ import numpy.typing as npt
 from goskill.data.columns import checked_columns
 from goskill.data.convert.archive import read_all
 from goskill.data.convert.copying import Part, Source, column_name, copy_source
-from goskill.data.convert.ends import check_marked, flags_of
+from goskill.data.convert.ends import flags_of
+from goskill.data.convert.fingerprints import stamp
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.rewards import check_option, rewards_of
 from goskill.data.convert.transitions import Content, SourceEpisode, columns_of
@@ -70,7 +71,7 @@ def from_ogbench(
     )
     _, report = copy_source(trajectories, path, 1, progress)
     report.write(Path(path))
-    _read.cache_clear()
+    _arrays.cache_clear()
     return report
 
 
@@ -78,17 +79,22 @@ def _further(columns: Columns) -> Columns:
     return {name: rows for name, rows in columns.items() if name not in _KNOWN}
 
 
-@functools.lru_cache(1)
 def _read(path: Path, missing_rewards: str | None) -> Columns:
-    """The arrays of a file that have a row per step. StoreError names the file."""
+    return _arrays(path, missing_rewards, stamp(path))
+
+
+@functools.lru_cache(1)
+def _arrays(path: Path, missing_rewards: str | None, known: tuple[int, ...]) -> Columns:
+    """The arrays of a file, as it is now, that have a row per step. StoreError names the file."""
     where, found = str(path), read_all(path, _SIZE_LIMIT)
     if "next_observations" in found:
         raise StoreError(f"{where}: expected trajectories without next_observations, as OGBench's files are")
     steps = len(found["observations"]) if "observations" in found and found["observations"].ndim else 0
     rewards = rewards_of(where, found.get("rewards"), steps, missing_rewards)
     columns = columns_of(where, found | {"rewards": rewards})
-    columns["terminals"] = flags_of(where, columns).get("terminals", np.zeros(0, bool))
-    check_marked(where, ["terminals"] if len(columns["terminals"]) else [], bool(columns["terminals"].any()))
+    if "terminals" not in columns:
+        raise StoreError(f"{where}: expected the column 'terminals', got {sorted(found)!r:.200}")
+    columns["terminals"] = flags_of(where, columns)["terminals"]
     if not columns["terminals"][-1]:
         raise StoreError(f"{where}: terminals: expected the end of a trajectory at the last row, got none")
     for name, rows in _further(found).items():

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from goskill.data.convert.copying import Member, Part, Source, copy_source
+from goskill.data.convert.fingerprints import stamp
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.torch_archive import TorchArchive
 from goskill.data.convert.transitions import Content, SourceBlock, named
@@ -113,9 +114,13 @@ def _chosen(tasks: Sequence[str] | None) -> list[int]:
     return sorted({names.index(task.removeprefix(_METAWORLD)) for task in tasks})
 
 
-@functools.lru_cache(2)
 def _opened(path: Path) -> TorchArchive:
-    """The file's tensors, checked against one another."""
+    return _archive(path, stamp(path))
+
+
+@functools.lru_cache(2)
+def _archive(path: Path, known: tuple[int, ...]) -> TorchArchive:
+    """The tensors of a file as it is now, checked against one another."""
     archive = TorchArchive(path)
     found = {name: tensor.shape for name, tensor in archive.tensors.items()}
     if not set(_AXES) | {"task"} <= set(found):
