@@ -84,7 +84,7 @@ class Codebook(nn.Module):
 
         On several ranks, on the rows of all; if only some ranks have codes, the others take those of the first of them.
         """
-        if self._initialized and (self._agreed or not self.training):
+        if self._initialized and (self._agreed or not self.training or not self._distributed()):
             return
         rows = x.detach().reshape(-1, x.shape[-1]).float()
         row_mask = None if mask is None else mask.reshape(-1)

@@ -152,7 +152,7 @@ CASES: dict[str, tuple[Callable[[], None], int, int]] = {
     "nearest-1024x64-float32": (call_nearest(1024, 64, torch.float32), 255, 49152),
     "nearest-256x64-bfloat16": (call_nearest(256, 64, torch.bfloat16), 224, 98304),
     "nearest-1024x512-float16": (call_nearest(1024, 512, torch.float16), 255, 98304),
-    "screened-16x64-float32": (call_screened(16, 64, torch.float32), 96, 36864),
+    "screened-16x64-float32": (call_screened(16, 64, torch.float32), 112, 36864),
     "screened-16x64-bfloat16": (call_screened(16, 64, torch.bfloat16), 128, 28672),
     "screened-64x64-float32": (call_screened(64, 64, torch.float32, distance=True), 255, 40960),
     "screened-128x64-float32": (call_screened(128, 64, torch.float32), 255, 53248),

@@ -18,8 +18,9 @@ from goskill.settings import to_mapping
 @pytest.mark.parametrize("name", registry.built_in_names())
 def test_settings_of_every_method_survive_json(name: str) -> None:
     entry = registry.find(name)
-    settings = entry.settings({"prompt_episodes": 3})
-    assert settings.prompt_episodes == 3
+    prompted = hasattr(entry.settings({}), "prompt_episodes")
+    settings = entry.settings({"prompt_episodes": 3} if prompted else {"iterations": 3})
+    assert getattr(settings, "prompt_episodes" if prompted else "iterations") == 3
     assert entry.settings(to_mapping(settings)) == settings
     assert {key: getattr(settings, key) for key in entry.decided} == dict(entry.decided)
 
