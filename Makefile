@@ -8,7 +8,7 @@ CXX_SOURCES := $(shell find csrc tests/csrc -name '*.cpp' -o -name '*.hpp' -o -n
 SOURCES := $(shell find csrc goskill kernels bench -type f -not -path '*/__pycache__/*' -not -path 'bench/results/*') \
            CMakeLists.txt pyproject.toml constraints.txt
 
-.PHONY: demo install test lint sanitize format packaging clean
+.PHONY: demo install test lint sanitize format packaging docs wheels clean
 
 demo: $(VENV)/wheel  ## everything a newcomer needs: install, then watch GO-Skill learn five tasks
 	$(BIN)/goskill quickstart
@@ -51,8 +51,18 @@ format: $(VENV)/test
 packaging: $(VENV)/test  ## the sdist, a wheel built from it, an editable install
 	PYTHON=$(BIN)/python bash tests/packaging.sh
 
+$(VENV)/docs: $(VENV)/test
+	$(PIP) install -q -c constraints.txt "$$(ls build/wheel/*.whl)[docs]"
+	touch $@
+
+docs: $(VENV)/docs  ## the site in build/site, strictly: no link leads nowhere
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q --strict
+
+wheels:  ## an sdist and manylinux_2_28 wheels in dist/, one per interpreter in PYTHONS
+	bash scripts/wheels.sh
+
 sanitize:  ## the native reader and samplers under address, undefined-behaviour and thread sanitizers, and fuzzed
 	bash tests/csrc/sanitize.sh
 
 clean:
-	rm -rf build $(VENV) runs
+	rm -rf build dist $(VENV) runs

@@ -1,4 +1,4 @@
-"""Conversion of npz episodes beside reading them alone, which is its limit. Few of them need no second process."""
+"""Conversion of npz episodes and of TD-MPC2's chunks beside reading them alone, which is its limit."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from goskill.data.convert import from_npz
+from goskill.data import EpisodeStore
+from goskill.data.convert import from_npz, from_tdmpc2
+from goskill.envs import tasks_of
 
 STEPS = 500
+CHUNK = "a chunk of 20,000 episodes of TD-MPC2"
 
 
 @pytest.fixture(scope="module", params=["compressed float64", "plain float32"])
@@ -50,12 +54,18 @@ def npz_source(
 @pytest.fixture(autouse=True)
 def group(benchmark, request: pytest.FixtureRequest) -> None:
     """Names the group before the measurement, which keeps the name that it finds then."""
-    parameters = request.node.callspec.params
-    benchmark.group = f"conversion of {parameters['npz_source']} npz episodes, {parameters['written']}"
+    parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    kind = (
+        f"{parameters['npz_source']} npz episodes, {parameters['written']}"
+        if "written" in parameters
+        else CHUNK
+    )
+    benchmark.group = f"conversion of {kind}"
 
 
 def add_facts(benchmark, source: Path) -> None:
-    size = sum(file.stat().st_size for file in source.glob("*/*.npz"))
+    files = source.glob("*/*.npz") if source.is_dir() else [source]
+    size = sum(file.stat().st_size for file in files)
     benchmark.extra_info["source_bytes"] = size
     benchmark.extra_info["megabytes_per_second"] = round(size / 1e6 / benchmark.stats.stats.median)
 
@@ -84,3 +94,40 @@ def test_conversion_decompression_alone(benchmark, npz_source: Path) -> None:
 
     benchmark.pedantic(read, rounds=3, iterations=1, warmup_rounds=1)
     add_facts(benchmark, npz_source)
+
+
+@pytest.fixture(scope="module")
+def chunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """20,000 episodes of MetaWorld's tasks, as MT80 has them."""
+    path, episodes, rows = tmp_path_factory.mktemp("mt80") / "chunk_0.pt", 20_000, 101
+    generator = torch.Generator().manual_seed(0)
+    columns = {
+        "obs": torch.rand(episodes, rows, 39, generator=generator),
+        "action": 2 * torch.rand(episodes, rows, 6, generator=generator) - 1,
+        "reward": torch.rand(episodes, rows, generator=generator),
+        "task": (30 + torch.arange(episodes, dtype=torch.int32) % 50)[:, None].repeat(1, rows),
+    }
+    columns["action"][..., 4:] = 0
+    columns["action"][:, 0] = columns["reward"][:, 0] = float("nan")
+    torch.save(columns, path)
+    return path
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_conversion_tdmpc2(benchmark, chunk: Path, tmp_path: Path, workers: int) -> None:
+    def forget() -> None:
+        shutil.rmtree(tmp_path / "store", ignore_errors=True)
+
+    def convert() -> None:
+        from_tdmpc2(chunk, tmp_path / "store", tasks_of("mt50"), workers)
+
+    benchmark.pedantic(convert, setup=forget, rounds=3, iterations=1, warmup_rounds=1)
+    assert EpisodeStore.open(tmp_path / "store").num_episodes == 20_000
+    add_facts(benchmark, chunk)
+
+
+def test_conversion_tdmpc2_reading_alone(benchmark, chunk: Path) -> None:
+    """The limit: torch.load into memory, and doing nothing with it."""
+    benchmark.extra_info["peer"] = True
+    benchmark.pedantic(lambda: torch.load(chunk), rounds=3, iterations=1, warmup_rounds=1)
+    add_facts(benchmark, chunk)

@@ -28,8 +28,8 @@ from goskill.bench.peers.sampling import (
     NumpyTransitions,
 )
 from goskill.data import ContextSampler, EpisodeStore, SegmentSampler, StoreWriter, TransitionSampler
-from goskill.data.files import MANIFEST, write_manifest
 from goskill.data.layout import FORMAT, SHARD_FORMAT, VERSION
+from goskill.data.store_files import MANIFEST, write_manifest
 
 
 @pytest.fixture(scope="module")

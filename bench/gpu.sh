@@ -1,65 +1,145 @@
 #!/usr/bin/env bash
-# goskill on one GPU, offline, within ten minutes: builds and installs it, runs the GPU tests and the GPU benchmark
-# suites, prints a short table last. Needs Python with torch, triton, pybind11, scikit-build-core, cmake and pytest.
+# goskill on one GPU, offline, within LIMIT seconds: installs it, says what the device is, runs the GPU tests and the GPU
+# benchmarks, prints a short table last. What matters most comes first, and whenever it is cut, rows and table are there.
+# Needs Python with torch, triton and pytest; and pybind11, scikit-build-core, cmake and a compiler unless WHEELS has a
+# wheel of goskill for this Python.
 #   WHEELS  folder of wheels of what the machine lacks of: gymnasium, farama-notifications, scipy, safetensors, typer,
-#           shellingham, rich, hypothesis, pytest-benchmark; and of the peers, which are skipped where they are missing:
-#           vector-quantize-pytorch, torch-einops-utils, einx, frozendict, loguru; flash-kmeans (0.3.1); liger-kernel
-#           (0.8.5). These two are pure Python wheels of PyPI (py3-none-any) and need nothing but torch and triton here.
+#           shellingham, rich, hypothesis, pytest-benchmark; of goskill itself, which is built here otherwise; and of the
+#           peers, which are skipped where they are missing: vector-quantize-pytorch, torch-einops-utils, einx,
+#           frozendict, loguru; flash-kmeans (0.3.1); liger-kernel (0.8.5). These two are pure Python wheels of PyPI
+#           (py3-none-any) and need nothing but torch and triton here.
 #   OUT     folder that gets the rows, one gpu-SUITE.jsonl per suite, and the logs (default: bench/results)
 #   PYTHON  the interpreter (default: python3)
-#   LIMIT   seconds for everything (default: 570); suites that do not end in their share keep the rows they have
+#   LIMIT   seconds for everything (default: 420)
+#   TESTS   processes that share the GPU tests (default: 4)
 #   GOSKILL_COMMIT  what the rows say they measured (default: git describe)
 set -uo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-python3}
 out=${OUT:-$root/bench/results}
-limit=${LIMIT:-570}
+limit=${LIMIT:-420}
+processes=${TESTS:-4}
 mkdir -p "$out" && out=$(cd "$out" && pwd)
 work=$(mktemp -d)
 site=$work/site
-trap 'rm -rf "$work"' EXIT
+stages=(device tests kernels training profile kernel-peers training-peers)
+reached=()
+troubles=()
+began=$(date -u +%Y-%m-%dT%H:%M:%SZ)
 GOSKILL_COMMIT=${GOSKILL_COMMIT:-$(git -C "$root" describe --always --dirty --abbrev=12 2>/dev/null)}
 export GOSKILL_COMMIT
+[ -n "$GOSKILL_COMMIT" ] || echo "warning: no git here and no GOSKILL_COMMIT: the rows will not say what they measured"
+
+running=()
+finish() {
+  trap - EXIT INT TERM
+  [ ${#running[@]} -eq 0 ] || kill -TERM "${running[@]}" 2>/dev/null
+  table | tee "$out/gpu-table.txt"
+  rm -rf "$work"
+}
+# A signal ends what runs at once; the table is still printed.
+trap 'finish; exit 143' INT TERM
+trap finish EXIT
+
+table() {
+  echo
+  cat "$out/gpu-device.log" 2>/dev/null
+  "$python" - "$began" "$out"/gpu-{kernels,training}.jsonl <<'PYTHON' 2>/dev/null || echo "no rows"
+import json, pathlib, sys
+from goskill.bench import report
+
+began, *files = sys.argv[1:]
+rows = [json.loads(line) for name in files if pathlib.Path(name).exists() for line in open(name)]
+report.print_table([row for row in rows if row["date"] >= began])
+PYTHON
+  for log in "$out"/gpu-tests-*.log; do
+    [ -f "$log" ] && echo "GPU tests: $(tail -n 1 "$log")"
+  done
+  for trouble in "${troubles[@]}"; do echo "trouble: $trouble"; done
+  local stage missing=()
+  for stage in "${stages[@]}"; do
+    [[ " ${reached[*]-} " == *" $stage "* ]] || missing+=("$stage")
+  done
+  echo "ended after $SECONDS of $limit s; not reached or not ended: ${missing[*]:-nothing}"
+}
+
+# wait_for LOG COMMAND: runs it in the background, so that a signal to this script acts at once.
+wait_for() {
+  "${@:2}" >"$1" 2>&1 &
+  running=($!)
+  wait "${running[0]}"
+  local status=$?
+  running=()
+  return $status
+}
+
+# seconds SHARE: what a stage may take of 420 s, and in proportion of other limits; no more than is left.
+seconds() {
+  local left=$((limit - SECONDS - 10))
+  local share=$(($1 * limit / 420))
+  echo $((share < left ? share : left))
+}
 
 install() { "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target "$site" "$@"; }
 if [ -n "${WHEELS:-}" ]; then
   install "$WHEELS"/*.whl || exit 1
 fi
-install --upgrade --no-build-isolation "$root" || exit 1
+# A folder of wheels holds one of goskill for one version of Python: pip has refused it above if it is not this one.
+if ! [ -d "$site/goskill" ]; then
+  install --upgrade --no-build-isolation "$root" || exit 1
+fi
 export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}
-cd "$work" || exit 1  # so that what runs is what was installed
+cd "$work" || exit 1 # so that what runs is what was installed
+rm -f "$out"/gpu-tests-*.log "$out/gpu-device.log" "$out/gpu-table.txt"
 echo "installed after $SECONDS s"
 
+wait_for "$out/gpu-device.log" timeout "$(seconds 60)" "$python" -m goskill.bench.device &&
+  reached+=(device) || troubles+=("no device report: $(tail -n 1 "$out/gpu-device.log")")
+cat "$out/gpu-device.log"
+echo "device reported after $SECONDS s"
+
 # Only the files that have GPU tests: the others may need packages that are not here.
-mapfile -t files < <(grep -rl 'mark\.gpu' "$root/tests" --include='test_*.py')
-timeout --signal=INT --kill-after=10 $((limit * 3 / 10)) "$python" -m pytest -q -p no:cacheprovider \
-  --continue-on-collection-errors -c "$root/pyproject.toml" --rootdir "$root" -m gpu "${files[@]}" \
-  >"$out/gpu-tests.log" 2>&1
-tests=$?
-tail -n 30 "$out/gpu-tests.log"
+mapfile -t files < <(grep -rl 'mark\.gpu' "$root/tests" --include='test_*.py' | sort)
+run_tests() {
+  local share process index status=0
+  share=$(seconds 110)
+  local workers=()
+  for ((process = 0; process < processes; process++)); do
+    local own=()
+    for ((index = process; index < ${#files[@]}; index += processes)); do own+=("${files[index]}"); done
+    [ ${#own[@]} -gt 0 ] || continue
+    timeout --signal=INT --kill-after=5 "$share" "$python" -m pytest -q -p no:cacheprovider \
+      --continue-on-collection-errors -c "$root/pyproject.toml" --rootdir "$root" -m gpu "${own[@]}" \
+      >"$out/gpu-tests-$process.log" 2>&1 &
+    workers+=($!)
+  done
+  running=("${workers[@]}")
+  for process in "${workers[@]}"; do wait "$process" || status=1; done
+  running=()
+  return $status
+}
+run_tests && reached+=(tests) || troubles+=("GPU tests failed or were cut: $out/gpu-tests-*.log")
 echo "tested after $SECONDS s"
 
-failed=()
-mapfile -t suites < <(grep -l 'mark\.gpu' "$root"/bench/*.py | xargs -n 1 basename -s .py)
-for index in "${!suites[@]}"; do
-  suite=${suites[$index]}
-  # What is left, less what ending takes, shared by the suites that are left.
-  share=$(((limit - SECONDS - 20) / (${#suites[@]} - index)))
-  "$python" -m goskill bench "$suite" --gpu --limit $((share > 1 ? share : 1)) --json "$work/$suite.jsonl" \
-    >"$out/gpu-$suite.log" 2>&1 || failed+=("$suite")
-  [ -f "$work/$suite.jsonl" ] && cat "$work/$suite.jsonl" >>"$out/gpu-$suite.jsonl"
-done
-
-echo
-"$python" - "$work"/*.jsonl <<'PYTHON'
-import json, pathlib, sys
-from goskill.bench import report
-
-rows = [json.loads(line) for name in sys.argv[1:] if pathlib.Path(name).exists() for line in open(name)]
-report.print_table(rows)
-PYTHON
-echo "GPU tests: $(tail -n 1 "$out/gpu-tests.log")"
-for suite in "${failed[@]}"; do
-  echo "benchmark suite $suite failed: $(tail -n 1 "$out/gpu-$suite.log")"
-done
-[ "$tests" -eq 0 ] && [ "${#failed[@]}" -eq 0 ]
+# stage NAME SUITE SHARE EXPRESSION: the benchmarks of a suite that match; each row is kept when it is there.
+stage() {
+  local share
+  share=$(seconds "$3")
+  [ "$share" -ge 10 ] || return
+  wait_for "$out/gpu-$1.log" "$python" -m goskill bench "$2" --gpu --limit $((share - 5)) -k "$4" \
+    --json "$out/gpu-$2.jsonl" && reached+=("$1") || troubles+=("$1: $(tail -n 1 "$out/gpu-$1.log")")
+  table >"$out/gpu-table.txt"
+  echo "$1 after $SECONDS s"
+}
+stage kernels kernels 75 goskill
+stage training training 75 "goskill and fused"
+share=$(seconds 60)
+if [ "$share" -ge 10 ]; then
+  wait_for "$out/gpu-profile.log" timeout --signal=INT --kill-after=5 "$share" \
+    "$python" -m goskill.bench.steps --json "$out/gpu-steps.json" &&
+    reached+=(profile) || troubles+=("profile: $(tail -n 1 "$out/gpu-profile.log")")
+  echo "profiled after $SECONDS s"
+fi
+stage kernel-peers kernels 90 "not goskill"
+stage training-peers training 600 "not (goskill and fused)"
+[ "${#troubles[@]}" -eq 0 ]

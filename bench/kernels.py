@@ -2,13 +2,15 @@
 
 Every test first asserts that both sides give the same answer. ``byte_floor`` is the time that reading and writing
 every byte once takes at the bandwidth of a copy measured in the same run (``copy_gb_per_s``), ``gb_per_s`` what the
-median reached; ``series`` and ``size`` place a row in the plots of time against size. On a GPU (``-m gpu``) training
-steps run as CUDA graphs as well.
+median reached; ``series`` and ``size`` place a row in the plots of time against size. On a GPU (``-m gpu``) one
+replay of a CUDA graph is timed that holds ``calls`` calls, so that launches by the host do not count; a peer that
+cannot be captured is launched ``calls`` times before the device is waited for.
 """
 
 from __future__ import annotations
 
 import functools
+import gc
 import importlib
 import time
 from collections.abc import Callable
@@ -27,13 +29,16 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 LOOKUPS = [(rows, 64, 16) for rows in (1000, 10_000, 100_000, 1_000_000)] + [(1_000_000, 64, 1024)]
 STEPS = [(800, 64, 16), (8000, 64, 16), (80_000, 64, 16), (65_536, 64, 1024)]
 LOSSES = [(8192, 16), (2048, 64), (2048, 1024), (2048, 32_768)]
+# Those whose time is asked for come first.
 GPU_LOOKUPS = [
-    *((rows, 64, codes) for codes in (16, 256) for rows in (10_000, 1_000_000, 10_000_000)),
-    *((10_000_000, 64, codes) for codes in (64, 128)),
-    (1_000_000, 64, 8192),
+    *((10_000_000, 64, codes) for codes in (16, 64, 128, 256)),
+    *((1_000_000, 64, codes) for codes in (16, 256, 8192)),
+    *((10_000, 64, codes) for codes in (16, 256)),
 ]
 GPU_STEPS = [(800, 64, 16), (65_536, 64, 1024)]
-GPU_LOSSES = [(8192, 16), (8192, 1024), (8192, 4096), (8192, 32_768), (8192, 128_256)]
+GPU_LOSSES = [(8192, 128_256), (8192, 32_768), (8192, 4096), (8192, 1024), (8192, 16)]
+LEAST_SECONDS = 2e-3  # on a GPU, what is timed together should take by its byte floor
+MOST_CALLS = 100
 LARGEST_MATRIX = 2**30  # distances that a peer which writes them all down holds at a time
 
 
@@ -54,7 +59,8 @@ def measure(benchmark: Any, run: Callable[[], Any], peer: bool = False, **facts:
         run, rounds=facts.get("rounds", 7), iterations=facts.get("iterations", 1), warmup_rounds=2
     )
     if "bytes" in facts and benchmark.stats is not None:  # None with --benchmark-disable
-        benchmark.extra_info["gb_per_s"] = facts["bytes"] / benchmark.stats.stats.median / 1e9
+        seconds = benchmark.stats.stats.median / facts.get("calls", 1)
+        benchmark.extra_info["gb_per_s"] = facts["bytes"] / seconds / 1e9
 
 
 def rounds(work: int) -> dict[str, int]:
@@ -67,14 +73,16 @@ def seconds_per_byte(device: str) -> float:
     """What a copy takes for each byte that it reads or writes, now."""
     source = torch.ones(2**30 if device == "cuda" else 2**28, dtype=torch.uint8, device=device)
     target = torch.ones_like(source)
+    copies = 8 if device == "cuda" else 1  # so that the host's share does not count
     times = []
     for _ in range(11):
         synchronize(device)
         begin = time.perf_counter()
-        target.copy_(source)
+        for _ in range(copies):
+            target.copy_(source)
         synchronize(device)
         times.append(time.perf_counter() - begin)
-    return sorted(times)[5] / (2 * source.numel())
+    return sorted(times)[5] / (2 * source.numel() * copies)
 
 
 def byte_floor(count: int, device: str = "cpu") -> dict[str, float]:
@@ -205,14 +213,15 @@ def test_vector_quantize_step(benchmark: Any, rows: int, dim: int, codes: int, n
     )
 
 
-def step_facts(rows: int, dim: int, codes: int) -> dict[str, Any]:
+def step_facts(rows: int, dim: int, codes: int, device: str = "cpu") -> dict[str, Any]:
     """A step reads x, and x with its code and gradient on the way back; it writes codes, indices, gradient."""
     moved = rows * (6 * 4 * dim + 8)
+    series = f"vector quantisation step, {dim} dimensions, {codes} codes"
     return {
-        "series": f"vector quantisation step, {dim} dimensions, {codes} codes",
+        "series": f"GPU {series}" if device == "cuda" else series,
         "axis": "rows",
         "size": rows,
-        **byte_floor(moved),
+        **byte_floor(moved, device),
     }
 
 
@@ -272,31 +281,57 @@ def test_focal_loss(benchmark: Any, rows: int, classes: int, name: str) -> None:
     )
 
 
-def synchronized(run: Callable[[], Any]) -> Callable[[], None]:
-    def call() -> None:
-        run()
+class OnDevice:
+    """``run`` on a GPU so often at a time that the host does not count: one CUDA graph, or launched by the host.
+
+    A peer that cannot be captured is launched; ours has to be captured.
+    """
+
+    def __init__(self, run: Callable[[], Any], floor: float, peer: bool) -> None:
+        self.calls = min(MOST_CALLS, max(1, round(LEAST_SECONDS / floor)))
+        self.facts: dict[str, Any] = {"calls": self.calls, "timed": "CUDA graph"}
+        self._run = run
+        self._graph = torch.cuda.CUDAGraph()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                run()
+        torch.cuda.synchronize()
+        gc.collect()
+        try:
+            with torch.cuda.graph(self._graph, stream=stream):
+                self._run_all()
+        except RuntimeError as error:
+            if not peer:
+                raise
+            self.facts["timed"] = f"launched: {str(error).splitlines()[0]}"
+            torch.cuda.synchronize()
+
+    def __call__(self) -> None:
+        if self.facts["timed"] == "CUDA graph":
+            self._graph.replay()
+        else:
+            self._run_all()
         torch.cuda.synchronize()
 
-    return call
+    def _run_all(self) -> None:
+        for _ in range(self.calls):
+            self._run()
 
 
-def graphed(run: Callable[[], Any], peer: bool) -> Callable[[], None]:
-    """``run`` captured as a CUDA graph; a peer that cannot be captured is skipped."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            run()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    try:
-        with torch.cuda.graph(graph):
-            run()
-    except RuntimeError as error:
-        if not peer:
-            raise
-        pytest.skip(f"cannot be captured as a CUDA graph: {str(error).splitlines()[0]}")
-    return synchronized(graph.replay)
+def measure_on_gpu(benchmark: Any, run: Callable[[], Any], name: str, **facts: Any) -> None:
+    peer = name != "goskill"
+    timed = OnDevice(run, facts["byte_floor"], peer)
+    measure(benchmark, timed, peer=peer, label=name, **timed.facts, **facts)
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize("name", ["goskill", "eager composition", "compiled composition"])
+@pytest.mark.parametrize(("rows", "classes"), GPU_LOSSES)
+def test_focal_loss_on_gpu(benchmark: Any, rows: int, classes: int, name: str) -> None:
+    time_loss_on_gpu(benchmark, "focal loss", 2.0, rows, classes, name)
 
 
 @pytest.mark.gpu
@@ -318,40 +353,21 @@ def test_nearest_code_on_gpu(
     assert_as_near(x[:few].double(), codebook.double(), ours, best)
     # Peers on tensor cores are not exact: how often they are right is a fact, not a condition.
     right = float((theirs == best).double().mean())
-    facts = lookup_facts(x, codebook) | {"right": right, "rounds": 20}
-    measure(benchmark, synchronized(run), peer=name != "goskill", label=name, **facts)
+    measure_on_gpu(benchmark, run, name, **lookup_facts(x, codebook), right=right, rounds=20)
 
 
 @pytest.mark.gpu
 @needs_cuda
-@pytest.mark.parametrize("graph", [False, True], ids=["launched", "graph"])
 @pytest.mark.parametrize("name", ["goskill", "vector-quantize-pytorch"])
 @pytest.mark.parametrize(("rows", "dim", "codes"), GPU_STEPS)
-def test_vector_quantize_step_on_gpu(
-    benchmark: Any, rows: int, dim: int, codes: int, name: str, graph: bool
-) -> None:
-    way = "graph" if graph else "launched"
-    benchmark.group = f"GPU vector quantisation step {rows}x{dim}, {codes} codes, {way}"
+def test_vector_quantize_step_on_gpu(benchmark: Any, rows: int, dim: int, codes: int, name: str) -> None:
+    benchmark.group = f"GPU vector quantisation step {rows}x{dim}, {codes} codes"
     x = lookup_data(rows, dim, codes, "cuda")[0].unsqueeze(0).requires_grad_()
     ours, module = quantizer("goskill", dim, codes, "cuda"), quantizer(name, dim, codes, "cuda")
     ours.load_state_dict(module.state_dict())
     torch.testing.assert_close(training_step(ours, x), training_step(module, x), rtol=1e-3, atol=1e-5)
-    peer = name != "goskill"
-
-    def run() -> Tensor:
-        return training_step(module, x)
-
-    timed = graphed(run, peer) if graph else synchronized(run)
-    measure(benchmark, timed, peer=peer, label=name, graph=graph, rounds=100)
-
-
-@pytest.mark.gpu
-@needs_cuda
-@pytest.mark.parametrize("graph", [False, True], ids=["launched", "graph"])
-@pytest.mark.parametrize("name", ["goskill", "eager composition", "compiled composition"])
-@pytest.mark.parametrize(("rows", "classes"), GPU_LOSSES)
-def test_focal_loss_on_gpu(benchmark: Any, rows: int, classes: int, name: str, graph: bool) -> None:
-    time_loss_on_gpu(benchmark, "focal loss", 2.0, rows, classes, name, graph)
+    facts = step_facts(rows, dim, codes, "cuda")
+    measure_on_gpu(benchmark, lambda: training_step(module, x), name, **facts, rounds=50)
 
 
 @pytest.mark.gpu
@@ -359,14 +375,11 @@ def test_focal_loss_on_gpu(benchmark: Any, rows: int, classes: int, name: str, g
 @pytest.mark.parametrize("name", ["goskill", "Liger cross-entropy"])
 @pytest.mark.parametrize(("rows", "classes"), GPU_LOSSES)
 def test_cross_entropy_on_gpu(benchmark: Any, rows: int, classes: int, name: str) -> None:
-    time_loss_on_gpu(benchmark, "cross-entropy", 0.0, rows, classes, name, False)
+    time_loss_on_gpu(benchmark, "cross-entropy", 0.0, rows, classes, name)
 
 
-def time_loss_on_gpu(
-    benchmark: Any, what: str, gamma: float, rows: int, classes: int, name: str, graph: bool
-) -> None:
-    way = "graph" if graph else "launched"
-    benchmark.group = f"GPU {what} forward+backward {rows}x{classes}, bfloat16, {way}"
+def time_loss_on_gpu(benchmark: Any, what: str, gamma: float, rows: int, classes: int, name: str) -> None:
+    benchmark.group = f"GPU {what} forward+backward {rows}x{classes}, bfloat16"
     logits = normal(rows, classes, device="cuda").bfloat16().requires_grad_()
     target = torch.arange(rows, device="cuda") % classes
     function = loss_function(name, gamma)
@@ -374,11 +387,5 @@ def time_loss_on_gpu(
     result = function(logits.detach()[:64].clone(), target[:64])
     exact = ops.focal_loss(logits.detach()[:64].double(), target[:64], gamma=gamma)
     torch.testing.assert_close(result.double(), exact, rtol=3e-2, atol=1e-3)
-    peer = name != "goskill"
-
-    def run() -> Tensor:
-        return loss_step(function, logits, target)
-
-    timed = graphed(run, peer) if graph else synchronized(run)
-    facts = loss_facts(logits, f"GPU {what} forward+backward, {rows} rows, bfloat16, {way}")
-    measure(benchmark, timed, peer=peer, label=name, rounds=50, **facts)
+    facts = loss_facts(logits, f"GPU {what} forward+backward, {rows} rows, bfloat16")
+    measure_on_gpu(benchmark, lambda: loss_step(function, logits, target), name, **facts, rounds=20)

@@ -29,6 +29,17 @@ import numpy.typing as npt
 from goskill.bench.runner import append, provenance
 
 PRESET = "quickstart"
+# Quickstart's settings when the rows were made.
+FORMER_QUICKSTART = (
+    *("method.best_share=1.0", "method.skill_noise=0.0", "method.policy_every=1", "method.dropout=0"),
+    "method.table_std=1.0",
+    *("method.decoder=transformer", "method.reached_goal=true", "method.encoder_width=128"),
+    *("method.decoder_width=128", "method.decoder_layers=2", "method.decoder_heads=4"),
+    *("method.policy_width=128", "method.policy_layers=2", "method.policy_heads=4"),
+    *("method.context=10", "method.prompt_length=5", "method.skill_batch_per_task=16"),
+    *("method.policy_batch_per_task=8", "method.extraction_iterations=800", "method.policy_iterations=1000"),
+    *("training.learning_rate=1e-3", "training.warmup_iterations=100", "training.decay_iterations=400"),
+)
 PRECISIONS = ("float32", "bfloat16")
 SEEDS = range(6)
 IN_BAND = 5
@@ -64,7 +75,8 @@ def train(data: Path, run: Path, precision: str, seed: int, overrides: Sequence[
     from goskill.experiments import pipeline
     from goskill.training import RunFolder
 
-    chosen = [f"training.seed={seed}", f"training.precision={precision}", "training.threads=1", *overrides]
+    chosen = [*FORMER_QUICKSTART, f"training.seed={seed}", f"training.precision={precision}"]
+    chosen += ["training.threads=1", *overrides]
     pipeline.train(data, run, preset=PRESET, overrides=chosen, resume=(run / "settings.json").exists())
     store = EpisodeStore.open(data)
     return {
@@ -150,11 +162,11 @@ def judge_labels(work: Path, precision: str, seed: int) -> Row:
 
 def _decoder(run: Path) -> Any:
     """The trained networks' action error, as a function of a batch."""
-    from goskill.experiments.runs import load_networks
+    from goskill.experiments.runs import load_method
     from goskill.methods.go_skill.losses import SkillLoss
     from goskill.training import RunFolder
 
-    return SkillLoss(load_networks(RunFolder.open(run)), frozen=True).eval()
+    return SkillLoss(load_method(RunFolder.open(run)).networks, frozen=True).eval()
 
 
 def _errors(data: Path, run: Path, decoders: Sequence[Any]) -> list[float]:

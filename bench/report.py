@@ -46,7 +46,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 def update(readme: Path, results: Path = RESULTS) -> None:
     """Rewrites what stands between ``<!-- bench: SUITE -->`` and ``<!-- end -->`` from that suite's rows.
 
-    Rows with sizes are drawn as well, into ``docs/bench-SUITE.png`` beside the README.
+    Rows with sizes are drawn as well, into ``bench-SUITE.png`` in the folder ``docs`` of the file, or beside it there.
 
     Raises:
         InputError: a marker without its end, or a suite without rows.
@@ -62,7 +62,8 @@ def update(readme: Path, results: Path = RESULTS) -> None:
             )
         newest = _newest([json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()])
         text = markdown(newest)
-        if picture := _draw(newest, suite, readme.parent / "docs"):
+        folder = readme.parent if readme.parent.name == "docs" else readme.parent / "docs"
+        if picture := _draw(newest, suite, folder):
             text += f"\n![{suite}: time against size]({picture.relative_to(readme.parent).as_posix()})\n"
         parts[index] = f"{suite} -->\n{text}<!-- end -->{after}"
     readme.write_text("<!-- bench: ".join(parts), encoding="utf-8")

@@ -7,6 +7,7 @@ compared with each other; ``peer`` in ``benchmark.extra_info`` marks what the ot
 from __future__ import annotations
 
 import fcntl
+import functools
 import importlib.util
 import json
 import os
@@ -27,17 +28,24 @@ from goskill.errors import InputError, closest
 from goskill.files import write_atomically
 
 FOLDER = Path(__file__).parent
-NOT_SUITES = {"__init__", "runner", "report", "precision", "conftest"}
+ENDING = 5.0  # seconds that an interrupted suite has to end in
 PACKAGES = ("goskill", "torch", "numpy", "triton", "metaworld", "mujoco")
 
 
 def suites() -> list[str]:
     """The names of the suites that are installed."""
-    return sorted(file.stem for file in FOLDER.glob("*.py") if file.stem not in NOT_SUITES)
+    return sorted(
+        file.stem for file in FOLDER.glob("*.py") if "\ndef test_" in file.read_text(encoding="utf-8")
+    )
 
 
 def run(
-    suite: str, *, gpu: bool = False, select: str | None = None, limit: float | None = None
+    suite: str,
+    *,
+    gpu: bool = False,
+    select: str | None = None,
+    limit: float | None = None,
+    file: Path | None = None,
 ) -> tuple[list[dict[str, Any]], str | None]:
     """Runs one suite in a process of its own; returns a row per benchmark, and what went wrong with others.
 
@@ -45,7 +53,9 @@ def run(
         suite: a name of :func:`suites`.
         gpu: run the benchmarks marked ``gpu`` instead of the others.
         select: a pytest ``-k`` expression.
-        limit: seconds after which the suite is interrupted; what was measured by then counts.
+        limit: seconds after which the suite is interrupted; what was measured by then counts. It has
+            ``ENDING`` seconds more before it is killed.
+        file: JSON-lines file to which each row is added as soon as it is there.
 
     Raises:
         InputError: no such suite, or pytest-benchmark is missing.
@@ -55,34 +65,22 @@ def run(
     if importlib.util.find_spec("pytest_benchmark") is None:
         raise InputError("goskill bench needs pytest-benchmark: pip install 'goskill[bench]'")
     with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.json"
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            str(FOLDER / f"{suite}.py"),
-            "-q",
-            "-p",
-            "no:cacheprovider",
-        ]
+        kept = Path(folder) / "rows.jsonl"
+        command = [sys.executable, "-m", "pytest", str(FOLDER / f"{suite}.py"), "-q"]
+        command += ["-p", "no:cacheprovider", "-p", "goskill.bench.rows"]
+        command += ["--suite", suite, "--rows", str(kept)]
+        command += ["--append-rows", str(file.absolute())] if file else []
         command += ["--rootdir", str(FOLDER), "-c", os.devnull, "--import-mode=importlib"]
-        command += [
-            "--benchmark-json",
-            str(report),
-            "--benchmark-group-by=group",
-            "-m",
-            "gpu" if gpu else "not gpu",
-        ]
+        command += ["--benchmark-group-by=group", "-m", "gpu" if gpu else "not gpu"]
         command += ["-k", select] if select else []
         status = _run(command, folder, limit)
-        text = report.read_text() if report.exists() else ""
-        benchmarks = json.loads(text)["benchmarks"] if text else []
+        lines = kept.read_text(encoding="utf-8").splitlines() if kept.exists() else []
     fault = None
     if status is None:
         fault = f"benchmark suite {suite!r} was interrupted after {limit:g} seconds"
     elif status not in (0, 5):
         fault = f"benchmark suite {suite!r} failed with pytest's exit status {status}"
-    return [_row(suite, benchmark) for benchmark in benchmarks], fault
+    return [json.loads(line) for line in lines], fault
 
 
 def _run(command: list[str], folder: str, limit: float | None) -> int | None:
@@ -93,7 +91,7 @@ def _run(command: list[str], folder: str, limit: float | None) -> int | None:
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGINT)  # pytest then ends in order
             try:
-                process.wait(120)
+                process.wait(ENDING)
             except subprocess.TimeoutExpired:
                 process.kill()
             return None
@@ -122,16 +120,17 @@ def _alone(file: Path) -> Iterator[None]:
                 return
 
 
-def _row(suite: str, benchmark: dict[str, Any]) -> dict[str, Any]:
-    stats = benchmark["stats"]
-    seconds = {name: stats[name] for name in ("min", "q1", "median", "q3", "max")}
+def row(suite: str, benchmark: dict[str, Any]) -> dict[str, Any]:
+    """The row of what pytest-benchmark measured. ``facts["calls"]``: how many calls a round timed together."""
+    stats, facts = benchmark["stats"], benchmark["extra_info"]
+    calls = facts.get("calls", 1)
     return {
         "suite": suite,
         "group": benchmark["group"],
         "name": benchmark["name"],
-        "seconds": seconds,
+        "seconds": {name: stats[name] / calls for name in ("min", "q1", "median", "q3", "max")},
         "rounds": stats["rounds"],
-        "facts": benchmark["extra_info"],
+        "facts": facts,
         **provenance(),
     }
 
@@ -146,6 +145,7 @@ def provenance() -> dict[str, Any]:
     }
 
 
+@functools.cache
 def _commit() -> str | None:
     if commit := os.environ.get("GOSKILL_COMMIT"):
         return commit
@@ -161,6 +161,7 @@ def _versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in PACKAGES if importlib.util.find_spec(name) is not None}
 
 
+@functools.cache
 def _machine() -> dict[str, Any]:
     import torch
 

@@ -36,7 +36,7 @@ from goskill.training import Objective, TrainingSettings
 from goskill.training.devices import choose_execution, fast_at_bfloat16
 from goskill.training.memory import kept_memory
 from goskill.training.optimizer import ObjectiveOptimizer
-from goskill.training.step import ObjectiveStep
+from goskill.training.step import IterationStep, ObjectiveStep
 from goskill.training.timing import StepTimer
 
 TASKS = int(os.environ.get("GOSKILL_BENCH_TASKS", "50"))
@@ -145,17 +145,22 @@ class Iterations:
         self._step = step_of(subject, name, self.timer, device, **settings)
 
     def run(self) -> None:
-        self._step.run(1)
+        self._step.run(0, 1)
         self.timer.end_iteration()
 
 
 def step_of(
     subject: Subject, name: str, timer: StepTimer, device: torch.device, **settings: Any
-) -> ObjectiveStep:
+) -> IterationStep:
     training = TrainingSettings(device=str(device), log_every=1000, **settings)
-    execution = choose_execution(training)
     _, objective = subject.objective(name, device, data=training.data)
-    optimizer = ObjectiveOptimizer(training)
+    execution = choose_execution(training)
+    return IterationStep([new_step(objective, training, timer)], execution, timer)
+
+
+def new_step(objective: Objective, training: TrainingSettings, timer: StepTimer) -> ObjectiveStep:
+    execution = choose_execution(training)
+    optimizer = ObjectiveOptimizer(training.optimizer())
     parameters = {
         f"{index}.{key}": parameter
         for index, module in enumerate(objective.modules)
@@ -276,14 +281,41 @@ def assert_same_labels(networks: GoSkillNetworks, peer: np.ndarray[Any, Any], st
     assert len(np.unique(found)) > 1
 
 
+WAYS: dict[str, dict[str, Any]] = {
+    "fused kernels": {},
+    "stock kernels": {"kernels": "off"},
+    "compiled": {"compile": True},
+}
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize("compiled", [False, True], ids=["graphs", "graphs-compiled"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_gpu_goskill(benchmark: Any, subject: Subject, name: str, compiled: bool) -> None:
+def test_gpu_goskill(benchmark: Any, subject: Subject, name: str, way: str) -> None:
     device = torch.device("cuda", 0)
-    iterations = Iterations(subject, name, device, precision="bfloat16", compile=compiled, cuda_graphs="on")
-    how = "compiled, whole-step graphs" if compiled else "whole-step graphs"
-    measure(benchmark, name, iterations.run, device, label=f"goskill bfloat16, {how}")
+    settings = {"precision": "bfloat16", "cuda_graphs": "on", "data": "device", **WAYS[way]}
+    iterations = Iterations(subject, name, device, **settings)
+    measure(benchmark, name, iterations.run, device, label=f"goskill bfloat16, {way}, whole-step graphs")
+
+
+@pytest.mark.gpu
+def test_gpu_goskill_fused_kernels_side_by_side(benchmark: Any, subject: Subject) -> None:
+    """An iteration of the policy phase: both objectives in one graph."""
+    device = torch.device("cuda", 0)
+    training = TrainingSettings(device="cuda:0", precision="bfloat16", data="device", log_every=1000)
+    execution, timer = choose_execution(training), StepTimer(device)
+    method, _ = subject.objective("policy", device, data="device")
+    objectives = next(phase for phase in method.phases() if phase.name == "policy").begin()
+    running = [new_step(objective, training, timer) for objective in objectives]
+    iteration = IterationStep(running, execution, timer)
+
+    def run() -> None:
+        iteration.run(0, 1)
+        timer.end_iteration()
+
+    measure(
+        benchmark, "enhancement + policy", run, device, label="goskill bfloat16, side by side in one graph"
+    )
 
 
 @pytest.mark.gpu

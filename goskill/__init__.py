@@ -9,7 +9,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from goskill import data, envs, evaluation, figures, methods, models, nn, ops, training
+    from goskill import (
+        data,
+        envs,
+        evaluation,
+        experiments,
+        figures,
+        methods,
+        models,
+        nn,
+        ops,
+        rollouts,
+        training,
+    )
+    from goskill.experiments.load import load_policy
 
 __version__ = "0.1.0"
 __all__ = [
@@ -17,16 +30,21 @@ __all__ = [
     "data",
     "envs",
     "evaluation",
+    "experiments",
     "figures",
+    "load_policy",
     "methods",
     "models",
     "nn",
     "ops",
+    "rollouts",
     "training",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "load_policy":
+        return importlib.import_module("goskill.experiments.load").load_policy
     if name in __all__:
         return importlib.import_module(f"goskill.{name}")
     raise AttributeError(f"module 'goskill' has no attribute {name!r}")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 import json
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from goskill.commands import comparisons, runs, stores
+from goskill.commands import comparisons, stores
+from goskill.commands import run_commands as runs
 from goskill.errors import InputError, WorkerDied, WorkerFailed
 
 app = typer.Typer(
@@ -27,9 +29,12 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "quickstart": runs.quickstart,
     "collect": stores.collect,
     "convert": stores.convert,
+    "merge": stores.merge,
+    "download": stores.download,
     "info": stores.info,
     "verify": stores.verify,
     "train": runs.train,
+    "settings": runs.settings,
     "finetune": runs.finetune,
     "eval": runs.evaluate,
     "diagnose": runs.diagnose,
@@ -59,18 +64,18 @@ def bench(
 ) -> None:
     """Run benchmark suites beside their peers and keep the results as rows.
 
-    Rows go to `bench/results/SUITE.jsonl` of the checkout you stand in, or to FILE.
+    Each row goes to `bench/results/SUITE.jsonl` of the checkout you stand in, or to FILE, as soon as it is there.
 
     Examples: `goskill bench data`, `goskill bench kernels --json rows.jsonl`
     """
     from goskill.bench import report, runner
 
     for name in [suite] if suite else runner.suites():
-        rows, fault = runner.run(name, gpu=gpu, select=select, limit=limit)
+        file: Path | None = as_json or Path("bench/results") / f"{name}.jsonl"
+        if not as_json and not Path("bench/results").is_dir():
+            file = None
+        rows, fault = runner.run(name, gpu=gpu, select=select, limit=limit, file=file)
         report.print_table(rows)
-        file = as_json or Path("bench/results") / f"{name}.jsonl"
-        if rows and (as_json or file.parent.is_dir()):
-            runner.append(rows, file)
         if fault:
             raise InputError(fault)
 
@@ -94,7 +99,14 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
 
 def main() -> None:
     """Runs the command line. Wrong input ends with one line and exit status 2, Ctrl-C with 130."""
+    warnings.showwarning = _show_warning
     sys.exit(_status(lambda: typer.main.get_command(app).main(standalone_mode=False)))
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """A warning as one line, without the place in the code; those for developers are left out."""
+    if not issubclass(category, DeprecationWarning):
+        typer.echo("warning: " + " ".join(str(message).split()), err=True)
 
 
 def _status(command: Callable[[], Any]) -> int:

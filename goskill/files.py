@@ -1,9 +1,12 @@
-"""JSON that may hold anything, and writing files so that a reader finds the old one or the new one, never a part."""
+"""Files of others, read with care, and files of our own, written so that a reader never finds a part of one."""
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
+import stat
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,31 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("is nested too deeply") from None
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """What a regular file holds. Raises OSError for anything else, such as a named pipe, which would never end."""
+    with io.FileIO(_open_regular(path, os.O_RDONLY), "rb") as file:
+        return file.readall()
+
+
+def read_text(path: str | Path) -> str:
+    """A regular file of UTF-8. Raises OSError as :func:`read_bytes` does, and UnicodeDecodeError, a ValueError."""
+    return read_bytes(path).decode("utf-8")
+
+
+def open_to_append(path: str | Path) -> io.FileIO:
+    """A regular file, made if it is missing, to write at its end. Raises OSError for anything else."""
+    return io.FileIO(_open_regular(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "ab+")
+
+
+def _open_regular(path: str | Path, flags: int) -> int:
+    # Without O_NONBLOCK opening a named pipe would wait for its other end.
+    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return descriptor
 
 
 def write_atomically(path: str | Path, contents: str | bytes) -> Path:

@@ -1,12 +1,15 @@
 """Nearest code of many rows on a GPU: half-precision products on the tensor cores decide most rows, and only those
 that they leave open are scored again as ``nearest_code`` scores them. The indices are the same.
 
+Rows x and codes e are taken less the codebook's centre, as there: what follows is about the differences.
+
 A row is decided when every other code's score |e|^2 - 2 x.e is worse than the best by more than ``margin``. Let X
-bound the row's length, G what its rounding to float16 loses (2^-11 of a float32, 2^-25 for each number at least), E
-and F the same of all codes. By Cauchy and Schwarz x.e is then off by at most G E + (X + G) F. The sums, here and in
-``nearest_code``, add c X E to that and c E^2 to |e|^2: c = (4 D + 32) 2^-22 is one truncation to 22 bits for every
-product (at most 3 D there, D here) and what splitting in TF32 terms drops. Each of two scores differs between the
-kernels by at most half of ``margin`` = 4 (G E + (X + G) F + c X E) + 2 c E^2. See docs/kernels.md for what that costs.
+bound the row's length, G what its rounding to float16 loses (2^-11 of it, but nothing of 16-bit rows where the centre
+is 0; 2^-25 for each number at least), E and F the same of all codes. By Cauchy and Schwarz x.e is then off by at most
+G E + (X + G) F. The sums, here and in ``nearest_code``, add c X E to that and c E^2 to |e|^2: c = (4 D + 32) 2^-22 is
+one truncation to 22 bits for every product (at most 3 D there, D here) and what splitting in TF32 terms drops. Each of
+two scores differs between the kernels by at most half of ``margin`` = 4 (G E + (X + G) F + c X E) + 2 c E^2. See
+docs/kernels.md for what that costs.
 """
 
 from __future__ import annotations
@@ -19,9 +22,12 @@ from torch import Tensor
 from goskill.kernels.launch import on_device_of, power_of_two
 from goskill.kernels.nearest_code import (
     CODES_PER_PROGRAM,
+    SAMPLE,
     assign,
     load_rows,
     nearest_sizes,
+    part_of_centre,
+    sampled_centre,
     squared_norms,
     store_distance,
 )
@@ -44,6 +50,8 @@ def length(square, dim: tl.constexpr):
 @triton.jit
 def round_codes_kernel(
     codebook,
+    moved,
+    centre,
     rounded,
     norms,
     bounds,
@@ -52,15 +60,24 @@ def round_codes_kernel(
     padded_codes,
     dim: tl.constexpr,
     COSINE: tl.constexpr,
+    MOVED: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Codes in float16, their squared norms (infinite behind the last one), and E and F of BLOCK_M of them."""
+    """The centre [BD], and of the codes less it: themselves if MOVED, the same in float16, their squared norms
+    (infinite behind the last one), and E and F of BLOCK_M of them.
+    """
     program = tl.program_id(0)
     code = program * BLOCK_M + tl.arange(0, BLOCK_M)  # [BM]
     d = tl.arange(0, BLOCK_D)  # [BD]
     inside = (code < codes)[:, None] & (d < dim)[None, :]
-    e = tl.load(codebook + code.to(tl.int64)[:, None] * dim + d[None, :], inside, 0.0)  # [BM, BD]
+    c = tl.zeros([BLOCK_D], tl.float32)
+    if not COSINE:
+        c = sampled_centre(codebook, codes, 0, dim, SAMPLE, BLOCK_D)
+    at = code.to(tl.int64)[:, None] * dim + d[None, :]
+    e = tl.where(inside, tl.load(codebook + at, inside, 0.0) - c[None, :], 0.0)  # [BM, BD]
+    if MOVED:
+        tl.store(moved + at, e, inside)
     half = e.to(tl.float16)
     tl.store(
         rounded + code.to(tl.int64)[:, None] * BLOCK_D + d[None, :], half, (code < padded_codes)[:, None]
@@ -73,6 +90,7 @@ def round_codes_kernel(
     tl.store(bounds + 2 * program + 1, tl.max(length(tl.sum(lost * lost, 1), dim), 0))
     if program == 0:
         tl.store(undecided, 0)
+        tl.store(centre + d, c)
 
 
 @triton.jit
@@ -97,6 +115,7 @@ def challenge(best, nearest, sure, margin, tile, e, norms, first, BLOCK_M: tl.co
 def screen_kernel(
     x,
     codebook,
+    centre,
     rounded,
     norms,
     bounds,
@@ -132,9 +151,11 @@ def screen_kernel(
         part = first + tl.arange(0, BLOCK_P)  # [BP]
         E = tl.maximum(E, tl.max(tl.load(bounds + 2 * part, part < parts, 0.0), 0))
         F = tl.maximum(F, tl.max(tl.load(bounds + 2 * part + 1, part < parts, 0.0), 0))
-    c: tl.constexpr = (4 * dim + 32) / 4194304
+    sums: tl.constexpr = (4 * dim + 32) / 4194304
     m = tl.arange(0, BLOCK_M)  # [BM]
     d = tl.arange(0, BLOCK_D)  # [BD]
+    c = tl.load(centre + d)  # [BD]
+    exact_rows = HALF and tl.max(tl.abs(c), 0) == 0
     if RESIDENT > 0:
         e = tl.load(rounded + m[None, :] * BLOCK_D + d[:, None])  # [BD, BM]
     if RESIDENT > 1:
@@ -143,10 +164,10 @@ def screen_kernel(
     end = tl.minimum(begin + tiles * BLOCK_N, rows)
     for first_row in tl.range(begin, end, BLOCK_N, num_stages=STAGES):
         row = first_row + tl.arange(0, BLOCK_N).to(tl.int64)  # [BN]
-        exact = load_rows(x, row, end, row_stride, column_stride, 0, dim, BLOCK_D)  # [BN, BD]
+        exact = load_rows(x, row, end, row_stride, column_stride, 0, dim, BLOCK_D) - c[None, :]  # [BN, BD]
         X = length(tl.sum(exact * exact, 1), dim)  # [BN]
-        G = dim * 2.98e-8 if HALF else X * 0.00048828125 + dim * 2.98e-8
-        margin = 4 * (G * E + (X + G) * F + c * X * E) + (2 * c * E * E + 1e-30)
+        G = tl.where(exact_rows, 0.0, X * 0.00048828125) + dim * 2.98e-8
+        margin = 4 * (G * E + (X + G) * F + sums * X * E) + (2 * sums * E * E + 1e-30)
         tile = exact.to(tl.float16)
         best = tl.full([BLOCK_N], float("inf"), tl.float32)
         nearest = tl.zeros([BLOCK_N], tl.int32)
@@ -183,7 +204,9 @@ def screen_kernel(
 def rescore_kernel(
     x,
     codebook,
+    scored,
     norms,
+    centre,
     indices,
     distance,
     undecided,
@@ -204,14 +227,17 @@ def rescore_kernel(
     """What ``nearest_code_kernel`` does, for the rows of a list."""
     count = tl.load(undecided)
     begin = tl.program_id(0).to(tl.int64) * BLOCK_N
+    first_centre = part_of_centre(scored, centre, codes, 0, dim, COSINE, NORMS, BLOCK_M, BLOCK_D)
     for first in range(begin, count, tl.num_programs(0) * BLOCK_N):
         place = first + tl.arange(0, BLOCK_N)  # [BN]
         row = tl.load(open_rows + place, place < count, 0).to(tl.int64)
         row = tl.where(place < count, row, rows)
         nearest = assign(
             x,
-            codebook,
+            scored,
             norms,
+            centre,
+            first_centre,
             row,
             rows,
             row_stride,
@@ -272,6 +298,10 @@ def nearest_code(x: Tensor, codebook: Tensor, cosine: bool, indices: Tensor, dis
     padded_codes = triton.cdiv(codes, block_m) * block_m
     parts = triton.cdiv(padded_codes, CODES_PER_PROGRAM)
     number = torch.int32 if rows < 2**31 else torch.int64
+    exactly = nearest_sizes(codes, dim, x.element_size() == 2, cosine)
+    # What scores the codes once more finds few codes' centre itself.
+    moved = torch.empty_like(codebook) if exactly["NORMS"] else codebook
+    centre = codebook.new_empty(block_d)
     rounded = codebook.new_empty(padded_codes, block_d, dtype=torch.float16)
     norms = codebook.new_empty(padded_codes)
     bounds = codebook.new_empty(parts, 2)
@@ -279,12 +309,12 @@ def nearest_code(x: Tensor, codebook: Tensor, cosine: bool, indices: Tensor, dis
     open_rows = x.new_empty(rows, dtype=number)
     tiles = triton.cdiv(rows, block_n)
     tiles_each = min(triton.cdiv(tiles, PROGRAMS), MOST_TILES)
-    exactly = nearest_sizes(codes, dim, x.element_size() == 2, cosine)
     common = {"dim": dim, "COSINE": cosine}
     data = {
         "x": x,
         "codebook": codebook,
         "norms": norms,
+        "centre": centre,
         "indices": indices,
         "distance": distance,
         "undecided": undecided,
@@ -298,12 +328,15 @@ def nearest_code(x: Tensor, codebook: Tensor, cosine: bool, indices: Tensor, dis
     with on_device_of(x):
         round_codes_kernel[(parts,)](
             codebook,
+            moved,
+            centre,
             rounded,
             norms,
             bounds,
             undecided,
             codes,
             padded_codes,
+            MOVED=exactly["NORMS"],
             BLOCK_M=CODES_PER_PROGRAM,
             BLOCK_D=block_d,
             **common,
@@ -320,4 +353,4 @@ def nearest_code(x: Tensor, codebook: Tensor, cosine: bool, indices: Tensor, dis
             **sizes,
         )
         programs = min(triton.cdiv(rows, exactly["BLOCK_N"]), RESCORING_PROGRAMS)
-        rescore_kernel[(programs,)](codes=codes, **data, **exactly)
+        rescore_kernel[(programs,)](scored=moved, codes=codes, **data, **exactly)

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from goskill.kernels.launch import on_device_of, power_of_two
-from goskill.kernels.nearest_code import assign, block_sizes, code_norms
+from goskill.kernels.nearest_code import assign, block_sizes, moved_codes, part_of_centre
 
 SUMS_ON_CHIP = 32
 WIDEST_ON_CHIP = 128  # dimensions of a codebook whose sums stay on chip
@@ -24,7 +24,9 @@ MOST_PROGRAMS = 512  # partial sums at most; each program takes every MOST_PROGR
 def quantize_kernel(
     x,
     codebook,
+    scored,
     norms,
+    centre,
     mask,
     quantized,
     indices,
@@ -51,12 +53,15 @@ def quantize_kernel(
     counts = tl.zeros([BLOCK_M], tl.float32)
     sums = tl.zeros([BLOCK_M, WHOLE_D], tl.float32)
     begin = program.to(tl.int64) * BLOCK_N
+    first_centre = part_of_centre(scored, centre, codes, 0, dim, False, NORMS, BLOCK_M, BLOCK_D)
     for first in range(begin, rows, tl.num_programs(0) * BLOCK_N):
         row = first + tl.arange(0, BLOCK_N).to(tl.int64)  # [BN]
         nearest = assign(
             x,
-            codebook,
+            scored,
             norms,
+            centre,
+            first_centre,
             row,
             rows,
             row_stride,
@@ -107,6 +112,7 @@ def add_parts_kernel(
     partial_counts,
     partial_sums,
     loss,
+    elements,
     counts,
     sums,
     loss_weight,
@@ -124,6 +130,7 @@ def add_parts_kernel(
         error = tl.sum(tl.load(partial_error + 2 * part, part < parts, 0.0), 0)
         selected = tl.sum(tl.load(partial_error + 2 * part + 1, part < parts, 0.0), 0)
         tl.store(loss, loss_weight * error / tl.maximum(selected * dim, 1.0))
+        tl.store(elements, selected * dim)
     if SUMS:
         at = program * BLOCK + tl.arange(0, BLOCK)  # [B]
         total = tl.zeros([BLOCK], tl.float32)
@@ -187,17 +194,18 @@ def move_codes_kernel(
     size = tl.load(cluster_size + at // dim, inside, 1.0)
     # Laplace smoothing keeps codes that no row chose finite.
     smoothed = (size + eps) / (whole + codes * eps) * whole
+    filled = inside & (smoothed > 0)
     value = tl.load(average + at, inside, 0.0)
     value += (1 - decay) * (tl.load(sums + at, inside, 0.0) - value)
     tl.store(average + at, value, inside)
-    tl.store(out + at, value / smoothed, inside)
+    tl.store(out + at, value / tl.where(filled, smoothed, 1.0), filled)
 
 
 @triton.jit
 def straight_through_kernel(
     x,
-    quantized,
-    mask,
+    codes,
+    indices,
     gradient,
     loss_gradient,
     elements,
@@ -209,26 +217,24 @@ def straight_through_kernel(
     gradient_column_stride,
     rows,
     dim: tl.constexpr,
-    MASK: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)  # [BN]
-    selected = row < rows
-    if MASK:
-        selected = selected & (tl.load(mask + row, row < rows, 0) != 0)
+    index = tl.load(indices + row, row < rows, -1)
+    selected = index >= 0
     scale = 2 * weight * tl.load(loss_gradient).to(tl.float32) / tl.maximum(tl.load(elements), 1.0)
     for start in range(0, dim, BLOCK_D):
         d = (start + tl.arange(0, BLOCK_D)).to(tl.int64)  # [BD]
         inside = selected[:, None] & (d < dim)[None, :]
-        at = row[:, None] * dim + d[None, :]
         value = tl.load(x + row[:, None] * row_stride + d[None, :] * column_stride, inside, 0.0).to(
             tl.float32
         )
-        code = tl.load(quantized + at, inside, 0.0).to(tl.float32)
+        code = tl.load(codes + index[:, None] * dim + d[None, :], inside, 0.0)
         gradient_at = row[:, None] * gradient_row_stride + d[None, :] * gradient_column_stride
         passed = tl.load(gradient + gradient_at, inside, 0.0).to(tl.float32)
         result = passed + scale * (value - code)
+        at = row[:, None] * dim + d[None, :]
         tl.store(out + at, result.to(out.dtype.element_ty), (row < rows)[:, None] & (d < dim)[None, :])
 
 
@@ -242,10 +248,12 @@ def vector_quantize(
     loss: Tensor,
     counts: Tensor,
     sums: Tensor,
+    elements: Tensor,
 ) -> None:
-    """Fills the last five for x [N, D] and a contiguous float32 codebook [M, D].
+    """Fills the last six for x [N, D] and a contiguous float32 codebook [M, D].
 
-    ``loss`` is the mean squared error over selected rows and dimensions times ``loss_weight``.
+    ``loss`` is the mean squared error over selected rows and dimensions, whose number is ``elements``, times
+    ``loss_weight``.
     """
     rows, dim = x.shape
     codes = codebook.shape[0]
@@ -256,26 +264,25 @@ def vector_quantize(
     partial_error = x.new_empty(2 * parts, dtype=torch.float32)
     partial_counts = x.new_empty(parts * codes if on_chip else 0, dtype=torch.float32)
     partial_sums = x.new_empty(parts * codes * dim if on_chip else 0, dtype=torch.float32)
-    norms = code_norms(codebook) if sizes["NORMS"] else codebook
     with on_device_of(x):
         quantize_kernel[(parts,)](
-            x,
-            codebook,
-            norms,
-            mask,
-            quantized,
-            indices,
-            partial_error,
-            partial_counts,
-            partial_sums,
-            rows,
-            x.stride(0),
-            x.stride(1),
-            codes,
-            dim,
+            x=x,
+            codebook=codebook,
+            mask=mask,
+            quantized=quantized,
+            indices=indices,
+            partial_error=partial_error,
+            partial_counts=partial_counts,
+            partial_sums=partial_sums,
+            rows=rows,
+            row_stride=x.stride(0),
+            column_stride=x.stride(1),
+            codes=codes,
+            dim=dim,
             MASK=mask is not None,
             SUMS=on_chip,
             WHOLE_D=power_of_two(dim, 16) if on_chip else min(power_of_two(dim, 16), 64),
+            **moved_codes(codebook, sizes),
             **sizes,
         )
         block = 256
@@ -284,6 +291,7 @@ def vector_quantize(
             partial_counts,
             partial_sums,
             loss,
+            elements,
             counts,
             sums,
             loss_weight,
@@ -321,17 +329,17 @@ def _sums_by_sorting(x: Tensor, indices: Tensor, counts: Tensor, sums: Tensor) -
 
 def straight_through(
     x: Tensor,
-    quantized: Tensor,
-    mask: Tensor | None,
+    codes: Tensor,
+    indices: Tensor,
     gradient: Tensor,
     loss_gradient: Tensor,
     elements: Tensor,
     weight: float,
     out: Tensor,
 ) -> None:
-    """out = gradient + 2 weight loss_gradient / elements * (x - quantized), 0 where the mask is False.
+    """out = gradient + 2 weight loss_gradient / elements * (x - codes[indices]), 0 where the index is -1.
 
-    ``elements`` float32 [] counts the selected numbers.
+    ``codes`` [M, D] is contiguous float32. ``elements`` float32 [] counts the selected numbers.
     """
     rows, dim = x.shape
     if rows == 0:
@@ -340,8 +348,8 @@ def straight_through(
     with on_device_of(x):
         straight_through_kernel[(triton.cdiv(rows, 32),)](
             x,
-            quantized,
-            mask,
+            codes,
+            indices,
             gradient,
             loss_gradient,
             elements,
@@ -353,7 +361,6 @@ def straight_through(
             gradient.stride(1),
             rows,
             dim,
-            MASK=mask is not None,
             BLOCK_N=32,
             BLOCK_D=block_d,
         )

@@ -33,7 +33,7 @@ from goskill import cli, pipeline  # noqa: F401
 from goskill.data import label_blocks
 from goskill.methods import registry  # noqa: F401
 from goskill.training import Trainer  # noqa: F401
-from goskill.training.step import ObjectiveStep
+from goskill.training.step import IterationStep
 
 Moment = tuple[int, int]  # iterations begun, operations since then
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree")
@@ -65,15 +65,15 @@ class Moments:
         self._last = last
         self._part = PARTS[-1]  # of the last file
         sys.addaudithook(self._hear)
-        run = ObjectiveStep.run
+        run = IterationStep.run
 
-        def counted(step: ObjectiveStep, left: int) -> None:
-            if step.objective.name == "skill":
-                self._now = (step.optimizer.steps + 1, 0)
-            self._note("extraction" if self._now[0] <= 6 and step.objective.name == "skill" else "policy")
-            run(step, left)
+        def counted(step: IterationStep, iteration: int, left: int) -> None:
+            skill = next(one for one in step.steps if one.objective.name == "skill")
+            self._now = (skill.optimizer.steps + 1, 0)
+            self._note("extraction" if len(step.steps) == 1 else "policy")
+            run(step, iteration, left)
 
-        ObjectiveStep.run = counted  # type: ignore[method-assign]
+        IterationStep.run = counted  # type: ignore[method-assign]
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
         if threading.current_thread() is not threading.main_thread():

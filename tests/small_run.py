@@ -18,6 +18,7 @@ SMALL = (
         "method.decoder_heads=2",
     ),
     *("method.policy_width=16", "method.policy_layers=1", "method.policy_heads=2", "method.codebook_size=4"),
+    *("method.decoder=transformer", "method.reached_goal=true", "method.policy_every=1"),
     *("method.extraction_iterations=6", "method.policy_iterations=6", "method.skill_batch_per_task=8"),
     *("training.log_every=2", "training.checkpoint_every=4", "training.threads=1"),
     *LIVELY,

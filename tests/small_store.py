@@ -11,7 +11,7 @@ from goskill.data import EpisodeStore, StoreWriter
 from goskill.methods.go_skill import GoSkillSettings
 from goskill.methods.prompt_dt import PromptDTSettings
 from goskill.rollouts.policy import Demonstration
-from goskill.training import Method, Objective
+from goskill.training import Objective, Trainable
 
 OBSERVATION, ACTION, TASKS = 6, 2, ("left", "right")
 
@@ -88,7 +88,7 @@ def small_store(path: Path, lengths: tuple[int, ...] = (30, 23, 3, 17)) -> Episo
     return EpisodeStore.open(path)
 
 
-def begin(method: Method, phase: str) -> dict[str, Objective]:
+def begin(method: Trainable, phase: str) -> dict[str, Objective]:
     """Objectives of a phase by name."""
     found = next(one for one in method.phases() if one.name == phase)
     return {objective.name: objective for objective in found.begin()}

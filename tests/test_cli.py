@@ -18,7 +18,19 @@ from goskill.envs.process import WorkerProcess
 
 COMMANDS = (
     *("quickstart", "collect", "info", "verify", "train", "eval"),
-    *("finetune", "diagnose", "label", "figures", "compare", "study", "bench", "doctor", "convert"),
+    *(
+        "finetune",
+        "diagnose",
+        "label",
+        "figures",
+        "compare",
+        "study",
+        "bench",
+        "doctor",
+        "convert",
+        "merge",
+        "download",
+    ),
 )
 
 
@@ -40,19 +52,43 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
         (["trian"], "trian"),
         (["collect", "--out", "data"], "--suite or --tasks: expected one of them, got none"),
         (["collect", "--out", "data", "--tasks", ""], "tasks: expected at least one task, got none"),
+        (["collect", "--out", "data", "--suite", "mt11"], "did you mean 'mt10'"),
         (
-            ["collect", "--out", "data", "--suite", "mt10", "--tasks", "reach"],
-            "expected one of them, got both",
+            ["collect", "--out", "data", "--suite", "nowhere:suite"],
+            "'nowhere:suite': nowhere:suite cannot be loaded",
         ),
-        (["collect", "--out", "data", "--suite", "mt11"], "mt11"),
+        (["collect", "--out", "data", "--suite", "json:dumps"], "suite 'json:dumps': "),
+        (["collect", "--out", "data", "--suite", "maze", "--tasks", "reach"], "task: "),
+        (
+            ["collect", "--out", "data", "--suite", "mt10", "--policy", "sac"],
+            "policy: expected one of scripted, random",
+        ),
         (["collect", "--out", "data", "--tasks", "reech"], "reach"),
         (["collect", "--out", "data", "--tasks", "reach", "--quality", "best"], "best"),
         (["collect", "--out", "data", "--tasks", "reach", "--episodes", "0"], "--episodes"),
         (["convert", "zip", "nowhere", "data"], "mtdiff"),
         (["collect", "--out", "data", "--tasks", "reach,reach"], "'reach' twice"),
-        (["convert", "hdf5", "nowhere", "data", "--suite", "mt10"], "tasks: only npz layouts"),
+        (
+            ["convert", "hdf5", "nowhere", "data", "--suite", "mt10"],
+            "tasks: expected none for the layout hdf5",
+        ),
         (["convert", "goskill", "nowhere", "data", "--tasks", "door-opn"], "did you mean 'door-open'"),
         (["convert", "hdf5", "nowhere", "data"], "nowhere: there is no such file"),
+        (
+            ["convert", "hdf5", "nowhere", "data", "--ends", "terminals"],
+            "ends: expected 'marked', 'file' or the number",
+        ),
+        (
+            ["convert", "tdmpc2", "nowhere", "data", "--task", "reach"],
+            "task: expected none for the layout tdmpc2",
+        ),
+        (
+            ["convert", "ogbench", "nowhere", "data", "--missing-rewards", "0"],
+            "missing_rewards: expected None or 'zero'",
+        ),
+        (["merge", "nowhere", "--out", "data"], "stores: expected at least two, got 1"),
+        (["download", "mt80"], "did you mean 'tdmpc2-mt80'"),
+        (["download", "tdmpc2-mt80", "--discard"], "keep: expected a store"),
         (["info", "nowhere"], "nowhere"),
         (["verify", "nowhere"], "nowhere"),
         (["train", "--data", "nowhere", "--out", "run"], "nowhere"),
@@ -119,7 +155,7 @@ def test_doctor_prints_json() -> None:
     facts = json.loads(goskill("doctor", "--json").stdout)
     assert facts["torch"]
     assert facts["native core"].endswith(".so")
-    assert facts["native instructions"] in ("avx512vnni", "avx512", "avx2", "baseline")
+    assert facts["native instructions"] in ("avx512", "avx2", "baseline")
 
 
 def test_importing_goskill_loads_nothing_heavy() -> None:

@@ -21,13 +21,15 @@ struct Rows {
     std::int64_t column_stride;
 };
 
-// Codes in tiles of `tile` codes, dimension by dimension: values[t][d][tile]. The last tile is padded with
-// codes that are never nearest. Score of a code: x.e - offset, the greatest is nearest.
+// Codes less the centre, in tiles of `tile` codes, dimension by dimension: values[t][d][tile]. The last tile
+// is padded with codes that are never nearest. Score of a code e for a row x, both less the centre:
+// x.e - offset, the greatest is nearest.
 struct PackedCodebook {
     std::int64_t tile = 0;
     std::int64_t tiles = 0;
     std::vector<float> values;
     std::vector<float> offsets;
+    std::vector<float> centre;  // [dim], or empty where it is zero
 };
 
 struct Lookup {
@@ -63,6 +65,16 @@ struct Focal {
     float gradient_scale;  // of every row's gradient
     float* losses;         // [rows]
     void* gradient;        // [rows, classes] contiguous in the dtype of logits, or null
+};
+
+// The gradient by x of quantized rows and their squared error: that of `quantized` plus scale (x - e).
+struct StraightThrough {
+    Rows x;
+    Rows gradient;                // of `quantized`, in the dtype of x
+    const float* codes;           // [codes, dim], contiguous
+    const std::int64_t* indices;  // [count], -1 for rows that do not count: their gradient is 0
+    float scale;
+    void* out;  // [count, dim], contiguous, in the dtype of x
 };
 
 // New tokens of some sequences behind those whose keys and values are kept.
@@ -101,8 +113,7 @@ struct Kernels {
     void (*nearest_rows)(const Lookup&, const PackedCodebook&, std::int64_t begin, std::int64_t end,
                          Statistics* statistics);
     void (*focal_rows)(const Focal&, std::int64_t begin, std::int64_t end);
-    void (*straight_through_rows)(const float* x, const float* quantized, const float* gradient, float scale,
-                                  float* out, std::int64_t count);
+    void (*straight_through_rows)(const StraightThrough&, std::int64_t begin, std::int64_t end);
     void (*attention_heads)(const CachedAttention&, std::int64_t begin, std::int64_t end);
     void (*add_norm_rows)(const AddNorm&, std::int64_t begin, std::int64_t end);
 };

@@ -5,7 +5,6 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#include "ops/encoder.hpp"
 #include "ops/kernels.hpp"
 
 #if defined(__clang__)
@@ -17,8 +16,6 @@
 
 #define LANES 8
 #define TILE_ROWS 6
-#define ENCODER_ROWS 6
-#define ENCODER_VECTORS 2
 
 namespace goskill::ops {
 namespace avx2 {
@@ -33,7 +30,6 @@ inline Float multiply_add(Float a, Float b, Float c) { return _mm256_fmadd_ps(a,
 #include "ops/focal_loss.inl"
 #include "ops/nearest_code.inl"
 #include "ops/decoding.inl"
-#include "ops/encoder.inl"
 // clang-format on
 
 }  // namespace
@@ -46,8 +42,6 @@ const Kernels avx2_kernels{LANES,
                            avx2::straight_through_rows,
                            avx2::attention_heads,
                            avx2::add_norm_rows};
-
-const EncoderKernels avx2_encoder{LANES, avx2::encoder_panel, avx2::encode_rows, false};
 
 }  // namespace goskill::ops
 

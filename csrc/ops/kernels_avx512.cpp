@@ -5,7 +5,6 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#include "ops/encoder.hpp"
 #include "ops/kernels.hpp"
 
 #if defined(__clang__)
@@ -18,8 +17,6 @@
 
 #define LANES 16
 #define TILE_ROWS 8
-#define ENCODER_ROWS 6
-#define ENCODER_VECTORS 4
 
 namespace goskill::ops {
 namespace avx512 {
@@ -34,7 +31,6 @@ inline Float multiply_add(Float a, Float b, Float c) { return _mm512_fmadd_ps(a,
 #include "ops/focal_loss.inl"
 #include "ops/nearest_code.inl"
 #include "ops/decoding.inl"
-#include "ops/encoder.inl"
 // clang-format on
 
 }  // namespace
@@ -47,8 +43,6 @@ const Kernels avx512_kernels{LANES,
                              avx512::straight_through_rows,
                              avx512::attention_heads,
                              avx512::add_norm_rows};
-
-const EncoderKernels avx512_encoder{LANES, avx512::encoder_panel, avx512::encode_rows, false};
 
 }  // namespace goskill::ops
 

@@ -2,13 +2,10 @@
 #include <cstdint>
 #include <vector>
 
-#include "ops/encoder.hpp"
 #include "ops/kernels.hpp"
 
 #define LANES 4
 #define TILE_ROWS 4
-#define ENCODER_ROWS 4
-#define ENCODER_VECTORS 2
 
 namespace goskill::ops {
 namespace baseline {
@@ -23,7 +20,6 @@ inline Float multiply_add(Float a, Float b, Float c) { return a * b + c; }
 #include "ops/focal_loss.inl"
 #include "ops/nearest_code.inl"
 #include "ops/decoding.inl"
-#include "ops/encoder.inl"
 // clang-format on
 
 }  // namespace
@@ -36,7 +32,5 @@ const Kernels baseline_kernels{LANES,
                                baseline::straight_through_rows,
                                baseline::attention_heads,
                                baseline::add_norm_rows};
-
-const EncoderKernels baseline_encoder{LANES, baseline::encoder_panel, baseline::encode_rows, false};
 
 }  // namespace goskill::ops

@@ -98,9 +98,26 @@ inline void finish_row(const Lookup& lookup, std::int64_t row, const float* valu
     if (statistics != nullptr && selected) add_to_statistics(values, code, index, dim, *statistics);
 }
 
+// TILE_ROWS rows less the centre; asks for the next ones meanwhile.
+inline void subtract_centre(const float* rows, std::int64_t stride, std::int64_t dim, const float* centre,
+                            float* out) {
+    for (int r = 0; r < TILE_ROWS; ++r) {
+        const float* row = rows + r * stride;
+        std::int64_t d = 0;
+        for (; d + LANES <= dim; d += LANES) {
+            __builtin_prefetch(row + TILE_ROWS * stride + d);
+            store(out + r * dim + d, load(row + d) - load(centre + d));
+        }
+        for (; d < dim; ++d) out[r * dim + d] = row[d] - centre[d];
+    }
+}
+
+// Groups of TILE_ROWS rows, `stride` floats apart; `centred` has room for them if the codebook has a centre.
 template <int VECTORS>
 void nearest_in_block(const float* rows, std::int64_t stride, std::int64_t groups, std::int64_t dim,
-                      const PackedCodebook& codebook, Best& best) {
+                      const PackedCodebook& codebook, float* centred, Best& best) {
+    const std::int64_t size = TILE_ROWS * dim;
+    const bool moved = !codebook.centre.empty();
     for (std::int64_t r = 0; r < groups * TILE_ROWS; ++r) {
         best.score[r] = splat(-__builtin_inff());
         best.tile[r] = Int{};
@@ -109,7 +126,10 @@ void nearest_in_block(const float* rows, std::int64_t stride, std::int64_t group
         const float* codes = codebook.values.data() + t * codebook.tile * dim;
         const float* offsets = codebook.offsets.data() + t * codebook.tile;
         for (std::int64_t g = 0; g < groups; ++g) {
-            score_tile<VECTORS>(rows + g * TILE_ROWS * stride, stride, dim, codes, offsets,
+            const float* group = rows + g * TILE_ROWS * stride;
+            if (moved && t == 0)
+                subtract_centre(group, stride, dim, codebook.centre.data(), centred + g * size);
+            score_tile<VECTORS>(moved ? centred + g * size : group, moved ? dim : stride, dim, codes, offsets,
                                 static_cast<std::int32_t>(t), best.score + g * TILE_ROWS,
                                 best.tile + g * TILE_ROWS);
         }
@@ -121,6 +141,7 @@ void nearest_rows(const Lookup& lookup, const PackedCodebook& codebook, std::int
     const std::int64_t dim = lookup.x.dim;
     const bool direct = lookup.x.dtype == Dtype::float32 && lookup.x.column_stride == 1;
     std::vector<float> copy(static_cast<std::size_t>(block_rows * dim));
+    std::vector<float> centred(codebook.centre.empty() ? 0 : copy.size());
     Best best;
     for (std::int64_t start = begin; start < end; start += block_rows) {
         const std::int64_t count = end - start < block_rows ? end - start : block_rows;
@@ -137,9 +158,9 @@ void nearest_rows(const Lookup& lookup, const PackedCodebook& codebook, std::int
             }
         }
         if (codebook.tile == LANES) {
-            nearest_in_block<1>(rows, stride, groups, dim, codebook, best);
+            nearest_in_block<1>(rows, stride, groups, dim, codebook, centred.data(), best);
         } else {
-            nearest_in_block<2>(rows, stride, groups, dim, codebook, best);
+            nearest_in_block<2>(rows, stride, groups, dim, codebook, centred.data(), best);
         }
         for (std::int64_t r = 0; r < count; ++r) {
             const std::int64_t index = first_best(best.score[r], best.tile[r]);
@@ -148,12 +169,37 @@ void nearest_rows(const Lookup& lookup, const PackedCodebook& codebook, std::int
     }
 }
 
-void straight_through_rows(const float* x, const float* quantized, const float* gradient, float scale,
-                           float* out, std::int64_t count) {
-    const Float factor = splat(scale);
-    std::int64_t i = 0;
-    for (; i + LANES <= count; i += LANES) {
-        store(out + i, multiply_add(factor, load(x + i) - load(quantized + i), load(gradient + i)));
+// Row `row` as floats: where it lies if it can be read so, else a copy.
+inline const float* row_of(const Rows& rows, std::int64_t row, float* copy) {
+    const std::int64_t first = row * rows.row_stride;
+    if (rows.dtype == Dtype::float32 && rows.column_stride == 1) {
+        return static_cast<const float*>(rows.data) + first;
     }
-    for (; i < count; ++i) out[i] = gradient[i] + scale * (x[i] - quantized[i]);
+    widen(rows.data, rows.dtype, first, rows.column_stride, rows.dim, copy);
+    return copy;
+}
+
+void straight_through_rows(const StraightThrough& task, std::int64_t begin, std::int64_t end) {
+    const std::int64_t dim = task.x.dim;
+    const std::size_t bytes = static_cast<std::size_t>(dim * item_size(task.x.dtype));
+    const Float factor = splat(task.scale);
+    std::vector<float> copies(static_cast<std::size_t>(3 * dim));
+    for (std::int64_t row = begin; row < end; ++row) {
+        char* const place = static_cast<char*>(task.out) + static_cast<std::size_t>(row) * bytes;
+        if (task.indices[row] < 0) {
+            __builtin_memset(place, 0, bytes);
+            continue;
+        }
+        const float* x = row_of(task.x, row, copies.data());
+        const float* gradient = row_of(task.gradient, row, copies.data() + dim);
+        const float* code = task.codes + task.indices[row] * dim;
+        const bool narrow_dtype = task.x.dtype != Dtype::float32;
+        float* out = narrow_dtype ? copies.data() + 2 * dim : reinterpret_cast<float*>(place);
+        std::int64_t d = 0;
+        for (; d + LANES <= dim; d += LANES) {
+            store(out + d, multiply_add(factor, load(x + d) - load(code + d), load(gradient + d)));
+        }
+        for (; d < dim; ++d) out[d] = gradient[d] + task.scale * (x[d] - code[d]);
+        if (narrow_dtype) narrow(out, dim, task.x.dtype, reinterpret_cast<std::uint16_t*>(place));
+    }
 }

@@ -22,7 +22,6 @@ bool runs_here(const std::string& name) {
         return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
     }
-    if (name == "avx512vnni") return runs_here("avx512") && __builtin_cpu_supports("avx512vnni");
 #endif
     return false;
 }
@@ -30,13 +29,12 @@ bool runs_here(const std::string& name) {
 std::string choose_instruction_set() {
     if (const char* wanted = std::getenv("GOSKILL_CPU")) {
         if (!runs_here(wanted)) {
-            throw InputFault(
-                "GOSKILL_CPU must be avx512vnni, avx512, avx2 or baseline and run on this processor, got " +
-                std::string(wanted));
+            throw InputFault("GOSKILL_CPU must be avx512, avx2 or baseline and run on this processor, got " +
+                             std::string(wanted));
         }
         return wanted;
     }
-    for (const char* name : {"avx512vnni", "avx512", "avx2"}) {
+    for (const char* name : {"avx512", "avx2"}) {
         if (runs_here(name)) return name;
     }
     return "baseline";
@@ -44,7 +42,7 @@ std::string choose_instruction_set() {
 
 const Kernels& kernels() {
 #if defined(__x86_64__)
-    if (instruction_set() == "avx512" || instruction_set() == "avx512vnni") return avx512_kernels;
+    if (instruction_set() == "avx512") return avx512_kernels;
     if (instruction_set() == "avx2") return avx2_kernels;
 #endif
     return baseline_kernels;
@@ -53,6 +51,9 @@ const Kernels& kernels() {
 PackedCodebook pack(const Lookup& lookup, int threads) {
     const std::int64_t dim = lookup.x.dim, codes = lookup.codes;
     PackedCodebook packed;
+    if (!lookup.cosine) packed.centre = codebook_centre(lookup.codebook, codes, dim);
+    const std::vector<float> zeros(packed.centre.empty() ? static_cast<std::size_t>(dim) : 0);
+    const float* centre = packed.centre.empty() ? zeros.data() : packed.centre.data();
     packed.tile = codes <= kernels().lanes ? kernels().lanes : kernels().widest_tile;
     packed.tiles = (codes + packed.tile - 1) / packed.tile;
     const std::int64_t padded = packed.tiles * packed.tile;
@@ -66,8 +67,9 @@ PackedCodebook pack(const Lookup& lookup, int threads) {
                     packed.values.data() + code / packed.tile * packed.tile * dim + code % packed.tile;
                 double square = 0;
                 for (std::int64_t d = 0; d < dim; ++d) {
-                    to[d * packed.tile] = from[d];
-                    square += static_cast<double>(from[d]) * static_cast<double>(from[d]);
+                    const float value = from[d] - centre[d];
+                    to[d * packed.tile] = value;
+                    square += static_cast<double>(value) * static_cast<double>(value);
                 }
                 packed.offsets[static_cast<std::size_t>(code)] =
                     lookup.cosine ? 0.0f : static_cast<float>(square / 2);
@@ -149,7 +151,8 @@ void nearest_code(const Lookup& lookup, int threads) {
                  });
 }
 
-void quantize(const Lookup& lookup, float* counts, float* sums, float* mean_squared_error, int threads) {
+void quantize(const Lookup& lookup, float* counts, float* sums, float* mean_squared_error, float* elements,
+              int threads) {
     const PackedCodebook packed = pack(lookup, threads);
     const std::int64_t size = lookup.codes * lookup.x.dim;
     const std::int64_t parts = statistics_parts(lookup);
@@ -181,16 +184,15 @@ void quantize(const Lookup& lookup, float* counts, float* sums, float* mean_squa
         error += part.squared_error;
         for (const std::int64_t count : part.counts) selected += static_cast<double>(count);
     }
-    *mean_squared_error =
-        selected == 0 ? 0.0f : static_cast<float>(error / (selected * static_cast<double>(lookup.x.dim)));
+    const double numbers = selected * static_cast<double>(lookup.x.dim);
+    *elements = static_cast<float>(numbers);
+    *mean_squared_error = numbers == 0 ? 0.0f : static_cast<float>(error / numbers);
 }
 
-void straight_through(const float* x, const float* quantized, const float* gradient, float scale, float* out,
-                      std::int64_t count, int threads) {
-    parallel_for(count, useful_threads(count, threads), [&](std::int64_t begin, std::int64_t end) {
-        kernels().straight_through_rows(x + begin, quantized + begin, gradient + begin, scale, out + begin,
-                                        end - begin);
-    });
+void straight_through(const StraightThrough& task, int threads) {
+    parallel_for(
+        task.x.count, useful_threads(task.x.count * task.x.dim, threads),
+        [&](std::int64_t begin, std::int64_t end) { kernels().straight_through_rows(task, begin, end); });
 }
 
 void move_codebook(const MovingCodebook& codebook, const float* counts, const float* sums, float decay,
@@ -211,10 +213,9 @@ void move_codebook(const MovingCodebook& codebook, const float* counts, const fl
             float* average = codebook.average + code * codebook.dim;
             float* out = codebook.codes + code * codebook.dim;
             const float* sum = sums + code * codebook.dim;
-            for (std::int64_t d = 0; d < codebook.dim; ++d) {
-                average[d] += step * (sum[d] - average[d]);
-                out[d] = average[d] / smoothed;
-            }
+            for (std::int64_t d = 0; d < codebook.dim; ++d) average[d] += step * (sum[d] - average[d]);
+            if (!(smoothed > 0)) continue;
+            for (std::int64_t d = 0; d < codebook.dim; ++d) out[d] = average[d] / smoothed;
         }
     });
 }
@@ -229,7 +230,7 @@ std::int64_t focal_loss(Focal focal, std::int64_t rows, Reduction reduction, flo
     double divisor = 1;
     if (reduction == Reduction::mean) {
         divisor = total_weight(focal, rows);
-        if (!(divisor > 0)) divisor = 1;
+        if (divisor == 0) divisor = 1;
     }
     focal.gradient_scale = static_cast<float>(1 / divisor);
     parallel_for(rows, useful_threads(rows * focal.classes * 16, threads),

@@ -3,28 +3,33 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "ops/kernels.hpp"
 
 namespace goskill::ops {
 
-// "avx512vnni", "avx512", "avx2" or "baseline": the environment variable GOSKILL_CPU if set, else the best
-// that runs here.
+// "avx512", "avx2" or "baseline": the environment variable GOSKILL_CPU if set, else the best that runs here.
 const std::string& instruction_set();
 
 // A thread has to be worth waking, also on a busy machine: about 100 microseconds of work.
 int useful_threads(std::int64_t multiply_adds, int threads);
 
+// About which scores of the codes [codes, dim] lose nothing to an offset that all share: [dim], or nothing if
+// it is not farther from zero than the codes lie apart.
+std::vector<float> codebook_centre(const float* codebook, std::int64_t codes, std::int64_t dim);
+
 // Fills indices, and distance and quantized where they are not null.
 void nearest_code(const Lookup& lookup, int threads);
 
 // The same, and in the same read of x the counts [codes] and sums [codes, dim] of the rows of each code and
-// the mean squared error over selected rows and dimensions, 0 if there is none. Does not depend on `threads`.
-void quantize(const Lookup& lookup, float* counts, float* sums, float* mean_squared_error, int threads);
+// the mean squared error over selected rows and dimensions, whose number is `elements`, 0 if there is none.
+// Does not depend on `threads`.
+void quantize(const Lookup& lookup, float* counts, float* sums, float* mean_squared_error, float* elements,
+              int threads);
 
-// out = gradient + scale * (x - quantized).
-void straight_through(const float* x, const float* quantized, const float* gradient, float scale, float* out,
-                      std::int64_t count, int threads);
+// Fills `out`.
+void straight_through(const StraightThrough& task, int threads);
 
 // The moving averages of a codebook and the codes that follow them, all in place.
 struct MovingCodebook {
@@ -36,7 +41,7 @@ struct MovingCodebook {
 };
 
 // Moves the averages by (1 - decay) towards counts and sums; a code is its average over its Laplace-smoothed
-// size.
+// size, and stays where it is if that is 0.
 void move_codebook(const MovingCodebook& codebook, const float* counts, const float* sums, float decay,
                    float eps, int threads);
 

@@ -3,7 +3,6 @@
 
 #include <optional>
 
-#include "ops/encoder.hpp"
 #include "ops/operations.hpp"
 #include "registration.hpp"
 
@@ -30,7 +29,7 @@ void register_ops(pybind11::module_& module) {
     using Optional = std::optional<Address>;
 
     module.def("instruction_set", &ops::instruction_set,
-               "Which CPU kernels run here: avx512vnni, avx512, avx2 or baseline.");
+               "Which CPU kernels run here: avx512, avx2 or baseline.");
 
     module.def(
         "nearest_code",
@@ -58,7 +57,7 @@ void register_ops(pybind11::module_& module) {
         [](Address x, int dtype, std::int64_t count, std::int64_t dim, std::int64_t row_stride,
            std::int64_t column_stride, Address codebook, std::int64_t codes, Optional mask, Address indices,
            Address quantized_codes, Address quantized, Address counts, Address sums,
-           Address mean_squared_error, int threads) {
+           Address mean_squared_error, Address elements, int threads) {
             const ops::Lookup lookup{make_rows(x, dtype, count, dim, row_stride, column_stride),
                                      pointer<const float>(codebook),
                                      codes,
@@ -70,23 +69,33 @@ void register_ops(pybind11::module_& module) {
                                      pointer<void>(quantized)};
             const py::gil_scoped_release release;
             ops::quantize(lookup, pointer<float>(counts), pointer<float>(sums),
-                          pointer<float>(mean_squared_error), threads);
+                          pointer<float>(mean_squared_error), pointer<float>(elements), threads);
         },
         py::arg("x"), py::arg("dtype"), py::arg("count"), py::arg("dim"), py::arg("row_stride"),
         py::arg("column_stride"), py::arg("codebook"), py::arg("codes"), py::arg("mask"), py::arg("indices"),
         py::arg("quantized_codes"), py::arg("quantized"), py::arg("counts"), py::arg("sums"),
-        py::arg("mean_squared_error"), py::arg("threads"));
+        py::arg("mean_squared_error"), py::arg("elements"), py::arg("threads"));
 
     module.def(
         "straight_through",
-        [](Address x, Address quantized, Address gradient, float scale, Address out, std::int64_t count,
+        [](Address x, int dtype, std::int64_t count, std::int64_t dim, std::int64_t row_stride,
+           std::int64_t column_stride, Address gradient, std::int64_t gradient_row_stride,
+           std::int64_t gradient_column_stride, Address codes, Address indices, float scale, Address out,
            int threads) {
+            const ops::StraightThrough task{
+                make_rows(x, dtype, count, dim, row_stride, column_stride),
+                make_rows(gradient, dtype, count, dim, gradient_row_stride, gradient_column_stride),
+                pointer<const float>(codes),
+                pointer<const std::int64_t>(indices),
+                scale,
+                pointer<void>(out)};
             const py::gil_scoped_release release;
-            ops::straight_through(pointer<const float>(x), pointer<const float>(quantized),
-                                  pointer<const float>(gradient), scale, pointer<float>(out), count, threads);
+            ops::straight_through(task, threads);
         },
-        py::arg("x"), py::arg("quantized"), py::arg("gradient"), py::arg("scale"), py::arg("out"),
-        py::arg("count"), py::arg("threads"));
+        py::arg("x"), py::arg("dtype"), py::arg("count"), py::arg("dim"), py::arg("row_stride"),
+        py::arg("column_stride"), py::arg("gradient"), py::arg("gradient_row_stride"),
+        py::arg("gradient_column_stride"), py::arg("codes"), py::arg("indices"), py::arg("scale"),
+        py::arg("out"), py::arg("threads"));
 
     module.def(
         "move_codebook",
@@ -173,57 +182,6 @@ void register_ops(pybind11::module_& module) {
         },
         py::arg("residual"), py::arg("addend"), py::arg("weight"), py::arg("bias"), py::arg("epsilon"),
         py::arg("dtype"), py::arg("rows"), py::arg("width"), py::arg("out"), py::arg("threads"));
-
-    module.def(
-        "fold_norm",
-        [](Address first_weight, Address first_bias, std::int64_t inputs, std::int64_t width,
-           Address norm_weight, Address norm_bias, Address second_weight, Address second_bias,
-           std::int64_t outputs, std::int64_t spread, Address weight, Address bias, Address shift) {
-            const ops::Linear first{pointer<const float>(first_weight), pointer<const float>(first_bias),
-                                    inputs, width};
-            const ops::Linear second{pointer<const float>(second_weight), pointer<const float>(second_bias),
-                                     width, outputs};
-            const py::gil_scoped_release release;
-            ops::fold_norm(first, pointer<const float>(norm_weight), pointer<const float>(norm_bias), second,
-                           {pointer<float>(weight), pointer<float>(bias), pointer<float>(shift), spread});
-        },
-        py::arg("first_weight"), py::arg("first_bias"), py::arg("inputs"), py::arg("width"),
-        py::arg("norm_weight"), py::arg("norm_bias"), py::arg("second_weight"), py::arg("second_bias"),
-        py::arg("outputs"), py::arg("spread"), py::arg("weight"), py::arg("bias"), py::arg("shift"));
-
-    module.def(
-        "encoded_codes",
-        [](Address rows, std::int64_t row_count, std::int64_t dim, Optional mean, Optional std, Optional from,
-           Optional to, std::int64_t count, const std::vector<Address>& weights,
-           const std::vector<Address>& biases,
-           const std::vector<std::pair<std::int64_t, std::int64_t>>& sizes, std::int64_t spread,
-           Address shift, float epsilon, Address codebook, std::int64_t codes, Address indices, int threads) {
-            ops::Encoder encoder{
-                {}, spread, pointer<const float>(shift), epsilon, pointer<const float>(codebook), codes};
-            for (std::size_t i = 0; i < weights.size(); ++i) {
-                const auto [in, out] = sizes.at(i);
-                encoder.linears.push_back(
-                    {pointer<const float>(weights[i]), pointer<const float>(biases.at(i)), in, out});
-            }
-            const ops::Changes changes{pointer<const float>(rows),
-                                       row_count,
-                                       dim,
-                                       pointer<const float>(mean),
-                                       pointer<const float>(std),
-                                       pointer<const std::int64_t>(from),
-                                       pointer<const std::int64_t>(to),
-                                       count};
-            ops::LevelCounts counts;
-            {
-                const py::gil_scoped_release release;
-                counts = ops::encoded_codes(encoder, changes, pointer<std::int64_t>(indices), threads);
-            }
-            return py::make_tuple(counts.rows[0], counts.rows[1], counts.rows[2]);
-        },
-        py::arg("rows"), py::arg("row_count"), py::arg("dim"), py::arg("mean"), py::arg("std"),
-        py::arg("from_row"), py::arg("to_row"), py::arg("count"), py::arg("weights"), py::arg("biases"),
-        py::arg("sizes"), py::arg("spread"), py::arg("shift"), py::arg("epsilon"), py::arg("codebook"),
-        py::arg("codes"), py::arg("indices"), py::arg("threads"));
 }
 
 }  // namespace goskill

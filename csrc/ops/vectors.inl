@@ -85,7 +85,7 @@ inline Float exp_nonpositive(Float x) {
     return x < splat(-87.33654f) ? Float{} : result;
 }
 
-// Natural logarithm of positive normal numbers to about 1 ulp, also near 1.
+// Natural logarithm of positive normal numbers to about 1 ulp, also near 1; NaN stays.
 inline Float log_positive(Float x) {
     const Int bits = as_int(x);
     // Mantissa in [sqrt(1/2), sqrt(2)).
@@ -106,7 +106,8 @@ inline Float log_positive(Float x) {
     Float tail = p * f * square;
     tail = multiply_add(e, splat(-2.12194440e-4f), tail);
     tail = multiply_add(square, splat(-0.5f), tail);
-    return multiply_add(e, splat(0.693359375f), f + tail);
+    const Float result = multiply_add(e, splat(0.693359375f), f + tail);
+    return x == x ? result : x;
 }
 
 // 1 - e^x for x <= 0 without cancellation near 0.
@@ -122,13 +123,13 @@ inline Float one_minus_exp(Float x) {
     return x > splat(-0.5f) ? -(p * x) : 1.0f - exp_nonpositive(x);
 }
 
-// base^exponent for base in [0, 1] and exponent >= 0; 0^0 is 1.
+// base^exponent for base in [0, 1] and exponent >= 0; 0^0 is 1; NaN stays unless the exponent is 0.
 inline Float power(Float base, float exponent) {
     if (exponent == 2.0f) return base * base;
     if (exponent == 1.0f) return base;
     if (exponent == 0.0f) return splat(1.0f);
     const Float tiny = splat(1.17549435e-38f);
-    const Float result = exp_nonpositive(log_positive(greater(base, tiny)) * exponent);
+    const Float result = exp_nonpositive(log_positive(greater(tiny, base)) * exponent);
     return base < tiny ? Float{} : result;
 }
 

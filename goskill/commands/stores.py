@@ -7,30 +7,32 @@ from typing import Annotated
 
 import typer
 
-from goskill.commands.options import Device, Seed, Tasks, Workers
+from goskill.commands.options import Device, Seed, Suite, Tasks, Workers, split
 
 
 def collect(
     out: Annotated[Path, typer.Option(help="The episode store to write.", metavar="DATA")],
-    suite: Annotated[str | None, typer.Option(help="mt10, mt30, mt50, ml45-train or ml45-test.")] = None,
+    suite: Suite = None,
     tasks: Tasks = None,
     episodes: Annotated[int, typer.Option(help="Episodes per task, from random to expert.", min=1)] = 40,
-    policy: Annotated[str, typer.Option(help="Who acts: scripted.")] = "scripted",
+    policy: Annotated[str, typer.Option(help="Who acts: scripted, or random.")] = "scripted",
     quality: Annotated[
         str, typer.Option(help="near-optimal: all episodes; sub-optimal: the first half.")
     ] = "near-optimal",
     workers: Workers = None,
     seed: Seed = 0,
 ) -> None:
-    """Collect episodes with MetaWorld's scripted policies. Run it again to go on after an interruption.
+    """Collect episodes of a suite's tasks, by default MetaWorld's. Run it again to go on after an interruption.
 
     Examples: `goskill collect --suite mt10 --out data/mt10`,
-    `goskill collect --tasks reach,push --out data/two`
+    `goskill collect --tasks reach,push --out data/two`,
+    `goskill collect --suite my_module:suite --policy random --out data/mine`
     """
     from goskill.experiments import pipeline
 
     pipeline.collect(
         out,
+        suite=suite,
         tasks=pipeline.choose_tasks(suite, tasks),
         episodes=episodes,
         policy=policy,
@@ -41,18 +43,45 @@ def collect(
 
 
 def convert(
-    layout: Annotated[str, typer.Argument(help="mtdiff, goskill, harmodt, minari or hdf5.")],
+    layout: Annotated[
+        str,
+        typer.Argument(
+            help="goskill, mtdiff, harmodt, hdf5, minari, tdmpc2, lerobot, vintix, robomimic or ogbench."
+        ),
+    ],
     source: Annotated[str, typer.Argument(help="A folder, a file, or a Minari dataset's id.", metavar="SRC")],
     data: Annotated[Path, typer.Argument(help="The episode store to write.", metavar="DATA")],
     quality: Annotated[
-        str, typer.Option(help="npz layouts: near-optimal, or sub-optimal (the first half).")
-    ] = "near-optimal",
+        str | None,
+        typer.Option(help="npz layouts: near-optimal (the default), or sub-optimal (the first half)."),
+    ] = None,
     suite: Annotated[
         str | None,
-        typer.Option(help="npz layouts: only these tasks: mt10, mt30, mt50, ml45-train or ml45-test."),
+        typer.Option(help="Only these tasks: mt10, mt30, mt50, ml45-train or ml45-test."),
     ] = None,
-    tasks: Annotated[
-        str | None, typer.Option(help="npz layouts: only these, with commas between them.")
+    tasks: Annotated[str | None, typer.Option(help="Only these tasks, with commas between them.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="What the one task is called (minari, hdf5, robomimic, ogbench).")
+    ] = None,
+    ends: Annotated[
+        str | None,
+        typer.Option(
+            help="Where episodes end (npz layouts, hdf5): marked, file (a file is one), or after that many steps."
+        ),
+    ] = None,
+    observation: Annotated[
+        str | None,
+        typer.Option(
+            help="What is observed: keys with commas between them, or all (minari, robomimic, lerobot)."
+        ),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(help="What else to keep, with commas between them (minari, hdf5, robomimic)."),
+    ] = None,
+    missing_rewards: Annotated[
+        str | None,
+        typer.Option(help="zero: store zeros for a dataset without rewards (ogbench, lerobot)."),
     ] = None,
     workers: Workers = None,
 ) -> None:
@@ -62,12 +91,76 @@ def convert(
     Prompts of the source go into DATA/prompts, for other code: training takes each task's best episodes of DATA.
 
     Examples: `goskill convert goskill downloads/metaworld data/mt30 --suite mt30`,
-    `goskill convert hdf5 episodes.hdf5 data/mine`
+    `goskill convert minari D4RL/kitchen/mixed-v2 data/kitchen --task kitchen --observation observation`
     """
     from goskill.experiments import pipeline
 
-    chosen = pipeline.choose_tasks(suite, tasks) if suite is not None or tasks is not None else None
-    pipeline.convert(layout, source, data, quality=quality, tasks=chosen, workers=workers)
+    keys = split(observation)
+    pipeline.convert(
+        layout,
+        source,
+        data,
+        workers=workers,
+        quality=quality,
+        tasks=_chosen(layout, suite, tasks),
+        task=task,
+        ends=int(ends) if ends is not None and ends.isdigit() else ends,
+        observation=keys[0] if keys is not None and len(keys) == 1 else keys,
+        columns=split(columns),
+        missing_rewards=missing_rewards,
+    )
+
+
+def _chosen(layout: str, suite: str | None, tasks: str | None) -> list[str] | None:
+    """The tasks of a suite, or those with commas between them: MetaWorld's, or any that a layout may have."""
+    from goskill.data.convert.npz import LAYOUTS
+    from goskill.experiments import pipeline
+
+    if suite is not None or (tasks is not None and layout in LAYOUTS):
+        return pipeline.choose_tasks(suite, tasks)
+    return split(tasks)
+
+
+def merge(
+    stores: Annotated[list[Path], typer.Argument(help="Two episode stores or more.", metavar="DATA...")],
+    out: Annotated[Path, typer.Option(help="The episode store to write.", metavar="DATA")],
+    workers: Workers = None,
+) -> None:
+    """Copy the episodes of several stores into a new one. Tasks of the same name become one. Called again, an
+    interrupted merge goes on.
+
+    Example: `goskill merge data/kitchen data/maze --out data/both`
+    """
+    from goskill.experiments import pipeline
+
+    pipeline.merge(stores, out, workers=workers)
+
+
+def download(
+    name: Annotated[str | None, typer.Argument(help="A dataset's name. Default: list them.")] = None,
+    folder: Annotated[
+        Path | None, typer.Argument(help="Where its files go. Default: downloads/NAME.", metavar="FOLDER")
+    ] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Convert it into this episode store.", metavar="DATA")
+    ] = None,
+    discard: Annotated[
+        bool, typer.Option("--discard", help="With --store: remove each file once it is converted.")
+    ] = False,
+    tasks: Annotated[
+        str | None, typer.Option(help="With --store: only these tasks, with commas between them.")
+    ] = None,
+    workers: Workers = None,
+) -> None:
+    """Download a public dataset from huggingface.co, and convert it if asked. Called again, an interrupted download
+    goes on.
+
+    Examples: `goskill download metaworld-mt50 --store data/mt50`,
+    `goskill download tdmpc2-mt80 --store data/mt80 --discard --tasks reach,push`
+    """
+    from goskill.experiments import pipeline
+
+    pipeline.download(name, folder, store=store, keep=not discard, tasks=split(tasks), workers=workers)
 
 
 def info(

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from goskill.data.context_sampler import ContextSampler
+    from goskill.data.convert.merging import merge
     from goskill.data.episode import Episode
+    from goskill.data.normalization import Normalization, Statistics
     from goskill.data.replay import ReplayBuffer, ReplaySampler
     from goskill.data.segment_sampler import SegmentSampler
-    from goskill.data.statistics import Normalization, Statistics
     from goskill.data.store import EpisodeStore
     from goskill.data.transition_sampler import TransitionSampler
     from goskill.data.variable_segment_sampler import VariableSegmentSampler
@@ -31,19 +32,21 @@ __all__ = [
     "StoreWriter",
     "TransitionSampler",
     "VariableSegmentSampler",
+    "merge",
 ]
 _LAZY = {
     "ContextSampler": "context_sampler",
     "Episode": "episode",
     "EpisodeStore": "store",
-    "Normalization": "statistics",
     "ReplayBuffer": "replay",
     "ReplaySampler": "replay",
+    "Normalization": "normalization",
     "SegmentSampler": "segment_sampler",
-    "Statistics": "statistics",
+    "Statistics": "normalization",
     "StoreWriter": "writer",
     "TransitionSampler": "transition_sampler",
     "VariableSegmentSampler": "variable_segment_sampler",
+    "merge": "convert.merging",
 }
 
 

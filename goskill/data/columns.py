@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from goskill.data.files import field
+from goskill.data.store_files import field
 from goskill.errors import InputError, StoreError, closest
 
 Columns = dict[str, "np.dtype[Any]"]  # by name; the shape of an entry is the dtype's own
@@ -162,9 +162,9 @@ def _end_values(name: str, array: Array, length: int) -> Array:
 
 
 def declared_values(
-    argument: str, declared: Columns, given: Mapping[str, Array], length: int | None
+    argument: str, declared: Columns, given: Mapping[str, Array], length: int
 ) -> dict[str, Array]:
-    """What an episode gives for all declared columns, in their types: [T, ...], or [1, ...] without ``length``.
+    """What steps or episodes give for all declared columns, in their types: [length, ...].
 
     Raises InputError that names the column: not declared, not given, of another shape, or values that the type
     cannot hold.
@@ -177,8 +177,7 @@ def declared_values(
     for name, type_ in declared.items():
         if name not in given:
             raise InputError(f"{argument}: expected {name!r}, which the store declares, got none")
-        rows = given[name] if length is not None else np.asarray(given[name])[None]
-        shape = (1 if length is None else length, *type_.shape)
+        rows, shape = given[name], (length, *type_.shape)
         if rows.shape != shape:
             raise InputError(f"{name}: expected shape {list(shape)}, got {list(rows.shape)}")
         values[name] = _texts(name, rows, type_) if type_.base.kind == "U" else _numbers(name, rows, type_)

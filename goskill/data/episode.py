@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from goskill.data.columns import step_values
-from goskill.data.statistics import Statistics
+from goskill.data.columns import EPISODE_ENDS, step_values
+from goskill.data.normalization import Statistics
 from goskill.data.values import float32_values, success_values
 from goskill.errors import InputError
+
+_ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,3 +87,68 @@ class CheckedEpisode:
             {name: step_values(name, values, length) for name, values in (columns or {}).items()},
             dict(episode_columns or {}),
         )
+
+
+@dataclass(frozen=True, eq=False)
+class CheckedBlock:
+    """E whole episodes of T steps each, made by :meth:`of` or of one episode: what is written at once.
+
+    Arrays as of :class:`CheckedEpisode`, with the episodes as a first axis; ``statistics`` are of all E * T states.
+    ``episode_columns`` hold one entry for each episode.
+    """
+
+    observations: npt.NDArray[np.float32]
+    actions: npt.NDArray[np.float32]
+    rewards: npt.NDArray[np.float32]
+    success: npt.NDArray[np.int8]
+    statistics: Statistics
+    columns: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    episode_columns: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        observations: npt.ArrayLike,
+        actions: npt.ArrayLike,
+        rewards: npt.ArrayLike,
+        columns: Mapping[str, npt.NDArray[Any]] | None = None,
+    ) -> CheckedBlock:
+        """Check episodes whose success was not recorded. Raises InputError."""
+        reward_values = float32_values("rewards", rewards, (None, None))
+        episodes, length = reward_values.shape
+        if not reward_values.size:
+            raise InputError(f"rewards: expected at least one step, got shape {list(reward_values.shape)}")
+        states = float32_values("observations", observations, (episodes, length + 1, None))
+        action_values = float32_values("actions", actions, (episodes, length, None))
+        for name, values in (columns or {}).items():
+            if values.shape[:2] != (episodes, length) or (name in EPISODE_ENDS and values[:, :-1].any()):
+                raise InputError(f"{name}: expected an entry for each step, and ends at last steps only")
+        return cls(
+            states,
+            action_values,
+            reward_values,
+            np.full((episodes, length), -1, np.int8),
+            _statistics(states[:, :-1].reshape(-1, states.shape[2])),
+            dict(columns or {}),
+        )
+
+    @classmethod
+    def single(cls, episode: CheckedEpisode) -> CheckedBlock:
+        """One episode."""
+        return cls(
+            episode.observations[None],
+            episode.actions[None],
+            episode.rewards[None],
+            episode.success[None],
+            episode.statistics,
+            {name: values[None] for name, values in episode.columns.items()},
+            {name: np.asarray(value)[None] for name, value in episode.episode_columns.items()},
+        )
+
+
+def _statistics(rows: npt.NDArray[np.float32]) -> Statistics:
+    """Of many rows, as many at a time as a core keeps at hand."""
+    total = Statistics.empty(rows.shape[1])
+    for first in range(0, len(rows), _ROWS_AT_ONCE):
+        total = total.merge(Statistics.of(rows[first : first + _ROWS_AT_ONCE]))
+    return total

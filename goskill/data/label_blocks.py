@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from goskill.data.files import read_whole, storage_errors
 from goskill.data.labels import label_dtype, label_folder, label_lock
+from goskill.data.store_files import read_whole, storage_errors
 from goskill.errors import StoreError
 from goskill.files import write_atomically
 

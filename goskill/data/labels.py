@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from goskill import _core
-from goskill.data.files import (
+from goskill.data.layout import VERSION, check_format
+from goskill.data.store_files import (
     MANIFEST,
     ColumnWriter,
     column_entries,
@@ -30,7 +31,6 @@ from goskill.data.files import (
     temporary_folder,
     write_manifest,
 )
-from goskill.data.layout import VERSION, check_format
 from goskill.errors import InputError, StoreError
 
 LABELS = "labels"  # the folder of labels in that of a store

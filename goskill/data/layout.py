@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from goskill.data.columns import Columns, read_columns
-from goskill.data.files import MANIFEST, column_entries, count_field, field, read_manifest
-from goskill.data.statistics import Statistics
+from goskill.data.normalization import Statistics
+from goskill.data.store_files import MANIFEST, column_entries, count_field, field, read_manifest
 from goskill.errors import StoreError
 
 FORMAT = "goskill-episodes"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +14,11 @@ from goskill.data.arguments import LARGEST_SEED, MOST_STEPS, checked_integer
 from goskill.data.buffers import TORCH_DTYPES, checked_device
 from goskill.data.columns import Columns, checked_columns
 from goskill.data.sampler import Batch
-from goskill.data.statistics import Normalization
+from goskill.data.normalization import Normalization
 from goskill.errors import InputError
 
 _ADDED = "added"
+_LEAST_ROOM = 4096  # rows
 _EVERY = frozenset(("observations", "actions", "rewards", "next_observations", "terminated"))
 Values = npt.ArrayLike | Tensor
 
@@ -29,7 +29,8 @@ class ReplayBuffer:
     Each transition is a row of its own, with both of its states: rows of many environments may come in any order. A
     row holds what batches of :class:`TransitionSampler` hold: ``observations``, ``next_observations`` float32
     [observation_dim], ``actions`` float32 [action_dim], ``rewards``, ``discount`` float32, ``terminated`` bool, and
-    the declared ``columns``. In host memory a buffer takes space as it fills; on another device at once.
+    the declared ``columns``. In host memory a buffer grows with what is added; on another device it takes its whole
+    space at once, so that rows stay where a CUDA graph found them.
 
     Parameters
     ----------
@@ -84,6 +85,24 @@ class ReplayBuffer:
                 )
         return {**fields, **columns}
 
+    def _allocated(self, room: int) -> dict[str, Tensor]:
+        """Memory for rows, as one axis: ring r has those from r * room on."""
+        rows = len(self._added) * room
+        return {
+            name: torch.zeros((rows, *type_.shape), dtype=TORCH_DTYPES[type_.base], device=self.device)
+            for name, type_ in self._types.items()
+        }
+
+    def _grow(self, needed: int) -> None:
+        if needed <= self._room:
+            return
+        old, rows = self._room, self._rows
+        self._room = min(max(needed, 2 * old, _LEAST_ROOM), self.capacity)
+        self._rows = self._allocated(self._room)
+        for ring, size in enumerate(self.sizes.tolist()):
+            for name, values in rows.items():
+                self._rows[name][ring * self._room :][:size] = values[ring * old :][:size]
+
     @property
     def sizes(self) -> npt.NDArray[np.int64]:
         """Rows in each ring, int64 [tasks] (one without tasks)."""
@@ -129,8 +148,9 @@ class ReplayBuffer:
             raise InputError("rewards: expected one for each transition [n]")
         count = len(rewards)  # type: ignore[arg-type]
         values = {name: self._checked(name, value, count) for name, value in given.items()}
-        kept, rows, counts = self._places(self._checked_task(task, count))
-        index = torch.from_numpy(rows).to(self.device)
+        kept, ring, place, counts = self._places(self._checked_task(task, count))
+        self._grow(int(np.minimum(self._added + counts, self.capacity).max()))
+        index = torch.from_numpy(ring * self._room + place).to(self.device)
         source = torch.from_numpy(kept).to(self.device)
         for name, value in values.items():
             self._rows[name].index_copy_(0, index, value.index_select(0, source))
@@ -172,8 +192,10 @@ class ReplayBuffer:
 
     def _places(
         self, tasks: npt.NDArray[np.int64]
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Which of the new transitions are kept, their rows, and how many each ring was given."""
+    ) -> tuple[
+        npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]
+    ]:
+        """Which of the new transitions are kept, their rings and places in them, and how many each ring is given."""
         counts = np.bincount(tasks, minlength=len(self._added)).astype(np.int64)
         order = np.argsort(tasks, kind="stable")
         first = np.cumsum(counts) - counts
@@ -181,7 +203,7 @@ class ReplayBuffer:
         turn[order] = np.arange(len(tasks)) - first[tasks[order]]
         kept = np.flatnonzero(turn >= counts[tasks] - self.capacity)
         ring = tasks[kept]
-        return kept, ring * self.capacity + (self._added[ring] + turn[kept]) % self.capacity, counts
+        return kept, ring, (self._added[ring] + turn[kept]) % self.capacity, counts
 
     def clear(self, task: int | None = None) -> None:
         """Forget the transitions of a task, or all."""
@@ -191,26 +213,29 @@ class ReplayBuffer:
             self._added[checked_integer("task", task, 0, len(self._added) - 1)] = 0
 
     def gather(self, rows: Tensor) -> Batch:
-        """The transitions in ``rows`` int64 [...], on the device: each [..., *entry]. Usable inside a CUDA graph."""
+        """The transitions in ``rows`` int64 [...], on the device: each [..., *entry]. Usable inside a CUDA graph.
+
+        Row ``ring * capacity + place``, wherever it lies in memory.
+        """
         flat = rows.reshape(-1)
+        flat = flat // self.capacity * self._room + flat % self.capacity
         return {
             name: values.index_select(0, flat).view(*rows.shape, *values.shape[1:])
             for name, values in self._rows.items()
         }
+
+    def _held(self, name: str) -> list[Tensor]:
+        """The rows of each ring, as views."""
+        return [self._rows[name][i * self._room :][:size] for i, size in enumerate(self.sizes.tolist())]
 
     def state_dict(self) -> dict[str, Tensor]:
         """All rows that are held, ring by ring, and how many each ring was ever given (``added``).
 
         Those of one ring are views: save or copy them before more is added.
         """
-        held = [
-            slice(i * self.capacity, i * self.capacity + size) for i, size in enumerate(self.sizes.tolist())
-        ]
-        rows = {
-            name: values[held[0]] if len(held) == 1 else torch.cat([values[part] for part in held])
-            for name, values in self._rows.items()
-        }
-        return {_ADDED: torch.from_numpy(self._added.copy()), **rows}
+        rows = {name: self._held(name) for name in self._types}
+        joined = {name: parts[0] if len(parts) == 1 else torch.cat(parts) for name, parts in rows.items()}
+        return {_ADDED: torch.from_numpy(self._added.copy()), **joined}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Hold what :meth:`state_dict` of a buffer with the same settings gave.
@@ -234,11 +259,12 @@ class ReplayBuffer:
                 raise InputError(
                     f"state: expected {name!r} to be {TORCH_DTYPES[type_.base]} {list(shape)}, got {got:.80}"
                 )
-        for name in self._types:
-            for ring, part in enumerate(torch.split(state[name], sizes.tolist())):
-                first = ring * self.capacity
-                self._rows[name][first : first + len(part)] = part.to(self.device)
+        self._added = np.zeros_like(counts)
+        self._grow(int(sizes.max()))
         self._added = counts
+        for name in self._types:
+            for held, part in zip(self._held(name), torch.split(state[name], sizes.tolist()), strict=True):
+                held.copy_(part)
 
 
 class ReplaySampler:
@@ -337,10 +363,3 @@ class ReplaySampler:
         self._seed = checked_integer("seed", state["seed"], 0, LARGEST_SEED)
         self._step = step
 
-
-def _zeros(shape: tuple[int, ...], type_: np.dtype[Any], device: torch.device) -> Tensor:
-    if device.type == "cpu":
-        return torch.from_numpy(
-            np.zeros(shape, dtype=type_.base)
-        )  # pages that nobody wrote to take no memory
-    return torch.zeros(shape, dtype=TORCH_DTYPES[type_.base], device=device)

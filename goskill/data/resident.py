@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,12 +12,13 @@ import torch
 from torch import Tensor
 
 from goskill.data.buffers import TORCH_DTYPES
-from goskill.data.statistics import Normalization
+from goskill.data.normalization import Normalization
 from goskill.data.store import EpisodeStore
 
 Batch = dict[str, Tensor]
 
 _BLOCK_ROWS = 1 << 20
+_TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 
 
 class ResidentColumns:
@@ -35,6 +37,7 @@ class ResidentColumns:
     ) -> None:
         self._device = device
         self._columns = {name: self._load(store, name) for name in ("observations", *names)}
+        self._class_bits = 0
         self._labels = None if labels is None else self._load_labels(store, labels)
         self._length = self._copy(store.episode_length)
         self._first_step = self._copy(store.episode_start)
@@ -42,6 +45,11 @@ class ResidentColumns:
         self._first_state = self._first_step + torch.arange(store.num_episodes, device=device)
         self._mean = None if normalization is None else self._copy(normalization.mean)
         self._std = None if normalization is None else self._copy(normalization.std)
+
+    @property
+    def _by_kernel(self) -> bool:
+        """Whether one launch gathers a window: on a GPU, unless observations are normalised."""
+        return self._device.type == "cuda" and self._mean is None and _TRITON_INSTALLED
 
     def _copy(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.array(array)).to(self._device)
@@ -90,6 +98,8 @@ class ResidentColumns:
 
     def segments(self, places: Batch, horizon: int) -> Batch:
         """Windows of a :class:`SegmentSampler` for ``episode``, ``start`` and ``task`` int64 [B]."""
+        if self._by_kernel:
+            return self._segments_by_kernel(places, horizon)
         episode, start = places["episode"], places["start"]
         length = self._length[episode][:, None]
         steps = start[:, None] + torch.arange(horizon + 1, device=self._device)
@@ -174,6 +184,11 @@ class ResidentColumns:
         }
         if prompt > 0:
             episode = places["prompt_episode"]
+            if self._by_kernel:
+                window = self._window_by_kernel(
+                    "prompt_", episode, None, horizon, prompt, return_scale, actions
+                )
+                return batch | window
             points = (self._length[episode] // horizon).clamp(1, prompt)
             first = (self._length[episode] - points * horizon).clamp(min=0)
             start = first - (prompt - points) * horizon
@@ -190,6 +205,8 @@ class ResidentColumns:
         return_scale: float,
         actions: bool,
     ) -> Batch:
+        if self._by_kernel:
+            return self._window_by_kernel(prefix, episode, start, horizon, points, return_scale, actions)
         steps = start[:, None] + torch.arange(points, device=self._device) * horizon
         mask = steps >= 0
         steps = steps.clamp(min=0)
@@ -206,4 +223,47 @@ class ResidentColumns:
             batch["skills"] = torch.where(mask, self._classes(rows), 0)
         if actions:
             batch["actions"] = torch.where(mask[..., None], self._columns["actions"][rows], 0.0)
+        return {prefix + name: value for name, value in batch.items()}
+
+    def _segments_by_kernel(self, places: Batch, horizon: int) -> Batch:
+        from goskill.kernels import resident_windows
+
+        B, new = len(places["episode"]), self._columns["observations"].new_empty
+        batch = {
+            "observations": new(B, horizon + 1, self._columns["observations"].shape[1]),
+            "actions": new(B, horizon, self._columns["actions"].shape[1]),
+            "mask": new((B, horizon), dtype=torch.bool),
+        }
+        if self._labels is not None:
+            batch["skill"] = new(B, dtype=torch.int64)
+        shape = (self._length, self._first_step, self._columns, self._labels)
+        resident_windows.segments(places, *shape, self._class_bits, batch)
+        return {**batch, **places}
+
+    def _window_by_kernel(
+        self,
+        prefix: str,
+        episode: Tensor,
+        start: Tensor | None,
+        horizon: int,
+        points: int,
+        return_scale: float,
+        actions: bool,
+    ) -> Batch:
+        from goskill.kernels import resident_windows
+
+        B, new = len(episode), self._columns["observations"].new_empty
+        batch = {
+            "observations": new(B, points, self._columns["observations"].shape[1]),
+            "returns_to_go": new(B, points, 1),
+            "timesteps": new((B, points), dtype=torch.int64),
+            "mask": new((B, points), dtype=torch.bool),
+        }
+        if self._labels is not None:
+            batch["skills"] = new((B, points), dtype=torch.int64)
+        if actions:
+            batch["actions"] = new(B, points, self._columns["actions"].shape[1])
+        shape = (self._length, self._first_step, self._columns, self._labels)
+        bits = self._class_bits
+        resident_windows.contexts(episode, start, *shape, bits, horizon, return_scale, batch)
         return {prefix + name: value for name, value in batch.items()}

@@ -25,7 +25,7 @@ from goskill.data.arguments import (
 )
 from goskill.data.buffers import ArraySpec, BatchBuffers, checked_device
 from goskill.data.resident import ResidentColumns
-from goskill.data.statistics import Normalization
+from goskill.data.normalization import Normalization
 from goskill.data.store import EpisodeStore
 from goskill.errors import InputError
 

@@ -16,7 +16,6 @@ import numpy.typing as npt
 from goskill import _core
 from goskill.data.columns import Array, checked_texts, manifest_entry, native_columns
 from goskill.data.episode import Episode
-from goskill.data.files import size_of, storage_errors
 from goskill.data.label_blocks import LabelBlocks
 from goskill.data.labels import (
     LABELS,
@@ -27,7 +26,8 @@ from goskill.data.labels import (
     write_labels,
 )
 from goskill.data.layout import StoreLayout
-from goskill.data.statistics import Normalization, Statistics
+from goskill.data.normalization import Normalization, Statistics
+from goskill.data.store_files import size_of, storage_errors
 from goskill.data.verification import verify
 from goskill.errors import InputError, StoreError, closest
 
@@ -141,6 +141,19 @@ class EpisodeStore:
     def provenance(self) -> list[dict[str, Any]]:
         """Where the data came from, as its writers said, each once."""
         return list(self._layout.provenance)
+
+    @property
+    def action_repeat(self) -> int:
+        """For how many steps of its environment an action was repeated, with the rewards added up. Mostly 1.
+
+        Raises StoreError if the provenance says different numbers, or something else.
+        """
+        repeats = [origin.get("action_repeat", 1) for origin in self._layout.provenance] or [1]
+        if any(type(repeat) is not int or repeat < 1 or repeat != repeats[0] for repeat in repeats):
+            raise StoreError(
+                f"{self.path}: expected one 'action_repeat' in the provenance, got {repeats!r:.80}"
+            )
+        return int(repeats[0])
 
     @cached_property
     def fingerprint(self) -> str:

@@ -13,7 +13,7 @@ from goskill.data.arguments import MOST_STEPS, checked_flag, checked_integer, ch
 from goskill.data.buffers import ArraySpec
 from goskill.data.resident import ResidentColumns
 from goskill.data.sampler import Batch
-from goskill.data.statistics import Normalization
+from goskill.data.normalization import Normalization
 from goskill.data.step_sampler import StepSampler
 from goskill.data.store import EpisodeStore
 from goskill.errors import InputError

@@ -11,7 +11,7 @@ from goskill.data.arguments import MOST_STEPS, checked_integer
 from goskill.data.buffers import ArraySpec
 from goskill.data.resident import ResidentColumns
 from goskill.data.sampler import Batch, StoreSampler
-from goskill.data.statistics import Normalization
+from goskill.data.normalization import Normalization
 from goskill.data.store import EpisodeStore
 from goskill.errors import InputError
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from goskill.data.files import column_digest, size_of, storage_errors
+from goskill.data.store_files import column_digest, size_of, storage_errors
 from goskill.errors import StoreError
 
 if TYPE_CHECKING:

@@ -24,17 +24,7 @@ from goskill.data.columns import (
     declared_values,
     manifest_entry,
 )
-from goskill.data.episode import CheckedEpisode
-from goskill.data.files import (
-    MANIFEST,
-    ColumnWriter,
-    open_lock,
-    publish_folder,
-    remove_temporaries,
-    storage_errors,
-    temporary_folder,
-    write_manifest,
-)
+from goskill.data.episode import CheckedBlock, CheckedEpisode
 from goskill.data.layout import (
     DECLARING_VERSION,
     FORMAT,
@@ -44,7 +34,17 @@ from goskill.data.layout import (
     is_task_name,
     shard_name,
 )
-from goskill.data.statistics import Statistics
+from goskill.data.normalization import Statistics
+from goskill.data.store_files import (
+    MANIFEST,
+    ColumnWriter,
+    open_lock,
+    publish_folder,
+    remove_temporaries,
+    storage_errors,
+    temporary_folder,
+    write_manifest,
+)
 from goskill.errors import InputError, StoreError, closest
 
 _LOCK = ".lock"
@@ -66,27 +66,30 @@ class _Shard:
         for name, type_ in declared.items():
             self.columns[name] = ColumnWriter(self.folder, name, type_.base.str, type_.shape)
 
-    def append(self, task: int, episode: CheckedEpisode, declared: Mapping[str, npt.NDArray[Any]]) -> None:
-        returns_to_go = np.cumsum(episode.rewards[::-1], dtype=np.float64)[::-1]
+    def append(
+        self, tasks: npt.NDArray[np.int64], block: CheckedBlock, declared: Mapping[str, npt.NDArray[Any]]
+    ) -> None:
+        episodes, length = block.rewards.shape
+        returns_to_go = np.cumsum(block.rewards[:, ::-1], axis=1, dtype=np.float64)[:, ::-1]
         rows: dict[str, npt.NDArray[Any]] = {
-            "observations": episode.observations,
-            "actions": episode.actions,
-            "rewards": episode.rewards,
-            "returns_to_go": returns_to_go,
-            "success": episode.success,
-            "episode_start": np.array([self.steps]),
-            "episode_length": np.array([len(episode.rewards)]),
-            "episode_task": np.array([task]),
-            "episode_return": returns_to_go[:1],
+            "observations": block.observations.reshape(-1, block.observations.shape[2]),
+            "actions": block.actions.reshape(-1, block.actions.shape[2]),
+            "rewards": block.rewards.reshape(-1),
+            "returns_to_go": returns_to_go.reshape(-1),
+            "success": block.success.reshape(-1),
+            "episode_start": self.steps + length * np.arange(episodes),
+            "episode_length": np.full(episodes, length),
+            "episode_task": tasks,
+            "episode_return": returns_to_go[:, 0],
             **declared,
         }
         for name, values in rows.items():
             self.columns[name].write(values)
-        self.statistics = self.statistics.merge(episode.statistics)
-        self.steps += len(episode.rewards)
-        self.episodes += 1
-        if not -1 <= episode.actions.min() <= episode.actions.max() <= 1:
-            self.actions_outside += int((np.abs(episode.actions) > 1).any(axis=1).sum())
+        self.statistics = self.statistics.merge(block.statistics)
+        self.steps += episodes * length
+        self.episodes += episodes
+        if not -1 <= block.actions.min() <= block.actions.max() <= 1:
+            self.actions_outside += int((np.abs(block.actions) > 1).any(axis=2).sum())
 
     def publish(self, target: Path, provenance: Mapping[str, Any], note: Mapping[str, Any]) -> None:
         # At once, since a disk makes several files durable in the time of one.
@@ -330,22 +333,28 @@ class StoreWriter:
 
     def append_checked(self, task: str, episode: CheckedEpisode) -> None:
         """:meth:`append` for an episode that was checked already, perhaps by another process."""
+        self.append_block([task], CheckedBlock.single(episode))
+
+    def append_block(self, tasks: Sequence[str], block: CheckedBlock) -> None:
+        """:meth:`append` for episodes of the same length, each of its own task, that were checked already."""
         if self._lock is None:
             raise InputError("append: the writer is closed")
-        if task not in self._tasks:
-            raise InputError(
-                f"task: expected one of the store's {len(self._tasks)} tasks, got {task!r:.80}; "
-                f"{closest(str(task), self._tasks)}"
-            )
+        episodes, length = block.rewards.shape
+        indices = self._task_indices(tasks)
+        if len(indices) != episodes:
+            raise InputError(f"tasks: expected one for each of {episodes} episodes, got {len(indices)}")
         for name, dim, rows in (
-            ("observations", self.observation_dim, episode.observations),
-            ("actions", self.action_dim, episode.actions),
+            ("observations", self.observation_dim, block.observations),
+            ("actions", self.action_dim, block.actions),
         ):
-            if rows.shape[1] != dim:
-                raise InputError(f"{name}: expected rows of {dim}, got shape {list(rows.shape)}")
+            if rows.shape[2] != dim:
+                raise InputError(f"{name}: expected rows of {dim}, got shape {list(rows.shape[1:])}")
+        steps = {
+            name: rows.reshape(episodes * length, *rows.shape[2:]) for name, rows in block.columns.items()
+        }
         declared = {
-            **declared_values("columns", self._columns, episode.columns, len(episode.rewards)),
-            **declared_values("episode_columns", self._episode_columns, episode.episode_columns, None),
+            **declared_values("columns", self._columns, steps, episodes * length),
+            **declared_values("episode_columns", self._episode_columns, block.episode_columns, episodes),
         }
         complete = False
         try:
@@ -353,13 +362,23 @@ class StoreWriter:
                 if self._shard is None:
                     every = {**self._columns, **self._episode_columns}
                     self._shard = _Shard(self.path, self.observation_dim, self.action_dim, every)
-                self._shard.append(self._tasks.index(task), episode, declared)
+                self._shard.append(indices, block, declared)
                 complete = True
         finally:
             if not complete:
                 self._fail()
         if self._shard.steps >= self._shard_steps:
             self.flush()
+
+    def _task_indices(self, tasks: Sequence[str]) -> npt.NDArray[np.int64]:
+        known = {name: index for index, name in enumerate(self._tasks)}
+        for task in tasks:
+            if not isinstance(task, str) or task not in known:
+                raise InputError(
+                    f"task: expected one of the store's {len(known)} tasks, got {task!r:.80}; "
+                    f"{closest(str(task), known)}"
+                )
+        return np.array([known[task] for task in tasks], dtype=np.int64)
 
     def flush(self, note: Mapping[str, Any] | None = None) -> None:
         """Close the current shard, if it holds an episode: it is on disk and visible afterwards.

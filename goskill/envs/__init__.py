@@ -1,4 +1,4 @@
-"""MetaWorld: task suites, single environments, and pools of environments in worker processes."""
+"""Environment suites, their registry, and pools of environments in worker processes."""
 
 from __future__ import annotations
 
@@ -11,17 +11,37 @@ from goskill.envs.renderers import prepare_for_mesa
 from goskill.errors import WorkerDied, WorkerFailed
 
 if TYPE_CHECKING:
+    from goskill.envs.gymnasium_suite import GymnasiumSuite
     from goskill.envs.metaworld.environment import make
     from goskill.envs.pool import EnvironmentPool, make_vec
+    from goskill.envs.suite import (
+        CollectedEpisode,
+        Collector,
+        Expert,
+        Suite,
+        TaskBatch,
+        find_suite,
+        register_suite,
+        suite_names,
+    )
 
 __all__ = [
     "SUITES",
+    "CollectedEpisode",
+    "Collector",
     "EnvironmentPool",
+    "Expert",
+    "GymnasiumSuite",
+    "Suite",
+    "TaskBatch",
     "WorkerDied",
     "WorkerFailed",
     "episode_seed",
+    "find_suite",
     "make",
     "make_vec",
+    "register_suite",
+    "suite_names",
     "task_name",
     "task_names",
     "tasks_of",
@@ -33,6 +53,12 @@ _LAZY = {
     "EnvironmentPool": "pool",
     "make_vec": "pool",
     "make": "metaworld.environment",
+    "GymnasiumSuite": "gymnasium_suite",
+    **dict.fromkeys(
+        ("CollectedEpisode", "Collector", "Expert", "Suite", "TaskBatch", "find_suite", "register_suite"),
+        "suite",
+    ),
+    "suite_names": "suite",
 }
 
 

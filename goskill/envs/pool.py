@@ -1,44 +1,51 @@
-"""Many MetaWorld environments at once, in worker processes, as one `gymnasium.vector.VectorEnv`."""
+"""Many environments at once, in worker processes, as one `gymnasium.vector.VectorEnv`."""
 
 from __future__ import annotations
 
+import inspect
 import mmap
 import os
 import pickle
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import gymnasium
 import numpy as np
 import numpy.typing as npt
+from gymnasium.error import ClosedEnvironmentError
 from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from goskill.envs.batch import INFO_KEYS, RENDER, RESET, STEP, Buffers, EnvironmentBatch
-from goskill.envs.metaworld.environment import (
-    ACTION_DIM,
-    OBSERVATION_DIM,
-    RENDER_MODES,
-    check_render_mode,
-    implementation,
+from goskill.envs.batch import (
+    CALL,
+    RENDER,
+    RESET,
+    SET_ATTR,
+    STEP,
+    Buffers,
+    EnvironmentBatch,
+    Infos,
+    Layout,
+    SteppedTogether,
+    open_batch,
 )
-from goskill.envs.metaworld.tasks import task_names
 from goskill.envs.pool_input import (
     check_sizes,
-    check_workers,
     checked_actions,
     checked_autoreset_mode,
-    checked_reset_mask,
+    checked_reset_options,
     checked_seeds,
 )
 from goskill.envs.process import WorkerProcess
+from goskill.envs.suite import Suite, choose_workers, packed, tasks_in
 from goskill.errors import InputError, WorkerDied, WorkerFailed
 
 Step = tuple[
-    npt.NDArray[np.float64],
+    npt.NDArray[Any],
     npt.NDArray[np.float64],
     npt.NDArray[np.bool_],
     npt.NDArray[np.bool_],
@@ -46,56 +53,58 @@ Step = tuple[
 ]
 
 
+class PoolClosed(ClosedEnvironmentError, RuntimeError):  # noqa: N818 (reads as what happened)
+    """A closed pool was asked for something."""
+
+
 def make_vec(
     tasks: str | Iterable[str],
     num_envs: int | None = None,
     *,
+    suite: Suite | str | None = None,
     workers: int | None = None,
     seed: int | None = None,
     autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
-    goal_visible: bool = True,
     groups: int = 1,
     render_mode: str | None = None,
-    width: int = 480,
-    height: int = 480,
+    **options: Any,
 ) -> EnvironmentPool:
-    """A pool of MetaWorld environments: see `EnvironmentPool`.
+    """A pool of environments: see `EnvironmentPool`.
 
-    ``tasks`` is a suite's name or task names; environment i runs task ``tasks[i % len(tasks)]``.
-    ``num_envs`` defaults to one per task. ``workers`` processes share the environments (default: one per
-    core, but no more than there are environments); 0 runs them in this process. Results do not depend on
-    the number of workers.
+    ``tasks`` is a suite's name (all of its tasks) or task names of ``suite``, by default MetaWorld's; environment i
+    runs task ``tasks[i % len(tasks)]``. ``num_envs`` defaults to one per task. ``workers`` processes share the
+    environments (default: one per core, but no more than there are environments); 0 runs them in this process. Results
+    do not depend on the number of workers. ``options`` are further arguments of the suite's ``make``, such as
+    MetaWorld's ``goal_visible``, ``width`` and ``height`` (`goskill.envs.make`).
     """
     return EnvironmentPool(
         tasks,
         num_envs,
+        suite=suite,
         workers=workers,
         seed=seed,
         autoreset_mode=autoreset_mode,
-        goal_visible=goal_visible,
         groups=groups,
         render_mode=render_mode,
-        width=width,
-        height=height,
+        **options,
     )
 
 
-class EnvironmentPool(
-    gymnasium.vector.VectorEnv[npt.NDArray[np.float64], npt.NDArray[np.float32], npt.NDArray[Any]]
-):
-    """MetaWorld environments, tasks mixed at will, stepped together.
+class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]):
+    """Environments of one suite, tasks mixed at will, stepped together.
 
-    Observations float64 [N, 39], actions float32 [N, 4] in [-1, 1], rewards float64 [N]; every info key is
-    float64 [N] with its Gymnasium mask ``_key``. ``reset(seed=…)`` takes one seed (environment i gets
-    ``seed + i``), a seed or None for each, and ``options={"reset_mask": bool [N]}``.
+    Observations [N, observation_dim] and actions [N, action_dim] in the suite's types, rewards float64 [N]; infos are
+    those of `gymnasium.vector.SyncVectorEnv`, and float64 [N] for the suite's ``info_keys``. ``reset(seed=...)`` takes
+    one seed (environment i gets ``seed + i``), a seed or None for each, and ``options={"reset_mask": bool [N]}``.
 
     With ``groups=G`` the environments are split into G equal runs of indices that can be in flight on their
     own: ``send(actions, group)`` starts a step and ``recv(group)`` waits for it, so a policy can act in one
     group while the physics of another runs.
 
-    Raises `InputError` for wrong arguments, and for actions that are misshapen, NaN or outside [-1, 1]
+    Raises `InputError` for wrong arguments, and for actions that are misshapen, NaN or out of bounds
     (named by environment and step); `WorkerDied` when a worker process ends, `WorkerFailed` when its work
-    raises. The pool is closed then, and after Ctrl-C in a call while workers are asked; nothing hangs.
+    raises. The pool is closed then, and after Ctrl-C in a call while workers are asked; nothing hangs. A closed
+    pool raises `gymnasium.error.ClosedEnvironmentError`.
     """
 
     def __init__(
@@ -103,22 +112,21 @@ class EnvironmentPool(
         tasks: str | Iterable[str],
         num_envs: int | None = None,
         *,
+        suite: Suite | str | None = None,
         workers: int | None = None,
         seed: int | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
-        goal_visible: bool = True,
         groups: int = 1,
         render_mode: str | None = None,
-        width: int = 480,
-        height: int = 480,
+        **options: Any,
     ) -> None:
         self.closed = True
-        names = task_names(tasks)
+        self.suite, names = tasks_in(suite, tasks)
         count = len(names) if num_envs is None else int(num_envs)
         check_sizes(count, groups)
         self.autoreset_mode = checked_autoreset_mode(autoreset_mode)
-        check_render_mode(render_mode)
-        workers = check_workers(workers)
+        options = _checked_options(self.suite, {"render_mode": render_mode, **options})
+        workers = choose_workers(self.suite, workers)
         self.tasks = [names[index % len(names)] for index in range(count)]
         self.num_envs = count
         self.num_workers = min(workers, count)
@@ -129,38 +137,31 @@ class EnvironmentPool(
         self._steps = 0
 
         self.metadata = {
-            "render_modes": list(RENDER_MODES),
-            "render_fps": 80,
+            "render_modes": list(self.suite.render_modes),
+            "render_fps": self.suite.render_fps,
             "autoreset_mode": self.autoreset_mode,
         }
-        # Tasks have different bounds for their goals, and a reset leaves MetaWorld's observation unclipped.
-        self.single_observation_space = Box(-np.inf, np.inf, (OBSERVATION_DIM,), np.float64)
-        self.single_action_space = Box(-1.0, 1.0, (ACTION_DIM,), np.float32)
-        self.observation_space = batch_space(self.single_observation_space, count)
+        self.single_action_space = self._actions = self.suite.action_space
         self.action_space = batch_space(self.single_action_space, count)
 
         bounds = [count * group // groups for group in range(groups + 1)]
         self._groups = [range(bounds[group], bounds[group + 1]) for group in range(groups)]
         self._pending = [False] * groups
         self._in_flight: deque[int] = deque()
+        self._infos: list[Infos] = [[] for _ in range(groups)]
         self._workers: list[WorkerProcess] = []
-        self._batch: EnvironmentBatch | None = None
-        options = {
-            "goal_visible": goal_visible,
-            "render_mode": render_mode,
-            "width": width,
-            "height": height,
-            "impl": implementation(),
-        }
+        self._batch: EnvironmentBatch | SteppedTogether | None = None
+        layout = Layout.of(self.suite, count)
+        self._info_keys = layout.info_keys
         if self.num_workers == 0:
-            self._buffers = Buffers(bytearray(Buffers.size(count)), count)
-            self._batch = EnvironmentBatch(
-                self._buffers, dict(enumerate(self.tasks)), self.autoreset_mode, options
+            self._buffers = Buffers(bytearray(layout.size), layout)
+            self._batch = open_batch(
+                self._buffers, self.suite, dict(enumerate(self.tasks)), self.autoreset_mode, options
             )
             self._shares = [[list(group) for group in self._groups]]
         else:
             self._shares = self._split(self.num_workers)
-            self._start_workers(options)
+            self._start_workers(layout, options)
         self.closed = False
 
     def _split(self, workers: int) -> list[list[list[int]]]:
@@ -180,15 +181,15 @@ class EnvironmentPool(
                 )
         return shares
 
-    def _start_workers(self, options: dict[str, Any]) -> None:
+    def _start_workers(self, layout: Layout, options: dict[str, Any]) -> None:
         descriptor = os.memfd_create("goskill-environments")
         try:
-            size = Buffers.size(self.num_envs)
-            os.ftruncate(descriptor, size)
-            self._buffers = Buffers(mmap.mmap(descriptor, size), self.num_envs)
+            os.ftruncate(descriptor, layout.size)
+            self._buffers = Buffers(mmap.mmap(descriptor, layout.size), layout)
             for worker, share in enumerate(self._shares):
                 tasks = {index: self.tasks[index] for indices in share for index in indices}
-                arguments = (descriptor, self.num_envs, tasks, share, self.autoreset_mode, options)
+                suite, mode = packed(self.suite), self.autoreset_mode
+                arguments = (descriptor, layout, suite, tasks, share, mode, options)
                 name, target = f"environment worker {worker}", "goskill.envs.batch:serve_batch"
                 self._workers.append(WorkerProcess(name, target, arguments, (descriptor,)))
         except BaseException:
@@ -204,21 +205,28 @@ class EnvironmentPool(
         *,
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
-    ) -> tuple[npt.NDArray[np.float64], dict[str, Any]]:
-        """Reset all environments, or those of ``options["reset_mask"]``; see the class for seeds."""
+    ) -> tuple[npt.NDArray[Any], dict[str, Any]]:
+        """Reset all environments, or those of ``options["reset_mask"]``; see the class for seeds.
+
+        What else is in ``options`` is passed on to each environment.
+        """
         self._check_idle("reset()")
+        mask, rest = checked_reset_options(options, self.num_envs)
         self._buffers.seeds[:] = self._seeds(seed)
-        self._buffers.reset_mask[:] = checked_reset_mask(options, self.num_envs)
+        self._buffers.reset_mask[:] = mask
         with self._exchange():
             for group in range(len(self._groups)):
-                self._begin(RESET, group)
+                self._begin(RESET, group, () if rest is None else (rest,))
             for group in range(len(self._groups)):
                 self._finish(group)
         self._finished &= ~self._buffers.reset_mask
-        return self._buffers.observations.copy(), {}
+        infos: dict[str, Any] = {}
+        for group in range(len(self._groups)):
+            self._add_infos(infos, group, 0, self.num_envs)
+        return self._buffers.observations.copy(), infos
 
     def step(self, actions: npt.ArrayLike) -> Step:
-        """One step of every environment, actions float32 [N, 4]."""
+        """One step of every environment, actions [N, action_dim]."""
         self._check_idle("step()")
         actions = self._checked(actions, range(self.num_envs))
         with self._exchange():
@@ -226,10 +234,10 @@ class EnvironmentPool(
                 self._send(actions[indices.start : indices.stop], group)
             for group in range(len(self._groups)):
                 self._finish(group)
-        return self._results(range(self.num_envs))
+        return self._results(range(self.num_envs), range(len(self._groups)))
 
     def send(self, actions: npt.ArrayLike, group: int = 0) -> None:
-        """Start a step of one group, actions float32 [environments of the group, 4]."""
+        """Start a step of one group, actions [environments of the group, action_dim]."""
         actions = self._checked(actions, self._group(group))
         if self._pending[group]:
             raise RuntimeError(f"group {group} has a step in flight: recv() it before the next send()")
@@ -243,25 +251,62 @@ class EnvironmentPool(
             raise RuntimeError(f"group {group} has no step in flight: send() first")
         with self._exchange():
             self._finish(group)
-        return self._results(indices)
+        return self._results(indices, [group])
 
     @property
     def group_slices(self) -> list[slice]:
         """Which environments each group holds."""
         return [slice(group.start, group.stop) for group in self._groups]
 
-    def render(self) -> tuple[npt.NDArray[np.uint8], ...]:
+    # Asking the environments themselves
+
+    def render(self) -> tuple[Any, ...]:
         """A picture of every environment, uint8 [height, width, 3] (``render_mode="rgb_array"``)."""
         self._check_idle("render()")
-        if self._batch is not None:
-            return tuple(self._batch.render(range(self.num_envs)))
-        frames: dict[int, npt.NDArray[np.uint8]] = {}
-        with self._exchange():
-            for group in range(len(self._groups)):
-                self._request(RENDER, group)
-                for worker, share in zip(self._workers, self._shares, strict=True):
-                    frames.update(zip(share[group], pickle.loads(worker.reply()), strict=True))
-        return tuple(frames[index] for index in range(self.num_envs))
+        return self._ask(RENDER)
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """What each environment's method ``name`` answers; the attribute, where it cannot be called."""
+        self._check_idle(f"call({name!r})")
+        return self._ask(CALL, name, args, kwargs)
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """The attribute ``name`` of each environment."""
+        return self.call(name)
+
+    def set_attr(self, name: str, values: Any) -> None:
+        """Set the attribute ``name`` of each environment: a list or tuple of one value each, or one for all."""
+        self._check_idle(f"set_attr({name!r})")
+        if not isinstance(values, (list, tuple)):
+            values = [values] * self.num_envs
+        if len(values) != self.num_envs:
+            raise InputError(
+                f"values: expected one for each of {self.num_envs} environments, got {len(values)}"
+            )
+        self._ask(SET_ATTR, name, dict(enumerate(values)))
+
+    @cached_property
+    def observation_space(self) -> Box:  # type: ignore[override]
+        """The environments' own spaces, which may have different bounds, as one [N, observation_dim]."""
+        spaces = self.get_attr("observation_space")
+        low, high = (np.stack([getattr(space, bound) for space in spaces]) for bound in ("low", "high"))
+        return Box(low, high, dtype=self.suite.observation_space.dtype)
+
+    @cached_property
+    def single_observation_space(self) -> Box:  # type: ignore[override]
+        """The least Box that holds the space of every environment."""
+        spaces = self.observation_space
+        return Box(spaces.low.min(0), spaces.high.max(0), dtype=spaces.dtype)
+
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
+        """What each environment was seeded with; -1 where that is not known."""
+        return self.get_attr("np_random_seed")
+
+    @property  # type: ignore[misc]
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """Copies of each environment's random number generator."""
+        return self.get_attr("np_random")
 
     def close_extras(self, **kwargs: Any) -> None:
         """End the worker processes."""
@@ -274,6 +319,9 @@ class EnvironmentPool(
         if not getattr(self, "closed", True):
             self.close()
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError("an environment pool cannot be copied or pickled: make another with make_vec")
+
     def __enter__(self) -> EnvironmentPool:
         return self
 
@@ -282,28 +330,48 @@ class EnvironmentPool(
 
     # Below: one request to the workers, and what is checked before it
 
-    def _send(self, actions: npt.NDArray[np.float32], group: int) -> None:
+    def _ask(self, operation: int, *arguments: Any) -> tuple[Any, ...]:
+        """Answers of all environments, in their order."""
+        answers: dict[int, Any] = {}
+        if self._batch is not None:
+            return tuple(self._batch.ask(operation, range(self.num_envs), *arguments))
+        with self._exchange():
+            for group in range(len(self._groups)):
+                self._request(operation, group, arguments)
+                for worker, share in zip(self._workers, self._shares, strict=True):
+                    answers.update(zip(share[group], pickle.loads(worker.reply()), strict=True))
+        return tuple(answers[index] for index in range(self.num_envs))
+
+    def _send(self, actions: npt.NDArray[Any], group: int) -> None:
         indices = self._groups[group]
         self._buffers.actions[indices.start : indices.stop] = actions
         self._begin(STEP, group)
         self._pending[group] = True
 
-    def _begin(self, operation: int, group: int) -> None:
+    def _begin(self, operation: int, group: int, arguments: tuple[Any, ...] = ()) -> None:
         if self._batch is not None:
-            (self._batch.step if operation == STEP else self._batch.reset)(self._groups[group])
+            indices = self._groups[group]
+            self._infos[group] = (
+                self._batch.step(indices) if operation == STEP else self._batch.reset(indices, *arguments)
+            )
             return
         self._in_flight.append(group)
-        self._request(operation, group)
+        self._infos[group] = []
+        self._request(operation, group, arguments)
 
-    def _request(self, operation: int, group: int) -> None:
+    def _request(self, operation: int, group: int, arguments: tuple[Any, ...] = ()) -> None:
+        content = bytes([operation, group]) + (pickle.dumps(arguments) if arguments else b"")
         for worker in self._workers:
-            worker.request(bytes([operation, group]))
+            worker.request(content)
 
     def _finish(self, group: int) -> None:
         # Workers answer in the order in which they were asked.
         while group in self._in_flight:
+            oldest = self._in_flight[0]
             for worker in self._workers:
-                worker.reply()
+                infos = worker.reply()
+                if infos:
+                    self._infos[oldest] += pickle.loads(infos)
             self._in_flight.popleft()
         self._pending[group] = False
 
@@ -326,35 +394,41 @@ class EnvironmentPool(
         self._kill_workers()
         return type(failure)(f"{failure}; it ran {', '.join(tasks)}; the pool is closed")
 
-    def _results(self, indices: range) -> Step:
+    def _results(self, indices: range, groups: Iterable[int]) -> Step:
         rows = slice(indices.start, indices.stop)
         buffers = self._buffers
-        truncated = buffers.truncated[rows].copy()
+        terminated, truncated = buffers.terminated[rows].copy(), buffers.truncated[rows].copy()
+        over = terminated | truncated
         if self.autoreset_mode is AutoresetMode.DISABLED:
-            self._finished[rows] = truncated
+            self._finished[rows] = over
         stepped = buffers.stepped[rows].copy()
         infos: dict[str, Any] = {}
         if stepped.any():
-            for column, key in enumerate(INFO_KEYS):
+            for column, key in enumerate(self._info_keys):
                 infos[key] = np.where(stepped, buffers.infos[rows, column], 0.0)
                 infos[f"_{key}"] = stepped.copy()
-        if self.autoreset_mode is AutoresetMode.SAME_STEP and truncated.any():
+        if self.autoreset_mode is AutoresetMode.SAME_STEP and over.any():
             final = np.full(len(indices), None, dtype=object)
-            for row in np.flatnonzero(truncated):
+            for row in np.flatnonzero(over):
                 final[row] = buffers.final_observations[indices[row]].copy()
-            infos["final_obs"], infos["_final_obs"] = final, truncated.copy()
+            infos["final_obs"], infos["_final_obs"] = final, over.copy()
             last: dict[str, Any] = {}
-            for column, key in enumerate(INFO_KEYS):
-                last[key] = np.where(truncated, buffers.final_infos[rows, column], 0.0)
-                last[f"_{key}"] = truncated.copy()
-            infos["final_info"], infos["_final_info"] = last, truncated.copy()
-        return (
-            buffers.observations[rows].copy(),
-            buffers.rewards[rows].copy(),
-            np.zeros(len(indices), np.bool_),
-            truncated,
-            infos,
-        )
+            for column, key in enumerate(self._info_keys):
+                last[key] = np.where(over, buffers.final_infos[rows, column], 0.0)
+                last[f"_{key}"] = over.copy()
+            infos["final_info"], infos["_final_info"] = last, over.copy()
+        for group in groups:
+            self._add_infos(infos, group, indices.start, len(indices))
+        return buffers.observations[rows].copy(), buffers.rewards[rows].copy(), terminated, truncated, infos
+
+    def _add_infos(self, infos: dict[str, Any], group: int, start: int, count: int) -> None:
+        """Add what did not come in arrays, as Gymnasium's vector environments put infos together."""
+        if self._infos[group]:
+            merging = _Merging(count)
+            for index, last, info in sorted(self._infos[group], key=lambda one: one[0]):
+                both = info if last is None else {**info, "final_info": last}
+                merging.add(infos, both, index - start)
+            self._infos[group] = []
 
     def _group(self, group: int) -> range:
         self._check_open()
@@ -362,9 +436,9 @@ class EnvironmentPool(
             raise InputError(f"group: expected from 0 to {len(self._groups) - 1}, got {group}")
         return self._groups[group]
 
-    def _checked(self, actions: npt.ArrayLike, indices: range) -> npt.NDArray[np.float32]:
+    def _checked(self, actions: npt.ArrayLike, indices: range) -> npt.NDArray[Any]:
         self._check_open()
-        checked = checked_actions(actions, self.tasks, indices, self._steps)
+        checked = checked_actions(actions, self._actions, self.tasks, indices, self._steps)
         over = np.flatnonzero(self._finished[indices.start : indices.stop])
         if len(over):
             index = indices[int(over[0])]
@@ -393,7 +467,7 @@ class EnvironmentPool(
 
     def _check_open(self) -> None:
         if self.closed:
-            raise RuntimeError("the environment pool is closed")
+            raise PoolClosed("the environment pool is closed")
 
     def _stop_workers(self) -> None:
         workers, self._workers = self._workers, []
@@ -405,3 +479,26 @@ class EnvironmentPool(
         workers, self._workers = self._workers, []
         for worker in workers:
             worker.kill()
+
+
+class _Merging(gymnasium.vector.VectorEnv[Any, Any, Any]):
+    """Puts infos of single environments together by Gymnasium's own rules."""
+
+    def __init__(self, count: int) -> None:
+        self.closed = True
+        self.num_envs = count
+
+    def add(self, infos: dict[str, Any], info: dict[str, Any], row: int) -> None:
+        self._add_info(infos, info, row)
+
+
+def _checked_options(suite: Suite, options: dict[str, Any]) -> dict[str, Any]:
+    mode = options["render_mode"]
+    if mode is not None and mode not in suite.render_modes:
+        modes = ", ".join(map(repr, suite.render_modes))
+        raise InputError(f"render_mode: expected None or one of {modes}, got {mode!r}")
+    try:
+        inspect.signature(suite.make).bind(suite.tasks[0], None, **options)
+    except TypeError as error:
+        raise InputError(f"suite {suite.name!r}: make: {error}") from None
+    return suite.prepare(options)

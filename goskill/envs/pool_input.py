@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode
 
-from goskill.envs.metaworld.environment import ACTION_DIM
 from goskill.errors import InputError
 
 _MOST_GROUPS = 255
 
 
 def check_workers(workers: int | None) -> int:
-    """``workers``, or as many as there are cores for this process; more than those are refused."""
+    """``workers``, or as many as there are cores for this process. More than those only get in each other's way."""
     cores = len(os.sched_getaffinity(0))
     if workers is None:
         return cores
-    if not 0 <= workers <= cores:
-        raise InputError(f"workers: expected from 0 to {cores}, the cores for this process, got {workers}")
+    if workers < 0:
+        raise InputError(f"workers: expected at least 0, got {workers}")
+    if workers > cores:
+        warnings.warn(
+            f"workers: {workers} are slower than {cores}, the number of cores for this process", stacklevel=2
+        )
     return int(workers)
 
 
@@ -45,27 +50,34 @@ def checked_autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
 
 
 def checked_actions(
-    actions: npt.ArrayLike, tasks: Sequence[str], indices: range, step: int
-) -> npt.NDArray[np.float32]:
-    """Actions float32 [environments, 4] in [-1, 1] for the environments ``indices``."""
-    expected = f"[{len(indices)}, {ACTION_DIM}]"
+    actions: npt.ArrayLike, space: Box, tasks: Sequence[str], indices: range, step: int
+) -> npt.NDArray[Any]:
+    """Actions [environments, action_dim] within the bounds of ``space``, for the environments ``indices``."""
+    shape = (len(indices), *space.shape)
     try:
-        array = np.asarray(actions, np.float32)
+        array = np.asarray(actions, space.dtype)
     except (TypeError, ValueError) as error:
-        raise InputError(f"actions: expected float32 {expected}, got {error} at step {step}") from None
-    if array.shape != (len(indices), ACTION_DIM):
         raise InputError(
-            f"actions: expected shape {expected}, one row per environment, got {list(array.shape)} at step {step}"
+            f"actions: expected {space.dtype} {list(shape)}, got {error} at step {step}"
+        ) from None
+    if array.shape != shape:
+        raise InputError(
+            f"actions: expected shape {list(shape)}, one row per environment, got {list(array.shape)} at step {step}"
         )
-    inside = np.abs(array) <= 1.0
+    inside = (array >= space.low) & (array <= space.high)
     if not inside.all():
         row = int(np.flatnonzero(~inside.all(1))[0])
         index = indices[row]
         raise InputError(
-            f"actions: expected numbers in [-1, 1], got {array[row].tolist()} "
+            f"actions: expected numbers in {bounds_of(space)}, got {array[row].tolist()} "
             f"for environment {index} ({tasks[index]}) at step {step}"
         )
     return array
+
+
+def bounds_of(space: Box) -> str:
+    """The bounds of all dimensions in a message, ``[-1, 1]``."""
+    return f"[{space.low.min():g}, {space.high.max():g}]"
 
 
 def checked_seeds(seed: int | Sequence[int | None] | None, num_envs: int) -> npt.NDArray[np.int64]:
@@ -84,12 +96,15 @@ def checked_seeds(seed: int | Sequence[int | None] | None, num_envs: int) -> npt
     return np.array([-1 if one is None else one for one in seeds], np.int64)
 
 
-def checked_reset_mask(options: dict[str, Any] | None, num_envs: int) -> npt.NDArray[np.bool_]:
-    """``options["reset_mask"]``, bool [N]; all true without one."""
-    mask = np.asarray((options or {}).get("reset_mask", np.ones(num_envs, np.bool_)))
+def checked_reset_options(
+    options: dict[str, Any] | None, num_envs: int
+) -> tuple[npt.NDArray[np.bool_], dict[str, Any] | None]:
+    """``options["reset_mask"]``, bool [N], all true without one; and the other options, None without ``options``."""
+    rest = dict(options or {})
+    mask = np.asarray(rest.pop("reset_mask", np.ones(num_envs, np.bool_)))
     if mask.dtype != np.bool_ or mask.shape != (num_envs,) or not mask.any():
         raise InputError(
             f"reset_mask: expected bool [{num_envs}] with at least one true, got {mask.dtype} "
             f"{list(mask.shape)} with {int(np.count_nonzero(mask))} true"
         )
-    return mask
+    return mask, None if options is None else rest

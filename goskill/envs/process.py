@@ -15,14 +15,14 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from goskill.errors import WorkerDied, WorkerFailed
+from goskill.errors import InputError, WorkerDied, WorkerFailed
 
 _BOOT = (
     "import pickle, sys; fd, path, target = pickle.loads(bytes.fromhex(sys.argv[1])); sys.path[:] = path; "
     "from goskill.envs.process import _serve; _serve(fd, target)"
 )
 _KEPT_BYTES = 1 << 25
-_DONE, _FAILED = b"\0", b"\1"
+_DONE, _FAILED, _REFUSED = b"\0", b"\1", b"\2"
 
 
 class WorkerProcess:
@@ -77,13 +77,18 @@ class WorkerProcess:
         self._send(message)
 
     def reply(self) -> bytes:
-        """Wait for the answer to the oldest open request. Raises `WorkerDied` or `WorkerFailed`."""
+        """Wait for the answer to the oldest open request.
+
+        Raises `WorkerDied` and `WorkerFailed`, and the `InputError` that the work raised.
+        """
         try:
             answer = self._connection.recv_bytes()
         except (EOFError, OSError):
             raise self._died() from None
         if answer[:1] == _FAILED:
             raise WorkerFailed(f"{self.name} failed:\n{answer[1:].decode().rstrip()}")
+        if answer[:1] == _REFUSED:
+            raise InputError(answer[1:].decode())
         return answer[1:]
 
     def close(self, patience: float = 5.0) -> None:
@@ -132,15 +137,21 @@ def _serve(descriptor: int, target: str) -> None:
     with contextlib.suppress(EOFError, OSError):
         arguments = pickle.loads(connection.recv_bytes())
         handler: Callable[[bytes], bytes] | None = None
-        problem = ""
+        problem = b""
         try:
             handler = named_function(target)(*arguments)
-        except Exception:
-            problem = traceback.format_exc()
+        except Exception as error:
+            problem = _fault(error)
         while True:
             message = connection.recv_bytes()
             try:
-                answer = _FAILED + problem.encode() if handler is None else _DONE + handler(message)
-            except Exception:
-                answer = _FAILED + traceback.format_exc().encode()
+                answer = problem if handler is None else _DONE + handler(message)
+            except Exception as error:
+                answer = _fault(error)
             connection.send_bytes(answer)
+
+
+def _fault(error: Exception) -> bytes:
+    if isinstance(error, InputError):
+        return _REFUSED + str(error).encode()
+    return _FAILED + traceback.format_exc().encode()

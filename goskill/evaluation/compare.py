@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+import goskill.evaluation.statistics as statistics
 from goskill.errors import InputError
-from goskill.evaluation import statistics
 from goskill.evaluation.results import Results, TaskEpisodes
 from goskill.evaluation.statistics import Estimate
 
@@ -22,7 +22,7 @@ class Difference:
     """How much more a contender has than the first one."""
 
     returns: Estimate
-    success: Estimate
+    success: Estimate | None  # None: unknown in one of them
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Contender:
     name: str
     runs: int
     returns: Mapping[str, Estimate]  # by task
-    success: Mapping[str, Estimate]  # by task
+    success: Mapping[str, Estimate | None]  # by task; None: unknown
     overall_return: Estimate
-    overall_success: Estimate
+    overall_success: Estimate | None
     interquartile_return: Estimate | None  # over runs x tasks, stratified bootstrap; None for a single run
     differences: Mapping[str, Difference] | None  # by task, from the first contender; None for that one
     overall_difference: Difference | None
@@ -99,10 +99,10 @@ def _contender(
     return Contender(
         name=name,
         runs=len(runs),
-        returns={task: _level(runs, [task], _returns) for task in tasks},
-        success={task: _level(runs, [task], _success) for task in tasks},
-        overall_return=_level(runs, tasks, _returns),
-        overall_success=_level(runs, tasks, _success),
+        returns={task: statistics.stratified_mean(_strata(runs, [task], _returns)) for task in tasks},
+        success={task: _success_rate(runs, [task]) for task in tasks},
+        overall_return=statistics.stratified_mean(_strata(runs, tasks, _returns)),
+        overall_success=_success_rate(runs, tasks),
         interquartile_return=interquartile,
         differences=differences,
         overall_difference=overall_difference,
@@ -110,19 +110,27 @@ def _contender(
     )
 
 
-def _level(runs: Sequence[Results], tasks: Sequence[str], value: Value) -> Estimate:
-    if len(runs) == 1 and value is _success:
+def _success_rate(runs: Sequence[Results], tasks: Sequence[str]) -> Estimate | None:
+    if not _is_known(runs, tasks):
+        return None
+    if len(runs) == 1:
         successes = [runs[0].episodes[task].success for task in tasks]
         return statistics.success_rate(sum(int(s.sum()) for s in successes), sum(map(len, successes)))
-    return statistics.stratified_mean(_strata(runs, tasks, value))
+    return statistics.stratified_mean(_strata(runs, tasks, _success))
+
+
+def _is_known(runs: Sequence[Results], tasks: Sequence[str]) -> bool:
+    return all(run.episodes[task].success_known for run in runs for task in tasks)
 
 
 def _difference(
     first: Sequence[Results], second: Sequence[Results], tasks: Sequence[str], paired_by: str | None
 ) -> Difference:
     compute = statistics.difference if paired_by is None else statistics.paired_difference
+    known = _is_known([*first, *second], tasks)
     return Difference(
-        *(compute(_strata(first, tasks, v), _strata(second, tasks, v)) for v in (_returns, _success))
+        compute(_strata(first, tasks, _returns), _strata(second, tasks, _returns)),
+        compute(_strata(first, tasks, _success), _strata(second, tasks, _success)) if known else None,
     )
 
 

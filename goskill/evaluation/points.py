@@ -12,7 +12,7 @@ from typing import Any
 
 from goskill.errors import InputError
 from goskill.evaluation.results import Results
-from goskill.files import parse_json, write_atomically
+from goskill.files import parse_json, read_text, write_atomically
 
 
 def read_points(path: str | Path) -> list[dict[str, Any]]:
@@ -22,7 +22,7 @@ def read_points(path: str | Path) -> list[dict[str, Any]]:
     """
     source = Path(path)
     try:
-        lines = source.read_text(encoding="utf-8").splitlines()
+        lines = read_text(source).splitlines()
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as error:

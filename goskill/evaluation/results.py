@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,9 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+import goskill.evaluation.statistics as statistics
 from goskill.errors import InputError
-from goskill.evaluation import statistics
 from goskill.evaluation.statistics import Estimate
+
+UNKNOWN = -2
+"""The success step of an episode in which nothing said whether it succeeded."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class Protocol:
     max_steps: int  # an episode goes on this long whether it succeeds or not
     seed: int  # of objects, goals and every random choice of the policy
     batch: int  # most environments in one forward pass of the policy
+    suite: str | None = None  # whose tasks they are; None: unknown, or the caller's own environments
 
 
 @dataclass(frozen=True)
@@ -33,8 +38,8 @@ class TaskEpisodes:
 
     seed: npt.NDArray[np.int64]  # what the environment was reset with
     returns: npt.NDArray[np.float64]  # undiscounted sum of rewards
-    success_step: npt.NDArray[np.int64]  # first step (from 1) that succeeded, -1 if none did
-    success_last: npt.NDArray[np.bool_]  # success at the last step
+    success_step: npt.NDArray[np.int64]  # first step (from 1) that succeeded, -1 if none did, or UNKNOWN
+    success_last: npt.NDArray[np.bool_]  # success at the last step that reported it
     length: npt.NDArray[np.int64]  # steps
 
     @classmethod
@@ -49,8 +54,13 @@ class TaskEpisodes:
 
     @property
     def success(self) -> npt.NDArray[np.bool_]:
-        """Success at any step."""
+        """Success at any step; meaningful where it is known."""
         return np.asarray(self.success_step > 0)
+
+    @property
+    def success_known(self) -> bool:
+        """Whether every episode said if it succeeded."""
+        return bool((self.success_step != UNKNOWN).all())
 
     def __len__(self) -> int:
         return len(self.returns)
@@ -80,8 +90,8 @@ class Summary:
     """The numbers of one task, or of all tasks with equal weight. Intervals hold 95 %."""
 
     returns: Estimate  # mean; Student's t
-    success: Estimate  # at any step; Wilson
-    success_last: Estimate  # at the last step; Wilson
+    success: Estimate | None  # at any step; Wilson; None: unknown
+    success_last: Estimate | None  # at the last step; Wilson; None: unknown
     length: float  # mean
     episodes: int
 
@@ -92,8 +102,9 @@ class Summary:
             ("success", self.success),
             ("success_last", self.success_last),
         ):
-            values["return_mean" if name == "return" else name] = estimate.value
-            values[f"{name}_ci95"] = None if estimate.interval is None else list(estimate.interval)
+            values["return_mean" if name == "return" else name] = None if estimate is None else estimate.value
+            interval = None if estimate is None else estimate.interval
+            values[f"{name}_ci95"] = None if interval is None else list(interval)
         return {**values, "length_mean": self.length, "episodes": self.episodes}
 
 
@@ -127,20 +138,20 @@ class Results:
 
     def save(self, path: str | Path) -> Path:
         """Write JSON, whole or not at all."""
-        from goskill.evaluation import files
+        from goskill.evaluation import result_files as files
 
         return files.save_results(self, path)
 
     def save_csv(self, path: str | Path) -> Path:
         """Write one row per episode as CSV, whole or not at all."""
-        from goskill.evaluation import files
+        from goskill.evaluation import result_files as files
 
         return files.save_csv(self, path)
 
     @classmethod
     def load(cls, path: str | Path) -> Results:
         """Read what :meth:`save` wrote. Raises InputError for anything else."""
-        from goskill.evaluation import files
+        from goskill.evaluation import result_files as files
 
         return files.load_results(path)
 
@@ -191,21 +202,26 @@ def data_returns(store: Any) -> dict[str, DataReturns]:
     return found
 
 
-def package_versions() -> dict[str, str]:
-    """The versions that numbers can depend on."""
-    packages = ("goskill", "metaworld", "mujoco", "gymnasium", "numpy", "torch")
-    return {
-        "python": platform.python_version(),
-        **{package: metadata.version(package) for package in packages},
-    }
+def package_versions(packages: Sequence[str] = ("metaworld", "mujoco")) -> dict[str, str]:
+    """The versions that numbers can depend on: those of ``packages`` and of what every evaluation uses."""
+    found = {"python": platform.python_version()}
+    for package in ("goskill", *packages, "gymnasium", "numpy", "torch"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
 
 
 def _summary(tasks: Sequence[TaskEpisodes]) -> Summary:
     episodes = sum(len(task) for task in tasks)
+    known = all(task.success_known for task in tasks)
+    at_any, at_end = (
+        statistics.success_rate(sum(int(one.sum()) for one in successes), episodes) if known else None
+        for successes in ([task.success for task in tasks], [task.success_last for task in tasks])
+    )
     return Summary(
         returns=statistics.stratified_mean([task.returns for task in tasks]),
-        success=statistics.success_rate(sum(int(task.success.sum()) for task in tasks), episodes),
-        success_last=statistics.success_rate(sum(int(task.success_last.sum()) for task in tasks), episodes),
+        success=at_any,
+        success_last=at_end,
         length=float(np.mean([task.length.mean() for task in tasks])),
         episodes=episodes,
     )

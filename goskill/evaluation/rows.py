@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from goskill.errors import InputError
-from goskill.files import parse_json
+from goskill.files import open_to_append, parse_json, read_bytes
 
 Row = dict[str, Any]
 NAMES = ("contender", "data", "seed", "budget", "task", "iterations")
@@ -37,7 +37,7 @@ def read_rows(path: str | Path) -> list[Row]:
     file = Path(path)
     if not file.exists():
         return []
-    return _parse(file.read_bytes(), file)
+    return _parse(read_bytes(file), file)
 
 
 def append_rows(path: str | Path, rows: Iterable[Row]) -> list[Row]:
@@ -48,7 +48,7 @@ def append_rows(path: str | Path, rows: Iterable[Row]) -> list[Row]:
     """
     file = Path(path)
     file.parent.mkdir(parents=True, exist_ok=True)
-    with open(file, "a+b", buffering=0) as stream:
+    with open_to_append(file) as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         stream.seek(0)
         content = stream.read()
@@ -115,7 +115,8 @@ def _is_flag(value: Any) -> bool:
 FIELDS: Mapping[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("contender", "method", "data", "task", "fingerprint", "settings"), _is_text),
     **dict.fromkeys(("seed", "iterations", "episodes"), _is_count),
-    **dict.fromkeys(("return_mean", "success", "success_last"), _is_number),
+    "return_mean": _is_number,
+    **dict.fromkeys(("success", "success_last"), lambda value: value is None or _is_number(value)),
     **dict.fromkeys(("versions", "machine", "sweep"), _is_table),
     **dict.fromkeys(("finetuned", "scripted"), _is_flag),
     "budget": lambda value: value in ("iterations", "seconds"),

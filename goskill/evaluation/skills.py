@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from goskill.errors import InputError
-from goskill.evaluation.files import FileReader, read_json
+from goskill.evaluation.result_files import FileReader, read_json
 from goskill.evaluation.results import Results
 from goskill.files import write_atomically
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from goskill.errors import InputError, closest
+from goskill.files import read_text
 from goskill.seeds import check_seed
 from goskill.settings import from_mapping
 
@@ -117,7 +118,7 @@ class Study:
 def read_study_file(path: Path, name: str) -> Study:
     """The study ``name`` of a file. Raises InputError."""
     try:
-        return parse_study(path.read_text(encoding="utf-8"), name)
+        return parse_study(read_text(path), name)
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: expected a study in UTF-8: {error}") from None
     except OSError as error:

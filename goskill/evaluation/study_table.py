@@ -13,13 +13,13 @@ import numpy.typing as npt
 from rich import box
 from rich.table import Table
 
+import goskill.evaluation.statistics as statistics
 from goskill.errors import InputError
-from goskill.evaluation import statistics
+from goskill.evaluation.row_selection import check_settings, named_versions, newest, whole_runs
 from goskill.evaluation.rows import VERSIONS, Row, versions
-from goskill.evaluation.selection import check_settings, named_versions, newest, whole_runs
 from goskill.evaluation.statistics import Estimate
 from goskill.evaluation.study import SAME_SECONDS, Study
-from goskill.files import write_atomically
+from goskill.files import read_text, write_atomically
 
 BUDGETS = {"iterations": "equal iterations", "seconds": "equal seconds"}
 COLUMNS = ("", "seeds", "iterations", "return", "IQM of returns", "success", "better than {baseline}")
@@ -40,7 +40,7 @@ class Line:
     iterations: int  # median over its runs
     returns: Estimate  # mean over runs and tasks; all intervals are stratified bootstraps
     interquartile: Estimate  # of returns over runs x tasks
-    success: Estimate  # at any step, mean over runs and tasks
+    success: Estimate | None  # at any step, mean over runs and tasks; None: unknown
     improvement: Estimate | None  # probability that a run has a higher return than one of the baseline
     counted_twice: bool  # runs of equal iterations that count as ones of equal seconds, too
 
@@ -121,6 +121,11 @@ def scores(rows: Sequence[Row], value: str) -> npt.NDArray[np.float64]:
     return np.array([[cells[seed, task] for task in sorted(tasks)] for seed in seeds], dtype=np.float64)
 
 
+def is_known(rows: Sequence[Row], value: str) -> bool:
+    """Whether every row has a value; nothing is said about success where no environment reports it."""
+    return all(row[value] is not None for row in rows)
+
+
 def _program(row: Row) -> str:
     """The commit, or the version of an installed wheel, which has none."""
     return f"commit {row['commit']}" if row["commit"] else f"goskill {versions(row)[0]} as installed"
@@ -165,7 +170,7 @@ def _line(
         iterations=int(np.median([row["iterations"] for row in rows])),
         returns=statistics.bootstrap(returns, np.mean),
         interquartile=statistics.bootstrap(returns),
-        success=statistics.bootstrap(scores(rows, "success"), np.mean),
+        success=statistics.bootstrap(scores(rows, "success"), np.mean) if is_known(rows, "success") else None,
         improvement=None if baseline is None else statistics.probability_of_improvement(baseline, returns),
         counted_twice=rows[0]["budget"] == "seconds" and any(_but_budget(row) in made for row in rows),
     )
@@ -203,7 +208,7 @@ def write_between_markers(file: Path, name: str, text: str) -> None:
     Raises InputError if the file does not have both, once and in this order.
     """
     first, last = f"<!-- study {name} -->\n", f"<!-- end of study {name} -->"
-    content = file.read_text(encoding="utf-8")
+    content = read_text(file)
     before, found, rest = content.partition(first)
     _, ended, after = rest.partition(last)
     if not found or not ended or first in rest:
@@ -250,7 +255,7 @@ def _cells(line: Line) -> list[str]:
         str(line.iterations),
         _with_interval(line.returns, ".0f"),
         _with_interval(line.interquartile, ".0f"),
-        _with_interval(line.success, ".0%"),
+        "unknown" if line.success is None else _with_interval(line.success, ".0%"),
         "" if line.improvement is None else _with_interval(line.improvement, ".0%"),
     ]
 

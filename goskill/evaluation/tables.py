@@ -12,6 +12,8 @@ from goskill.evaluation.compare import Comparison, Contender
 from goskill.evaluation.results import Results, Summary
 from goskill.evaluation.statistics import Estimate
 
+UNKNOWN = "unknown"
+
 
 def results_table(results: Results, title: str | None = None) -> Table:
     """Task, return, success at any step and at the end, and the data's returns if known."""
@@ -62,19 +64,28 @@ def _task_table(comparison: Comparison, value: Literal["return", "success"], for
 
 def _task_cell(contender: Contender, task: str, value: Literal["return", "success"], form: str) -> str:
     level = contender.returns[task] if value == "return" else contender.success[task]
+    if level is None:
+        return UNKNOWN
     if contender.differences is None:
         return f"{level.value:{form}}"
     both = contender.differences[task]
     difference = both.returns if value == "return" else both.success
+    if difference is None:
+        return f"{level.value:{form}}"
     return f"{level.value:{form}} ({difference.value:+{form}}){_star(difference)}"
 
 
 def _summary_cells(summary: Summary) -> list[str]:
     return [
         _with_interval(summary.returns, ".0f"),
-        f"{summary.success.value:.0%}",
-        f"{summary.success_last.value:.0%}",
+        percentage(summary.success),
+        percentage(summary.success_last),
     ]
+
+
+def percentage(share: Estimate | None) -> str:
+    """A share in a table or a message; "unknown" where nothing reported it."""
+    return UNKNOWN if share is None else f"{share.value:.0%}"
 
 
 def _overall_cells(contender: Contender) -> list[str]:
@@ -82,8 +93,10 @@ def _overall_cells(contender: Contender) -> list[str]:
     return [
         _with_interval(contender.overall_return, ".0f"),
         "" if difference is None else _with_interval(difference.returns, "+.0f"),
-        f"{contender.overall_success.value:.0%}",
-        "" if difference is None else f"{difference.success.value:+.0%}{_star(difference.success)}",
+        percentage(contender.overall_success),
+        ""
+        if difference is None or difference.success is None
+        else f"{difference.success.value:+.0%}{_star(difference.success)}",
     ]
 
 

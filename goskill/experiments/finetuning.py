@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from goskill.errors import CheckpointError, InputError
 from goskill.experiments import presets
 from goskill.experiments.runs import (
+    Choice,
     Settings,
     check_data,
     data_path,
     evaluate_over_ranks,
-    load_networks,
-    outside_metaworld,
+    load_method,
     prompts_of,
     record_of,
     settings_from,
@@ -30,7 +30,8 @@ from goskill.settings import from_mapping, to_mapping
 
 if TYPE_CHECKING:
     from goskill.data import EpisodeStore
-    from goskill.methods.registry import GoalFeatures, MethodWithNetworks
+    from goskill.envs.suite import Suite
+    from goskill.methods import Entry, Method
     from goskill.training import Milestones, RunFolder
 
 PathLike = str | Path
@@ -62,16 +63,17 @@ def finetune(
     evaluate_every: int | None = None,
     overrides: Sequence[str] = (),
     workers: int | None = None,
-    goal_features: GoalFeatures | None = None,
+    suite: str | Suite | None = None,
+    method: Choice | None = None,
 ) -> RunFolder:
     """Go on training a finished run on a store of other tasks, into the run folder ``out``.
 
     Settings are the old run's, with a warm-up of at most a tenth of ``iterations`` (3,000 unless a preset says
     otherwise), then those of ``preset`` (a name of ``presets.names("finetuning")``), then ``overrides`` such as
-    ``training.learning_rate=1e-4``. With ``evaluate_every`` positive the policy is evaluated in MetaWorld before
-    the first iteration, after every so many, and after the last; the points are in ``out/evaluations.jsonl``
-    (:mod:`goskill.evaluation.points`). Its seed is training's, so that the last one is what ``goskill eval`` with
-    that seed finds. ``workers`` are evaluation's.
+    ``training.learning_rate=1e-4``. With ``evaluate_every`` positive the policy is evaluated in ``suite``, by default
+    the one that ``data`` was collected in, before the first iteration, after every so many, and after the last; the
+    points are in ``out/evaluations.jsonl`` (:mod:`goskill.evaluation.points`). Its seed is training's, so that the
+    last one is what ``goskill eval`` with that seed finds. ``workers`` are evaluation's.
 
     The folder is a run like any other; ``settings.json`` says in section ``finetuning`` where it came from.
     :func:`resume` goes on with it after an interruption. Raises InputError for a run that is not finished, a store
@@ -79,14 +81,14 @@ def finetune(
     is written then.
     """
     from goskill.data import EpisodeStore
-    from goskill.methods import registry
+    from goskill.methods import Sources
     from goskill.training import RunFolder
     from goskill.training.devices import choose_execution
 
     origin = RunFolder.open(path)
-    before = settings_of(origin)
-    family = registry.find(before.name).family
-    chosen = presets.load_finetuning(preset, family.section) if preset else {}
+    before = settings_of(origin, method=method)
+    kind = _fine_tunable(before.entry)
+    chosen = presets.load_finetuning(preset, before.entry.section) if preset else {}
     tuning = from_mapping(
         FinetuningSettings,
         {
@@ -97,20 +99,29 @@ def finetune(
         SECTION,
     )
     settings = _settings(
-        before, family.fine_tuned(before.method, tuning.iterations), tuning, chosen, overrides
+        before, kind.fine_tuned_settings(before.method, tuning.iterations), tuning, chosen, overrides
     )
     choose_execution(settings.training)  # raises before anything is written
-    networks = load_networks(origin, goal_features)
+    trained: Any = load_method(origin, method)
     store = EpisodeStore.open(data)
     _check_tasks(store, tuning, preset)
-    learner = family.build(settings.method, store, settings.training, networks, goal_features)
+    where = _evaluation_suite(store, suite, tuning)
+    learner = trained.fine_tune(settings.method, Sources(store), settings.training)
     settings = replace(settings, method=learner.settings)
     came_from = {"run": str(origin.path.resolve()), "checkpoint": _checkpoint(origin)}
-    record = {**record_of(settings, store), SECTION: {**came_from, **to_mapping(tuning)}}
+    record = {**record_of(settings, Sources(store)), SECTION: {**came_from, **to_mapping(tuning)}}
     run = RunFolder.create(out, record)
-    milestones = _evaluations(run, learner, settings, store, tuning, workers)
+    milestones = _evaluations(run, learner, settings, store, where, tuning, workers)
     train_into(run, learner, settings, store, milestones=milestones)
     return run
+
+
+def _fine_tunable(entry: Entry) -> Any:
+    from goskill.methods import FineTunable
+
+    if not issubclass(entry.method, FineTunable):
+        raise InputError(f"method: {entry.name} cannot be fine-tuned")
+    return entry.method
 
 
 def was_finetuned(path: PathLike) -> bool:
@@ -128,7 +139,8 @@ def resume(
     path: PathLike | None = None,
     overrides: Sequence[str] = (),
     workers: int | None = None,
-    goal_features: GoalFeatures | None = None,
+    suite: str | Suite | None = None,
+    method: Choice | None = None,
 ) -> RunFolder:
     """Go on with an interrupted fine-tuning; on the CPU it ends with the same bits as one that was not interrupted.
 
@@ -137,7 +149,7 @@ def resume(
     :func:`finetune` did not make, came from another run, or was started with other settings.
     """
     from goskill.data import EpisodeStore
-    from goskill.methods import registry
+    from goskill.methods import Sources
     from goskill.training import RunFolder
 
     run = RunFolder.open(out)
@@ -151,21 +163,22 @@ def resume(
     if path is not None and Path(path).resolve() != Path(came_from["run"]):
         raise InputError(f"{run.path} came from {came_from['run']}, not from {path}")
     tuning = from_mapping(FinetuningSettings, section, SECTION)
-    settings = settings_of(run, overrides)
-    family = registry.find(settings.name).family
+    settings = settings_of(run, overrides, method=method)
+    _fine_tunable(settings.entry)
     begun = _checkpoint(run) is not None
     source = run if begun else RunFolder.open(came_from["run"])
     if not begun and _checkpoint(source) != came_from["checkpoint"]:
         raise CheckpointError(
             f"{run.path} has no checkpoint yet, and {source.path} has another than it came from"
         )
-    networks = load_networks(source, goal_features, finished=not begun)
+    trained: Any = load_method(source, method, finished=not begun)
     store = EpisodeStore.open(data_path(run) if data is None else data)
-    learner = family.build(settings.method, store, settings.training, networks, goal_features)
-    record = {**record_of(settings, store), SECTION: {**came_from, **to_mapping(tuning)}}
+    where = _evaluation_suite(store, suite, tuning)
+    learner = trained.fine_tune(settings.method, Sources(store), settings.training)
+    record = {**record_of(settings, Sources(store)), SECTION: {**came_from, **to_mapping(tuning)}}
     check_data(run, store.path, record["data"])
     run = RunFolder.create(out, record, resume=True)
-    milestones = _evaluations(run, learner, settings, store, tuning, workers)
+    milestones = _evaluations(run, learner, settings, store, where, tuning, workers)
     train_into(run, learner, settings, store, resume=True, milestones=milestones)
     return run
 
@@ -199,7 +212,7 @@ def _settings(
     for override in overrides:
         if override.startswith("data."):
             raise InputError(f"--set {override}: fine-tuning takes the data that is there")
-    return settings_from(before.name, sections, overrides)
+    return settings_from(before.entry, sections, overrides)
 
 
 def _check_tasks(store: EpisodeStore, tuning: FinetuningSettings, preset: str | None) -> None:
@@ -214,39 +227,57 @@ def _check_tasks(store: EpisodeStore, tuning: FinetuningSettings, preset: str | 
         raise InputError(
             f"data: preset {preset} fine-tunes on {', '.join(tuning.tasks)}; {store.path} has {', '.join(store.tasks)}"
         )
-    reason = outside_metaworld(store) if tuning.evaluate_every else ""
-    if reason:
-        raise InputError(f"evaluate_every: expected 0, for evaluation is in MetaWorld: {reason}")
+
+
+def _evaluation_suite(
+    store: EpisodeStore, given: str | Suite | None, tuning: FinetuningSettings
+) -> Suite | None:
+    """Where to evaluate on the way; None if that is not to be."""
+    from goskill.experiments.suites import suite_for
+
+    if not tuning.evaluate_every:
+        return None
+    try:
+        return suite_for(store, given)
+    except InputError as error:
+        raise InputError(f"evaluate_every: expected 0, or a suite to evaluate in: {error}") from None
 
 
 def _evaluations(
     run: RunFolder,
-    method: MethodWithNetworks,
+    method: Method,
     settings: Settings,
     store: EpisodeStore,
+    suite: Suite | None,
     tuning: FinetuningSettings,
     workers: int | None,
 ) -> Milestones | None:
     from goskill.evaluation.points import add_point, read_points
-    from goskill.methods import registry
+    from goskill.evaluation.tables import percentage
     from goskill.training import Milestones, distributed
 
-    if not tuning.evaluate_every:
+    if suite is None:
         return None
-    prompts = prompts_of(store, settings.method.prompt_episodes)
-    family = registry.find(settings.name).family
+    prompts = prompts_of(store, method.prompt_episodes)
 
     def evaluate(iteration: int) -> str:
         if any(point["iteration"] == iteration for point in read_points(run.evaluations_file)):
             return ""
-        policy = family.policy(method.networks, "float32")
+        policy = method.policy()
         episodes = settings.evaluation.episodes
         results = evaluate_over_ranks(
-            policy, store.tasks, episodes, prompts=prompts, seed=settings.training.seed, workers=workers
+            policy,
+            store.tasks,
+            episodes,
+            suite=suite,
+            prompts=prompts,
+            seed=settings.training.seed,
+            workers=workers,
         )
         if distributed.rank() == 0:
             add_point(run.evaluations_file, iteration, results)
         found = results.overall
-        return f"after {iteration} iterations: return {found.returns.value:.0f}, success {found.success.value:.0%}"
+        success = percentage(found.success)
+        return f"after {iteration} iterations: return {found.returns.value:.0f}, success {success}"
 
     return Milestones(tuning.evaluate_every, evaluate)

@@ -1,4 +1,4 @@
-"""The way of the data, an arrow per function: episodes -> store -> run -> results -> figures.
+"""Each step from episodes to results as a function: collect or convert, train, evaluate, compare.
 
 These are what the command line calls, and a script can call them as well. They print progress and tables.
 """
@@ -9,7 +9,6 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,55 +24,60 @@ from rich.progress import (
 from rich.table import Table
 
 from goskill.errors import InputError
+from goskill.experiments.load import load_policy
 from goskill.experiments.runs import (
-    DEFAULT_METHOD,
-    Settings,
-    check_data,
+    Choice,
     check_finished,
-    data_path,
     evaluate_over_ranks,
-    load_networks,
+    load_method,
     prompts_of,
-    read_settings,
-    record_of,
     returns_of,
     settings_of,
-    train_into,
+    suite_of,
+    tasks_of,
 )
+from goskill.experiments.suites import choose_tasks, suite_for
+from goskill.experiments.train import train
 
 if TYPE_CHECKING:
     from goskill.data import EpisodeStore
+    from goskill.envs.suite import Suite
     from goskill.evaluation import Results
-    from goskill.methods.registry import GoalFeatures
+    from goskill.rollouts.policy import Prompts
     from goskill.training import RunFolder
+
+__all__ = [
+    "choose_tasks",
+    "collect",
+    "compare",
+    "convert",
+    "diagnose",
+    "download",
+    "evaluate",
+    "label",
+    "load_policy",
+    "merge",
+    "show_store",
+    "train",
+    "verify",
+]
 
 PathLike = str | Path
 console = Console()
 
 
-def choose_tasks(suite: str | None, tasks: str | None) -> list[str]:
-    """The tasks of a suite, or the comma-separated ones. Raises InputError unless exactly one is given."""
-    from goskill.envs import task_names, tasks_of
-
-    if (suite is None) == (tasks is None):
-        came = "none" if suite is None else "both"
-        raise InputError(f"--suite or --tasks: expected one of them, got {came}")
-    if suite is not None:
-        return tasks_of(suite)
-    return task_names([name.strip() for name in str(tasks).split(",") if name.strip()])
-
-
 def collect(
     out: PathLike,
     *,
-    tasks: Sequence[str],
+    tasks: Sequence[str] | None = None,
+    suite: str | Suite | None = None,
     episodes: int = 40,
     policy: str = "scripted",
     quality: str = "near-optimal",
     workers: int | None = None,
     seed: int = 0,
 ) -> EpisodeStore:
-    """Collect episodes of MetaWorld tasks into a store; see :func:`goskill.rollouts.collection.collect`.
+    """Collect episodes of a suite's tasks into a store; see :func:`goskill.rollouts.collection.collect`.
 
     Under torchrun the ranks share the episodes.
     """
@@ -85,6 +89,7 @@ def collect(
         store = collect_episodes(
             tasks,
             out,
+            suite=suite,
             episodes=episodes,
             policy=policy,
             quality=quality,
@@ -94,35 +99,54 @@ def collect(
             ranks=distributed,
         )
     if distributed.rank() == 0:
-        console.print(f"{out}: {store.num_episodes} scripted episodes of {len(store.tasks)} tasks")
+        console.print(f"{out}: {store.num_episodes} {policy} episodes of {len(store.tasks)} tasks")
     return store
 
 
-def convert(
-    layout: str,
-    source: str,
-    out: PathLike,
+def convert(layout: str, source: str, out: PathLike, *, workers: int | None = None, **options: Any) -> None:
+    """Convert a source of any layout into a store; see :func:`goskill.data.convert.convert`, also for the options."""
+    from goskill.data.convert import convert as convert_source
+
+    with _progress("converting") as report:
+        found = convert_source(layout, source, out, workers or 0, report, **options)
+    console.print_json(json.dumps(found.to_json()))
+
+
+def merge(stores: Sequence[PathLike], out: PathLike, *, workers: int | None = None) -> None:
+    """Copy the episodes of several stores into a new one; see :func:`goskill.data.merge`."""
+    from goskill.data import merge as merge_stores
+
+    with _progress("merging") as report:
+        found = merge_stores(stores, out, workers or 0, report)
+    console.print_json(json.dumps(found.to_json()))
+
+
+def download(
+    name: str | None,
+    folder: PathLike | None = None,
     *,
-    quality: str = "near-optimal",
+    store: PathLike | None = None,
+    keep: bool = True,
     tasks: Sequence[str] | None = None,
     workers: int | None = None,
 ) -> None:
-    """Convert npz files, D4RL's HDF5 or a Minari dataset into a store; see :mod:`goskill.data.convert`."""
-    from goskill.data.convert import from_hdf5, from_minari, from_npz
+    """Download a public dataset by name, or list their names; see :func:`goskill.data.hub.download`."""
+    from goskill.data.hub import DATASETS
+    from goskill.data.hub import download as download_dataset
 
-    layouts = ("mtdiff", "goskill", "harmodt", "minari", "hdf5")
-    if layout not in layouts:
-        raise InputError(f"layout: expected one of {', '.join(layouts)}, got {layout!r}")
-    if tasks is not None and layout in ("minari", "hdf5"):
-        raise InputError(f"tasks: only npz layouts are converted in part, got layout {layout!r}")
-    with _progress("converting") as report:
-        if layout == "hdf5":
-            found = from_hdf5(source, out, workers=workers or 0, progress=report)
-        elif layout == "minari":
-            found = from_minari(source, out, workers=workers or 0, progress=report)
-        else:
-            found = from_npz(layout, source, out, quality, workers=workers or 0, progress=report, tasks=tasks)
-    console.print_json(json.dumps(found.to_json()))
+    if name is None:
+        table = Table("name", "dataset")
+        for known, dataset in DATASETS.items():
+            table.add_row(known, dataset.about)
+        console.print(table)
+        return
+    target = Path("downloads") / name if folder is None else folder
+    with _progress("downloading") as report:
+        found = download_dataset(name, target, store, keep, tasks, workers or 0, report)
+    if found is None:
+        console.print(f"{target}: all files of {name}, with the checksums that they are listed with")
+    else:
+        console.print_json(json.dumps(found.to_json()))
 
 
 def show_store(data: PathLike, *, as_json: bool = False) -> None:
@@ -172,75 +196,11 @@ def verify(data: PathLike) -> None:
     console.print(f"{data}: {checked['files']} columns, {checked['bytes']:,} bytes, all as they were written")
 
 
-def train(
-    data: PathLike | None,
-    out: PathLike,
-    *,
-    method: str | None = None,
-    preset: str | None = None,
-    ablations: Sequence[str] = (),
-    overrides: Sequence[str] = (),
-    resume: bool = False,
-    goal_features: GoalFeatures | None = None,
-) -> RunFolder:
-    """Train a method on a store into a run folder, or go on with an interrupted run.
-
-    ``method`` is a name of :data:`goskill.methods.registry.METHODS` (by default go_skill, or the method of the run to
-    resume). ``preset`` (by default mt10), ``ablations`` (names such as ``no-focal``) and ``overrides`` (texts such as
-    ``method.horizon=5``) say how. With ``resume`` the run's own settings and data are taken where none are given.
-    ``goal_features`` is a goal hook, see :class:`goskill.methods.go_skill.GoSkillNetworks`. Raises InputError for
-    wrong settings, a store that does not fit them, and a folder that exists already (or none to resume); nothing is
-    written then.
-    """
-    from goskill.data import EpisodeStore
-    from goskill.experiments import finetuning
-    from goskill.methods import registry
-    from goskill.training import RunFolder
-    from goskill.training.devices import choose_execution
-
-    if resume and preset is None and finetuning.was_finetuned(out):
-        return finetuning.resume(out, data, overrides=overrides, goal_features=goal_features)
-    settings = _settings_to_train(out, method, preset, ablations, overrides, resume)
-    if data is None:
-        if not resume:
-            raise InputError("data: expected an episode store to learn from, got none")
-        data = data_path(RunFolder.open(out))
-    store = EpisodeStore.open(data)
-    # These check settings against machine and data before anything is written.
-    choose_execution(settings.training)
-    family = registry.find(settings.name).family
-    learner = family.build(settings.method, store, settings.training, None, goal_features)
-    settings = replace(settings, method=learner.settings)
-    record = record_of(settings, store)
-    if resume:
-        check_data(RunFolder.open(out), store.path, record["data"])
-    run = RunFolder.create(out, record, resume=resume)
-    train_into(run, learner, settings, store, resume=resume)
-    return run
-
-
-def _settings_to_train(
-    out: PathLike,
-    method: str | None,
-    preset: str | None,
-    ablations: Sequence[str],
-    overrides: Sequence[str],
-    resume: bool,
-) -> Settings:
-    from goskill.training import RunFolder
-
-    for override in overrides:
-        if override.startswith("data."):
-            raise InputError(f"--set {override}: only quickstart collects data, train takes what is there")
-    if resume and preset is None:
-        return settings_of(RunFolder.open(out), overrides, method=method, ablations=ablations)
-    return read_settings(preset or "mt10", overrides, method=method or DEFAULT_METHOD, ablations=ablations)
-
-
 def evaluate(
     path: PathLike,
     *,
     episodes: int | None = None,
+    suite: str | Suite | None = None,
     tasks: str | None = None,
     data: PathLike | None = None,
     workers: int | None = None,
@@ -249,48 +209,45 @@ def evaluate(
     precision: str = "float32",
     video: bool = False,
     out: PathLike | None = None,
-    goal_features: GoalFeatures | None = None,
+    method: Choice | None = None,
+    checkpoint: str | None = None,
 ) -> Results:
-    """Evaluate a run in MetaWorld, print the table, and keep the results in the run folder.
+    """Evaluate a run in its suite, print the table, and keep the results in the run folder.
 
-    ``episodes`` are per task, by default as many as the run's settings say. ``data`` is a store with demonstrations
-    of tasks that the run never saw. ``video`` also films the first episode of each task into the folder's
-    ``videos``. ``out`` is a file for the results (and a CSV file beside it) instead of the run's ``results.json``.
-    Raises InputError for a folder without a finished run, for tasks without demonstrations, and for films where
-    rendering is not possible. Under torchrun the ranks share the tasks.
+    ``episodes`` are per task, by default as many as the run's settings say. ``suite`` is where the run is evaluated
+    instead of where its data was collected or it learned, ``tasks`` some of its tasks. ``data`` is a store with
+    demonstrations of tasks that the run never saw. ``video`` also films the first episode of each task into the
+    folder's ``videos``. ``out`` is a file for the results (and a CSV file beside it) instead of the run's
+    ``results.json``. ``method`` is the class that the run was trained with, where its name does not say all.
+    ``checkpoint`` is the name of one of the run's, "newest" of a run under way.
+    Raises InputError for a folder without a finished run, for a suite of other dimensions, for tasks without
+    demonstrations, and for films where rendering is not possible. Under torchrun the ranks share the tasks.
     """
-    from goskill.data import EpisodeStore
     from goskill.evaluation import results_table
-    from goskill.methods import registry
-    from goskill.rollouts import film, require_rendering
+    from goskill.rollouts import film
     from goskill.training import RunFolder, choose_device, distributed
 
     run = RunFolder.open(path)
     file = run.results_file if out is None else Path(out)
     if file.suffix != ".json" or file.is_dir():
         raise InputError(f"out: expected a file that ends in .json, got {file}")
-    if video:
-        require_rendering()
     chosen_device = choose_device(device or "auto")
     distributed.start(chosen_device)
-    networks = load_networks(run, goal_features).to(chosen_device)
-    store = EpisodeStore.open(run.prompts if data is None else data)
-    check_finished(store)
-    settings = settings_of(run)
-    prompts = prompts_of(store, settings.method.prompt_episodes)
-    chosen = choose_tasks(None, tasks) if tasks is not None else list(prompts)
-    missing = [task for task in chosen if task not in prompts]
-    if missing:
-        hint = ": give an episode store that has some with --data" if data is None else ""
-        raise InputError(f"{data or run.path} has no demonstrations of {', '.join(missing)}{hint}")
+    learned = load_method(run, method, checkpoint=checkpoint)
+    found, chosen, prompts = _where(run, suite, tasks, data, learned.prompt_episodes)
+    if video:
+        found.require_rendering()
+    for module in learned.modules.values():
+        module.to(chosen_device)
     if episodes is None:
-        episodes = settings.evaluation.episodes
-    policy = registry.find(settings.name).family.policy(networks, precision)
+        episodes = settings_of(run, method=method).evaluation.episodes
+    policy = learned.policy(precision)
     with _progress("evaluating") as report:
         results = evaluate_over_ranks(
             policy,
             chosen,
             episodes,
+            suite=found,
             prompts=prompts,
             seed=seed,
             workers=distributed.workers(workers),
@@ -303,11 +260,37 @@ def evaluate(
     _save_results(results, file)
     if video:
         with _progress("filming") as report:
-            films = film(policy, chosen, run.path / "videos", prompts=prompts, seed=seed, progress=report)
+            films = film(
+                policy, chosen, run.path / "videos", suite=found, prompts=prompts, seed=seed, progress=report
+            )
         console.print(
             f"filmed {', '.join(path.name for path in films)} in {run.path / 'videos'}", highlight=False
         )
     return results
+
+
+def _where(
+    run: RunFolder, suite: str | Suite | None, tasks: str | None, data: PathLike | None, count: int
+) -> tuple[Suite, list[str], Prompts]:
+    """The suite and tasks that a run is evaluated in, and ``count`` demonstrations of each from ``data`` or the run."""
+    from goskill.data import EpisodeStore
+    from goskill.envs.suite import find_suite, tasks_in
+    from goskill.rollouts.collection import suite_of_store
+
+    if data is None and not run.prompts.exists():
+        found = find_suite(suite or suite_of(run) or "metaworld")
+        return found, tasks_in(found, tasks or tasks_of(run) or None)[1], {}
+    store = EpisodeStore.open(run.prompts if data is None else data)
+    check_finished(store)
+    prompts = prompts_of(store, count)
+    given = suite or (suite_of(run) if suite_of_store(store) is None else None)
+    found = suite_for(store, given, tasks=() if tasks is not None else list(prompts))
+    chosen = tasks_in(found, tasks)[1] if tasks is not None else list(prompts)
+    missing = [task for task in chosen if task not in prompts]
+    if missing:
+        hint = ": give an episode store that has some with --data" if data is None else ""
+        raise InputError(f"{data or run.path} has no demonstrations of {', '.join(missing)}{hint}")
+    return found, chosen, prompts
 
 
 def _save_results(results: Results, file: Path) -> None:
@@ -321,8 +304,8 @@ def _save_results(results: Results, file: Path) -> None:
 
 
 def diagnose(path: PathLike, data: PathLike, *, as_json: bool = False, **options: Any) -> dict[str, Any]:
-    """Diagnose a run, print tables or JSON; see :func:`goskill.experiments.diagnosis.diagnose`."""
-    from goskill.experiments import diagnosis
+    """Diagnose a run, print tables or JSON; see :func:`goskill.experiments.diagnose.diagnose`."""
+    from goskill.experiments import diagnose as diagnosis
 
     if as_json:
         document = diagnosis.diagnose(path, data, **options)
@@ -340,22 +323,23 @@ def label(path: PathLike, data: PathLike, *, device: str | None = None) -> str:
     Interrupted, it goes on where it was when it is called again. Under torchrun the ranks share the work.
     """
     from goskill.data import EpisodeStore
-    from goskill.methods import registry
+    from goskill.methods import HasSkills
     from goskill.training import RunFolder, choose_device, distributed
 
     run = RunFolder.open(path)
-    settings = settings_of(run)
-    family = registry.find(settings.name).family
-    if family.label is None or not family.has_skills(settings.method):
-        raise InputError(f"{path}: this run of {settings.name} has no codebook of skills to label with")
+    method = load_method(run)
+    if not isinstance(method, HasSkills) or not method.discrete_skills:
+        name = settings_of(run).name
+        raise InputError(f"{path}: this run of {name} has no codebook of skills to label with")
     store = EpisodeStore.open(data)
     check_finished(store)
     chosen_device = choose_device(device or "auto")
     distributed.start(chosen_device)
-    networks = load_networks(run).to(chosen_device)
+    for module in method.modules.values():
+        module.to(chosen_device).eval()
     with _progress("labelling") as report:
         shown = report if distributed.rank() == 0 else None
-        return family.label(networks.eval(), store, shown)
+        return method.label(store, shown)
 
 
 def compare(runs: Sequence[PathLike], *, as_json: bool = False) -> None:
@@ -378,7 +362,7 @@ def compare(runs: Sequence[PathLike], *, as_json: bool = False) -> None:
 
 @contextmanager
 def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar as a callback (done, total); it appears at the first call."""
+    """A progress bar on stderr as a callback (done, total); it appears at the first call."""
     columns: Sequence[Any] = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -386,7 +370,7 @@ def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    progress = Progress(*columns, console=console)
+    progress = Progress(*columns, console=Console(stderr=True))
     bar = progress.add_task(title, total=None)
     with ExitStack() as shown:
 

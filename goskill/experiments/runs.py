@@ -5,24 +5,24 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Union
 
 from goskill.errors import CheckpointError, InputError
 from goskill.experiments import presets
 from goskill.settings import from_mapping, to_mapping
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from goskill.data import EpisodeStore
     from goskill.evaluation import DataReturns, Results
-    from goskill.methods.registry import GoalFeatures, MethodSettings, MethodWithNetworks
+    from goskill.methods import Entry, Method, Sources
     from goskill.rollouts import Policy, Prompts
     from goskill.training import Checkpoint, Milestones, RunFolder, TrainingSettings
 
 DEFAULT_METHOD = "go_skill"
+Choice = Union[str, "type[Method]"]
+"""A method: a name, an import path such as ``my_module:MyMethod``, or a class."""
 
 
 @dataclass(frozen=True)
@@ -51,76 +51,83 @@ class EvaluationSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings of a run, in the sections that presets and ``--set`` name, and the method's name."""
+    """All settings of a run, in the sections that presets and ``--set`` name, and the method."""
 
-    name: str  # of the method, see ``goskill.methods.registry``
+    entry: Entry  # the method
     data: DataSettings
-    method: MethodSettings
+    method: Any  # an instance of the method's ``Settings``
     training: TrainingSettings
     evaluation: EvaluationSettings
+
+    @property
+    def name(self) -> str:
+        """The name of the method."""
+        return self.entry.name
 
 
 def read_settings(
     preset: str,
     overrides: Sequence[str] = (),
     *,
-    method: str = DEFAULT_METHOD,
+    method: Choice = DEFAULT_METHOD,
     ablations: Sequence[str] = (),
 ) -> Settings:
-    """A preset for a method by name, with ablations of it and overrides such as ``method.horizon=5``.
+    """A preset for a method, with ablations of it and overrides such as ``method.horizon=5``.
 
     Raises InputError that names what is wrong.
     """
-    from goskill.methods import registry
+    from goskill.methods import find
 
-    entry = registry.find(method)
-    sections = presets.load(preset, entry.family.section)
-    sections["training"] = {**entry.family.training, **sections["training"]}
+    entry = find(method)
+    sections = presets.load(preset, entry.section)
+    sections["training"] = {**entry.method.training_defaults, **sections["training"]}
     sections["method"] |= entry.decided
-    return settings_from(method, sections, overrides, ablations)
+    return settings_from(entry, sections, overrides, ablations)
 
 
 def settings_of(
     run: RunFolder,
     overrides: Sequence[str] = (),
     *,
-    method: str | None = None,
+    method: Choice | None = None,
     ablations: Sequence[str] = (),
 ) -> Settings:
     """The settings that a run was started with, with ablations and overrides.
 
-    Raises CheckpointError if its file is damaged, and if ``method`` is given and not that of the run.
+    ``method`` may be given as a class, whose functions a run folder cannot hold. Raises CheckpointError if the file is
+    damaged, and if ``method`` is not that of the run.
     """
-    from goskill.methods import registry
+    from goskill.methods import find
 
     record = _record(run)
     values = dict(record["method"])
     name = values.pop("name")
     try:
-        registry.find(name)
+        entry = find(name)
+        given = entry if method is None else find(method)
     except InputError as error:
         raise CheckpointError(f"{run.settings_file}: {error}") from None
-    if method not in (None, name):
-        raise CheckpointError(f"{run.path} is a run of method {name!r}, not of {method!r}")
-    return settings_from(name, {**record, "method": values, "data": {}}, overrides, ablations)
+    if not isinstance(method, str | None) and issubclass(given.method, entry.method):
+        entry = replace(entry, method=given.method)
+    elif given.name != name:
+        raise CheckpointError(f"{run.path} is a run of method {name!r}, not of {given.name!r}")
+    return settings_from(entry, {**record, "method": values, "data": {}}, overrides, ablations)
 
 
 def settings_from(
-    name: str,
+    entry: Entry,
     sections: Mapping[str, Mapping[str, Any]],
     overrides: Sequence[str] = (),
     ablations: Sequence[str] = (),
 ) -> Settings:
-    """Settings of the method ``name`` from plain sections. Raises InputError that names what is wrong."""
-    from goskill.methods import registry
+    """Settings of a method from plain sections. Raises InputError that names what is wrong."""
     from goskill.training import TrainingSettings
 
-    entry = registry.find(name)
     plain = {section: dict(values) for section, values in sections.items()}
     plain["method"] |= entry.ablated(ablations)
     sections = presets.override(plain, overrides)
     return Settings(
-        name,
+        entry,
         from_mapping(DataSettings, sections["data"], "data"),
         entry.settings(sections["method"]),
         from_mapping(TrainingSettings, sections["training"], "training"),
@@ -128,23 +135,49 @@ def settings_from(
     )
 
 
-def record_of(settings: Settings, store: EpisodeStore) -> dict[str, Any]:
-    """What ``settings.json`` of a run on ``store`` holds. Raises InputError for a store that is unfinished."""
-    from goskill.evaluation import data_returns
-
-    check_finished(store)
+def record_of(settings: Settings, sources: Sources) -> dict[str, Any]:
+    """What ``settings.json`` of a run on these sources holds. Raises InputError for a store that is unfinished."""
     return {
-        "data": {
-            "path": str(store.path.resolve()),
-            "tasks": store.tasks,
-            "episodes": store.num_episodes,
-            "steps": store.num_steps,
-            "returns": {task: to_mapping(returns) for task, returns in data_returns(store).items()},
-        },
+        "data": {**_data_record(sources.store), **_suite_record(settings, sources)},
         "method": {"name": settings.name, **to_mapping(settings.method)},
         "training": to_mapping(settings.training),
         "evaluation": to_mapping(settings.evaluation),
     }
+
+
+def _data_record(store: EpisodeStore | None) -> dict[str, Any]:
+    from goskill.evaluation import data_returns
+
+    if store is None:
+        return {"path": "", "tasks": [], "episodes": 0, "steps": 0, "returns": {}}
+    check_finished(store)
+    return {
+        "path": str(store.path.resolve()),
+        "tasks": store.tasks,
+        "episodes": store.num_episodes,
+        "steps": store.num_steps,
+        "returns": {task: to_mapping(returns) for task, returns in data_returns(store).items()},
+    }
+
+
+def _suite_record(settings: Settings, sources: Sources) -> dict[str, Any]:
+    from goskill.rollouts.collection import suite_of_store
+
+    if sources.suite is not None and settings.entry.method.learns_in_suite:
+        return {"suite": sources.suite_name, "suite_tasks": list(sources.tasks)}
+    name = None if sources.store is None else suite_of_store(sources.store)
+    return {} if name is None else {"suite": name}
+
+
+def suite_of(run: RunFolder) -> str | None:
+    """The name of the suite that a run learns in, or that its data was collected in; None where nothing says it."""
+    name = _record(run)["data"].get("suite")
+    return None if name is None else str(name)
+
+
+def tasks_of(run: RunFolder) -> list[str]:
+    """The tasks of its suite that a run learns in."""
+    return [str(task) for task in _record(run)["data"].get("suite_tasks", ())]
 
 
 def check_finished(store: EpisodeStore) -> None:
@@ -193,26 +226,39 @@ def _record(run: RunFolder) -> dict[str, Any]:
     return record
 
 
-def load_networks(
-    run: RunFolder, goal_features: GoalFeatures | None = None, *, finished: bool = True
-) -> nn.Module:
-    """The networks of a finished run, on the CPU; with ``finished`` False of any that has a checkpoint.
+def load_method(
+    run: RunFolder, method: Choice | None = None, *, checkpoint: str | None = None, finished: bool = True
+) -> Method:
+    """The trained method of a finished run, on the CPU.
 
-    ``goal_features`` is the goal hook that the run was trained with, if it was. Raises CheckpointError for a run
-    that is not finished, and for a checkpoint that is damaged or does not fit the run's settings.
+    ``checkpoint`` names one of the run's instead of the last, "newest" the newest whole one of a run that may still
+    be under way, which ``finished=False`` means as well. ``method`` is the class that the run was trained with where
+    it is not found by name, or holds what a run folder cannot. Raises CheckpointError for a run that is not finished,
+    and for a checkpoint that is missing, damaged or does not fit the run's settings.
     """
-    from goskill.methods import registry
-    from goskill.training import Checkpoints
+    settings = settings_of(run, method=method)
+    found = _find_checkpoint(run, "newest" if checkpoint is None and not finished else checkpoint)
+    return settings.entry.method.restore(settings.method, found.networks())
 
-    settings = settings_of(run)
-    checkpoint = _last_checkpoint(run) if finished else Checkpoints(run.checkpoints).newest()
-    if checkpoint is None:
+
+def _find_checkpoint(run: RunFolder, name: str | None) -> Checkpoint:
+    from goskill.training import Checkpoints, read_checkpoint
+
+    if name not in (None, "newest"):
+        path = run.checkpoints / str(name)
+        if not path.is_dir() or path.parent != run.checkpoints:
+            there = sorted(one.name for one in run.checkpoints.glob("step-*"))
+            raise CheckpointError(
+                f"checkpoint {name!r}: expected newest or one of {', '.join(there) or 'none'}"
+            )
+        return read_checkpoint(path)
+    found = _last_checkpoint(run) if name is None else Checkpoints(run.checkpoints).newest()
+    if found is None:
         raise CheckpointError(
             f"{run.checkpoints} holds no whole checkpoint: "
             f"train again with goskill train --resume --out {run.path}"
         )
-    family = registry.find(settings.name).family
-    return family.rebuild(settings.method, checkpoint.networks(), goal_features)
+    return found
 
 
 def _last_checkpoint(run: RunFolder) -> Checkpoint | None:
@@ -232,41 +278,25 @@ def _last_checkpoint(run: RunFolder) -> Checkpoint | None:
     return checkpoint
 
 
-def outside_metaworld(store: EpisodeStore) -> str:
-    """Why the tasks of a store cannot be rolled out in MetaWorld; "" if they can."""
-    from goskill.envs import task_names
-    from goskill.envs.metaworld.environment import ACTION_DIM, OBSERVATION_DIM
-
-    for name, size in (("observation_dim", OBSERVATION_DIM), ("action_dim", ACTION_DIM)):
-        if getattr(store, name) != size:
-            return f"{store.path}: expected {name} {size}, got {getattr(store, name)}"
-    try:
-        task_names(store.tasks)
-    except InputError as error:
-        return str(error)
-    return ""
-
-
 def train_into(
     run: RunFolder,
-    method: MethodWithNetworks,
+    method: Method,
     settings: Settings,
-    store: EpisodeStore,
+    store: EpisodeStore | None,
     *,
     resume: bool = False,
     milestones: Milestones | None = None,
 ) -> None:
-    """Train a method on ``store`` into ``run``, which also keeps its prompts and counts the skills of its data."""
+    """Train a method into ``run``, which also keeps prompts of ``store`` and counts the skills of its episodes."""
     from goskill.evaluation import DataSkills
-    from goskill.methods import registry
+    from goskill.methods import HasSkills
     from goskill.training import Trainer, distributed
 
-    if distributed.rank() == 0:
-        keep_prompts(store, run, settings.method.prompt_episodes)
+    if distributed.rank() == 0 and store is not None:
+        keep_prompts(store, run, method.prompt_episodes)
     Trainer(method, run, settings.training, milestones=milestones).train(resume=resume)
-    family = registry.find(settings.name).family
-    if family.label is not None and family.has_skills(settings.method):
-        column = family.label(method.networks, store, None)
+    if store is not None and isinstance(method, HasSkills) and method.discrete_skills:
+        column = method.label(store)
         if distributed.rank() == 0:
             DataSkills.of_store(store, column).save(run.path / "data_skills.json")
 
@@ -285,12 +315,16 @@ def evaluate_over_ranks(policy: Policy, tasks: Sequence[str], episodes: int, **o
 def keep_prompts(store: EpisodeStore, run: RunFolder, count: int) -> None:
     """Copy each task's best episodes into a run, so that it can be evaluated without its data."""
     from goskill.data import StoreWriter
+    from goskill.rollouts.collection import suite_of_store
 
     if run.prompts.exists():
         return
     unfinished = run.path / ".prompts"
     shutil.rmtree(unfinished, ignore_errors=True)
     origin = {"source": str(store.path), "selection": f"the {count} episodes of highest return of each task"}
+    name = suite_of_store(store)
+    if name is not None:
+        origin["suite"] = name
     with StoreWriter(
         unfinished, store.observation_dim, store.action_dim, store.tasks, provenance=origin
     ) as writer:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from goskill.errors import InputError
 from goskill.evaluation.colours import PALETTE
-from goskill.files import parse_json
+from goskill.files import parse_json, read_text
 
 _log = logging.getLogger(__name__)
 Float64Array = npt.NDArray[np.float64]
@@ -124,7 +124,7 @@ def _draw_curve(axis: Axes, curve: Curve, phases: Sequence[tuple[str, float, flo
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     try:
-        texts = path.read_text(encoding="utf-8").splitlines()
+        texts = read_text(path).splitlines()
     except FileNotFoundError:
         raise InputError(f"{path}: expected the metrics of a run, found nothing") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -24,11 +24,11 @@ def draw_evaluations(points: Sequence[dict[str, Any]]) -> Figure:
         (axes[1], "success", "success_ci95", "success at any step"),
     ):
         for index, task in enumerate(points[0]["tasks"]):
-            curve = [point["tasks"][task][value] for point in points]
+            curve = [_number(point["tasks"][task][value]) for point in points]
             colour = PALETTE[(index + 1) % len(PALETTE)]
             axis.plot(iterations, curve, color=colour, alpha=0.5, linewidth=1, label=task)
-        overall = [point["overall"][value] for point in points]
-        ends = [point["overall"][interval] or 2 * [point["overall"][value]] for point in points]
+        overall = [_number(point["overall"][value]) for point in points]
+        ends = [point["overall"][interval] or 2 * [at] for point, at in zip(points, overall, strict=True)]
         low, high = np.transpose(ends)
         axis.fill_between(iterations, low, high, color=PALETTE[0], alpha=0.15, linewidth=0)
         axis.plot(iterations, overall, color=PALETTE[0], linewidth=2, marker="o", label="all tasks")
@@ -40,3 +40,8 @@ def draw_evaluations(points: Sequence[dict[str, Any]]) -> Figure:
     handles = axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=min(5, len(handles[0])))
     return figure
+
+
+def _number(value: float | None) -> float:
+    """Nothing is drawn where success is unknown."""
+    return np.nan if value is None else value

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from goskill.evaluation.row_selection import Selection, named_versions, newest, of_one_origin, whole_runs
 from goskill.evaluation.rows import Row, versions
-from goskill.evaluation.selection import Selection, named_versions, newest, of_one_origin, whole_runs
 from goskill.evaluation.study import Contender, Study
 from goskill.evaluation.study_table import scores
 

@@ -65,12 +65,18 @@ def draw_returns(runs: Mapping[str, Results | Sequence[Results]]) -> Figure:
 def _draw_row(
     axis: Axes,
     rows: Sequence[str],
-    known: Mapping[str, Estimate],
+    known: Mapping[str, Estimate | None],
     offset: float,
     look: Mapping[str, str],
 ) -> None:
-    places = [place for place, row in enumerate(rows) if row in known]
-    estimates = [known[rows[place]] for place in places]
+    found = {place: known.get(row) for place, row in enumerate(rows)}
+    places, estimates = [], []
+    for place, estimate in found.items():
+        if estimate is not None:
+            places.append(place)
+            estimates.append(estimate)
+    if not places:
+        return
     values = np.array([estimate.value for estimate in estimates])
     ends = np.array([estimate.interval or (estimate.value, estimate.value) for estimate in estimates])
     axis.errorbar(

@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from goskill.errors import InputError
 from goskill.evaluation import statistics
 from goskill.evaluation.colours import PALETTE
+from goskill.evaluation.row_selection import newest, of_one_origin, whole_runs
 from goskill.evaluation.rows import Row, read_rows
-from goskill.evaluation.selection import newest, of_one_origin, whole_runs
 from goskill.evaluation.skills import skills_of
 from goskill.evaluation.statistics import Estimate
 from goskill.evaluation.study import Study, read_study_file
@@ -29,13 +29,14 @@ from goskill.evaluation.study_table import (
     distinctions,
     group_key,
     groups,
+    is_known,
     left_out,
     rows_of_study,
     scores,
 )
 from goskill.figures.bars import draw_bars
 from goskill.figures.paper_tables import ablation_tables, task_table
-from goskill.figures.skills import draw_skill_usage
+from goskill.figures.skill_usage import draw_skill_usage
 from goskill.figures.style import save, style
 from goskill.files import write_atomically
 
@@ -109,6 +110,8 @@ def draw_returns(study: Study, rows: Sequence[Row]) -> Figure:
             (right, "success", [line.success for line in group.lines]),
         ):
             for place, (name, estimate) in enumerate(zip(names, estimates, strict=True)):
+                if estimate is None:
+                    continue
                 mine = [row for row in here if row["contender"] == name]
                 _draw_mark(axis, place, estimate, scores(mine, value).mean(1), colours[name])
             axis.set_ylim(len(names) - 0.4, -0.6)
@@ -172,10 +175,12 @@ def draw_fine_tuning(study: Study, rows: Sequence[Row]) -> Figure | None:
             for name in names:
                 mine = [row for row in chosen if (row["data"], row["contender"]) == (before, name)]
                 iterations = sorted({row["iterations"] for row in mine})
-                estimates = [
-                    _estimate([row for row in mine if row["iterations"] == at], value) for at in iterations
-                ]
-                _draw_line(axis, iterations, estimates, colours[name], name)
+                by_iteration = [[row for row in mine if row["iterations"] == at] for at in iterations]
+                known = [rows_there for rows_there in by_iteration if is_known(rows_there, value)]
+                if known:
+                    estimates = [_estimate(rows_there, value) for rows_there in known]
+                    places = [rows_there[0]["iterations"] for rows_there in known]
+                    _draw_line(axis, places, estimates, colours[name], name)
             axis.set_ylabel(LABELS[value])
         row_of_axes[0].set_title(f"first trained on {before}", loc="left")
     for axis in axes[-1]:

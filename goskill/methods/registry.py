@@ -1,111 +1,73 @@
-"""Every method by name: how it is built, rebuilt from a checkpoint, and made to act.
+"""Every method by name. Ours are imported when they are asked for, others come from entry points or an import path.
 
-What trains, evaluates and labels asks here and knows no method itself. A family is a package in this folder; several
-names may stand for one family with settings that the name decides.
+An installed package offers methods through the entry point group ``goskill.methods``: a name, and the class or a
+module that registers it. A class that is not installed is named by its path, ``my_module:MyMethod``.
 """
 
 from __future__ import annotations
 
+import importlib
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from importlib import metadata
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
-from torch import Tensor, nn
-
-from goskill.data import EpisodeStore
 from goskill.errors import InputError, closest
-from goskill.methods import go_skill, prompt_dt
-from goskill.methods.go_skill.networks import GoalFeatures
-from goskill.methods.sequence.predictions import ActionPredictions, SkillPredictions
-from goskill.rollouts.policy import Policy
+from goskill.methods.method import NOTHING, Method
 from goskill.settings import from_mapping
-from goskill.training import Method, TrainingSettings
 
-__all__ = ["METHODS", "Entry", "Family", "GoalFeatures", "MethodSettings", "MethodWithNetworks", "find"]
+__all__ = ["Entry", "built_in_names", "find", "method_names", "register"]
 
-NOTHING: Mapping[str, Any] = MappingProxyType({})
+GROUP = "goskill.methods"
+M = TypeVar("M", bound=type[Method])
 
-
-class MethodSettings(Protocol):
-    """What the settings of every method have."""
-
-    @property
-    def prompt_episodes(self) -> int:
-        """Best episodes of a task that serve as its demonstrations."""
-
-
-class MethodWithNetworks(Method, Protocol):
-    """A method whose networks are one module, from which a policy is made."""
-
-    @property
-    def networks(self) -> nn.Module: ...
-
-
-@dataclass(frozen=True)
-class SkillTools:
-    """What :mod:`goskill.experiments.diagnosis` asks of a family with skills.
-
-    ``predict(networks, store, labels, samples, seed)`` is the policy's choice where the true history is given.
-    ``oracle(networks)`` is a policy that carries out the skills of the demonstrations that it is reset with; its
-    ``exact`` counts the environments that began as their demonstration did.
-    """
-
-    predict: Callable[[Any, EpisodeStore, str, int, int], SkillPredictions]
-    oracle: Callable[[Any], Policy]
-
-
-@dataclass(frozen=True)
-class Family:
-    """What a package of this folder offers, as plain functions.
-
-    ``build(settings, store, training, networks, goal_features)`` makes the method, with ``networks`` from trained
-    ones on a store that may hold other tasks (fine-tuning). ``rebuild(settings, state, goal_features)`` makes the
-    networks of a checkpoint (``goskill.training.checkpoint.Checkpoint.networks``). ``policy(networks, precision)``
-    makes them act. ``fine_tuned(settings, iterations)`` are the settings with which trained networks go on for so
-    many iterations. ``label(networks, store, progress)`` writes a column of skills and returns its name; families
-    without skills have none, and ``has_skills(settings)`` says whether there are any to write.
-    ``predict_actions(networks, store, samples, seed)`` are actions with everything before them given.
-    """
-
-    section: str  # the table of a preset with its settings
-    settings: type[Any]
-    build: Callable[
-        [Any, EpisodeStore, TrainingSettings, Any | None, GoalFeatures | None], MethodWithNetworks
-    ]
-    rebuild: Callable[[Any, Mapping[str, Mapping[str, Tensor]], GoalFeatures | None], nn.Module]
-    policy: Callable[[Any, str], Policy]
-    fine_tuned: Callable[[Any, int], Any]
-    predict_actions: Callable[[Any, EpisodeStore, int, int], ActionPredictions]
-    schedule: tuple[str, ...]  # the settings that say how many iterations each part of the training has
-    label: Callable[[Any, EpisodeStore, Callable[[int, int], None] | None], str] | None = None
-    has_skills: Callable[[Any], bool] = lambda settings: False
-    skills: SkillTools | None = None
-    ablations: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: NOTHING)
-    training: Mapping[str, Any] = field(default_factory=lambda: NOTHING)  # where its schedule differs
+# Where our own are defined.
+_BUILT_IN: Mapping[str, str] = MappingProxyType(
+    {
+        "go_skill": "goskill.methods.go_skill",
+        "mh_go_skill": "goskill.methods.go_skill",
+        "prompt_dt": "goskill.methods.prompt_dt",
+        "mh_prompt_dt": "goskill.methods.prompt_dt",
+        "mtdt": "goskill.methods.prompt_dt",
+        "mh_mtdt": "goskill.methods.prompt_dt",
+        "sac": "goskill.methods.sac",
+        "td3_bc": "goskill.methods.td3_bc",
+        "pcgrad": "goskill.methods.td3_bc",
+        "soft_modularization": "goskill.methods.td3_bc",
+        "bc": "goskill.methods.bc",
+    }
+)
+_ENTRIES: dict[str, Entry] = {}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A method by name: its family, and the settings that the name decides."""
+    """A method by name, and the settings that the name decides."""
 
     name: str
-    family: Family
+    method: type[Method]
     decided: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
 
-    def settings(self, values: Mapping[str, Any]) -> MethodSettings:
+    @property
+    def section(self) -> str:
+        """The table of a preset with its settings."""
+        return self.method.section or self.name
+
+    def settings(self, values: Mapping[str, Any]) -> Any:
         """The settings dataclass from plain ``values`` and what the name decides.
 
         Raises InputError for an unknown setting (and says so if it is another method's), a value of the wrong
         type, and one that contradicts the name.
         """
         chosen = {**self.decided, **values}
-        known = {one.name for one in fields(self.family.settings)}
+        known = {one.name for one in fields(self.method.Settings)}
         for name in chosen:
-            owners = [entry.name for entry in METHODS.values() if name in _names(entry)]
-            if name not in known and owners:
-                raise InputError(f"method.{name} is a setting of {owners[0]}, not of {self.name}")
-        settings: MethodSettings = from_mapping(self.family.settings, chosen, "method")
+            if name not in known:
+                self._refuse_foreign(name)
+        settings = from_mapping(self.method.Settings, chosen, "method")
         for name, value in self.decided.items():
             if getattr(settings, name) != value:
                 raise InputError(
@@ -117,76 +79,111 @@ class Entry:
         """The settings that these ablations change. Raises InputError for one that the method does not have."""
         changes: dict[str, Any] = {}
         for name in names:
-            if not self.family.ablations:
+            if not self.method.ablations:
                 raise InputError(f"ablation {name!r}: {self.name} has none")
-            if name not in self.family.ablations:
-                raise InputError(f"unknown ablation {name!r}: {closest(name, self.family.ablations)}")
-            changes |= self.family.ablations[name]
+            if name not in self.method.ablations:
+                raise InputError(f"unknown ablation {name!r}: {closest(name, self.method.ablations)}")
+            changes |= self.method.ablations[name]
         return changes
 
-
-def find(name: str) -> Entry:
-    """The method of that name. Raises InputError naming the closest one."""
-    if not isinstance(name, str):
-        raise InputError(f"method: expected a name, got {name!r}")
-    if name not in METHODS:
-        raise InputError(f"unknown method {name!r}: {closest(name, METHODS)}")
-    return METHODS[name]
+    def _refuse_foreign(self, setting: str) -> None:
+        for name in _BUILT_IN:
+            if setting in {one.name for one in fields(find(name).method.Settings)}:
+                raise InputError(f"method.{setting} is a setting of {name}, not of {self.name}")
 
 
-def _names(entry: Entry) -> set[str]:
-    return {one.name for one in fields(entry.family.settings)}
+def register(name: str, **decided: Any) -> Callable[[M], M]:
+    """A decorator that makes a :class:`Method` known as ``name``, with the settings that the name decides.
+
+    Raises InputError for a name that another method has, and for a class that breaks the interface, naming what.
+    """
+
+    def keep(method: M) -> M:
+        _check(name, method, decided)
+        there = _path(_ENTRIES[name].method) if name in _ENTRIES else _BUILT_IN.get(name)
+        if there is not None and _path(method) != there and not method.__module__.startswith(there):
+            raise InputError(f"method {name!r}: the name is taken by {there}")
+        _ENTRIES[name] = Entry(name, method, MappingProxyType(decided))
+        return method
+
+    return keep
 
 
-def _without_goal(given: Any, goal_features: GoalFeatures | None) -> Any:
-    if goal_features is not None:
-        raise InputError("goal_features: expected None, this method abstracts no goals")
-    return given
+def find(method: str | type[Method]) -> Entry:
+    """The method of that name or import path, or the entry of a class.
+
+    A subclass of a registered method stands for that method. Raises InputError naming the closest name.
+    """
+    if isinstance(method, type) and issubclass(method, Method):
+        return _entry_of_class(method)
+    if not isinstance(method, str):
+        raise InputError(f"method: expected a name or a subclass of goskill.methods.Method, got {method!r}")
+    if method not in _ENTRIES:
+        if method in _BUILT_IN:
+            importlib.import_module(_BUILT_IN[method])
+        elif ":" in method:
+            _register_from_path(method)
+        else:
+            _load_entry_point(method)
+    if method not in _ENTRIES:
+        raise InputError(f"unknown method {method!r}: {closest(method, method_names())}")
+    return _ENTRIES[method]
 
 
-GO_SKILL = Family(
-    section="go_skill",
-    settings=go_skill.GoSkillSettings,
-    build=lambda settings, store, training, networks, goal_features: go_skill.GoSkill(
-        settings, store, training, networks=networks, goal_features=goal_features
-    ),
-    rebuild=go_skill.networks_from_state,
-    policy=lambda networks, precision: go_skill.GoSkillPolicy(networks, precision=precision),
-    fine_tuned=go_skill.fine_tuned,
-    label=lambda networks, store, progress: go_skill.label_store(networks, store, progress=progress),
-    has_skills=lambda settings: bool(settings.discrete),
-    predict_actions=go_skill.predict_actions,
-    schedule=("extraction_iterations", "policy_iterations"),
-    skills=SkillTools(go_skill.predict_skills, go_skill.OraclePolicy),
-    ablations=go_skill.ABLATIONS,
-)
+def built_in_names() -> list[str]:
+    """The names of our own methods."""
+    return list(_BUILT_IN)
 
-PROMPT_DT = Family(
-    section="prompt_dt",
-    settings=prompt_dt.PromptDTSettings,
-    build=lambda settings, store, training, networks, goal_features: prompt_dt.PromptDT(
-        settings, store, training, networks=_without_goal(networks, goal_features)
-    ),
-    rebuild=lambda settings, state, goal_features: prompt_dt.networks_from_state(
-        settings, _without_goal(state, goal_features)
-    ),
-    policy=lambda networks, precision: prompt_dt.PromptDTPolicy(networks, precision=precision),
-    fine_tuned=prompt_dt.fine_tuned,
-    predict_actions=prompt_dt.predict_actions,
-    schedule=("iterations",),
-    training=MappingProxyType({"warmup_iterations": 10_000}),
-)
 
-METHODS: Mapping[str, Entry] = MappingProxyType(
-    {
-        entry.name: entry
-        for entry in (
-            Entry("go_skill", GO_SKILL),
-            Entry("mh_go_skill", GO_SKILL, {"multi_head_decoder": True}),
-            Entry("prompt_dt", PROMPT_DT),
-            Entry("mh_prompt_dt", PROMPT_DT, {"multi_head": True}),
-            Entry("mtdt", PROMPT_DT, {"prompt_length": 0}),
-            Entry("mh_mtdt", PROMPT_DT, {"prompt_length": 0, "multi_head": True}),
-        )
-    }
-)
+def method_names() -> list[str]:
+    """The names of all methods that can be found: ours, registered ones, those of installed packages."""
+    offered = [point.name for point in metadata.entry_points(group=GROUP)]
+    return list(dict.fromkeys((*_BUILT_IN, *_ENTRIES, *offered)))
+
+
+def _entry_of_class(method: type[Method]) -> Entry:
+    for ancestor in method.__mro__:
+        own = [entry for entry in _ENTRIES.values() if entry.method is ancestor]
+        if own:  # of several names the one that decides the least
+            return replace(min(own, key=lambda entry: len(entry.decided)), method=method)
+    raise InputError(f"method: {_path(method)} has no name: decorate it with goskill.methods.register")
+
+
+def _load_entry_point(name: str) -> None:
+    for point in metadata.entry_points(group=GROUP):
+        if point.name == name:
+            loaded = point.load()
+            if isinstance(loaded, type) and name not in _ENTRIES:
+                register(name)(loaded)
+
+
+def _register_from_path(path: str) -> None:
+    module_name, _, attribute = path.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"method {path!r}: expected MODULE:CLASS that can be imported: {error}") from None
+    register(path)(found)
+
+
+def _check(name: str, method: Any, decided: Mapping[str, Any]) -> None:
+    if not isinstance(method, type) or not issubclass(method, Method):
+        raise InputError(f"method {name!r}: expected a subclass of goskill.methods.Method, got {method!r}")
+    missing = sorted(getattr(method, "__abstractmethods__", ()))
+    if missing:
+        raise InputError(f"method {name!r}: {_path(method)} does not implement {', '.join(missing)}")
+    settings = getattr(method, "Settings", None)
+    if not isinstance(settings, type) or not is_dataclass(settings):
+        raise InputError(f"method {name!r}: {_path(method)}.Settings: expected a dataclass, got {settings!r}")
+    known = [one.name for one in fields(settings)]
+    for setting in (*decided, *method.schedule):
+        if setting not in known:
+            raise InputError(
+                f"method {name!r}: {setting!r} is none of the settings of {_path(settings)}: {closest(setting, known)}"
+            )
+
+
+def _path(kind: type[Any]) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"

@@ -2,12 +2,20 @@
 
 from goskill.models.action_head import ActionHead
 from goskill.models.action_policy import ActionPolicy
-from goskill.models.decision_transformer import DecisionContext, Decisions, DecisionTransformer
+from goskill.models.decision_transformer import (
+    DecisionContext,
+    Decisions,
+    DecisionTransformer,
+    scale_tables,
+)
+from goskill.models.ensemble import EnsembleLinear, EnsembleMLP, mlp
 from goskill.models.goal_encoder import GoalEncoder
 from goskill.models.normalize import Normalize
 from goskill.models.padding import padding_last, take_rows
 from goskill.models.skill_decoder import SkillDecoder
 from goskill.models.skill_policy import SkillPolicy
+from goskill.models.squashed_normal import SquashedNormal
+from goskill.models.step_decoder import StepDecoder
 from goskill.models.transformer import CausalTransformer, KeyValueCache
 
 __all__ = [
@@ -17,11 +25,17 @@ __all__ = [
     "DecisionContext",
     "DecisionTransformer",
     "Decisions",
+    "EnsembleLinear",
+    "EnsembleMLP",
     "GoalEncoder",
     "KeyValueCache",
     "Normalize",
     "SkillDecoder",
     "SkillPolicy",
+    "SquashedNormal",
+    "StepDecoder",
+    "mlp",
     "padding_last",
+    "scale_tables",
     "take_rows",
 ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from goskill.models.padding import padding_last, take_rows
+from goskill.models.padding import look_up, padding_last, take_rows
 from goskill.models.transformer import LAST_POSITION, CausalTransformer, KeyValueCache
 
 TOKENS_PER_DECISION = 3  # return to go, state, choice
@@ -32,6 +33,13 @@ class Decisions:
     mask: Tensor | None = None
 
 
+@torch.no_grad()
+def scale_tables(tables: Iterable[nn.Embedding], std: float) -> None:
+    """Make the rows of new tables smaller: torch's have a standard deviation of 1, many times a state token's."""
+    for table in tables:
+        table.weight.mul_(std)
+
+
 class DecisionEmbedding(nn.Module):
     """Three tokens per decision point, to each of which its time is added. Subclasses embed the choice."""
 
@@ -52,7 +60,7 @@ class DecisionEmbedding(nn.Module):
             self.state(decisions.observations),
             self.choice(decisions.choices),
         ]
-        time: Tensor = self.time(decisions.timesteps)
+        time = look_up(self.time.weight, decisions.timesteps)
         return torch.stack(parts, dim=2) + time[:, :, None]
 
     def return_and_state(self, returns_to_go: Tensor, observation: Tensor, timestep: Tensor) -> Tensor:
@@ -90,6 +98,12 @@ class DecisionTransformer(nn.Module):
         self.prompt_embedding = prompt_embedding
         self.embedding_norm = nn.LayerNorm(width)
         self.transformer = CausalTransformer(width, layers, heads, dropout)
+
+    @property
+    def time_tables(self) -> list[nn.Embedding]:
+        """The embeddings of times, of the history and of the prompt."""
+        parts = (self.embedding, self.prompt_embedding)
+        return [part.time for part in parts if part is not None]
 
     def hidden(self, history: Decisions, prompt: Decisions | None = None) -> Tensor:
         """Every history row's state token, which sees what precedes it: [B, K, width].

@@ -1,8 +1,6 @@
-"""Dropout, and causal attention with dropout, that are not slowed by drawing random numbers on a CPU."""
+"""Dropout that is not slowed by drawing random numbers on a CPU."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 import torch.nn.functional as F
@@ -21,18 +19,6 @@ def dropout(x: Tensor, probability: float) -> Tensor:
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return F.dropout(x, probability)
     return x * _noise(x.shape, probability, x.dtype)
-
-
-def causal_attention(query: Tensor, key: Tensor, value: Tensor, probability: float) -> Tensor:
-    """Causal attention with dropout of the weights: [B, heads, L, head width] each -> the same shape."""
-    if probability == 0 or query.device.type != "cpu" or torch.compiler.is_compiling():
-        return F.scaled_dot_product_attention(query, key, value, dropout_p=probability, is_causal=True)
-    # The stock CPU kernels have no dropout: composed here with the cheap random numbers above.
-    B, heads, L, D = query.shape
-    query, key, value = (part.reshape(B * heads, L, D) for part in (query, key, value))
-    future = torch.full((L, L), -math.inf, dtype=query.dtype).triu(1)
-    weights = torch.baddbmm(future, query, key.transpose(1, 2), alpha=1 / math.sqrt(D)).softmax(-1)
-    return torch.bmm(dropout(weights, probability).to(value.dtype), value).view(B, heads, L, D)
 
 
 def _noise(shape: torch.Size, probability: float, dtype: torch.dtype) -> Tensor:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from goskill.errors import InputError
@@ -20,21 +24,45 @@ class GoalEncoder(nn.Module):
             raise InputError(f"encoder layers: expected at least 1, got {layers}")
         stack: list[nn.Module] = [nn.Linear(input_size, width), nn.LayerNorm(width)]
         for _ in range(layers - 1):
-            stack += [nn.Linear(width, width), nn.ReLU()]
+            stack += [nn.Linear(width, width), nn.ReLU(inplace=True)]
         self.stack = nn.Sequential(*stack, nn.Linear(width, embedding_size), nn.Tanh())
-
-    @property
-    def linears(self) -> list[nn.Linear]:
-        """The linear layers in their order."""
-        return [module for module in self.stack if isinstance(module, nn.Linear)]
-
-    @property
-    def norm(self) -> nn.LayerNorm:
-        """What follows the first of them."""
-        norm = self.stack[1]
-        assert isinstance(norm, nn.LayerNorm)
-        return norm
 
     def forward(self, change: Tensor) -> Tensor:
         embedding: Tensor = self.stack(change)
         return embedding
+
+
+@torch.no_grad()
+def fold(encoder: GoalEncoder) -> Callable[[Tensor], Tensor]:
+    """``encoder`` as it is now, for inference, in 0.6 times the products at the paper's sizes.
+
+    With K inputs, changes [N, K] -> embeddings [N, embedding_size], equal within rounding. Between the first two
+    Linear layers lies only LayerNorm. Let A = [W1 b1] less its column means and y = A [x 1]: LayerNorm is
+    g y / sqrt(|y|^2 / width + eps) + c, so W2 g A is one matrix of all three layers, and as |y| = |R [x 1]| for
+    A = QR, K + 1 further outputs give the divisor.
+    """
+    first, norm, second, *rest = encoder.stack
+    assert isinstance(first, nn.Linear)
+    assert isinstance(norm, nn.LayerNorm)
+    assert isinstance(second, nn.Linear)
+    if first.in_features >= first.out_features:
+        return encoder  # one matrix would be larger than the two
+    joined = torch.cat([first.weight, first.bias[:, None]], 1).double()
+    centred = joined - joined.mean(0)
+    # On the CPU: a small matrix, for which a GPU would have to load a library first.
+    scatter = torch.linalg.qr(centred.cpu(), mode="r").R.to(centred.device) / first.out_features**0.5
+    product = second.weight.double() @ (norm.weight.double()[:, None] * centred)
+    folded = torch.cat([scatter, product]).to(first.weight.dtype)
+    weight, bias = folded[:, :-1].contiguous(), folded[:, -1].contiguous()
+    shift = (second.weight.double() @ norm.bias.double() + second.bias.double()).to(first.weight.dtype)
+    tail = nn.Sequential(*rest)
+
+    def encode(change: Tensor) -> Tensor:
+        outputs = F.linear(change, weight, bias)
+        variance = outputs[:, : len(scatter)].square().sum(1, keepdim=True)
+        embedding: Tensor = tail(
+            torch.addcmul(shift, outputs[:, len(scatter) :], (variance + norm.eps).rsqrt())
+        )
+        return embedding
+
+    return encode

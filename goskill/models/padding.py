@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -24,3 +25,13 @@ def take_rows(rows: Tensor, order: Tensor) -> Tensor:
     B, L, _ = rows.shape
     offsets = torch.arange(B, device=order.device)[:, None] * L
     return rows.flatten(0, 1).index_select(0, (order + offsets).flatten()).view(B, order.shape[1], -1)
+
+
+def look_up(table: Tensor, index: Tensor) -> Tensor:
+    """Rows of ``table`` [N, width] by ``index`` int64 [...]: [..., width], as an embedding.
+
+    On a GPU the gradient adds rows as they come: sorting thousands of indices first takes two dozen launches.
+    """
+    if table.device.type == "cpu":
+        return F.embedding(index, table)
+    return table.index_select(0, index.flatten()).view(*index.shape, table.shape[1])

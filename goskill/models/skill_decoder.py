@@ -60,11 +60,12 @@ class SkillDecoder(nn.Module):
         Returns float [B, H, action_dim] in (-1, 1).
         """
         H = observations.shape[1]
-        step = self.embed_step.weight[:H]
-        states = self.embed_state(observations) + step
-        taken = self.embed_action(actions) + step
-        parts = self._reached_tokens(reached, step)
-        steps = torch.stack([*parts, states, taken], dim=2).flatten(1, 2)  # [B, tokens_per_step * H, width]
+        parts = [self.embed_state(observations), self.embed_action(actions)]
+        if self.reached_goal:
+            assert reached is not None, "this decoder needs the reached goals"
+            parts.insert(0, self.embed_skill(reached))
+        steps = torch.stack(parts, dim=2) + self.embed_step.weight[:H, None]
+        steps = steps.flatten(1, 2)  # [B, tokens_per_step * H, width]
         tokens = torch.cat([self.embed_skill(skill)[:, None], steps[:, :-1]], dim=1)
         at_states = slice(self.tokens_per_step - 1, None, self.tokens_per_step)
         hidden = self.transformer(self.embedding_norm(tokens), at_states)

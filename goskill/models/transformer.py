@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from goskill.errors import InputError
-from goskill.models.dropout import causal_attention, dropout
+from goskill.models.attending import causal_attention, masked_attention
+from goskill.models.dropout import dropout
+from goskill.models.fused import fused_forward, runs_fused
 from goskill.ops.decoding import HEAD_WIDTH_MULTIPLE, KEY_MULTIPLE, add_norm, cached_attention
 
 ALL_POSITIONS = slice(None)
@@ -98,11 +100,11 @@ class Block(nn.Module):
         keys, values = cache.keys[layer], cache.values[layer]
         keys[:, :, cache.length - tokens.shape[1] : cache.length] = key
         values[:, :, cache.length - tokens.shape[1] : cache.length] = value
-        attended = F.scaled_dot_product_attention(
+        attended = masked_attention(
             query[:, :, read],
             keys[:, :, : cache.length],
             values[:, :, : cache.length],
-            attn_mask=None if mask is None else mask[:, :, read],
+            None if mask is None else mask[:, :, read],
         )
         return self._finish(tokens[:, read], attended, 0.0)
 
@@ -146,6 +148,8 @@ class CausalTransformer(nn.Module):
 
         Positions that are not read still serve as keys and values, and skip the rest of the last block.
         """
+        if runs_fused(self, tokens):
+            return fused_forward(self, tokens, read)
         tokens = dropout(tokens, self.dropout if self.training else 0.0)
         last = len(self.blocks) - 1
         for index, block in enumerate(self.blocks):

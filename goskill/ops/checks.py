@@ -42,6 +42,10 @@ def check_mask(mask: Tensor, shape: torch.Size, device: torch.device) -> None:
     check_device("mask", mask, device)
 
 
+def target_error(value: int, row: int, classes: int, ignore_index: int) -> InputError:
+    return InputError(f"target must be in [0, {classes}) or {ignore_index}, got {value} at row {row}")
+
+
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise InputError(f"{name} must be one of {', '.join(choices)}, got {value!r}")

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.library import impl
 
 from goskill import _core
-from goskill.errors import InputError
-from goskill.ops import operators
+from goskill.ops.checks import target_error
+from goskill.ops.operators import NONE
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
@@ -45,13 +45,13 @@ def nearest_code(x: Tensor, codebook: Tensor, cosine: bool, with_distance: bool)
 
 def vector_quantize(
     x: Tensor, codebook: Tensor, mask: Tensor | None, commitment_weight: float, codebook_weight: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     codes = codebook.to(torch.float32).contiguous()
     quantized_codes = codes.to(x.dtype)
     mask = None if mask is None else mask.contiguous()
     quantized = x.new_empty(x.shape)
     indices = x.new_empty(x.shape[0], dtype=torch.int64)
-    error = x.new_empty((), dtype=torch.float32)
+    error, elements = (x.new_empty((), dtype=torch.float32) for _ in range(2))
     counts = x.new_empty(codes.shape[0], dtype=torch.float32)
     sums = torch.empty_like(codes)
     _core.vector_quantize(
@@ -70,36 +70,39 @@ def vector_quantize(
         counts=counts.data_ptr(),
         sums=sums.data_ptr(),
         mean_squared_error=error.data_ptr(),
+        elements=elements.data_ptr(),
         threads=torch.get_num_threads(),
     )
-    return quantized, indices, error.mul_(commitment_weight + codebook_weight), counts, sums
+    return quantized, indices, error.mul_(commitment_weight + codebook_weight), counts, sums, elements
 
 
 def straight_through(
     x: Tensor,
-    quantized: Tensor,
-    mask: Tensor | None,
+    codes: Tensor,
+    indices: Tensor,
     gradient: Tensor,
     loss_gradient: Tensor,
-    counts: Tensor,
+    elements: Tensor,
     commitment_weight: float,
 ) -> Tensor:
-    scale = 2 * commitment_weight * float(loss_gradient) / max(1.0, float(counts.sum()) * x.shape[1])
-    if x.dtype == torch.float32:
-        x, gradient = x.contiguous(), gradient.contiguous()
-        out = torch.empty_like(x)
-        _core.straight_through(
-            x=x.data_ptr(),
-            quantized=quantized.data_ptr(),
-            gradient=gradient.data_ptr(),
-            scale=scale,
-            out=out.data_ptr(),
-            count=x.numel(),
-            threads=torch.get_num_threads(),
-        )
-    else:
-        out = ((x.float() - quantized) * scale + gradient).to(x.dtype)
-    return out if mask is None else out.masked_fill_(~mask.unsqueeze(-1), 0)
+    out = x.new_empty(x.shape)
+    _core.straight_through(
+        x=x.data_ptr(),
+        dtype=DTYPES[x.dtype],
+        count=x.shape[0],
+        dim=x.shape[1],
+        row_stride=x.stride(0),
+        column_stride=x.stride(1),
+        gradient=gradient.data_ptr(),
+        gradient_row_stride=gradient.stride(0),
+        gradient_column_stride=gradient.stride(1),
+        codes=codes.data_ptr(),
+        indices=indices.data_ptr(),
+        scale=2 * commitment_weight * float(loss_gradient) / max(1.0, float(elements)),
+        out=out.data_ptr(),
+        threads=torch.get_num_threads(),
+    )
+    return out
 
 
 def move_codebook_(
@@ -142,7 +145,7 @@ def focal_loss(
     weight = _as_float(weight)
     mask = None if mask is None else mask.contiguous()
     losses = logits.new_empty(target.shape, dtype=torch.float32)
-    reduced = None if reduction == operators.NONE else logits.new_empty((), dtype=torch.float32)
+    reduced = None if reduction == NONE else logits.new_empty((), dtype=torch.float32)
     gradient = logits.new_empty(logits.shape if with_gradient else (0,))
     bad = _core.focal_loss(
         logits=logits.data_ptr(),
@@ -163,13 +166,11 @@ def focal_loss(
         threads=torch.get_num_threads(),
     )
     if bad >= 0:
-        raise InputError(
-            f"target must be in [0, {logits.shape[1]}) or {ignore_index}, got {int(target[bad])} at row {bad}"
-        )
+        raise target_error(int(target[bad]), bad, logits.shape[1], ignore_index)
     return losses if reduced is None else reduced, gradient
 
 
-def scale_rows(rows: Tensor, factor: Tensor) -> Tensor:
+def scale_rows(rows: Tensor, factor: Tensor, of: Tensor | None) -> Tensor:
     return rows.clone().mul_(factor.unsqueeze(-1) if factor.ndim else factor)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.library import impl
 
-from goskill.ops import operators
+from goskill.ops.operators import NONE
 
 
 def _float_codes(codebook: Tensor) -> Tensor:
@@ -29,35 +29,34 @@ def nearest_code(x: Tensor, codebook: Tensor, cosine: bool, with_distance: bool)
 
 def vector_quantize(
     x: Tensor, codebook: Tensor, mask: Tensor | None, commitment_weight: float, codebook_weight: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     from goskill.kernels.vector_quantize import vector_quantize as launch
 
     codes = _float_codes(codebook)
     mask = None if mask is None else mask.contiguous()
     quantized = x.new_empty(x.shape)
     indices = x.new_empty(x.shape[0], dtype=torch.int64)
-    loss = x.new_empty((), dtype=torch.float32)
+    loss, elements = (x.new_empty((), dtype=torch.float32) for _ in range(2))
     counts = codes.new_empty(codes.shape[0])
     sums = torch.empty_like(codes)
-    launch(x, codes, mask, commitment_weight + codebook_weight, quantized, indices, loss, counts, sums)
-    return quantized, indices, loss, counts, sums
+    weight = commitment_weight + codebook_weight
+    launch(x, codes, mask, weight, quantized, indices, loss, counts, sums, elements)
+    return quantized, indices, loss, counts, sums, elements
 
 
 def straight_through(
     x: Tensor,
-    quantized: Tensor,
-    mask: Tensor | None,
+    codes: Tensor,
+    indices: Tensor,
     gradient: Tensor,
     loss_gradient: Tensor,
-    counts: Tensor,
+    elements: Tensor,
     commitment_weight: float,
 ) -> Tensor:
     from goskill.kernels.vector_quantize import straight_through as launch
 
     out = x.new_empty(x.shape)
-    mask = None if mask is None else mask.contiguous()
-    elements = counts.sum() * x.shape[1]
-    launch(x, quantized, mask, gradient, loss_gradient, elements, commitment_weight, out)
+    launch(x, codes, indices, gradient, loss_gradient, elements, commitment_weight, out)
     return out
 
 
@@ -90,7 +89,7 @@ def focal_loss(
 
     weight = None if weight is None else weight.contiguous()
     mask = None if mask is None else mask.contiguous()
-    loss = logits.new_empty(target.shape if reduction == operators.NONE else (), dtype=torch.float32)
+    loss = logits.new_empty(target.shape if reduction == NONE else (), dtype=torch.float32)
     gradient = logits.new_empty(logits.shape if with_gradient else (0,))
     launch(
         logits,
@@ -107,7 +106,7 @@ def focal_loss(
     return loss, gradient
 
 
-def scale_rows(rows: Tensor, factor: Tensor) -> Tensor:
+def scale_rows(rows: Tensor, factor: Tensor, of: Tensor | None) -> Tensor:
     from goskill.kernels.focal_loss import scale_rows as launch
 
     out = torch.empty_like(rows)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
+import goskill.ops.reference as reference
 from goskill.errors import InputError
-from goskill.ops import operators, reference
-from goskill.ops.checks import check_choice, check_device, check_floating, check_mask
-from goskill.ops.dispatch import Implementation, choose
+from goskill.ops.checks import check_choice, check_device, check_floating, check_mask, target_error
+from goskill.ops.dispatch import Implementation, choose, in_batches, transforms_active
+from goskill.ops.operators import REDUCTIONS
 
 
 def focal_loss(
@@ -69,25 +69,50 @@ def focal_loss(
             raise InputError(f"weight must have shape [{logits.shape[1]}], got {list(weight.shape)}")
     if mask is not None:
         check_mask(mask, expected, logits.device)
-    if not (gamma >= 0 and math.isfinite(gamma)):
+    if not 0 <= gamma < math.inf:
         raise InputError(f"gamma must be finite and at least 0, got {gamma}")
     if not 0 <= label_smoothing <= 1:
         raise InputError(f"label_smoothing must be in [0, 1], got {label_smoothing}")
     rows = logits if logits.ndim == 2 else logits.movedim(1, -1).reshape(-1, logits.shape[1])
     row_target = target.reshape(-1)
     row_mask = None if mask is None else mask.reshape(-1)
-    if choose(impl, logits) == "reference":
-        losses = reference.focal_loss(
-            rows, row_target, weight, row_mask, gamma, ignore_index, label_smoothing, reduction
-        )
+    chosen = choose(impl, logits)
+    if weight is not None and weight.requires_grad and chosen != "reference":
+        if impl != "auto":
+            raise InputError(f"impl={impl!r} has no gradient for weight: use impl='auto' or 'reference'")
+        chosen = "reference"
+    options = (gamma, ignore_index, label_smoothing)
+    if chosen == "reference":
+        if logits.device.type == "cpu" and not (torch.compiler.is_compiling() or transforms_active()):
+            _check_targets(row_target, row_mask, ignore_index, logits.shape[1])
+        losses = reference.focal_loss(rows, row_target, weight, row_mask, *options, reduction)
     else:
-        options = (gamma, ignore_index, label_smoothing, operators.REDUCTIONS[reduction])
-        if torch.is_grad_enabled() and logits.requires_grad:
-            differentiable: Callable[..., Tensor] = _FocalLoss.apply
-            losses = differentiable(rows, row_target, weight, row_mask, *options)
-        else:
-            losses, _ = torch.ops.goskill.focal_loss(rows, row_target, weight, row_mask, *options, False)
+        losses = _focal_loss(rows, row_target, weight, row_mask, *options, reduction)
     return losses.reshape(expected) if reduction == "none" else losses
+
+
+def _check_targets(target: Tensor, mask: Tensor | None, ignore_index: int, classes: int) -> None:
+    bad = ((target < 0) | (target >= classes)) & (target != ignore_index)
+    bad = bad if mask is None else bad & mask
+    if bad.any():
+        row = int(bad.int().argmax())
+        raise target_error(int(target[row]), row, classes, ignore_index)
+
+
+def _focal_loss(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    mask: Tensor | None,
+    gamma: float,
+    ignore_index: int,
+    label_smoothing: float,
+    reduction: str,
+) -> Tensor:
+    arguments = (logits, target, weight, mask, gamma, ignore_index, label_smoothing, REDUCTIONS[reduction])
+    if torch.is_grad_enabled() and logits.requires_grad:
+        return cast(Tensor, _FocalLoss.apply(*arguments))  # type: ignore[no-untyped-call]
+    return cast(Tensor, torch.ops.goskill.focal_loss(*arguments, False)[0])
 
 
 class _FocalLoss(torch.autograd.Function):
@@ -103,18 +128,45 @@ class _FocalLoss(torch.autograd.Function):
         label_smoothing: float,
         reduction: int,
     ) -> Tensor:
-        loss, gradient = torch.ops.goskill.focal_loss(
-            logits, target, weight, mask, gamma, ignore_index, label_smoothing, reduction, True
-        )
-        ctx.save_for_backward(gradient)
+        arguments = (logits, target, weight, mask, gamma, ignore_index, label_smoothing, reduction)
+        loss, gradient = torch.ops.goskill.focal_loss(*arguments, True)
+        compiling = torch.compiler.is_compiling()
+        ctx.save_for_backward(gradient, logits if compiling else None)
+        # For second derivatives. Not among the saved tensors: first derivatives do not mind if the logits change.
+        ctx.formula = None if compiling else (arguments, _versions(arguments))
         return cast(Tensor, loss)
 
     @staticmethod
     def backward(ctx: Any, factor: Tensor) -> Any:
-        (gradient,) = ctx.saved_tensors
+        gradient, logits = ctx.saved_tensors
+        if torch.is_grad_enabled() and ctx.formula is not None:
+            kept, versions = ctx.formula
+            return _gradient_by_formula(kept, versions, factor), *[None] * 7
+        if in_batches(factor):
+            return (gradient * factor.unsqueeze(-1)).to(gradient.dtype), *[None] * 7
         # A second buffer is needed only if the graph is kept: this gradient may be asked for again. What a
         # compiled step saved must not change.
         if torch.compiler.is_compiling() or torch._C._autograd._get_current_graph_task_keep_graph():
-            return torch.ops.goskill.scale_rows(gradient, factor), *[None] * 7
+            return torch.ops.goskill.scale_rows(gradient, factor, logits), *[None] * 7
+        ctx.formula = None
         torch.ops.goskill.scale_rows_(gradient, factor)
         return gradient, *[None] * 7
+
+
+def _versions(arguments: tuple[Any, ...]) -> list[int]:
+    """How often each tensor has been changed in place; nobody counts that for those of inference mode."""
+    return [a._version for a in arguments if isinstance(a, Tensor) and not a.is_inference()]
+
+
+def _gradient_by_formula(arguments: tuple[Any, ...], versions: list[int], factor: Tensor) -> Tensor:
+    """The gradient by the logits, which can itself be differentiated by them and by ``factor``."""
+    if _versions(arguments) != versions:
+        raise RuntimeError(
+            "the second derivative of focal_loss needs its inputs, of which one has been changed in place since"
+        )
+    logits, *others, reduction = arguments
+    name = next(name for name, number in REDUCTIONS.items() if number == reduction)
+    with torch.enable_grad():
+        formula: Any = reference.focal_loss
+        loss = formula(logits, *others, name)
+        return cast(Tensor, torch.autograd.grad(loss, logits, factor, create_graph=True)[0])

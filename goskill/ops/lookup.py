@@ -7,7 +7,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from goskill.ops import reference
+import goskill.ops.reference as reference
 from goskill.ops.checks import check_choice, check_codebook
 from goskill.ops.dispatch import Implementation, choose
 
@@ -61,12 +61,13 @@ def nearest_code(
     check_codebook(x, codebook)
     check_choice("metric", metric, ("euclidean", "cosine"))
     if choose(impl, x) == "reference":
-        indices, distance = reference.nearest_code(x, codebook, metric)
-    else:
-        shape = x.shape[:-1]
-        indices, distance = torch.ops.goskill.nearest_code(
-            x.detach().reshape(-1, x.shape[-1]), codebook.detach(), metric == "cosine", return_distance
-        )
-        indices = indices.reshape(shape)
-        distance = distance.reshape(shape) if return_distance else distance
-    return (indices, distance) if return_distance else indices
+        indices = reference.nearest_code(x, codebook, metric)
+        if not return_distance:
+            return indices
+        return indices, reference.code_distance(x, codebook, indices, metric)
+    shape = x.shape[:-1]
+    indices, distance = torch.ops.goskill.nearest_code(
+        x.detach().reshape(-1, x.shape[-1]), codebook.detach(), metric == "cosine", return_distance
+    )
+    indices = indices.reshape(shape)
+    return (indices, distance.reshape(shape)) if return_distance else indices

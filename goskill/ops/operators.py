@@ -3,11 +3,13 @@
 Gradients are autograd functions beside the public operations, which cost a third of registered ones.
 
 - ``goskill::nearest_code``: x [N, D], codebook [M, D] to indices [N], distance [N] (or empty)
-- ``goskill::vector_quantize``: x, codebook to quantized [N, D], indices [N], loss, counts [M], sums [M, D]
-- ``goskill::straight_through``: the gradient of ``vector_quantize`` by x
+- ``goskill::vector_quantize``: x, codebook to quantized [N, D], indices [N], loss, counts [M], sums [M, D], and how
+  many numbers of x count
+- ``goskill::straight_through``: the gradient of ``vector_quantize`` by x, from float32 codes [M, D] and its indices
 - ``goskill::move_codebook_``: moves averages [M], [M, D] and codes [M, D] by counts [M] and sums [M, D]
 - ``goskill::focal_loss``: logits [N, C], target [N] to the loss and the logits' gradient (or empty)
-- ``goskill::scale_rows``: a saved gradient times the loss's, one factor for all rows or one per row
+- ``goskill::scale_rows``: a saved gradient times the loss's, one factor for all rows or one per row. ``of`` is what
+  the gradient is taken by, and not read: torch.compile refuses second derivatives if it sees what they are of
 - ``goskill::scale_rows_``: the same in place
 """
 
@@ -29,11 +31,11 @@ define(
 define(
     "goskill::vector_quantize",
     "(Tensor x, Tensor codebook, Tensor? mask, float commitment_weight, float codebook_weight) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 define(
     "goskill::straight_through",
-    "(Tensor x, Tensor quantized, Tensor? mask, Tensor gradient, Tensor loss_gradient, Tensor counts, "
+    "(Tensor x, Tensor codes, Tensor indices, Tensor gradient, Tensor loss_gradient, Tensor elements, "
     "float commitment_weight) -> Tensor",
 )
 define(
@@ -46,7 +48,7 @@ define(
     "(Tensor logits, Tensor target, Tensor? weight, Tensor? mask, float gamma, int ignore_index, "
     "float label_smoothing, int reduction, bool with_gradient) -> (Tensor, Tensor)",
 )
-define("goskill::scale_rows", "(Tensor rows, Tensor factor) -> Tensor")
+define("goskill::scale_rows", "(Tensor rows, Tensor factor, Tensor? of) -> Tensor")
 define("goskill::scale_rows_", "(Tensor(a!) rows, Tensor factor) -> ()")
 
 
@@ -67,6 +69,7 @@ def _fake_vector_quantize(
         x.new_empty((), dtype=torch.float32),
         x.new_empty(codebook.shape[0], dtype=torch.float32),
         x.new_empty(codebook.shape, dtype=torch.float32),
+        x.new_empty((), dtype=torch.float32),
     )
 
 

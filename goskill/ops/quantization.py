@@ -8,10 +8,10 @@ from typing import Any, Literal, NamedTuple, overload
 import torch
 from torch import Tensor
 
+import goskill.ops.reference as reference
 from goskill.errors import InputError
-from goskill.ops import reference
 from goskill.ops.checks import check_choice, check_codebook, check_mask
-from goskill.ops.dispatch import Implementation, choose
+from goskill.ops.dispatch import Implementation, choose, in_batches
 
 
 class CodeStatistics(NamedTuple):
@@ -155,29 +155,43 @@ class _Quantize(torch.autograd.Function):
         commitment_weight: float,
         codebook_weight: float,
     ) -> tuple[Tensor, ...]:
-        outputs: tuple[Tensor, ...] = torch.ops.goskill.vector_quantize(
+        quantized, indices, loss, counts, sums, elements = torch.ops.goskill.vector_quantize(
             x, codebook, mask, commitment_weight, codebook_weight
         )
-        quantized, indices, _, counts, sums = outputs
-        # The codebook's gradient, up to a factor; the codebook itself may have moved when it is needed.
-        pull = counts.unsqueeze(-1) * codebook - sums if ctx.needs_input_grad[1] else None
-        ctx.save_for_backward(x, quantized, mask, counts, pull)
-        ctx.commitment_weight, ctx.codebook_weight = commitment_weight, codebook_weight
-        ctx.codebook_dtype = codebook.dtype
+        # Copies, for the codebook moves before its gradient is asked for and the outputs are the caller's to change.
+        codes = codebook.detach().to(torch.float32, copy=True)
+        pull = counts.unsqueeze(-1) * codes - sums if ctx.needs_input_grad[1] else None
+        ctx.save_for_backward(x if commitment_weight else None, codes, indices.clone(), elements, pull)
         ctx.mark_non_differentiable(indices, counts, sums)
-        return outputs
+        ctx.weights, ctx.codebook_dtype = (commitment_weight, codebook_weight), codebook.dtype
+        # For second derivatives, of which compiled graphs have none.
+        compiling = torch.compiler.is_compiling()
+        ctx.of_codebook = None if compiling or pull is None else (codebook, counts.unsqueeze(-1).clone())
+        return quantized, indices, loss, counts, sums
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _indices: Any, loss_gradient: Tensor, *_statistics: Any) -> Any:
-        x, quantized, mask, counts, pull = ctx.saved_tensors
+        x, codes, indices, elements, pull = ctx.saved_tensors
+        commitment_weight, codebook_weight = ctx.weights
+        # The kernels know neither second derivatives nor batches of gradients; the formula does.
+        by_formula = torch.is_grad_enabled() or in_batches(gradient, loss_gradient)
         to_x = to_codebook = None
-        if ctx.needs_input_grad[0]:
+        if ctx.needs_input_grad[0] and (by_formula or x is None):
+            to_x = gradient
+            if x is not None:
+                factor = 2 * commitment_weight * loss_gradient / elements.clamp(min=1)
+                to_x = (gradient + factor * (x.float() - codes[indices])).to(gradient.dtype)
+            to_x = torch.where((indices >= 0).unsqueeze(-1), to_x, 0)
+        elif ctx.needs_input_grad[0]:
             to_x = torch.ops.goskill.straight_through(
-                x, quantized, mask, gradient, loss_gradient, counts, ctx.commitment_weight
+                x, codes, indices, gradient, loss_gradient, elements, commitment_weight
             )
         if pull is not None:
-            elements = (counts.sum() * x.shape[-1]).clamp(min=1)
-            factor = 2 * ctx.codebook_weight * loss_gradient / elements
+            if by_formula:
+                codebook, counts = ctx.of_codebook
+                # The value of the codebook then, the derivative of the codebook now.
+                pull = pull + counts * (codebook - codebook.detach())
+            factor = 2 * codebook_weight * loss_gradient / elements.clamp(min=1)
             to_codebook = (pull * factor).to(ctx.codebook_dtype)
         return to_x, to_codebook, None, None, None
 
@@ -192,5 +206,5 @@ def _vector_quantize(
         quantize = _Quantize.apply
     quantized, indices, loss, counts, sums = quantize(
         rows, codebook, row_mask, commitment_weight, codebook_weight
-    )
+    )[:5]
     return quantized.reshape(x.shape), indices.reshape(x.shape[:-1]), loss, counts, sums

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from goskill.rollouts.evaluate import Moment, evaluate
+from goskill.rollouts.batch_run import Moment
+from goskill.rollouts.evaluate import evaluate
 from goskill.rollouts.policies import RandomPolicy, ScriptedPolicy
 from goskill.rollouts.policy import Demonstration, Policy, Prompts, SkillPolicy
 

@@ -1,4 +1,4 @@
-"""Collecting episodes of MetaWorld's scripted policies into an episode store."""
+"""Collecting episodes of a suite into an episode store."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import goskill
-from goskill.data.files import MANIFEST
 from goskill.data.store import EpisodeStore
+from goskill.data.store_files import MANIFEST
 from goskill.data.writer import StoreWriter
+from goskill.envs.collectors import check_policy, collector_of
 from goskill.envs.jobs import in_order
-from goskill.envs.metaworld.environment import ACTION_DIM, OBSERVATION_DIM, implementation
-from goskill.envs.metaworld.scripted import ScriptedCollector, ScriptedEpisode
-from goskill.envs.metaworld.tasks import episode_seed, task_names
-from goskill.envs.pool_input import check_workers
-from goskill.errors import InputError
+from goskill.envs.metaworld.tasks import episode_seed
+from goskill.envs.suite import CollectedEpisode, Suite, choose_workers, find_suite, packed, tasks_in, unpacked
+from goskill.errors import InputError, StoreError
 from goskill.seeds import check_seed
 
 QUALITIES = ("near-optimal", "sub-optimal")
-POLICIES = ("scripted",)
 _COLLECTOR = "goskill.rollouts.collection"
 _LEAST_SHARD_EPISODES = 20
 _MOST_SHARDS = 200
 _ROUND_EPISODES = 16  # of each rank between two exchanges
 _Job = tuple[str, int]
-_Episodes = Generator[ScriptedEpisode, None, None]
+_Episodes = Generator[CollectedEpisode, None, None]
+_YOUNGER = ("suite", "reward_version")
+"""What the provenance of older collections does not say."""
 
 
 class Ranks(Protocol):
@@ -56,9 +56,10 @@ class _Alone:
 
 
 def collect(
-    tasks: str | Iterable[str],
+    tasks: str | Iterable[str] | None,
     path: str | os.PathLike[str],
     *,
+    suite: Suite | str | None = None,
     episodes: int = 40,
     quality: str = "near-optimal",
     policy: str = "scripted",
@@ -67,60 +68,73 @@ def collect(
     progress: Callable[[int, int], None] | None = None,
     ranks: Ranks | None = None,
 ) -> EpisodeStore:
-    """Collect episodes of MetaWorld tasks into the store ``path``; go on where an earlier call was stopped.
+    """Collect episodes of a suite's tasks into the store ``path``; go on where an earlier call was stopped.
 
     An interruption keeps all but the last few episodes (fewer than 20, or 1/200 of them all), and what is
     collected in the end is the same, byte for byte, as without one.
 
-    Each task's ``episodes`` go from random to expert like the replay buffer of an agent that learns
-    (`goskill.envs.metaworld.scripted`); ``quality="near-optimal"`` keeps all, ``"sub-optimal"`` the first half.
-    ``tasks`` is a suite's name or task names. ``workers`` processes share the work (default: one per core; 0:
-    this process); the columns are the same, byte for byte, for any number of them. ``progress(done, total)``
-    is called with numbers of episodes. The store's provenance says that the data is scripted. All ``ranks`` have to
-    call this alike (each with workers of its own); they share the episodes, and rank 0 writes the same columns.
+    ``tasks`` are names of ``suite``'s tasks (None: all), by default MetaWorld's, or the name of a suite. With
+    ``policy="scripted"`` a task's ``episodes`` go from random to expert like the replay buffer of an agent that learns
+    (`goskill.envs.collectors`), or are what the suite's own collector makes; ``"random"`` acts uniformly at random in
+    any suite. ``quality="near-optimal"`` keeps all, ``"sub-optimal"`` the first half. ``workers`` processes share the
+    work (default: one per core; 0: this process); the columns are the same, byte for byte, for any number of them.
+    ``progress(done, total)`` is called with numbers of episodes.
+
+    The store declares the columns ``terminated`` and ``truncated``; its provenance names the suite, and says that the
+    data is scripted. All ``ranks`` have to call this alike (each with workers of its own); they share the episodes, and
+    rank 0 writes the same columns.
 
     Raises `InputError` for wrong arguments, and for a folder that holds anything but an unfinished or
     finished collection with the same arguments; `WorkerDied` when a worker process ends (calling again goes
     on).
     """
-    names = task_names(tasks)
+    found, names = tasks_in(suite, tasks)
     if len(set(names)) != len(names):
         twice = next(name for index, name in enumerate(names) if name in names[:index])
         raise InputError(f"tasks: expected each task once, got {twice!r} twice")
-    _check(episodes, quality, policy)
+    _check(episodes, quality)
     seed = check_seed("seed", seed)
-    workers = check_workers(workers)
-    provenance = _provenance(episodes, quality, policy, seed)
+    workers = choose_workers(found, workers)
+    options = found.prepare({})
+    check_policy(found, policy)
+    provenance = _provenance(found, episodes, quality, policy, seed)
     kept = episodes if quality == "near-optimal" else max(episodes // 2, 1)
     jobs = [(task, episode) for task in names for episode in range(kept)]
     ranks = ranks or _Alone()
     writes = ranks.rank() == 0
     done = ranks.gather(_collected(Path(path), names, provenance) if writes else 0)[0]
-    rolled_out = _shared(
-        jobs[done:], ranks, partial(_roll_out, episodes=episodes, seed=seed, workers=workers)
+    roll_out = partial(
+        _roll_out, suite=found, policy=policy, options=options, episodes=episodes, seed=seed, workers=workers
     )
+    rolled_out = _shared(jobs[done:], ranks, roll_out)
     if not writes:
         for _ in rolled_out:
             pass
     elif done < len(jobs) or EpisodeStore.open(path).unfinished:
         shard_episodes = max(_LEAST_SHARD_EPISODES, -(-len(jobs) // _MOST_SHARDS))
+        with_ends = _declares_ends(path)
+        columns, episode_columns = (
+            (found.columns, found.episode_columns) if policy == "scripted" else ({}, {})
+        )
         with (
             StoreWriter(
-                path, OBSERVATION_DIM, ACTION_DIM, names, provenance=provenance, append=True, unfinished=True
+                path,
+                found.observation_dim,
+                found.action_dim,
+                names,
+                provenance=provenance,
+                append=True,
+                unfinished=True,
+                columns={"terminated": bool, "truncated": bool, **columns} if with_ends else None,
+                episode_columns=episode_columns if with_ends else None,
             ) as writer,
             _whole_shards(writer),
             contextlib.closing(rolled_out),
         ):
             if progress is not None:
                 progress(done, len(jobs))
-            for (task, _), episode in zip(jobs[done:], rolled_out, strict=True):
-                writer.append(
-                    task=task,
-                    observations=episode.observations,
-                    actions=episode.actions,
-                    rewards=episode.rewards,
-                    success=episode.success,
-                )
+            for (task, number), episode in zip(jobs[done:], rolled_out, strict=True):
+                _append(writer, task, number, episode, with_ends)
                 done += 1
                 if done % shard_episodes == 0:
                     writer.flush()
@@ -129,6 +143,30 @@ def collect(
             writer.finish()
     ranks.gather(None)  # the store is whole when any of them opens it
     return EpisodeStore.open(path)
+
+
+def _declares_ends(path: str | os.PathLike[str]) -> bool:
+    """False for a collection that began before stores had such columns; it goes on without."""
+    return not (Path(path) / MANIFEST).exists() or bool(EpisodeStore.open(path).columns)
+
+
+def _append(writer: StoreWriter, task: str, number: int, episode: CollectedEpisode, with_ends: bool) -> None:
+    try:
+        writer.append(
+            task=task,
+            observations=episode.observations,
+            actions=episode.actions,
+            rewards=episode.rewards,
+            success=episode.success,
+            columns={"terminated": episode.terminated, "truncated": episode.truncated, **episode.columns}
+            if with_ends
+            else None,
+            episode_columns=episode.episode_columns if with_ends else None,
+        )
+    except StoreError:
+        raise
+    except InputError as error:
+        raise InputError(f"task {task!r}, episode {number}: {error}") from None
 
 
 @contextlib.contextmanager
@@ -141,23 +179,27 @@ def _whole_shards(writer: StoreWriter) -> Iterator[None]:
         raise
 
 
-def _check(episodes: int, quality: str, policy: str) -> None:
+def _check(episodes: int, quality: str) -> None:
     if episodes < 1:
         raise InputError(f"episodes: expected at least 1, got {episodes}")
     if quality not in QUALITIES:
         raise InputError(f"quality: expected one of {', '.join(QUALITIES)}, got {quality!r}")
-    if policy not in POLICIES:
-        raise InputError(f"policy: expected one of {', '.join(POLICIES)}, got {policy!r}")
 
 
 def episode_seeds(store: EpisodeStore) -> list[int] | None:
     """What the environment of each episode of a collected store was reset with; None for any other store.
 
-    With that seed `goskill.envs.make` (and the pool) begins where the episode began, as long as the packages are
-    those that the provenance names.
+    With that seed an environment of its suite begins where the episode began, as long as the packages are
+    those that the provenance names. A suite's own collector may begin episodes in other ways.
     """
     origin = store.provenance[0] if len(store.provenance) == 1 else {}
     if origin.get("collector") != _COLLECTOR or not isinstance(origin.get("seed"), int):
+        return None
+    try:
+        suite = find_suite(origin.get("suite", "metaworld"))
+    except InputError:
+        return None
+    if origin.get("source") == "scripted" and suite.collector() is not None:
         return None
     counts = dict.fromkeys(store.tasks, 0)
     seeds = []
@@ -168,16 +210,25 @@ def episode_seeds(store: EpisodeStore) -> list[int] | None:
     return seeds
 
 
-def _provenance(episodes: int, quality: str, policy: str, seed: int) -> dict[str, Any]:
-    packages = {name: importlib.metadata.version(name) for name in ("metaworld", "mujoco", "numpy")}
+def suite_of_store(store: EpisodeStore) -> str | None:
+    """The name of the suite that a store was collected in; None where it does not say."""
+    names = {origin.get("suite") for origin in store.provenance}
+    name = names.pop() if len(names) == 1 else None
+    return name if isinstance(name, str) else None
+
+
+def _provenance(suite: Suite, episodes: int, quality: str, policy: str, seed: int) -> dict[str, Any]:
+    packages = {name: importlib.metadata.version(name) for name in (*suite.packages, "numpy")}
     return {
-        "source": "scripted",
+        "source": policy,
         "collector": _COLLECTOR,
-        "policy": f"{policy}: MetaWorld's own, with annealed exploration",
+        "policy": f"scripted: {suite.scripted}" if policy == "scripted" else policy,
         "episodes": episodes,
         "quality": quality,
         "seed": seed,
         "packages": {"goskill": goskill.__version__, **packages},
+        "suite": suite.name,
+        **({} if suite.reward_version is None else {"reward_version": suite.reward_version}),
     }
 
 
@@ -207,6 +258,8 @@ def _collected(path: Path, tasks: Sequence[str], provenance: dict[str, Any]) -> 
         raise InputError(f"{path}: exists already, with the tasks {', '.join(store.tasks)}")
     for theirs in store.provenance:
         for key in sorted(provenance.keys() | theirs.keys()):
+            if key in _YOUNGER and key not in theirs:
+                continue
             if theirs.get(key) != provenance.get(key):
                 raise InputError(
                     f"{path}: exists already, with {key} {theirs.get(key)!r} where this collection has "
@@ -228,17 +281,27 @@ def _shared(jobs: Sequence[_Job], ranks: Ranks, roll_out: Callable[[Sequence[_Jo
                 yield parts[index % count][index // count]
 
 
-def _roll_out(jobs: Sequence[_Job], episodes: int, seed: int, workers: int) -> _Episodes:
+def _roll_out(
+    jobs: Sequence[_Job],
+    suite: Suite,
+    policy: str,
+    options: dict[str, Any],
+    episodes: int,
+    seed: int,
+    workers: int,
+) -> _Episodes:
     """The episodes of the jobs, in their order."""
     if workers == 0:
-        collector = ScriptedCollector()
+        collector = collector_of(suite, policy, options)
         yield from (collector(task, episode, episodes, seed) for task, episode in jobs)
         return
-    arguments = (episodes, seed, implementation())
+    arguments = (packed(suite), policy, options, episodes, seed)
     yield from in_order(jobs, workers, "collection worker", "goskill.rollouts.collection:serve", arguments)
 
 
-def serve(episodes: int, seed: int, impl: str) -> Callable[[_Job], ScriptedEpisode]:
+def serve(
+    packed_suite: bytes, policy: str, options: dict[str, Any], episodes: int, seed: int
+) -> Callable[[_Job], CollectedEpisode]:
     """In a worker process: rolls out the (task, episode) it is sent."""
-    collector = ScriptedCollector(impl)
+    collector = collector_of(unpacked(packed_suite), policy, options)
     return lambda job: collector(*job, episodes, seed)

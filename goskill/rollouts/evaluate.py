@@ -3,46 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from threading import Event, Lock
 from typing import Any
 
-import gymnasium
 import numpy as np
 import numpy.typing as npt
-from gymnasium.vector import AutoresetMode
 
-from goskill.envs.pool_input import check_workers
+from goskill.envs.metaworld.tasks import episode_seed
+from goskill.envs.suite import Suite, choose_workers, find_suite
 from goskill.errors import InputError
-from goskill.evaluation.results import Protocol, Results, Skills, TaskEpisodes, package_versions
-from goskill.rollouts.policy import FloatArray, Policy, Prompts
+from goskill.evaluation.results import UNKNOWN, Protocol, Results, Skills, TaskEpisodes, package_versions
+from goskill.rollouts.batch_run import BatchRun, Moment, VectorEnv, has_skills, skill_history
+from goskill.rollouts.policy import Policy, Prompts
 from goskill.rollouts.schedule import EpisodeKey, Part, schedule
 from goskill.rollouts.side_by_side import half_of_torchs_threads, run_side_by_side
 from goskill.seeds import check_seed
 
-VectorEnv = gymnasium.vector.VectorEnv[Any, Any, Any]
 MakeEnvironments = Callable[[Sequence[str]], VectorEnv]
-
-
-@dataclass(frozen=True)
-class Moment:
-    """What a ``record`` callback sees after each step. Arrays are [N, ...] over the environments of the
-    batch.
-
-    ``step`` counts from 1; ``observations`` are what the actions answered; ``returns`` are the sums of
-    rewards so far; ``success`` is this step's; ``skills`` are those in charge, or None for a policy without
-    skills.
-    """
-
-    episodes: Sequence[EpisodeKey]
-    step: int
-    observations: FloatArray
-    actions: FloatArray
-    rewards: npt.NDArray[np.float64]
-    returns: npt.NDArray[np.float64]
-    success: npt.NDArray[np.bool_]
-    skills: npt.NDArray[np.int64] | None
+OpenEnvironments = Callable[[Sequence[str], int], VectorEnv]
+"""(a task per environment, worker processes) -> environments."""
 
 
 def evaluate(
@@ -50,46 +30,63 @@ def evaluate(
     tasks: Sequence[str],
     episodes: int = 50,
     *,
+    suite: Suite | str | None = None,
     prompts: Prompts | None = None,
     seed: int = 0,
     episode_seeds: Mapping[str, Sequence[int]] | None = None,
     workers: int | None = None,
-    max_steps: int = 500,
+    max_steps: int | None = None,
     batch: int = 250,
     progress: Callable[[int, int], None] | None = None,
     record: Callable[[Moment], None] | None = None,
     make_environments: MakeEnvironments | None = None,
 ) -> Results:
-    """Run ``episodes`` episodes of each task and sum them up.
+    """Run ``episodes`` episodes of each task of ``suite`` (by default MetaWorld) and sum them up.
 
-    Every episode starts from a new object and goal position, decided by (seed, task, index of the episode)
-    alone, and goes on for ``max_steps`` steps whether it succeeds or not. ``episode_seeds`` replaces what the
-    environments of a task are reset with, ``episodes`` numbers each. At most ``batch`` environments
-    live at a time, in two halves that act and step side by side where the policy can ``fork``, with half of
-    torch's threads each. The results don't depend on ``workers``; on ``batch``, the number of torch's threads and
-    the device they depend through the rounding of the policy's own arithmetic only.
-    ``progress(done, total)`` hears of environment steps. ``make_environments(tasks)`` replaces the pools of
-    :func:`goskill.envs.make_vec` by any Gymnasium vector environment with one sub-environment per task name,
-    in one piece.
+    Every episode starts from a new state, decided by (seed, task, index of the episode) alone, and goes on until the
+    environment ends it or ``max_steps`` (by default the suite's) are over, whether it has succeeded or not.
+    ``episode_seeds`` replaces what the environments of a task are reset with, ``episodes`` numbers each. At most
+    ``batch`` environments live at a time, in two halves that act and step side by side where the policy can ``fork``,
+    with half of torch's threads each. The results don't depend on ``workers``; on ``batch``, the number of torch's
+    threads and the device they depend through the rounding of the policy's own arithmetic only.
+    ``progress(done, total)`` is called with numbers of environment steps.
 
-    Raises InputError for wrong arguments, for a policy that needs prompts and does not get them, and for
-    actions that are misshapen, NaN or out of range, naming environment, task and step.
+    ``make_environments(tasks)`` replaces the suite's pools by any Gymnasium vector environment with one
+    sub-environment per task name, in one piece; the names are up to the caller then, ``max_steps`` is 500 by default,
+    and all autoreset modes will do.
+
+    Success is what infos report as ``success`` or ``is_success`` (or the suite's own keys) at any step, or in
+    ``final_info``. It is unknown, not zero, for episodes in which nothing reports it.
+
+    Raises InputError for wrong arguments, for a policy that needs prompts and does not get them, for actions that are
+    misshapen, NaN or out of range, and for observations and rewards that are not finite, naming environment, task and
+    step.
     """
     seed = check_seed("seed", seed)
+    found = None if suite is None and make_environments is not None else find_suite(suite or "metaworld")
+    if max_steps is None:
+        max_steps = 500 if found is None else found.max_steps
     _check_arguments(tasks, episodes=episodes, max_steps=max_steps, batch=batch)
     prompts = prompts or {}
     _check_prompts(policy, tasks, prompts)
-    workers = check_workers(workers) if make_environments is None else 0
-    seed_of = _seeds(seed, tasks, episodes, episode_seeds)
-    rollout = _Rollout(policy, tasks, episodes, prompts, seed_of, max_steps, progress, record)
+    seed_of = _seeds(seed, found, tasks, episodes, episode_seeds)
+    if make_environments is not None:
+        given, workers = make_environments, 0
+        open_environments: OpenEnvironments = lambda tasks, workers: given(tasks)  # noqa: E731
+    else:
+        own = find_suite(found or "metaworld")
+        workers = choose_workers(own, workers)
+        open_environments = lambda tasks, workers: own.make_vec(tasks, workers=workers)  # noqa: E731
+    rollout = _Rollout(
+        policy, tasks, episodes, found, open_environments, prompts, seed_of, max_steps, progress, record
+    )
     for group in schedule(tasks, episodes, batch):
-        if make_environments is not None:
-            rollout.play(policy, make_environments, group.whole, Event())
-        elif not hasattr(policy, "fork"):
-            rollout.play(policy, partial(_make_metaworld, workers=workers), group.whole, Event())
-        else:
+        if make_environments is None and hasattr(policy, "fork"):
             rollout.play_halves(group.halves, workers)
-    protocol = Protocol(episodes=episodes, max_steps=max_steps, seed=seed, batch=batch)
+        else:
+            rollout.play(policy, workers, group.whole, Event())
+    name = None if found is None else found.name
+    protocol = Protocol(episodes=episodes, max_steps=max_steps, seed=seed, batch=batch, suite=name)
     return rollout.results(protocol)
 
 
@@ -101,6 +98,8 @@ class _Rollout:
         policy: Policy,
         tasks: Sequence[str],
         episodes: int,
+        suite: Suite | None,
+        open_environments: OpenEnvironments,
         prompts: Prompts,
         seed_of: Callable[[EpisodeKey], int],
         max_steps: int,
@@ -108,12 +107,14 @@ class _Rollout:
         record: Callable[[Moment], None] | None,
     ) -> None:
         self._policy = policy
+        self._success_keys = Suite.success_keys if suite is None else suite.success_keys
+        self._open = open_environments
         self._prompts = prompts
         self._seed_of = seed_of
         self._max_steps = max_steps
         self._progress = progress
         self._record = record
-        self._collected = _Collected(policy, tasks, episodes)
+        self._collected = _Collected(policy, tasks, episodes, suite)
         self._done, self._total = 0, len(tasks) * episodes * max_steps
         self._lock = Lock()
         self.results = self._collected.results
@@ -122,7 +123,7 @@ class _Rollout:
         """Parts with workers and a policy each, side by side where there is a worker for each."""
         shares = [max(workers // len(parts), min(workers, 1)) for _ in parts]
         jobs = [
-            partial(self.play, self._policy.fork(), partial(_make_metaworld, workers=share), part)  # type: ignore[attr-defined]
+            partial(self.play, self._policy.fork(), share, part)  # type: ignore[attr-defined]
             for share, part in zip(shares, parts, strict=True)
         ]
         with half_of_torchs_threads():
@@ -132,13 +133,14 @@ class _Rollout:
                 for job in jobs:
                     job(Event())
 
-    def play(self, policy: Policy, make: MakeEnvironments, part: Part, stop: Event) -> None:
+    def play(self, policy: Policy, workers: int, part: Part, stop: Event) -> None:
         """All rounds of a part, in one set of environments, until ``stop`` is set."""
-        environments = make(part.environments)
+        environments = self._open(part.environments, workers)
         try:
-            for keys in part.rounds:
-                seeds = [self._seed_of(key) for key in keys]
-                run = BatchRun(policy, environments, keys, self._prompts, seeds)
+            _check_environments(environments, part.environments, self._prompts)
+            for episodes in part.rounds:
+                seeds = [self._seed_of(key) for key in episodes]
+                run = BatchRun(policy, environments, episodes, self._prompts, seeds, self._success_keys)
                 self._play_round(run, stop)
                 if stop.is_set():
                     return
@@ -162,103 +164,26 @@ class _Rollout:
                 return
 
 
-class BatchRun:
-    """One episode in each environment of a batch, step by step."""
-
-    def __init__(
-        self,
-        policy: Policy,
-        environments: VectorEnv,
-        keys: Sequence[EpisodeKey],
-        prompts: Prompts,
-        seeds: Sequence[int],
-    ) -> None:
-        self.policy = policy
-        self.environments = environments
-        self.keys = keys
-        self.seeds = list(seeds)
-        count = len(keys)
-        self.steps = 0
-        self.returns = np.zeros(count, dtype=np.float64)
-        self.lengths = np.zeros(count, dtype=np.int64)
-        self.success_step = np.full(count, -1, dtype=np.int64)
-        self.success_last = np.zeros(count, dtype=np.bool_)
-        self.alive = np.ones(count, dtype=np.bool_)
-        policy.reset([key.task for key in keys], prompts, self.seeds)
-        # Gymnasium's annotation of the base class leaves out the lists that its documentation promises.
-        observations, _ = environments.reset(seed=self.seeds)  # type: ignore[arg-type]
-        self._observations = np.asarray(observations, dtype=np.float32)
-        self._observe = getattr(policy, "observe", None)
-
-    def step(self, with_skills: bool = False) -> Moment:
-        """Act once in every environment. An episode that its environment ended stops counting."""
-        observations = self._observations
-        actions = self._checked(self.policy.act(observations))
-        following, rewards, terminated, truncated, infos = self.environments.step(actions)
-        rewards = np.where(self.alive, rewards, 0.0)
-        success = np.asarray(infos.get("success", np.zeros(len(self.keys)))) > 0
-        self.steps += 1
-        self.returns += rewards
-        self.lengths += self.alive
-        self.success_step[self.alive & success & (self.success_step < 0)] = self.steps
-        self.success_last = np.where(self.alive, success, self.success_last)
-        if self._observe is not None:
-            self._observe(rewards.astype(np.float32))
-        self.alive &= ~(np.asarray(terminated) | np.asarray(truncated))
-        self._observations = np.asarray(following, dtype=np.float32)
-        return Moment(
-            self.keys,
-            self.steps,
-            observations,
-            actions,
-            rewards,
-            self.returns,
-            success,
-            _skill_history(self.policy)[-1] if with_skills and _has_skills(self.policy) else None,
-        )
-
-    def _checked(self, actions: FloatArray) -> FloatArray:
-        """``actions``, unless they are not what the environments can take."""
-        space = self.environments.single_action_space
-        if not isinstance(space, gymnasium.spaces.Box):
-            raise InputError(f"environments: expected continuous actions, got {space}")
-        actions = np.asarray(actions)
-        expected = (len(self.keys), *space.shape)
-        at = f"at step {self.steps + 1} of {', '.join(dict.fromkeys(key.task for key in self.keys))}"
-        if actions.shape != expected:
-            raise InputError(f"actions: expected shape {expected} {at}, got {actions.shape}")
-        if not np.issubdtype(actions.dtype, np.floating):
-            raise InputError(f"actions: expected floating point numbers {at}, got {actions.dtype}")
-        wrong = ~((actions >= space.low) & (actions <= space.high))
-        if wrong.any():
-            environment, dimension = (int(index[0]) for index in np.nonzero(wrong))
-            raise InputError(
-                f"actions: expected numbers in [{space.low.min():g}, {space.high.max():g}], got "
-                f"{actions[environment, dimension]} in dimension {dimension} of environment {environment} "
-                f"(task {self.keys[environment].task!r}, episode {self.keys[environment].index}) "
-                f"at step {self.steps + 1}"
-            )
-        return actions.astype(np.float32, copy=False)
-
-
 class _Collected:
     """The finished episodes of an evaluation, put in order."""
 
-    def __init__(self, policy: Policy, tasks: Sequence[str], episodes: int) -> None:
+    def __init__(self, policy: Policy, tasks: Sequence[str], episodes: int, suite: Suite | None) -> None:
+        self._packages = Suite.packages if suite is None else suite.packages
         self._policy = policy  # what its episodes have in common; each run has a policy of its own
         self._episodes = {task: TaskEpisodes.empty(episodes) for task in tasks}
         self._usage: dict[str, npt.NDArray[np.int64]] = {}
         self._first: dict[str, list[int]] = {}
 
     def add(self, run: BatchRun) -> None:
-        history = _skill_history(run.policy) if _has_skills(run.policy) else None
+        history = skill_history(run.policy) if has_skills(run.policy) else None
         for position, key in enumerate(run.keys):
             if key.spare:
                 continue
             rows = self._episodes[key.task]
             rows.seed[key.index] = run.seeds[position]
             rows.returns[key.index] = run.returns[position]
-            rows.success_step[key.index] = run.success_step[position]
+            known = run.success_known[position]
+            rows.success_step[key.index] = run.success_step[position] if known else UNKNOWN
             rows.success_last[key.index] = run.success_last[position]
             rows.length[key.index] = run.lengths[position]
             if history is not None:
@@ -279,35 +204,43 @@ class _Collected:
             usage = {task: self._usage[task].tolist() for task in self._episodes}
             skills = Skills(count, horizon, usage, {task: self._first[task] for task in self._episodes})
         name = str(getattr(self._policy, "name", type(self._policy).__name__))
-        return Results(name, protocol, self._episodes, skills=skills, versions=package_versions())
-
-
-def _has_skills(policy: Policy) -> bool:
-    return getattr(policy, "skill_count", None) is not None
-
-
-def _skill_history(policy: Any) -> npt.NDArray[np.int64]:
-    return np.asarray(policy.skill_history, dtype=np.int64)
+        return Results(
+            name, protocol, self._episodes, skills=skills, versions=package_versions(self._packages)
+        )
 
 
 def _skill_shape(policy: Any) -> tuple[int, int]:
     return int(policy.skill_count), int(policy.horizon)
 
 
-def _make_metaworld(tasks: Sequence[str], workers: int) -> VectorEnv:
-    from goskill.envs import make_vec
-
-    environments: VectorEnv = make_vec(tasks, workers=workers, autoreset_mode=AutoresetMode.DISABLED)
-    return environments
+def _check_environments(environments: VectorEnv, tasks: Sequence[str], prompts: Prompts) -> None:
+    if environments.num_envs != len(tasks):
+        raise InputError(
+            f"environments: expected one for each of {len(tasks)} tasks, got {environments.num_envs}"
+        )
+    shapes = environments.single_observation_space.shape, environments.single_action_space.shape
+    for task in tasks:
+        for one in prompts.get(task, ()):
+            for name, shape, rows in zip(
+                ("observations", "actions"), shapes, (one.observations, one.actions), strict=True
+            ):
+                if shape is not None and rows.shape[1:] != shape:
+                    raise InputError(
+                        f"prompts: expected {name} of shape {shape}, the environments', of task {task!r}, "
+                        f"got {rows.shape[1:]}"
+                    )
 
 
 def _seeds(
-    seed: int, tasks: Sequence[str], episodes: int, given: Mapping[str, Sequence[int]] | None
+    seed: int,
+    suite: Suite | None,
+    tasks: Sequence[str],
+    episodes: int,
+    given: Mapping[str, Sequence[int]] | None,
 ) -> Callable[[EpisodeKey], int]:
-    from goskill.envs import episode_seed
-
     if given is None:
-        return lambda key: episode_seed(seed, key.task, key.index)
+        names = {task: task if suite is None else suite.task_name(task) for task in tasks}
+        return lambda key: episode_seed(seed, names[key.task], key.index)
     for task in tasks:
         if len(given.get(task, ())) != episodes:
             raise InputError(

@@ -35,8 +35,9 @@ class Policy(Protocol):
 
     A policy may also have
 
-    - ``observe(rewards)``, rewards float32 [N]: called after each step with what each environment paid, for
-      policies that are conditioned on the return to go;
+    - ``observe(rewards, terminated)``, float32 [N] and bool [N]: called after each step with what each environment
+      paid and whether that ended its episode (not: cut it short), for policies that are conditioned on the return to
+      go or that learn; ``observe(rewards)`` will do;
     - ``fork()``: another policy that acts the same and has episodes of its own; evaluation then runs two
       halves of its episodes at the same time, in two threads;
     - ``needs_prompts`` True: every task must then come with at least one demonstration;
@@ -47,12 +48,17 @@ class Policy(Protocol):
     def reset(self, tasks: Sequence[str], prompts: Prompts, seed: int | Sequence[int] = 0) -> None:
         """Begin an episode in each of ``len(tasks)`` environments.
 
-        ``seed`` decides every random choice. :func:`goskill.evaluation.evaluate` gives one per environment,
-        so that an episode does not depend on which others run beside it.
+        ``seed`` decides every random choice. :func:`goskill.rollouts.evaluate` gives one per environment, so that an
+        episode does not depend on which others run beside it. A policy may have a further argument ``rows``: the
+        environments that begin an episode, one for each of ``tasks``, while the others go on
+        (:class:`goskill.rollouts.staggered.StaggeredPolicy` gives it to any policy that can fork).
         """
 
     def act(self, observations: FloatArray) -> FloatArray:
-        """Actions float32 [N, action_dim] in [-1, 1] for raw observations float32 [N, observation_dim]."""
+        """Actions float32 [N, action_dim] in the action space for raw observations float32 [N, observation_dim].
+
+        A policy that explores while it learns has a keyword ``explore``, False unless given.
+        """
 
 
 @runtime_checkable

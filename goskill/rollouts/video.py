@@ -12,16 +12,17 @@ import numpy as np
 from PIL import Image as Pictures
 from PIL import ImageDraw, ImageFont
 
+from goskill.envs.suite import Suite, find_suite
 from goskill.errors import InputError
 from goskill.evaluation.colours import skill_colour, text_colour
 from goskill.files import write_atomically
-from goskill.rollouts.evaluate import Moment, evaluate
+from goskill.rollouts.batch_run import Moment
+from goskill.rollouts.evaluate import evaluate
 from goskill.rollouts.policy import Policy, Prompts
-from goskill.rollouts.rendering import Image, RenderedEnvironments, require_rendering
+from goskill.rollouts.rendering import Image, RenderedEnvironments
 
 FORMATS = ("gif", "mp4")
 SKILL_PICTURES = "skills"
-_STEPS_PER_SECOND = 80
 _BAR = 40
 _ENVIRONMENTS_AT_ONCE = 4
 
@@ -31,15 +32,16 @@ def film(
     tasks: Sequence[str],
     folder: str | Path,
     *,
+    suite: Suite | str = "metaworld",
     prompts: Prompts | None = None,
     seed: int = 0,
-    max_steps: int = 500,
+    max_steps: int | None = None,
     every: int = 5,
     size: int = 320,
     film_format: str = "gif",
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
-    """Film the first episode of each task, the one that ``evaluate`` with the same ``seed`` counts first.
+    """Film the first episode of each task of ``suite``, the one that ``evaluate`` with the same ``seed`` counts first.
 
     Each frame tells the task, the skill in charge, the step, the return so far and whether the task has
     been solved. A picture is taken ``every`` so many steps, ``size`` pixels wide. Writes
@@ -50,34 +52,38 @@ def film(
     Returns the films. Raises InputError for wrong arguments and where rendering is not possible.
     """
     _check(film_format, every, size)
-    require_rendering()
+    found = find_suite(suite)
+    found.require_rendering()
+    steps = found.max_steps if max_steps is None else max_steps
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     films = []
     for first in range(0, len(tasks), _ENVIRONMENTS_AT_ONCE):
         chunk = list(tasks[first : first + _ENVIRONMENTS_AT_ONCE])
-        camera = _Camera(every, size)
+        camera = _Camera(found, every, size)
 
         def heard(done: int, total: int, before: int = first, count: int = len(chunk)) -> None:
             if progress is not None:
-                progress(before * max_steps + done, len(tasks) * total // count)
+                progress(before * steps + done, len(tasks) * total // count)
 
         evaluate(
             policy,
             chunk,
             1,
+            suite=found,
             prompts=prompts,
             seed=seed,
-            max_steps=max_steps,
+            max_steps=steps,
             batch=len(chunk),
             progress=heard,
             record=camera.see,
             make_environments=camera.open,
         )
         for index, task in enumerate(chunk):
-            films.append(_write_film(target / f"{task}.{film_format}", camera.films[index], every))
+            file = target / f"{_file_name(task)}.{film_format}"
+            films.append(_write_film(file, camera.films[index], found.render_fps / every))
             horizon = getattr(policy, "horizon", 0)
-            _write_skill_pictures(target / SKILL_PICTURES, task, camera.films[index], horizon)
+            _write_skill_pictures(target / SKILL_PICTURES, _file_name(task), camera.films[index], horizon)
     return films
 
 
@@ -115,13 +121,14 @@ class _Frame:
 class _Camera:
     """Looks at rendered environments through the ``record`` hook of a rollout."""
 
-    def __init__(self, every: int, size: int) -> None:
+    def __init__(self, suite: Suite, every: int, size: int) -> None:
+        self.suite = suite
         self.every = every
         self.size = size
         self.films: list[list[_Frame]] = []
 
     def open(self, tasks: Sequence[str]) -> RenderedEnvironments:
-        self.environments = RenderedEnvironments(tasks, self.size)
+        self.environments = RenderedEnvironments(self.suite, tasks, self.size)
         self.films = [[] for _ in tasks]
         self._solved = np.zeros(len(tasks), dtype=np.bool_)
         return self.environments
@@ -130,15 +137,20 @@ class _Camera:
         self._solved |= moment.success
         if moment.step == 1 or moment.step % self.every == 0:
             for index, picture in enumerate(self.environments.pictures()):
-                self.films[index].append(_Frame(picture, moment, index, bool(self._solved[index])))
+                if moment.alive[index]:
+                    self.films[index].append(_Frame(picture, moment, index, bool(self._solved[index])))
 
 
-def _write_film(path: Path, frames: Sequence[_Frame], every: int) -> Path:
+def _file_name(task: str) -> str:
+    return "".join(mark if mark.isalnum() or mark in "._-" else "_" for mark in task)
+
+
+def _write_film(path: Path, frames: Sequence[_Frame], frames_per_second: float) -> Path:
     pictures = np.stack([frame.captioned() for frame in frames])
     timing: dict[str, Any] = (
-        {"duration": 1000 * every / _STEPS_PER_SECOND, "loop": 0}
+        {"duration": 1000 / frames_per_second, "loop": 0}
         if path.suffix == ".gif"
-        else {"fps": max(1, _STEPS_PER_SECOND // every), "macro_block_size": 4}
+        else {"fps": max(1, int(frames_per_second)), "macro_block_size": 4}
     )
     return write_atomically(path, iio.imwrite("<bytes>", pictures, extension=path.suffix, **timing))
 

@@ -1,11 +1,20 @@
 """What all methods share: the step loop, precision, checkpoints, logging."""
 
-from goskill.training import distributed
+import goskill.training.distributed as distributed
 from goskill.training.checkpoint import Checkpoint, Checkpoints, read_checkpoint
 from goskill.training.devices import choose_device
 from goskill.training.loop import Milestones, Trainer
-from goskill.training.method import Batch, Method, Objective, Phase, Sampler, TrainingSettings
 from goskill.training.metrics import DivergedError
+from goskill.training.objectives import (
+    Batch,
+    Objective,
+    OptimizerSettings,
+    Phase,
+    Sampler,
+    Stateful,
+    Trainable,
+    TrainingSettings,
+)
 from goskill.training.randomness import seed_everything
 from goskill.training.run import RunFolder
 
@@ -14,12 +23,14 @@ __all__ = [
     "Checkpoint",
     "Checkpoints",
     "DivergedError",
-    "Method",
     "Milestones",
     "Objective",
+    "OptimizerSettings",
     "Phase",
     "RunFolder",
     "Sampler",
+    "Stateful",
+    "Trainable",
     "Trainer",
     "TrainingSettings",
     "choose_device",

@@ -1,7 +1,8 @@
 """Checkpoints: folders of safetensors and one JSON file, made whole by a rename.
 
 A checkpoint ``step-00001000-extraction`` is named after the iterations done and the phase that it continues
-in. It holds ``<network>.safetensors`` for every network of the method, ``optimizers.safetensors`` and
+in. It holds ``<network>.safetensors`` for every network of the method, ``optimizers.safetensors``,
+``state-<name>.safetensors`` for what else the method keeps (a replay buffer), and
 ``state.json`` (position, samplers, random states, versions, checksums of the other files and of itself).
 Nothing in it is ever unpickled.
 """
@@ -14,9 +15,10 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import safetensors
@@ -25,10 +27,11 @@ import torch
 from torch import Tensor, nn
 
 from goskill.errors import CheckpointError
-from goskill.files import parse_json, sync_folder
+from goskill.files import parse_json, read_bytes, sync_folder
 
 FORMAT = 1
 OPTIMIZERS = "optimizers"
+STATE_PREFIX = "state-"  # of the files that hold the arrays of ``Method.state``
 _NAME = re.compile(r"step-(\d{8,})-(.+)")
 _FILE = re.compile(r"\w[\w.-]*\.safetensors", re.ASCII)
 _log = logging.getLogger(__name__)
@@ -66,12 +69,21 @@ class Checkpoint:
     def networks(self) -> dict[str, dict[str, Tensor]]:
         """Weights and buffers of every network by name, on the CPU."""
         names = [Path(file).stem for file in self.state["files"]]
-        return {name: self._tensors(name) for name in names if name != OPTIMIZERS}
+        return {
+            name: self._tensors(name)
+            for name in names
+            if name != OPTIMIZERS and not name.startswith(STATE_PREFIX)
+        }
+
+    def arrays(self, names: Iterable[str]) -> dict[str, dict[str, Tensor]]:
+        """The arrays of ``Method.state`` by name, on the CPU; nothing for names without any."""
+        there = {name for name in names if f"{STATE_PREFIX}{name}.safetensors" in self.state["files"]}
+        return {name: self._tensors(f"{STATE_PREFIX}{name}") for name in there}
 
     def _tensors(self, name: str) -> dict[str, Tensor]:
         path = self.path / f"{name}.safetensors"
         try:
-            return safetensors.torch.load_file(path)
+            return safetensors.torch.load(read_bytes(path))
         except (OSError, safetensors.SafetensorError) as error:
             raise CheckpointError(f"checkpoint file {path} cannot be read: {error}") from None
 
@@ -90,6 +102,7 @@ class Checkpoints:
         optimizer_tensors: Mapping[str, Tensor],
         state: Mapping[str, Any],
         keep: int,
+        arrays: Mapping[str, Mapping[str, Tensor]] = MappingProxyType({}),
     ) -> Path:
         """Write a checkpoint and delete all but the newest ``keep``.
 
@@ -103,6 +116,7 @@ class Checkpoints:
             temporary.mkdir(parents=True)
             contents = {name: module.state_dict() for name, module in modules.items()}
             contents[OPTIMIZERS] = dict(optimizer_tensors)
+            contents |= {f"{STATE_PREFIX}{name}": dict(tensors) for name, tensors in arrays.items()}
             checksums = {
                 f"{name}.safetensors": _write(temporary / f"{name}.safetensors", _serialize(tensors))
                 for name, tensors in contents.items()
@@ -158,7 +172,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     folder = Path(path)
     state_file = folder / "state.json"
     try:
-        state = parse_json(state_file.read_bytes())
+        state = parse_json(read_bytes(state_file))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"checkpoint file {state_file} cannot be read: {error}") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
@@ -177,7 +191,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         )
     for name, checksum in files.items():
         try:
-            contents = (folder / name).read_bytes()
+            contents = read_bytes(folder / name)
         except OSError as error:
             raise CheckpointError(f"checkpoint file {folder / name} cannot be read: {error}") from None
         if hashlib.sha256(contents).hexdigest() != checksum:
@@ -189,7 +203,7 @@ def _order(path: Path) -> tuple[int, int]:
     match = _NAME.fullmatch(path.name)
     assert match is not None
     try:
-        phase = int(parse_json((path / "state.json").read_bytes())["phase"])
+        phase = int(parse_json(read_bytes(path / "state.json"))["phase"])
     except (OSError, ValueError, TypeError, KeyError):
         phase = -1
     return int(match[1]), phase

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -11,9 +12,10 @@ from typing import Any
 
 import torch
 
+import goskill.training.distributed as distributed
 from goskill.errors import InputError
-from goskill.training import distributed
-from goskill.training.method import TrainingSettings
+from goskill.models.fused import fused_transformers
+from goskill.training.objectives import TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Execution:
     precision: str
     compile: bool
     graphs: bool
+    kernels: bool = False
 
     def __str__(self) -> str:
         device = str(self.device)
@@ -34,25 +37,38 @@ class Execution:
             device = f"{device} ({threads} thread{'s' if threads > 1 else ''})"
         how = [device, self.precision]
         how += ["compiled"] if self.compile else []
+        how += ["fused kernels"] if self.kernels else []
         how += ["whole-step CUDA graphs"] if self.graphs else []
         how += [f"{distributed.world_size()} ranks"] if distributed.world_size() > 1 else []
         return ", ".join(how)
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Around a forward pass."""
-        if self.precision != "bfloat16":
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
-
     @contextlib.contextmanager
-    def matmul_precision(self) -> Iterator[None]:
-        """Around training: float32 products as ``precision`` says, whatever the process had before."""
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("high" if self.precision == "tf32" else "highest")
-        try:
+    def autocast(self) -> Iterator[None]:
+        """Around a forward pass: its precision, and whether transformers run fused."""
+        if self.precision != "bfloat16":
             yield
-        finally:
-            torch.set_float32_matmul_precision(before)
+            return
+        with torch.autocast(self.device.type, dtype=torch.bfloat16), fused_transformers(self.kernels):
+            yield
+
+    def current_device(self) -> AbstractContextManager[Any]:
+        """Around training: streams, events and random states are those of this device unless another is named."""
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
+
+    def matmul_precision(self) -> AbstractContextManager[None]:
+        """Around training: float32 products as ``precision`` says, whatever the process had before."""
+        return matmul_precision("high" if self.precision == "tf32" else "highest")
+
+
+@contextlib.contextmanager
+def matmul_precision(precision: str) -> Iterator[None]:
+    """Within, ``torch.set_float32_matmul_precision(precision)``."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def choose_execution(settings: TrainingSettings) -> Execution:
@@ -70,7 +86,18 @@ def choose_execution(settings: TrainingSettings) -> Execution:
         raise InputError("training.cuda_graphs: on needs a CUDA device, got a CPU")
     if graphs and distributed.world_size() > 1:
         raise InputError("training.cuda_graphs: on needs a single rank, got several")
-    return Execution(device, precision, settings.compile, graphs)
+    return Execution(device, precision, settings.compile, graphs, _kernels(settings, device, precision))
+
+
+def _kernels(settings: TrainingSettings, device: torch.device, precision: str) -> bool:
+    """Fused kernels are for bfloat16 on a GPU; what is compiled has kernels of its own."""
+    return (
+        settings.kernels == "auto"
+        and device.type == "cuda"
+        and precision == "bfloat16"
+        and not settings.compile
+        and importlib.util.find_spec("triton") is not None
+    )
 
 
 def choose_device(name: str) -> torch.device:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
 from goskill.errors import InputError
+from goskill.files import open_to_append, read_text, write_atomically
 from goskill.training.run import RunFolder
 
 
@@ -28,13 +31,14 @@ class Logs:
         self._files = {}
         self._wandb = _open_wandb(run, wandb_project) if wandb_project else None
         for name, path in (("metrics", run.metrics_file), ("events", run.events_file)):
-            file = open(path, "ab")  # noqa: SIM115 (closed by close)
+            file = open_to_append(path)
+            file.seek(0, os.SEEK_END)
             if file.tell() > sizes.get(name, 0):
                 file.truncate(sizes.get(name, 0))
             self._files[name] = file
         from torch.utils.tensorboard import SummaryWriter
 
-        self._tensorboard: Any = SummaryWriter(str(run.tensorboard), purge_step=step + 1 if step else None)
+        self._tensorboard: Any = SummaryWriter(str(run.tensorboard), purge_step=step + 1)
 
     def metrics(self, line: Mapping[str, Any]) -> None:
         """One line of metrics."""
@@ -69,7 +73,6 @@ class Logs:
 
     def _append(self, name: str, line: Mapping[str, Any]) -> None:
         self._files[name].write((json.dumps(line) + "\n").encode())
-        self._files[name].flush()
 
 
 class SilentLogs:
@@ -90,12 +93,22 @@ def _open_wandb(run: RunFolder, project: str) -> Any:
         import wandb
     except ImportError:
         raise InputError("training.wandb needs the package wandb: pip install 'goskill[wandb]'") from None
-    # A run resumes its own history: the name of its folder is its identity.
     return wandb.init(
         project=project,
         name=run.path.name,
-        id=run.path.name,
+        id=_wandb_identity(run),
         dir=run.path,
         config=run.settings,
         resume="allow",
     )
+
+
+def _wandb_identity(run: RunFolder) -> str:
+    """What a resumed run is known by: drawn once, kept in the folder. Folders of the same name are different runs."""
+    file = run.path / "wandb-id.txt"
+    if file.exists():
+        return read_text(file).strip()
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", run.path.name)[:40]
+    identity = f"{plain}-{secrets.token_hex(6)}"
+    write_atomically(file, f"{identity}\n")
+    return identity

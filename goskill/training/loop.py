@@ -17,21 +17,23 @@ import torch
 from torch import nn
 
 import goskill
-from goskill.errors import CheckpointError, InputError
-from goskill.training import distributed
+import goskill.training.distributed as distributed
+from goskill.errors import InputError
 from goskill.training.checkpoint import Checkpoint, Checkpoints
 from goskill.training.devices import choose_device, choose_execution
 from goskill.training.logs import Logs, SilentLogs
 from goskill.training.memory import kept_memory
-from goskill.training.method import Method, Objective, Phase, TrainingSettings
-from goskill.training.metrics import DivergedError, Watch, first_not_finite, means
+from goskill.training.metrics import DivergedError, MeanMetrics, Watch, first_not_finite, means
+from goskill.training.objectives import Objective, Phase, Trainable, TrainingSettings
 from goskill.training.optimizer import ObjectiveOptimizer
 from goskill.training.profiling import PhaseProfile
 from goskill.training.progress import TrainingProgress
 from goskill.training.randomness import random_state, seed_everything, set_random_state
+from goskill.training.resumption import position_in
 from goskill.training.run import RunFolder
 from goskill.training.signals import StopRequest
-from goskill.training.step import ObjectiveStep
+from goskill.training.state import load_states, read_states
+from goskill.training.step import IterationStep, ObjectiveStep
 from goskill.training.timing import Clock, StepTimer
 
 
@@ -63,7 +65,7 @@ class Trainer:
 
     def __init__(
         self,
-        method: Method,
+        method: Trainable,
         run: RunFolder,
         settings: TrainingSettings,
         *,
@@ -87,7 +89,9 @@ class Trainer:
         self._phase = 0  # index of the phase to run or running
         self._iteration = 0  # iterations of it that are done; 0: it has not begun
         self._step = 0  # iterations of all phases that are done
-        self._running: list[ObjectiveStep] = []
+        self._running: IterationStep | None = None
+        self._ended: dict[str, dict[str, int]] = {}  # where the samplers of the newest phase ended
+        self._interaction = MeanMetrics()
         self._clock = Clock()
 
     def train(self, *, resume: bool = False) -> None:
@@ -101,8 +105,8 @@ class Trainer:
         """
         lock = self.run.lock() if self._writes else contextlib.nullcontext()
         try:
-            precision = self._execution.matmul_precision()
-            with lock, StopRequest() as stop, self._progress, precision, kept_memory():
+            device, precision = self._execution.current_device(), self._execution.matmul_precision()
+            with lock, StopRequest() as stop, self._progress, device, precision, kept_memory():
                 self._train(resume, stop)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -154,7 +158,9 @@ class Trainer:
         if self._execution.device.type == "cuda" and objectives:
             gathered = all(objective.gather is not None for objective in objectives)
             self._progress.say(f"data lies {f'on {self._execution.device}' if gathered else 'on the host'}")
-        self._running = [self._start(objective) for objective in objectives]
+        self._running = IterationStep(
+            [self._start(objective) for objective in objectives], self._execution, self._timer
+        )
         if self._iteration > 0:
             assert checkpoint is not None
             self._restore_within(checkpoint)
@@ -168,8 +174,10 @@ class Trainer:
                     contextlib.closing(PhaseProfile(file, self._execution.device, left))
                 )
             while self._iteration < phase.iterations:
-                for running in self._running:
-                    running.run(phase.iterations - self._iteration)
+                if phase.interact is not None:
+                    self._timer.mark("interaction")
+                    self._interaction.add(phase.interact(self._iteration))
+                self._running.run(self._iteration, phase.iterations - self._iteration)
                 self._timer.end_iteration()
                 self._iteration += 1
                 self._step += 1
@@ -177,7 +185,8 @@ class Trainer:
                 if profile is not None:
                     profile.iteration()
                 self._after_iteration(phase, stop)
-        self._running = []
+        self._ended = self._running.samplers()
+        self._running = None
 
     def _after_iteration(self, phase: Phase, stop: StopRequest) -> None:
         last = self._iteration == phase.iterations
@@ -218,7 +227,9 @@ class Trainer:
         self._clock.read()  # what was done meanwhile is not training
 
     def _start(self, objective: Objective) -> ObjectiveStep:
-        optimizer = self._optimizers.setdefault(objective.name, ObjectiveOptimizer(self.settings))
+        wanted = objective.optimizer or self.settings.optimizer()
+        optimizer = self._optimizers.setdefault(objective.name, ObjectiveOptimizer(wanted))
+        optimizer.settings = wanted
         optimizer.begin(self._trained_parameters(objective), capturable=self._execution.graphs)
         return ObjectiveStep(objective, optimizer, self._execution, self._timer, self.settings.log_every)
 
@@ -248,24 +259,28 @@ class Trainer:
         if not iterations:
             return
         line: dict[str, Any] = {"step": self._step, "phase": phase.name, "iteration": self._iteration}
-        for running in self._running:
+        assert self._running is not None
+        for running in self._running.steps:
             rows = running.window.read()
-            name, names = running.objective.name, running.window.names
+            if not len(rows):
+                continue  # it was not due since the last read
+            name, names, every = running.objective.name, running.window.names, running.objective.every
             self._check_finite(phase, running, rows)
             for event in self._watch.look(name, names, rows, cut_short=cut_short):
-                step = self._step - event.pop("ago")
+                step = self._step - self._iteration % every - every * event.pop("ago")
                 self._logs.event({"step": step, "phase": phase.name, **event})
             line |= means(name, names, rows)
             line[f"{name}/learning_rate"] = running.optimizer.rate
+        line |= self._interaction.read()
         now = time.perf_counter()
         rate = iterations / max(now - self._read_time, 1e-9)
-        samples = sum(running.batch_size for running in self._running) * distributed.world_size()
+        samples = self._running.batch_size * distributed.world_size()
         line |= {"steps_per_second": rate, "samples_per_second": rate * samples}
         line |= {f"time/{part}": share for part, share in self._timer.read().items()}
         line |= self._clock.read()
         line["device"] = self._execution.device.type
         self._logs.metrics(line)
-        losses = {running.objective.name: line[f"{running.objective.name}/loss"] for running in self._running}
+        losses = {name.removesuffix("/loss"): value for name, value in line.items() if name.endswith("/loss")}
         self._progress.update(self._iteration, losses, rate)
         self._read_at, self._read_time = self._iteration, time.perf_counter()
 
@@ -275,7 +290,8 @@ class Trainer:
             return
         row, what = found
         value = "NaN" if math.isnan(rows[row, running.window.names.index(what)]) else "infinite"
-        iteration = self._read_at + row + 1
+        every = running.objective.every
+        iteration = (self._read_at // every + row + 1) * every
         step = self._step - self._iteration + iteration
         message = (
             f"{what.replace('_', ' ')} of objective {running.objective.name!r} became {value} at step {step}: "
@@ -299,9 +315,7 @@ class Trainer:
             "iteration": self._iteration,
             "phases": self._phase_list(),
             "optimizer_steps": {name: optimizer.steps for name, optimizer in self._optimizers.items()},
-            "samplers": {
-                entry.objective.name: entry.objective.sampler.state_dict() for entry in self._running
-            },
+            "samplers": self._ended if self._running is None else self._running.samplers(),
             "random": random_state(),
             "watch": self._watch.state_dict(),
             "log_sizes": self._logs.sizes(),
@@ -312,6 +326,7 @@ class Trainer:
                 "python": platform.python_version(),
             },
         }
+        state["state"], arrays = read_states(self.method.state)
         tensors = {
             f"{name}/{key}": tensor
             for name, optimizer in self._optimizers.items()
@@ -320,25 +335,22 @@ class Trainer:
         done = self._phase == len(self._phases)
         name = "finished" if done else self._phases[self._phase].name
         keep = self.settings.keep_checkpoints
-        self._checkpoints.save(self._step, name, self.method.modules, tensors, state, keep)
+        self._checkpoints.save(self._step, name, self.method.modules, tensors, state, keep, arrays)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Stand where the checkpoint was made; a phase that had begun still has to begin again."""
         state = checkpoint.state
-        if state["phases"] != self._phase_list():
-            raise CheckpointError(
-                f"checkpoint {checkpoint.path} has phases {state['phases']}, "
-                f"the method has {self._phase_list()}"
-            )
-        self._phase, self._iteration, self._step = state["phase"], state["iteration"], state["step"]
+        self._phase, self._iteration = position_in(checkpoint, self._phase_list())
+        self._step = state["step"]
         checkpoint.load_modules(self.method.modules)
         tensors = checkpoint.optimizer_tensors()
         for name, steps in state["optimizer_steps"].items():
-            self._optimizers[name] = ObjectiveOptimizer(self.settings)
+            self._optimizers[name] = ObjectiveOptimizer(self.settings.optimizer())
             own = {
                 key[len(name) + 1 :]: value for key, value in tensors.items() if key.startswith(f"{name}/")
             }
             self._optimizers[name].load(steps, own)
+        self._load_states(checkpoint)
         self._watch.load_state_dict(state.get("watch", {}))
         self._set_random_state(checkpoint)
         self._progress.say(f"resumed from {checkpoint.path}")
@@ -346,9 +358,14 @@ class Trainer:
     def _restore_within(self, checkpoint: Checkpoint) -> None:
         """Undo what ``begin`` did a second time to weights and random states, and move the samplers on."""
         checkpoint.load_modules(self.method.modules)
-        for running in self._running:
-            running.move_sampler(checkpoint.state["samplers"][running.objective.name])
+        self._load_states(checkpoint)
+        assert self._running is not None
+        self._running.move_samplers(checkpoint.state["samplers"])
         self._set_random_state(checkpoint)
+
+    def _load_states(self, checkpoint: Checkpoint) -> None:
+        states = self.method.state
+        load_states(states, checkpoint.state.get("state", {}), checkpoint.arrays(states))
 
     def _set_random_state(self, checkpoint: Checkpoint) -> None:
         # Only rank 0's states are in the checkpoint; the others get states of their own.

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+import goskill.training.distributed as distributed
 from goskill.errors import InputError
-from goskill.training import distributed
 
 Rows = npt.NDArray[np.float32]
 SPIKE = 10.0  # standard deviations above the mean of the read before
@@ -115,6 +115,24 @@ class Watch:
             )
             yield {"ago": 0, "event": "dead codes", "message": message}
         self._dead[objective] = dead
+
+
+class MeanMetrics:
+    """Means of numbers that are given now and then, such as what environments report between iterations."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, list[float]] = {}
+
+    def add(self, values: Mapping[str, float]) -> None:
+        """Take these numbers into account; which ones there are may differ from call to call."""
+        for name, value in values.items():
+            self._values.setdefault(name, []).append(float(value))
+
+    def read(self) -> dict[str, float]:
+        """The means since the last read, named ``environment/NAME``."""
+        found = {f"environment/{name}": sum(values) / len(values) for name, values in self._values.items()}
+        self._values = {}
+        return found
 
 
 def first_not_finite(names: Sequence[str], rows: Rows) -> tuple[int, str] | None:

@@ -1,19 +1,20 @@
-"""AdamW with warm-up and gradient clipping, one per objective name."""
+"""Adam and its kin with warm-up and gradient clipping, one per objective name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from goskill.errors import CheckpointError
-from goskill.training.method import TrainingSettings
+from goskill.training.objectives import OptimizerSettings
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
-def learning_rate(settings: TrainingSettings, steps: int, left: int) -> float:
+def learning_rate(settings: OptimizerSettings, steps: int, left: int) -> float:
     """The rate of the step that follows ``steps`` finished ones, with ``left`` steps to the end of the phase.
 
     It rises linearly over ``warmup_iterations``, stays, and falls linearly over the last ``decay_iterations``.
@@ -29,36 +30,33 @@ class ObjectiveOptimizer:
     A parameter that was trained before keeps its moments, also over a phase in which it is frozen.
     """
 
-    def __init__(self, settings: TrainingSettings) -> None:
+    def __init__(self, settings: OptimizerSettings) -> None:
+        self.settings = settings
         self.steps = 0
         self.rate = 0.0  # of the newest step
-        self._settings = settings
         self._parameters: dict[str, nn.Parameter] = {}
         self._resting: dict[str, dict[str, Tensor]] = {}
-        self._adamw: torch.optim.AdamW | None = None
+        self._optimizer: torch.optim.Optimizer | None = None
 
     def begin(self, parameters: Mapping[str, nn.Parameter], *, capturable: bool = False) -> None:
         """Train these parameters, by name, from now on; ``capturable`` in a CUDA graph."""
         self._resting = self._states()
         self._parameters = dict(parameters)
         device = next(iter(self._parameters.values())).device
-        self._adamw = torch.optim.AdamW(
-            list(self._parameters.values()),
-            lr=torch.zeros((), device=device) if capturable else 0.0,
-            weight_decay=self._settings.weight_decay,
-            fused=True,
-            capturable=capturable,
-        )
+        self._optimizer = _new_optimizer(self.settings, list(self._parameters.values()), capturable)
+        if capturable:
+            for group in self._optimizer.param_groups:  # not as an argument: that looks at its value
+                group["lr"] = torch.zeros((), device=device)
         for name, parameter in self._parameters.items():
             state = self._resting.pop(name, None)
             if state is not None:
-                self._adamw.state[parameter] = _place(name, state, parameter)
+                self._optimizer.state[parameter] = _place(name, state, parameter)
 
     def set_learning_rate(self, left: int) -> None:
         """Bring the rate of the next step, the first of ``left`` in its phase, to where the update finds it."""
-        assert self._adamw is not None
-        self.rate = rate = learning_rate(self._settings, self.steps, left)
-        for group in self._adamw.param_groups:
+        assert self._optimizer is not None
+        self.rate = rate = learning_rate(self.settings, self.steps, left)
+        for group in self._optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)
             else:
@@ -70,11 +68,23 @@ class ObjectiveOptimizer:
         Whoever calls it sets the learning rate before and counts ``steps`` after: both stay on the host,
         which a captured step does not pass again.
         """
-        assert self._adamw is not None
-        norm = nn.utils.clip_grad_norm_(self._parameters.values(), self._settings.gradient_clip)
-        self._adamw.step()
-        self._adamw.zero_grad(set_to_none=True)
+        assert self._optimizer is not None
+        clip = self.settings.gradient_clip
+        if clip is None:
+            gradients = [
+                parameter.grad for parameter in self._parameters.values() if parameter.grad is not None
+            ]
+            norm = nn.utils.get_total_norm(gradients)
+        else:
+            norm = nn.utils.clip_grad_norm_(self._parameters.values(), clip)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
         return norm
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What is trained now."""
+        return list(self._parameters.values())
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything but ``steps`` that is needed to continue, by parameter name and moment."""
@@ -94,11 +104,21 @@ class ObjectiveOptimizer:
 
     def _states(self) -> dict[str, dict[str, Tensor]]:
         states = dict(self._resting)
-        if self._adamw is not None:
+        if self._optimizer is not None:
             for name, parameter in self._parameters.items():
-                if parameter in self._adamw.state:
-                    states[name] = self._adamw.state[parameter]
+                if parameter in self._optimizer.state:
+                    states[name] = self._optimizer.state[parameter]
         return states
+
+
+def _new_optimizer(
+    settings: OptimizerSettings, parameters: list[nn.Parameter], capturable: bool
+) -> torch.optim.Optimizer:
+    shared: dict[str, Any] = {"lr": 0.0, "betas": settings.betas, "weight_decay": settings.weight_decay}
+    if settings.algorithm == "radam":
+        return torch.optim.RAdam(parameters, capturable=capturable, foreach=True, **shared)
+    kind = torch.optim.AdamW if settings.algorithm == "adamw" else torch.optim.Adam
+    return kind(parameters, fused=True, capturable=capturable, **shared)
 
 
 def _place(name: str, state: Mapping[str, Tensor], parameter: nn.Parameter) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from goskill.training import Batch, Objective, TrainingSettings, choose_device
 SHARE_FOR_DATA = 0.5
 
 
-def residence(training: TrainingSettings, store: EpisodeStore) -> dict[str, Any]:
+def placement(training: TrainingSettings, store: EpisodeStore) -> dict[str, Any]:
     """What the samplers of ``store`` are told by ``training.data``: ``device`` and ``resident``, or nothing.
 
     "auto" keeps the columns on a GPU if they take at most half of what is free there.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 
@@ -41,9 +42,10 @@ class TrainingProgress:
             self._bar.stop()
 
     def say(self, text: str) -> None:
-        """One line that stays."""
+        """One line that stays. A terminal that has gone does not end the run."""
         if self._shown:
-            self._console.print(text, highlight=False)
+            with contextlib.suppress(OSError):
+                self._console.print(text, highlight=False)
 
     def begin(self, name: str, total: int, completed: int) -> None:
         """A phase of ``total`` iterations begins or goes on after ``completed`` of them."""

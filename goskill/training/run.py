@@ -7,23 +7,32 @@ import dataclasses
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import goskill.training.distributed as distributed
 from goskill.errors import CheckpointError, InputError
-from goskill.files import parse_json, write_atomically
-from goskill.training import distributed
+from goskill.files import parse_json, read_text, write_atomically
 
 # Settings that cannot change what is learned (beyond rounding), so a run may be continued with other ones.
-FREE_ON_RESUME = {"data.path"} | frozenset(
+FREE_ON_RESUME = {"data.path", "data.suite"} | frozenset(
     f"training.{name}"
     for name in ("device", "threads", "log_every", "checkpoint_every", "keep_checkpoints", "profile", "wandb")
 )
 
 # Settings that older runs and rows know nothing of, each with the value that gives the same bits as they got without
 # it. With "auto", data may lie on the GPU, where it was in host memory; the batches are the same.
-SINCE_ADDED: Mapping[str, Any] = {"training.decay_iterations": 0, "training.data": "auto"}
+SINCE_ADDED: Mapping[str, Any] = {
+    "training.decay_iterations": 0,
+    "training.data": "auto",
+    "training.kernels": "auto",
+    "method.best_share": 1.0,
+    "method.decoder": "transformer",
+    "method.skill_noise": 0.0,
+    "method.policy_every": 1,
+    "method.table_std": 1.0,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +82,18 @@ class RunFolder:
         return self.path / "figures"
 
     @classmethod
-    def create(cls, path: str | Path, settings: Mapping[str, Any], *, resume: bool = False) -> RunFolder:
+    def create(
+        cls,
+        path: str | Path,
+        settings: Mapping[str, Any],
+        *,
+        resume: bool = False,
+        may_grow: Collection[str] = (),
+    ) -> RunFolder:
         """The folder of a new run with these settings, or with ``resume`` of the run that is there already.
 
-        ``settings`` is a nested mapping of plain values and dataclasses, written to ``settings.json``.
+        ``settings`` is a nested mapping of plain values and dataclasses, written to ``settings.json``. Of the settings
+        ``may_grow``, such as ``method.iterations``, a run to be resumed may get larger values than it had.
 
         Raises:
             InputError: ``path`` holds something and is not to be resumed, or is to be and holds no run.
@@ -88,12 +105,15 @@ class RunFolder:
             return run  # rank 0 looks and writes
         wanted = json.loads(json.dumps(settings, default=_plain))
         if resume:
-            difference = _first_difference(cls.open(path).settings, wanted)
+            there = cls.open(path).settings
+            difference = _first_difference(there, wanted, may_grow)
             if difference is not None:
-                name, there, given = difference
+                name, was, given = difference
                 raise CheckpointError(
-                    f"{run.path} cannot be resumed: setting {name} was {there} in that run and is {given} now"
+                    f"{run.path} cannot be resumed: setting {name} was {was} in that run and is {given} now"
                 )
+            if _first_difference(there, wanted) is not None:
+                write_atomically(run.settings_file, json.dumps(wanted, indent=2) + "\n")
             return run
         if not run.is_free():
             raise InputError(
@@ -132,7 +152,7 @@ class RunFolder:
     def settings(self) -> dict[str, Any]:
         """What ``settings.json`` holds. Raises CheckpointError if it cannot be read."""
         try:
-            settings = parse_json(self.settings_file.read_text(encoding="utf-8"))
+            settings = parse_json(read_text(self.settings_file))
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{self.settings_file} cannot be read: {error}") from None
         if not isinstance(settings, dict):
@@ -190,11 +210,14 @@ def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _first_difference(there: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[str, str, str] | None:
+def _first_difference(
+    there: Mapping[str, Any], given: Mapping[str, Any], may_grow: Collection[str] = ()
+) -> tuple[str, str, str] | None:
     new = _flatten(given)
-    old = {name: value for name, value in SINCE_ADDED.items() if name in new} | _flatten(there)
+    before = _flatten(there)
+    old = before | {name: value for name, value in SINCE_ADDED.items() if name in new and name not in before}
     for name in [*old, *(name for name in new if name not in old)]:
-        if name in FREE_ON_RESUME:
+        if name in FREE_ON_RESUME or (name in may_grow and old.get(name, 0) <= new.get(name, 0)):
             continue
         if name not in old or name not in new or old[name] != new[name]:
             shown = [json.dumps(side[name]) if name in side else "absent" for side in (old, new)]

@@ -11,7 +11,9 @@ from typing import Any
 
 
 class StopRequest:
-    """Turns the first SIGINT or SIGTERM into a request that the step loop answers between two iterations.
+    """Turns the first SIGINT, SIGTERM or SIGHUP (a terminal that closes) into a request.
+
+    The step loop answers it between two iterations.
 
     Within ``immediate`` (long work without iterations) and from the second signal on it acts at once.
     Signals only reach the main thread; in any other the request never comes.
@@ -24,7 +26,7 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 
@@ -44,10 +46,10 @@ class StopRequest:
             self._immediate = False
 
     def raise_now(self) -> None:
-        """End as the signal asks: KeyboardInterrupt for SIGINT, SystemExit(143) for SIGTERM."""
+        """End as the signal asks: KeyboardInterrupt for SIGINT, SystemExit(128 + its number) for another."""
         if self.signal == signal.SIGINT:
             raise KeyboardInterrupt
-        raise SystemExit(128 + signal.SIGTERM)
+        raise SystemExit(128 + (self.signal or signal.SIGTERM))
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         at_once = self._immediate or self.signal is not None

@@ -6,7 +6,7 @@ import time
 
 import torch
 
-PARTS = ("sampling", "forward", "backward", "optimizer", "step")
+PARTS = ("interaction", "sampling", "forward", "backward", "optimizer", "step")
 
 
 class StepTimer:
@@ -17,6 +17,7 @@ class StepTimer:
     """
 
     def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._cuda = device.type == "cuda"
         self._seconds: dict[str, float] = {}
         self._events: list[tuple[str | None, torch.cuda.Event]] = []
@@ -33,7 +34,7 @@ class StepTimer:
             self._part, self._since = part, now
         elif self._timing and not torch.cuda.is_current_stream_capturing():
             event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-            event.record()
+            event.record(torch.cuda.current_stream(self._device))
             self._events.append((part, event))
 
     def end_iteration(self) -> None:

@@ -111,8 +111,11 @@ def test_wrong(benchmark):
 
 
 def test_endless(benchmark):
-    open("begun", "w").close()
-    time.sleep(1000)
+    def endless():
+        open("begun", "w").close()
+        time.sleep(1000)
+
+    benchmark.pedantic(endless, rounds=1, warmup_rounds=1)
 """
 
 
@@ -137,14 +140,55 @@ def test_a_suite_that_is_interrupted_keeps_the_rows_until_then(
     def wait_for_the_endless_test(process: subprocess.Popen[bytes], timeout: float | None = None) -> int:
         if timeout != 7.0:
             return wait(process, timeout)
-        while not list(Path(process.args[process.args.index("--benchmark-json") + 1]).parent.glob("begun")):  # type: ignore[union-attr,index,arg-type]
+        while not list(Path(process.args[process.args.index("--rows") + 1]).parent.glob("begun")):  # type: ignore[union-attr,index,arg-type]
             pass
         raise subprocess.TimeoutExpired("pytest", timeout)
 
     monkeypatch.setattr(subprocess.Popen, "wait", wait_for_the_endless_test)
-    rows, fault = runner.run("half", select="not wrong", limit=7.0)
+    rows, fault = runner.run("half", select="not wrong", limit=7.0, file=tmp_path / "kept.jsonl")
     assert [row["name"] for row in rows] == ["test_fine"]
+    assert [json.loads(line) for line in (tmp_path / "kept.jsonl").read_text().splitlines()] == rows
     assert fault == "benchmark suite 'half' was interrupted after 7 seconds"
+
+
+ORDERED = """
+import pytest
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["compiled peer", "peer", "goskill"])
+@pytest.mark.parametrize("size", [1, 2])
+def test_it(benchmark, size, name):
+    benchmark.extra_info["calls"] = 10
+    benchmark.pedantic(int, rounds=1)
+"""
+
+
+def test_on_a_gpu_ours_come_first_and_what_is_compiled_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "goskill" / "bench"
+    folder.mkdir(parents=True)
+    for package in (folder, folder.parent):
+        (package / "__init__.py").touch()
+    (folder / "ordered.py").write_text(ORDERED, encoding="utf-8")
+    monkeypatch.setattr(runner, "FOLDER", folder)
+    monkeypatch.setenv("GOSKILL_COMMIT", "abc")
+    rows, fault = runner.run("ordered", gpu=True)
+    assert fault is None
+    assert [row["name"][8:-1] for row in rows] == [
+        f"{size}-{name}" for name in ("goskill", "peer", "compiled peer") for size in (1, 2)
+    ]
+    assert {row["commit"] for row in rows} == {"abc"}
+    # The folder of the suite is called goskill, too: that selects nothing.
+    rows, _ = runner.run("ordered", gpu=True, select="goskill and 2")
+    assert [row["name"] for row in rows] == ["test_it[2-goskill]"]
+
+
+def test_the_seconds_of_a_row_are_those_of_one_call() -> None:
+    stats = dict.fromkeys(("min", "q1", "median", "q3", "max", "rounds"), 3.0)
+    benchmark = {"name": "one", "group": None, "stats": stats, "extra_info": {"calls": 6}}
+    assert runner.row("suite", benchmark)["seconds"]["median"] == 0.5
 
 
 def test_the_gpu_suites_are_collected_without_a_gpu() -> None:

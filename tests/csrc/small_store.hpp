@@ -145,8 +145,8 @@ inline SegmentSampler segment_sampler(const SmallStore& small, Balance balance, 
     SegmentSettings settings;
     settings.normalization = normalization(normalized);
     settings.horizon = SegmentArrays::horizon;
-    settings.balance = balance;
-    settings.threads = threads;
+    settings.steps.balance = balance;
+    settings.steps.threads = threads;
     return SegmentSampler(small.open(false), small.open_labels(), std::nullopt, settings);
 }
 

@@ -8,7 +8,6 @@
 #include <random>
 #include <vector>
 
-#include "ops/encoder.hpp"
 #include "ops/operations.hpp"
 
 namespace {
@@ -85,20 +84,27 @@ void look_up(std::int64_t rows, std::int64_t dim, std::int64_t codes) {
         for (std::int64_t code = 0; code < codes; ++code)
             check(found <= squared(code) + 1e-3, "the nearest code");
     }
+    std::vector<float> far_x = x, far_codebook = codebook;
+    for (float& value : far_x) value += 1024;
+    for (float& value : far_codebook) value += 1024;
+    lookup.x.data = far_x.data();
+    lookup.codebook = far_codebook.data();
+    nearest_code(lookup, threads);
+    lookup.codebook = codebook.data();
     const std::vector<std::uint16_t> halves = bfloat16(x);
     lookup.x = {halves.data(), Dtype::bfloat16, rows, dim, dim, 1};
     nearest_code(lookup, threads);
 
     std::vector<float> counts(static_cast<std::size_t>(codes)), sums(codebook.size()), average = codebook;
-    float mean_squared_error = 0;
+    float mean_squared_error = 0, elements = 0;
     lookup.x = {x.data(), Dtype::float32, rows, dim, dim, 1};
     lookup.mask = selected.get();
     lookup.distance = nullptr;
     lookup.quantized_codes = codebook.data();
     lookup.quantized = quantized.data();
-    quantize(lookup, counts.data(), sums.data(), &mean_squared_error, threads);
+    quantize(lookup, counts.data(), sums.data(), &mean_squared_error, &elements, threads);
     std::vector<float> out(x.size()), size(counts.size(), 1.0F), moved = codebook;
-    straight_through(x.data(), quantized.data(), x.data(), 0.5F, out.data(), rows * dim, threads);
+    straight_through({lookup.x, lookup.x, codebook.data(), indices.data(), 0.5F, out.data()}, threads);
     move_codebook({size.data(), average.data(), moved.data(), codes, dim}, counts.data(), sums.data(), 0.9F,
                   1e-5F, threads);
     for (const float value : moved) check(std::isfinite(value), "a moved codebook");
@@ -121,30 +127,6 @@ void lose(std::int64_t rows, std::int64_t classes) {
     focal.dtype = Dtype::bfloat16;
     focal.gradient = half_gradient.data();
     focal_loss(focal, rows, Reduction::none, nullptr, threads);
-}
-
-void encode(std::int64_t count, std::int64_t dim, std::int64_t width, std::int64_t codes) {
-    const std::int64_t embedding = 9, spread = (dim + 16) / 16 * 16;
-    const std::vector<float> rows = normal((count + 3) * dim), mean = normal(dim);
-    const std::vector<float> first = normal(width * dim), second = normal(width * width);
-    const std::vector<float> last = normal(embedding * width), bias = normal(width), ones(bias.size(), 1.0F);
-    const std::vector<float> std(static_cast<std::size_t>(dim), 2.0F), codebook = normal(codes * embedding);
-    const std::vector<std::int64_t> from = integers(count, count + 3), to = integers(count, count + 3);
-    std::vector<float> folded = normal((spread + width) * dim), folded_bias = normal(spread + width),
-                       shift = bias;
-    fold_norm({first.data(), bias.data(), dim, width}, ones.data(), bias.data(),
-              {second.data(), bias.data(), width, width},
-              {folded.data(), folded_bias.data(), shift.data(), spread});
-    Encoder encoder{{}, spread, shift.data(), 1e-5F, codebook.data(), codes};
-    encoder.linears = {{folded.data(), folded_bias.data(), dim, spread + width},
-                       {second.data(), bias.data(), width, width},
-                       {last.data(), bias.data(), width, embedding}};
-    const Changes changes{rows.data(), count + 3,   dim,       mean.data(),
-                          std.data(),  from.data(), to.data(), count};
-    std::vector<std::int64_t> one(static_cast<std::size_t>(count)), many(one.size());
-    encoded_codes(encoder, changes, one.data(), 1);
-    encoded_codes(encoder, changes, many.data(), threads);
-    check(one == many, "codes do not depend on threads");
 }
 
 void attend(std::int64_t fresh, std::int64_t length, std::int64_t head_width) {
@@ -177,8 +159,6 @@ int main() {
         }
         for (const std::int64_t classes : {2, 5, 16, 33, 1000}) lose(rows, classes);
     }
-    for (const std::int64_t count : {1, 95, 5000}) encode(count, 39, 40, 16);
-    encode(4999, 5, 17, 3);
     for (const std::int64_t length : {1, 5, 33}) attend(length < 3 ? 1 : 3, length, 16);
     attend(2, 90, 32);
     if (failures == 0) std::printf("operations agree on %s\n", instruction_set().c_str());

@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as hnp
 from store_builders import ACTION_DIM, OBSERVATION_DIM, random_episode
 
 from goskill.data import EpisodeStore, StoreWriter
-from goskill.data.files import read_manifest, write_manifest
+from goskill.data.store_files import read_manifest, write_manifest
 from goskill.errors import InputError, StoreError
 
 STEPS = {"terminated": bool, "feature": ("f2", 3), "image": ("u1", (2, 2, 3)), "subtask": "i1", "index": "u8"}

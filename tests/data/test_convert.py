@@ -234,10 +234,12 @@ def test_files_that_nothing_was_taken_from_are_not_reported(tmp_path: Path, monk
     folder = tmp_path / "source" / "reach" / "sac" / "dataset"
     folder.mkdir(parents=True)
     pair = [transitions(generator, 5) for _ in range(2)]
-    pair[0]["terminals"][-1] = 1
+    for episode in pair:
+        episode["terminals"][-1] = 1
     np.savez(folder / "0.npz", **{name: np.concatenate([one[name] for one in pair]) for name in pair[0]})
     cut, short = transitions(generator, 5), transitions(generator, 5)
     cut["next_observations"][2] += 1
+    cut["terminals"][-1] = short["terminals"][-1] = 1
     np.savez(folder / "1.npz", **cut)
     del short["next_observations"]
     np.savez(folder / "2.npz", **short)

@@ -130,6 +130,7 @@ def test_numbers_that_no_store_holds_are_refused_by_name(tmp_path: Path) -> None
     with h5py.File(tmp_path / "reach.hdf5", "w") as file:
         for name, values in episode.items():
             file[name] = values[:6]
+        file["timeouts"] = np.arange(6) == 5
     with pytest.raises(StoreError, match=r"reach\.hdf5: steps 0 to 6: rewards: expected finite values"):
         from_hdf5(tmp_path / "reach.hdf5", tmp_path / "store", workers=2)
 

@@ -51,7 +51,11 @@ def store_of(path: Path, episodes: list[dict[str, Any]], tasks: list[str] | None
 def write_file(path: Path, steps: int = 10, **changes: Any) -> None:
     """A file of one random episode, with columns replaced, added, or left out (None)."""
     episode = random_episode(np.random.default_rng(steps), steps)
-    columns = {**episode, "observations": episode["observations"][:-1]}
+    columns = {
+        **episode,
+        "observations": episode["observations"][:-1],
+        "timeouts": np.arange(steps) == steps - 1,
+    }
     columns["next_observations"] = episode["observations"][1:]
     with h5py.File(path, "w") as file:
         for name, values in {**columns, **changes}.items():
@@ -278,6 +282,7 @@ def test_the_longest_episode_takes_less_than_a_gibibyte(tmp_path: Path, monkeypa
         with h5py.File(tmp_path / f"{length}.hdf5", "w") as file:
             file["observations"], file["next_observations"] = states[:length], states[1 : length + 1]
             file["actions"], file["rewards"] = np.zeros((length, 4), "f4"), np.zeros(length, "f4")
+            file["timeouts"] = np.arange(length) == length - 1
     monkeypatch.setattr(hdf5, "EPISODE_LIMIT", limit)
     tracemalloc.start()
     try:

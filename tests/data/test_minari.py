@@ -15,8 +15,7 @@ import pytest
 from store_builders import ACTION_DIM, OBSERVATION_DIM, random_episode, write_store
 
 from goskill.data import EpisodeStore, StoreWriter
-from goskill.data.convert import from_hdf5, from_minari, to_hdf5, to_minari
-from goskill.data.convert import minari as minari_conversion
+from goskill.data.convert import from_hdf5, from_minari, minari_export, to_hdf5, to_minari
 from goskill.errors import InputError, StoreError
 
 minari = pytest.importorskip("minari")
@@ -51,7 +50,7 @@ def test_success_goes_both_ways_for_the_episodes_that_have_it(tmp_path: Path) ->
 
 @pytest.mark.parametrize("batch", [1, 2, 5, 64])
 def test_a_few_episodes_at_a_time_make_the_same_dataset(tmp_path: Path, monkeypatch, batch: int) -> None:
-    monkeypatch.setattr("goskill.data.convert.minari._EPISODES_PER_BATCH", batch)
+    monkeypatch.setattr("goskill.data.convert.minari_export._EPISODES_PER_BATCH", batch)
     lengths, tasks = [3, 4, 1, 7, 2, 5], [0, 0, 1, 0, 0, 0]
     store = write_store(tmp_path / "store", lengths, tasks)
     dataset = to_minari(store, "goskill/test-v0", "task-0", **ABOUT)
@@ -172,7 +171,7 @@ def test_a_dataset_takes_no_more_room_than_was_asked_for(
         for length in lengths:
             known = generator.random(length) < 0.5 if success else None
             writer.append(task="reach", success=known, **random_episode(generator, length))
-    monkeypatch.setattr(minari_conversion, "_check_room", lambda _, needed: asked.append(needed))
+    monkeypatch.setattr(minari_export, "_check_room", lambda _, needed: asked.append(needed))
     dataset = to_minari(EpisodeStore.open(tmp_path / "store"), "goskill/test-v0", "reach", **ABOUT)
     folder = Path(dataset.storage.data_path)
     taken = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -21,7 +21,7 @@ from store_builders import ACTION_DIM, OBSERVATION_DIM, random_episode
 from goskill.data import EpisodeStore
 from goskill.data.convert import from_npz, load_prompts
 from goskill.data.convert.transitions import columns_of
-from goskill.data.files import read_manifest, write_manifest
+from goskill.data.store_files import read_manifest, write_manifest
 from goskill.errors import StoreError
 
 
@@ -39,7 +39,7 @@ def source_with_prompts(
         folder = tmp_path / "source" / task / "sac" / "dataset"
         folder.mkdir(parents=True)
         columns = {"observations": np.ones((3, OBSERVATION_DIM)), "actions": np.ones((3, action_dim))}
-        np.savez(folder / "0.npz", **columns, rewards=np.ones(3))
+        np.savez(folder / "0.npz", **columns, rewards=np.ones(3), terminals=[0, 0, 1])
         file = tmp_path / "source" / "metaworld_prompts" / f"{task}_prompt.npy"
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(pickle.dumps(prompts))

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from store_builders import write_store
 
 from goskill.data import ContextSampler, EpisodeStore, SegmentSampler, StoreWriter
-from goskill.data.files import read_manifest, write_manifest
+from goskill.data.store_files import read_manifest, write_manifest
 from goskill.errors import StoreError
 
 

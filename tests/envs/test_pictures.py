@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from goskill.envs import make, make_vec
+from goskill.envs.kitchen import make as make_kitchen
 from goskill.envs.pictures import Pictures
 from goskill.errors import InputError
 
@@ -40,6 +41,18 @@ def test_a_picture_shows_something_and_follows_the_environment(egl, no_screen, i
     assert before.std() > 0
     for _ in range(20):
         env.step(np.ones(4, np.float32))
+    assert not np.array_equal(env.render(), before)
+    env.close()
+
+
+def test_a_kitchen_draws_itself(egl, no_screen):
+    env = make_kitchen("kitchen-mkbs", 0, render_mode="rgb_array", width=64, height=48)
+    env.reset()
+    before = env.render()
+    assert before.shape == (48, 64, 3)
+    assert before.std() > 0
+    for _ in range(10):
+        env.step(np.ones(9))
     assert not np.array_equal(env.render(), before)
     env.close()
 
@@ -114,3 +127,21 @@ def test_triton_can_be_loaded_beside_a_renderer(renderer, before):
     code = f"{before}\nimport triton, torch._dynamo"
     ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize("value", ["bogus", "osmesa"])
+@pytest.mark.parametrize("call", ["make('reach')", "make_vec(['reach'], workers=1)"])
+def test_a_renderer_that_mujoco_cannot_load_is_named_in_one_line(value, call, tmp_path):
+    """``osmesa`` where its library is missing; a PyOpenGL that fails to load stands for that here."""
+    (tmp_path / "OpenGL").mkdir()
+    (tmp_path / "OpenGL" / "__init__.py").write_text("raise ImportError('libOSMesa is not there')")
+    code = f"from goskill.envs import *\ntry: {call}\nexcept ValueError as error: print(type(error).__name__, error)"
+    environment = {
+        **os.environ,
+        "MUJOCO_GL": value,
+        "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}",
+    }
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith(f"InputError MUJOCO_GL: MuJoCo cannot be loaded with MUJOCO_GL='{value}'")
+    assert ran.stdout.count("\n") == 1

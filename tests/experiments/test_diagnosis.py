@@ -15,8 +15,9 @@ from small_run import SMALL, write_store
 
 from goskill.data import ContextSampler, EpisodeStore, SegmentSampler, StoreWriter
 from goskill.errors import CheckpointError, InputError
-from goskill.experiments import diagnosis, pipeline
-from goskill.experiments.runs import load_networks
+from goskill.experiments import diagnose as diagnosis
+from goskill.experiments import pipeline
+from goskill.experiments.runs import load_method
 from goskill.methods.go_skill import (
     GoSkillNetworks,
     OraclePolicy,
@@ -47,7 +48,7 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def networks(run: Path) -> GoSkillNetworks:
-    loaded = load_networks(RunFolder.open(run))
+    loaded = load_method(RunFolder.open(run)).networks
     assert isinstance(loaded, GoSkillNetworks)
     return loaded.eval()
 
@@ -248,7 +249,13 @@ def test_other_stores_do_not(store: EpisodeStore, tmp_path: Path) -> None:
     with StoreWriter(
         tmp_path / "store", 39, 4, ["reach"], provenance={"source": "elsewhere"}, append=True
     ) as writer:
-        writer.append(task="reach", observations=one.observations, actions=one.actions, rewards=one.rewards)
+        writer.append(
+            task="reach",
+            observations=one.observations,
+            actions=one.actions,
+            rewards=one.rewards,
+            columns=one.columns,
+        )
     assert episode_seeds(EpisodeStore.open(tmp_path / "store")) is None
 
 
@@ -305,7 +312,7 @@ def test_methods_without_skills_have_action_errors_and_rollouts(
     assert "oracle" not in document["rollouts"]
     assert diagnosis.tables(document)
 
-    networks: Any = load_networks(RunFolder.open(run)).eval()
+    networks: Any = load_method(RunFolder.open(run)).networks.eval()
     settings = networks.settings
     contexts = ContextSampler(
         store,

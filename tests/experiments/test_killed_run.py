@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def test_twenty_kills_in_all_parts_change_no_bit(tmp_path: Path) -> None:
-    program = Path(__file__).with_name("killed_run.py")
+    program = Path(__file__).parents[1] / "killed_run.py"
     done = subprocess.run(
         [sys.executable, str(program), str(tmp_path), "--kills", "22"],
         capture_output=True,

@@ -277,7 +277,7 @@ def test_ctrl_c_leaves_a_run_that_resumes_to_the_same_weights(
     arguments = ["train", "--preset", "quickstart", "--data", str(data), "--out", str(tmp_path / "run")]
     for change in SMALL:
         arguments += ["--set", change]
-    held = [sys.executable, str(Path(__file__).with_name("held_run.py")), "7", goskill.__main__.__file__]
+    held = [sys.executable, str(Path(__file__).parents[1] / "held_run.py"), "7", goskill.__main__.__file__]
     process = subprocess.Popen(
         [*held, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )

@@ -11,6 +11,7 @@ from small_run import LIVELY, weights, write_store
 
 from goskill.errors import CheckpointError, InputError
 from goskill.experiments import pipeline
+from goskill.methods.go_skill import GoSkill
 
 SMALL = (
     *("method.width=16", "method.layers=1", "method.heads=2", "method.iterations=8"),
@@ -63,8 +64,8 @@ def test_it_is_neither_another_method_nor_has_it_skills(trained: Path, data: Pat
         pipeline.train(data, trained, preset="quickstart", overrides=LIVELY, resume=True)
     with pytest.raises(InputError, match="mh_prompt_dt has no codebook of skills"):
         pipeline.label(trained, data)
-    with pytest.raises(InputError, match="goal_features: expected None"):
-        pipeline.evaluate(trained, episodes=1, goal_features=lambda observations: observations)
+    with pytest.raises(CheckpointError, match="of method 'mh_prompt_dt', not of 'go_skill'"):
+        pipeline.evaluate(trained, episodes=1, method=GoSkill.with_goal_features(lambda rows: rows))
 
 
 def test_another_methods_setting_leaves_nothing_behind(data: Path, tmp_path: Path) -> None:

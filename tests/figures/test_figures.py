@@ -23,7 +23,7 @@ from goskill.evaluation.statistics import Estimate
 from goskill.figures import draw_bars, draw_comparison, draw_run
 from goskill.figures.curves import draw_learning_curves, moving_average, read_metrics
 from goskill.figures.returns import draw_returns
-from goskill.figures.skills import Strip, draw_skill_strips, draw_skill_usage
+from goskill.figures.skill_usage import Strip, draw_skill_strips, draw_skill_usage
 from goskill.figures.style import save
 
 TASKS = ("reach", "door-close")

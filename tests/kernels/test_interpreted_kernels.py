@@ -45,9 +45,9 @@ def test_nearest_code(rows: int, dim: int, codes: int, cosine: bool, dtype: torc
         codebook = F.normalize(codebook, dim=-1)
     indices, distance = torch.full((rows,), -7), poisoned(rows)
     nearest_code(x, codebook, cosine, indices, distance)
-    exact, exact_distance = reference.nearest_code(
-        x.double(), codebook.double(), "cosine" if cosine else "euclidean"
-    )
+    wide_x, wide_codes, metric = x.double(), codebook.double(), "cosine" if cosine else "euclidean"
+    exact = reference.nearest_code(wide_x, wide_codes, metric)
+    exact_distance = reference.code_distance(wide_x, wide_codes, exact, metric)
     assert torch.equal(indices, exact)
     torch.testing.assert_close(distance.double(), exact_distance, rtol=1e-5, atol=1e-6)
     alone = torch.full((rows,), -7)
@@ -84,15 +84,16 @@ def test_vector_quantize_and_its_gradient(rows: int, dim: int, codes: int, maske
         poisoned(codes),
         poisoned(codes, dim),
     )
-    vector_quantize(x, codebook, mask, 1.5, *results)
     leaf = x.double().requires_grad_()
+    elements = poisoned()
+    vector_quantize(x, codebook, mask, 1.5, *results, elements)
     exact = reference.vector_quantize(leaf, codebook.double(), mask, 1.5, 0.0)
+    assert elements == results[3].sum() * dim
     for ours, truth in zip(results, exact, strict=True):
         torch.testing.assert_close(ours.double(), truth.detach().double(), rtol=1e-5, atol=1e-5)
     ((exact[0] * gradient).sum() + 3 * exact[2]).backward()
     out = poisoned(rows, dim)
-    elements = results[3].sum() * dim
-    straight_through(x, results[0], mask, gradient, torch.tensor(3.0), elements, 1.5, out)
+    straight_through(x, codebook, results[1], gradient, torch.tensor(3.0), elements, 1.5, out)
     torch.testing.assert_close(out.double(), leaf.grad, rtol=1e-5, atol=1e-6)
 
 
@@ -100,7 +101,7 @@ def test_vector_quantize_of_no_rows() -> None:
     from goskill.kernels.vector_quantize import vector_quantize
 
     for codes in (4, 70):
-        loss, counts, sums = poisoned(), poisoned(codes), poisoned(codes, 3)
+        loss, counts, sums, elements = poisoned(), poisoned(codes), poisoned(codes, 3), poisoned()
         vector_quantize(
             torch.zeros(0, 3),
             torch.zeros(codes, 3),
@@ -111,8 +112,10 @@ def test_vector_quantize_of_no_rows() -> None:
             loss,
             counts,
             sums,
+            elements,
         )
         assert loss == 0
+        assert elements == 0
         assert (counts == 0).all()
         assert (sums == 0).all()
 

@@ -151,6 +151,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "action-encoder": ABLATIONS["action-encoder"],
     "policy-table": {"policy_skill_input": "index"},
     "no-prompt": {"prompt_length": 0},
+    "mlp-decoder": {"decoder": "mlp"},
+    "mlp-decoder-multi-head-no-reached-goal": {
+        "decoder": "mlp",
+        "multi_head_decoder": True,
+        "reached_goal": False,
+    },
     "context-of-one": {"context": 1},
 }
 

@@ -76,7 +76,7 @@ def test_the_largest_seed_has_streams_for_all_samplers(tmp_path: Path) -> None:
 def test_progress_of_labelling_ends_at_the_number_of_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("goskill.methods.go_skill.labelling.LARGE_CHUNK", 40)
+    monkeypatch.setattr("goskill.methods.go_skill.labelling.CPU_CHUNK", 40)
     store = small_store(tmp_path / "store")
     seen: list[tuple[int, int]] = []
     label_store(networks(), store, progress=lambda done, total: seen.append((done, total)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from threading import get_ident
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,9 +11,9 @@ import pytest
 import torch
 from small_store import ACTION, begin, small_settings, small_store
 
-from goskill.data import EpisodeStore, StoreWriter
+from goskill.data import Episode, EpisodeStore
 from goskill.data.label_blocks import LabelBlock, LabelBlocks
-from goskill.methods.go_skill import ABLATIONS, GoSkill, GoSkillNetworks, label_name, label_store, labelling
+from goskill.methods.go_skill import ABLATIONS, GoSkill, GoSkillNetworks, label_name, label_store
 from goskill.methods.go_skill.labelling import label_episodes
 from goskill.training import TrainingSettings, distributed
 
@@ -24,61 +23,46 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
     return small_store(tmp_path_factory.mktemp("data") / "store")
 
 
-def test_labels_are_the_nearest_codes_of_every_step(
-    store: EpisodeStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("goskill.methods.go_skill.labelling.LARGE_CHUNK", 40)  # several chunks
-    for changes in ({}, {"goal_dimensions": (0, 4)}, ABLATIONS["action-encoder"]):
-        method = GoSkill(small_settings(**changes), store, TrainingSettings(seed=7))
-        begin(method, "extraction")
-        begin(method, "labelling")
-        labels = store.labels(label_name(method.networks))
-        networks, row = method.networks, 0
-        assert networks.codebook is not None
-        for index in range(store.num_episodes):
-            episode = store.episode(index)
-            normalized = networks.normalize(torch.from_numpy(episode.observations.copy()))
-            for step in range(len(episode.actions)):
-                if networks.settings.skill_source == "actions":
-                    window = np.zeros((4, ACTION), np.float32)
-                    ahead = episode.actions[step : step + 4]
-                    window[: len(ahead)] = ahead
-                    seen = torch.from_numpy(window.reshape(-1))
-                else:
-                    seen = normalized[min(step + 4, len(episode.actions))] - normalized[step]
-                    dimensions = networks.settings.goal_dimensions
-                    seen = seen if dimensions is None else seen[list(dimensions)]
-                distance = (networks.encoder(seen) - networks.codebook.codebook).norm(dim=-1)
-                assert distance[int(labels[row])] <= distance.min() + 1e-5
-                row += 1
-        assert row == len(labels)
+@torch.no_grad()
+def distances(networks: GoSkillNetworks, episode: Episode) -> np.ndarray:
+    """How far every code [M] is from every step's embedding, with the networks' modules alone: float32 [T, M]."""
+    steps, horizon = len(episode.actions), networks.settings.horizon
+    normalized = networks.normalize(torch.from_numpy(episode.observations.copy()))
+    rows = []
+    for step in range(steps):
+        if networks.settings.skill_source == "actions":
+            window = np.zeros((horizon, ACTION), np.float32)
+            ahead = episode.actions[step : step + horizon]
+            window[: len(ahead)] = ahead
+            rows.append(torch.from_numpy(window.reshape(-1)))
+        else:
+            change = normalized[min(step + horizon, steps)] - normalized[step]
+            dimensions = networks.settings.goal_dimensions
+            rows.append(change if dimensions is None else change[list(dimensions)])
+    assert networks.codebook is not None
+    embeddings = networks.encoder(torch.stack(rows))
+    return (embeddings[:, None] - networks.codebook.codebook).norm(dim=-1).numpy()
 
 
-def test_prompts_get_the_labels_of_the_column_however_it_was_cut(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("chunk", [1, 40, 4096])
+@pytest.mark.parametrize("changes", [{}, {"goal_dimensions": (0, 4)}, ABLATIONS["action-encoder"]])
+def test_labels_are_the_nearest_codes_trajectory_by_trajectory_however_the_store_is_cut(
+    changes: dict[str, Any], chunk: int, store: EpisodeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where most of the column is found in integers, and a prompt, which is short, in float32."""
-    random = np.random.default_rng(2)
-    with StoreWriter(tmp_path / "store", observation_dim=6, action_dim=ACTION, tasks=["one"]) as writer:
-        for steps in random.integers(1, 161, 120):
-            walk = random.normal(size=(steps + 1, 6)).cumsum(0).astype(np.float32)
-            actions = np.tanh(random.normal(size=(steps, ACTION))).astype(np.float32)
-            writer.append(task="one", observations=walk, actions=actions, rewards=np.zeros(steps, np.float32))
-    store = EpisodeStore.open(tmp_path / "store")
-    for changes in ({}, {"goal_dimensions": (0, 4)}, ABLATIONS["action-encoder"]):
-        method = GoSkill(small_settings(**changes), store, TrainingSettings())
-        begin(method, "extraction")
-        networks = method.networks
-        columns = []
-        for chunk in (100, 5000, 100_000):
-            monkeypatch.setattr("goskill.methods.go_skill.labelling.LARGE_CHUNK", chunk)
-            shutil.rmtree(store.path / "labels", ignore_errors=True)
-            store = EpisodeStore.open(store.path)
-            columns.append(store.labels(label_store(networks, store)).copy())
-        alone = [label_episodes(networks, [store.episode(index)]) for index in range(store.num_episodes)]
-        for column in columns:
-            np.testing.assert_array_equal(column, torch.cat(alone).numpy())
-        assert len(np.unique(columns[0])) > 1
+    """The column's, and those of a prompt, which is labelled alone; codes may differ where distances do not."""
+    monkeypatch.setattr("goskill.methods.go_skill.labelling.CPU_CHUNK", chunk)
+    method = GoSkill(small_settings(**changes), store, TrainingSettings(seed=7))
+    begin(method, "extraction")
+    shutil.rmtree(store.path / "labels", ignore_errors=True)
+    column = EpisodeStore.open(store.path).labels(label_store(method.networks, store))
+    assert len(np.unique(column)) > 1
+    for index, first in enumerate(store.episode_start):
+        episode = store.episode(index)
+        found = distances(method.networks, episode)
+        alone = label_episodes(method.networks, [episode]).numpy()
+        for labels in (column[first : first + len(found)].astype(np.int64), alone):
+            chosen = np.take_along_axis(found, labels[:, None], 1)[:, 0]
+            assert (chosen <= found.min(1) + 1e-5).all()
 
 
 def test_label_columns_are_named_by_what_decides_them(store: EpisodeStore) -> None:
@@ -119,7 +103,7 @@ class InBlocks(NamedTuple):
 @pytest.fixture
 def in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> InBlocks:
     monkeypatch.setattr("goskill.data.label_blocks.BLOCK_STEPS", 32)
-    monkeypatch.setattr("goskill.methods.go_skill.labelling.LARGE_CHUNK", 16)
+    monkeypatch.setattr("goskill.methods.go_skill.labelling.CPU_CHUNK", 16)
     store = small_store(tmp_path / "store")
     method = GoSkill(small_settings(), store, TrainingSettings())
     begin(method, "extraction")
@@ -152,31 +136,6 @@ def test_labelling_goes_on_where_it_was_killed_and_ends_with_the_same_bits(
     assert label_store(networks, store) == name
     assert written == blocks  # none twice
     np.testing.assert_array_equal(store.labels(name), column)
-
-
-@pytest.mark.parametrize("fails_after", [0, 1, 5])
-def test_what_fails_beside_reaches_the_caller_and_the_next_call_goes_on(
-    fails_after: int, in_blocks: InBlocks, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Windows are prepared in a thread of their own."""
-    store, networks, _, column, _ = in_blocks
-    prepare, caller, prepared = labelling._windows_of, get_ident(), 0
-
-    def prepare_then_fail(*arguments: Any) -> Any:
-        nonlocal prepared
-        assert get_ident() != caller
-        if prepared == fails_after:
-            raise MemoryError("no room for windows")
-        prepared += 1
-        return prepare(*arguments)
-
-    with monkeypatch.context() as patches:
-        patches.setattr(labelling, "_windows_of", prepare_then_fail)
-        with pytest.raises(MemoryError, match="no room for windows"):
-            label_store(networks, store)
-    assert prepared == fails_after
-    assert store.label_names == []
-    np.testing.assert_array_equal(store.labels(label_store(networks, store)), column)
 
 
 def test_ranks_share_the_labelling_and_write_what_one_writes(

@@ -26,6 +26,7 @@ def segments() -> dict[str, Tensor]:
         "observations": torch.empty(B, H + 1, OBSERVATION, device="meta"),
         "actions": torch.empty(B, H, ACTION, device="meta"),
         "mask": torch.empty(B, H, dtype=torch.bool, device="meta"),
+        "task": torch.empty(B, dtype=torch.int64, device="meta"),
     }
 
 
@@ -52,6 +53,8 @@ def contexts(discrete: bool) -> dict[str, Tensor]:
     [
         {},
         {"multi_head_decoder": True},
+        {"decoder": "mlp"},
+        {"skill_noise": 0.3},
         {"codebook": "gradient"},
         {"policy_skill_input": "index"},
         *ABLATIONS.values(),

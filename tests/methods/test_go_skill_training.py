@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from goskill.data import EpisodeStore
 from goskill.errors import CheckpointError, InputError
 from goskill.methods.go_skill import ABLATIONS, GoSkill, label_name, networks_from_state
-from goskill.methods.go_skill.losses import PolicyLoss, SkillLoss, perplexity, usage
+from goskill.methods.go_skill.losses import PolicyLoss, SkillLoss, perplexity, some_swapped, usage
 from goskill.methods.sequence.losses import masked_mean
 from goskill.training import TrainingSettings
 
@@ -65,6 +65,9 @@ CASES: dict[str, dict[str, Any]] = {
     "goal-dimensions": {"goal_dimensions": (0, 1)},
     "policy-table": {"policy_skill_input": "index"},
     "no-prompt": {"prompt_length": 0},
+    "mlp-decoder": {"decoder": "mlp"},
+    "mlp-decoder-no-vq": {"decoder": "mlp", "codebook": "none"},
+    "best-half": {"best_share": 0.5},
 }
 
 
@@ -99,6 +102,31 @@ def test_phases_and_batches_are_the_papers(store: EpisodeStore) -> None:
     assert list(objectives) == ["policy", "skill"]
     assert next(iter(objectives["policy"].sampler))["observations"].shape == (8, 5, OBSERVATION)
     assert next(iter(objectives["skill"].sampler))["skill"].shape == (16,)
+
+
+def test_the_policy_takes_a_step_where_it_is_due(store: EpisodeStore) -> None:
+    method = GoSkill(small_settings(policy_every=3), store, TrainingSettings())
+    begin(method, "extraction")
+    every = {name: objective.every for name, objective in begin(method, "policy").items()}
+    assert every == {"policy": 3, "skill": 1}
+
+
+@pytest.mark.parametrize("decoder", ["transformer", "mlp"])
+def test_tables_begin_as_large_as_is_asked_for(decoder: str, store: EpisodeStore) -> None:
+    """The other weights are the same."""
+    released, small = (
+        GoSkill(
+            small_settings(decoder=decoder, table_std=std), store, TrainingSettings()
+        ).networks.state_dict()
+        for std in (1.0, 0.25)
+    )
+    tables = {
+        "decoder.embed_step.weight",
+        "policy.embedding.time.weight",
+        "policy.prompt_embedding.time.weight",
+    }
+    for name, values in released.items():
+        assert torch.equal(small[name], 0.25 * values if name in tables else values), name
 
 
 def test_resampling_draws_equally_from_the_skills_that_occur(store: EpisodeStore) -> None:
@@ -197,6 +225,34 @@ def test_skill_loss_is_a_masked_mean_in_float64(store: EpisodeStore) -> None:
         torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=0)
 
 
+def test_skills_are_swapped_within_tasks_in_the_share_that_is_asked_for() -> None:
+    torch.manual_seed(0)
+    task = torch.arange(2_000) % 2
+    index = torch.arange(2_000)
+    shown = some_swapped(index, task, 0.4)
+    assert torch.equal(task[shown], task)
+    assert abs(float((shown != index).float().mean()) - 0.4) < 0.05
+    often = torch.bincount(some_swapped(index % 10, task, 1.0), minlength=10)
+    assert ((often / 2_000 - 0.1).abs() < 0.03).all()
+    assert torch.equal(some_swapped(index, task, 0.0), index)
+
+
+def test_only_enhancement_shows_swapped_skills(store: EpisodeStore) -> None:
+    """What is said of the codes' use stays that of the windows' own."""
+    found: dict[tuple[float, bool], dict[str, Tensor]] = {}
+    for noise in (0.0, 0.999):
+        torch.manual_seed(1)  # k-means draws its first centres
+        method = GoSkill(small_settings(skill_noise=noise, dropout=0.0), store, TrainingSettings())
+        batch = next(iter(begin(method, "extraction")["skill"].sampler))
+        method.networks.eval()
+        for frozen in (True, False):
+            loss, metrics = SkillLoss(method.networks, frozen)(batch)
+            found[noise, frozen] = {"loss": loss.detach(), **metrics}
+    assert torch.equal(found[0.0, False]["loss"], found[0.999, False]["loss"])
+    assert not torch.equal(found[0.0, True]["loss"], found[0.999, True]["loss"])
+    assert torch.equal(found[0.0, True]["usage"], found[0.999, True]["usage"])
+
+
 def test_what_lies_past_the_end_of_an_episode_never_matters(store: EpisodeStore) -> None:
     method = GoSkill(small_settings(dropout=0.0), store, TrainingSettings())
     stream = iter(begin(method, "extraction")["skill"].sampler)
@@ -278,7 +334,7 @@ def test_a_users_goal_features_replace_the_observations(store: EpisodeStore) -> 
             seen.append(observations)
             return observations[..., :2] * self.scale
 
-    method = GoSkill(small_settings(), store, TrainingSettings(), goal_features=Features())
+    method = GoSkill.with_goal_features(Features())(small_settings(), store, TrainingSettings())
     train(method)
     assert method.networks.encoder.stack[0].in_features == 2
     assert torch.equal(seen[-1][:, -1].sum(-1).isfinite(), torch.ones(len(seen[-1]), dtype=torch.bool))

@@ -230,6 +230,7 @@ def test_seeds_decide_the_initial_weights(store: EpisodeStore) -> None:
         {"task_embedding": -1},
         {"dropout": 1.0},
         {"return_scale": float("nan")},
+        {"table_std": 0.0},
         {"tasks": ("a", "a"), "multi_head": True},
         {"tasks": ("a",)},
     ],

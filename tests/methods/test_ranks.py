@@ -14,7 +14,7 @@ from small_store import small_store
 
 from goskill.data import EpisodeStore
 
-PROGRAM = Path(__file__).with_name("train_small.py")
+PROGRAM = Path(__file__).parents[1] / "train_small.py"
 
 
 def losses(run: Path) -> list[dict[str, float]]:

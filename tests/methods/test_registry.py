@@ -15,11 +15,12 @@ from goskill.methods.go_skill import ABLATIONS, GoSkillSettings
 from goskill.settings import to_mapping
 
 
-@pytest.mark.parametrize("name", registry.METHODS)
+@pytest.mark.parametrize("name", registry.built_in_names())
 def test_settings_of_every_method_survive_json(name: str) -> None:
     entry = registry.find(name)
-    settings = entry.settings({"prompt_episodes": 3})
-    assert settings.prompt_episodes == 3
+    prompted = hasattr(entry.settings({}), "prompt_episodes")
+    settings = entry.settings({"prompt_episodes": 3} if prompted else {"iterations": 3})
+    assert getattr(settings, "prompt_episodes" if prompted else "iterations") == 3
     assert entry.settings(to_mapping(settings)) == settings
     assert {key: getattr(settings, key) for key in entry.decided} == dict(entry.decided)
 
@@ -30,12 +31,12 @@ def test_names_stand_for_settings() -> None:
 
 
 def test_ablations_add_up_and_settings_come_after_them() -> None:
-    settings: Any = read_settings("mt50", ablations=["no-focal", "no-resampling"]).method
+    settings: Any = read_settings("mt50-paper", ablations=["no-focal", "no-resampling"]).method
     assert settings == GoSkillSettings(policy_loss="cross_entropy", resampling=False)
-    settings = read_settings("mt50", ["method.policy_loss=focal"], ablations=["no-focal"]).method
+    settings = read_settings("mt50-paper", ["method.policy_loss=focal"], ablations=["no-focal"]).method
     assert settings == GoSkillSettings()
     for name, changes in ABLATIONS.items():
-        assert read_settings("mt50", ablations=[name]).method == GoSkillSettings(**changes)
+        assert read_settings("mt50-paper", ablations=[name]).method == GoSkillSettings(**changes)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def test_what_does_not_fit_is_named(
     method: str, overrides: list[str], ablations: list[str], message: str
 ) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
-        read_settings("mt50", overrides, method=method, ablations=ablations)
+        read_settings("mt50-paper", overrides, method=method, ablations=ablations)
 
 
 @pytest.mark.parametrize("preset", presets.names())
@@ -82,11 +83,18 @@ def test_every_preset_suits_every_method_with_equal_iterations(preset: str) -> N
         assert theirs.multi_head == name.startswith("mh_")
 
 
+@pytest.mark.parametrize("old", presets.OLD_NAMES)
+def test_old_names_of_presets_go_on_working(old: str) -> None:
+    for method in registry.method_names():
+        expected = read_settings(presets.OLD_NAMES[old], method=method)
+        assert read_settings(old, method=method) == expected
+
+
 def test_defaults_are_the_papers() -> None:
-    settings: Any = read_settings("mt50", method="prompt_dt")
+    settings: Any = read_settings("mt50-paper", method="prompt_dt")
     method = settings.method
     assert (method.width, method.layers, method.heads, method.dropout) == (256, 6, 8, 0.1)
     assert (method.context, method.prompt_length, method.batch_per_task) == (20, 10, 8)
     assert (method.iterations, settings.training.learning_rate) == (100_000, 3e-4)
     assert settings.training.warmup_iterations == 10_000
-    assert read_settings("mt50").training.warmup_iterations == 5_000
+    assert read_settings("mt50-paper").training.warmup_iterations == 5_000

@@ -1,4 +1,4 @@
-"""Dropout's law, and that attention with dropout is attention whose weights were dropped."""
+"""Dropout's law."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from goskill.models.dropout import causal_attention, dropout
+from goskill.models.dropout import dropout
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.5])
@@ -51,21 +51,4 @@ def test_no_dropout_draws_nothing() -> None:
     x = torch.randn(3, 2, 5, 4)
     state = torch.get_rng_state()
     assert dropout(x, 0.0) is x
-    causal_attention(x, x, x, 0.0)
     assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_attention_with_dropout_drops_weights_of_causal_attention() -> None:
-    torch.manual_seed(0)
-    query, key = torch.randn(2, 3, 6, 4), torch.randn(2, 3, 6, 4)
-    value = torch.eye(6).expand(2, 3, 6, 6)
-    weights = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-    # causal_attention takes one width: that of the values. Zeros change no score, the square root its scale.
-    query, key = (torch.cat([part, torch.zeros(2, 3, 6, 2)], -1) for part in (query, key))
-    scaled = query * math.sqrt(6 / 4)
-    dropped = torch.stack([causal_attention(scaled, key, value, 0.25) for _ in range(2000)])
-    ratio = dropped / weights.clamp(min=1e-9)
-    assert (dropped.triu(1) == 0).all()
-    lower = torch.ones(6, 6).tril().bool()
-    assert ((ratio[..., lower].abs() < 1e-6) | ((ratio[..., lower] - 4 / 3).abs() < 1e-3)).all()
-    torch.testing.assert_close(dropped.mean(0), weights, rtol=0, atol=0.08)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from goskill.errors import InputError
 from goskill.models import Decisions, GoalEncoder, Normalize, SkillDecoder, SkillPolicy
+from goskill.models.goal_encoder import fold
 
 OBSERVATION, ACTION, EMBEDDING, HORIZON, SKILLS = 7, 3, 6, 5, 4
 TRANSFORMER = {"width": 16, "layers": 2, "heads": 2, "dropout": 0.1}
@@ -45,6 +46,32 @@ def test_goal_encoder_maps_any_leading_shape_into_the_open_unit_cube() -> None:
     embedding = encoder(torch.randn(2, 5, OBSERVATION))
     assert embedding.shape == (2, 5, EMBEDDING)
     assert embedding.abs().max() < 1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layers", [1, 2, 4])
+@pytest.mark.parametrize(("inputs", "width"), [(39, 256), (1, 3), (15, 16), (16, 16), (40, 9)])
+@pytest.mark.parametrize("rank", [None, 0, 1])
+def test_a_folded_encoder_errs_no_more_than_float32_does(
+    layers: int, inputs: int, width: int, rank: int | None
+) -> None:
+    """Also where the first layer's rows are alike, so that LayerNorm divides by little."""
+    torch.manual_seed(0)
+    encoder = GoalEncoder(inputs, EMBEDDING, width, layers)
+    first, norm = encoder.stack[:2]
+    torch.nn.init.normal_(norm.weight, 1, 0.3)
+    torch.nn.init.normal_(norm.bias, 0, 0.3)
+    if rank is not None:
+        first.weight.copy_(torch.randn(width, rank) @ torch.randn(rank, inputs) + 5)
+    change = torch.randn(300, inputs) * 10 ** torch.linspace(-3, 2, 300)[:, None]
+    change[0] = 0
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    plain, folded = encoder(change), fold(encoder)(change)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
+    assert folded.shape == (300, EMBEDDING)
+    assert folded.dtype == torch.float32
+    exact = encoder.double()(change.double())
+    assert (folded - exact).abs().max() <= 4 * (plain - exact).abs().max() + 1e-6
 
 
 @pytest.mark.parametrize("reached_goal", [True, False])

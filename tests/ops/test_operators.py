@@ -27,7 +27,9 @@ def operator_arguments() -> dict[str, list[tuple[Any, ...]]]:
             (x, codebook, None, 1.0, 0.0),
             (x.bfloat16(), codebook, mask, 0.25, 1.0),
         ],
-        "straight_through": [(x, x + 1, mask, x, torch.tensor(2.0), torch.ones(5), 1.0)],
+        "straight_through": [
+            (x, codebook, torch.arange(9) % 6 - 1, x, torch.tensor(2.0), torch.tensor(28.0), 1.0)
+        ],
         "move_codebook_": [
             (torch.ones(5), codebook.clone(), codebook.clone(), torch.ones(5), codebook + 1, 0.8, 1e-5)
         ],
@@ -35,7 +37,7 @@ def operator_arguments() -> dict[str, list[tuple[Any, ...]]]:
             (logits, target, None, None, *focal, 1, False),
             (logits, target, torch.rand(5), mask[:6], *focal, 0, True),
         ],
-        "scale_rows": [(x, torch.tensor(2.0)), (x, torch.rand(9))],
+        "scale_rows": [(x, torch.tensor(2.0), None), (x, torch.rand(9), x)],
         "scale_rows_": [(x.clone(), torch.tensor(2.0)), (x.clone(), torch.rand(9))],
     }
 
@@ -111,7 +113,7 @@ def test_without_gradients_no_gradient_is_computed() -> None:
     assert not ops.nearest_code(x, codebook, return_distance=True)[1].requires_grad
 
 
-@pytest.mark.parametrize("name", ["avx512vnni", "avx512", "avx2", "baseline"])
+@pytest.mark.parametrize("name", ["avx512", "avx2", "baseline"])
 def test_every_instruction_set_of_this_processor_passes_the_tests(name: str) -> None:
     script = "from goskill import _core; print(_core.instruction_set())"
     environment = {**os.environ, "GOSKILL_CPU": name}
@@ -126,11 +128,7 @@ def test_every_instruction_set_of_this_processor_passes_the_tests(name: str) -> 
         return  # the tests around this one run on it
     arguments = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
     here = os.path.dirname(__file__)
-    tests = [
-        os.path.join(here, "test_operations.py"),
-        os.path.join(here, "test_decoding.py"),
-        os.path.join(here, "test_encoding.py"),
-    ]
+    tests = [os.path.join(here, "test_operations.py"), os.path.join(here, "test_decoding.py")]
     result = subprocess.run(
         [*arguments, *tests], env=environment, capture_output=True, text=True, check=False
     )

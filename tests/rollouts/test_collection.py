@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from goskill.data import EpisodeStore
-from goskill.envs import WorkerDied, episode_seed, jobs, make
-from goskill.envs.metaworld.scripted import ScriptedCollector, ScriptedEpisode, ScriptedExpert, exploration
+from goskill.envs import CollectedEpisode, WorkerDied, episode_seed, find_suite, jobs, make
+from goskill.envs.collectors import collector_of, exploration
+from goskill.envs.metaworld.scripted import ScriptedExpert
 from goskill.errors import InputError
 from goskill.rollouts import collection
 from goskill.rollouts.collection import collect
@@ -69,7 +70,7 @@ def test_stored_actions_are_in_the_action_space_and_lead_to_the_next_observation
     store, _ = collected
     episode = store.episode(5)
     assert np.abs(episode.actions).max() <= 1.0
-    again = ScriptedCollector()("reach", 5, 8, 3)
+    again = collector_of(find_suite("metaworld"), "scripted", {})("reach", 5, 8, 3)
     assert np.array_equal(episode.observations, again.observations)
     assert np.array_equal(episode.actions, again.actions)
 
@@ -113,17 +114,19 @@ class QuickCollector:
     def __call__(self, task, episode, episodes, seed):
         random = np.random.default_rng([len(task), episode, episodes, seed])
         observations, actions = random.normal(size=(4, 39)), random.uniform(-1, 1, (3, 4))
-        return ScriptedEpisode(
+        ends = np.zeros((2, 3), bool)
+        return CollectedEpisode(
             observations.astype(np.float32),
             actions.astype(np.float32),
             np.ones(3, np.float32),
+            *ends,
             np.ones(3, bool),
         )
 
 
 @pytest.mark.parametrize("stops", [[1], [20, 21, 41], [5, 39, 59]])
 def test_interrupted_and_resumed_the_files_are_the_same_byte_for_byte(stops, tmp_path, monkeypatch):
-    monkeypatch.setattr(collection, "ScriptedCollector", QuickCollector)
+    monkeypatch.setattr(collection, "collector_of", lambda *_: QuickCollector())
 
     def files(folder):
         return {
@@ -185,7 +188,7 @@ def test_a_folder_with_something_else_is_refused_and_kept(tmp_path):
 
 
 def test_a_collection_that_a_full_disk_refused_can_be_begun_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(collection, "ScriptedCollector", QuickCollector)
+    monkeypatch.setattr(collection, "collector_of", lambda *_: QuickCollector())
 
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -279,9 +282,9 @@ def test_ranks_share_the_episodes_and_write_what_one_writes(count, already, tmp_
             rolled_out.append((getattr(ranks.own, "rank", None), task, episode))
             random = np.random.default_rng([episode, seed, len(task)])
             observations, actions = random.normal(size=(4, 39)), random.uniform(-1, 1, (3, 4))
-            return ScriptedEpisode(observations, actions, random.normal(size=3), np.zeros(3, bool))
+            return CollectedEpisode(observations, actions, random.normal(size=3), *np.zeros((3, 3), bool))
 
-    monkeypatch.setattr(collection, "ScriptedCollector", Short)
+    monkeypatch.setattr(collection, "collector_of", lambda *_: Short())
 
     def work(path, **options):
         return collect(["reach", "push"], path, episodes=8, workers=0, **options)

@@ -219,10 +219,9 @@ def test_wrong_arguments_are_refused_before_anything_starts(world, echo, argumen
     assert world.made == []
 
 
-def test_more_workers_than_cores_are_refused_with_the_number_given(echo) -> None:
-    """Before they are shared among the halves of a batch."""
-    with pytest.raises(InputError, match=r"workers: expected from 0 to \d+, .* got 10001"):
-        evaluate(echo, ["reach"], 1, workers=10001)
+def test_fewer_than_no_workers_are_refused(echo) -> None:
+    with pytest.raises(InputError, match=r"workers: expected at least 0, got -1"):
+        evaluate(echo, ["reach"], 1, workers=-1)
 
 
 def test_a_policy_that_needs_prompts_is_refused_without_them(world, echo) -> None:

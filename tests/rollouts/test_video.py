@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import counting_suite
 import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from goskill.envs import episode_seed
+from goskill.envs import episode_seed, find_suite
 from goskill.errors import InputError
-from goskill.figures.pictures import draw_skill_pictures
-from goskill.rollouts import ScriptedPolicy, film
+from goskill.figures.skill_pictures import draw_skill_pictures
+from goskill.rollouts import RandomPolicy, ScriptedPolicy, film
 from goskill.rollouts.rendering import RenderedEnvironments, require_rendering
 
 TASKS = ["door-close", "reach"]
@@ -79,7 +80,7 @@ def test_there_is_no_figure_without_pictures(tmp_path) -> None:
 
 def test_environments_do_not_disturb_each_others_pictures(rendering) -> None:
     def first_pictures(tasks):
-        environments = RenderedEnvironments(tasks, 64)
+        environments = RenderedEnvironments(find_suite("metaworld"), tasks, 64)
         try:
             environments.reset(seed=[episode_seed(0, task, 0) for task in tasks])
             environments.pictures()
@@ -106,3 +107,37 @@ def test_where_rendering_is_impossible_the_message_says_what_to_install(monkeypa
 def test_wrong_arguments_are_refused(tmp_path, arguments, named: str) -> None:
     with pytest.raises(InputError, match=named):
         film(ScriptedPolicy(), TASKS, tmp_path, **arguments)
+
+
+def test_films_of_any_suite_end_with_the_episode(tmp_path) -> None:
+    space = counting_suite.suite.action_space
+    (path,) = film(
+        RandomPolicy(space=space),
+        ["long"],
+        tmp_path,
+        suite=counting_suite.suite,
+        every=1,
+        size=66,
+        film_format="gif",
+    )
+    frames = iio.imread(path)
+    assert frames.shape == (5, 44 + 40, 66, 3), (
+        "five steps, twice 4 x 6 pixels by eleven, under a bar of text"
+    )
+    assert [int(frame[60, 30, 0]) for frame in frames] == [1, 2, 3, 4, 5]
+
+
+def test_a_suite_without_pictures_is_refused_before_anything_runs(tmp_path) -> None:
+    from goskill.envs import GymnasiumSuite
+
+    blind = GymnasiumSuite("blind", Blind, ["a"], max_steps=3)
+    with pytest.raises(InputError, match="video: suite 'blind' draws no pictures"):
+        film(RandomPolicy(2), ["a"], tmp_path / "films", suite=blind)
+    assert not (tmp_path / "films").exists()
+
+
+class Blind(counting_suite.CountingEnv):
+    metadata = {}  # noqa: RUF012
+
+    def __init__(self, task):
+        super().__init__("short")

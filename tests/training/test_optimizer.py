@@ -56,7 +56,7 @@ def test_steps_are_those_of_adamw_written_out():
     random = np.random.default_rng(0)
     weights = random.standard_normal(6)
     parameter = nn.Parameter(torch.tensor(weights, dtype=torch.float32))
-    optimizer = ObjectiveOptimizer(settings)
+    optimizer = ObjectiveOptimizer(settings.optimizer())
     optimizer.begin({"w": parameter})
     first, second = np.zeros(6), np.zeros(6)
     for step in range(1, 8):
@@ -79,7 +79,7 @@ def test_steps_are_those_of_adamw_written_out():
 def test_moments_go_on_over_a_phase_in_which_a_parameter_rests():
     settings = TrainingSettings(warmup_iterations=0, weight_decay=0.0)
     kept, resting = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))
-    optimizer = ObjectiveOptimizer(settings)
+    optimizer = ObjectiveOptimizer(settings.optimizer())
     optimizer.begin({"kept": kept, "resting": resting})
     kept.grad, resting.grad = torch.ones(3), torch.ones(2)
     optimizer.set_learning_rate(left=1)

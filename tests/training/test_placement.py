@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from small_store import small_prompt_dt, small_settings, small_store
@@ -13,8 +15,8 @@ from goskill.data import ContextSampler, EpisodeStore, SegmentSampler
 from goskill.errors import InputError
 from goskill.methods.go_skill import GoSkill
 from goskill.methods.prompt_dt import PromptDT
-from goskill.training import Method, RunFolder, Trainer, TrainingSettings
-from goskill.training import placement as residence
+from goskill.training import RunFolder, Trainable, Trainer, TrainingSettings
+from goskill.training import placement as placement
 
 
 @pytest.fixture(scope="module")
@@ -31,16 +33,16 @@ METHODS: dict[str, Any] = {
 }
 
 
-def trained(name: str, store: EpisodeStore, path: Path, device: str = "cpu", **settings: Any) -> Method:
+def trained(name: str, store: EpisodeStore, path: Path, device: str = "cpu", **settings: Any) -> Trainable:
     training = TrainingSettings(
         device=device, precision="float32", warmup_iterations=2, log_every=1, threads=1, **settings
     )
-    method: Method = METHODS[name](store, training)
+    method: Trainable = METHODS[name](store, training)
     Trainer(method, RunFolder.create(path, {"training": training}), training, progress=False).train()
     return method
 
 
-def weights(method: Method) -> dict[str, torch.Tensor]:
+def weights(method: Trainable) -> dict[str, torch.Tensor]:
     return {
         f"{network}.{name}": tensor.cpu()
         for network, module in method.modules.items()
@@ -64,18 +66,18 @@ def test_a_resumed_run_goes_on_with_the_next_places(
     )
     expected = weights(trained("GO-Skill", store, tmp_path / "whole", data="device"))
     run = RunFolder.create(tmp_path / "cut", {"training": training})
-    from goskill.training.step import ObjectiveStep
+    from goskill.training.step import IterationStep
 
-    original, left = ObjectiveStep.run, [9]
+    original, left = IterationStep.run, [8]
 
-    def stopping(step: ObjectiveStep, iterations: int) -> None:
+    def stopping(step: IterationStep, iteration: int, iterations: int) -> None:
         left[0] -= 1
         if left[0] == 0:
             raise RuntimeError("cut")
-        original(step, iterations)
+        original(step, iteration, iterations)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ObjectiveStep, "run", stopping)
+        patch.setattr(IterationStep, "run", stopping)
         with pytest.raises(RuntimeError, match="cut"):
             Trainer(METHODS["GO-Skill"](store, training), run, training, progress=False).train()
     method = METHODS["GO-Skill"](store, training)
@@ -121,12 +123,12 @@ def test_a_gpu_keeps_data_that_fits_in_half_of_it(
         for shard in store.shard_folders
         for name in ("observations", "actions", "returns_to_go")
     )
-    monkeypatch.setattr(residence, "choose_device", lambda name: torch.device("cuda", 0))
+    monkeypatch.setattr(placement, "choose_device", lambda name: torch.device("cuda", 0))
     for free, keeps in ((2 * needed - 200, False), (4 * needed, True)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10 * free))
-        assert bool(residence.residence(TrainingSettings(), store)) is keeps
-        assert residence.residence(TrainingSettings(data="host"), store) == {}
-        assert residence.residence(TrainingSettings(data="device"), store)
+        assert bool(placement.placement(TrainingSettings(), store)) is keeps
+        assert placement.placement(TrainingSettings(data="host"), store) == {}
+        assert placement.placement(TrainingSettings(data="device"), store)
 
 
 def test_samplers_that_fill_their_batches_have_no_places(store: EpisodeStore) -> None:
@@ -141,7 +143,30 @@ def test_samplers_that_fill_their_batches_have_no_places(store: EpisodeStore) ->
 def test_data_on_a_gpu_trains_as_data_on_the_host(
     name: str, graphs: str, store: EpisodeStore, tmp_path: Path
 ) -> None:
-    expected = weights(trained(name, store, tmp_path / "host", "cuda", data="host", cuda_graphs="off"))
-    method = trained(name, store, tmp_path / "gpu", "cuda", data="device", cuda_graphs=graphs)
-    for key, tensor in weights(method).items():
-        torch.testing.assert_close(tensor, expected[key], rtol=1e-4, atol=1e-5, msg=key)
+    """The losses agree, not the weights: AdamW makes whole steps of the rounding in gradients that are zero, such as
+    those of the keys' biases."""
+    trained(name, store, tmp_path / "host", "cuda", data="host", cuda_graphs="off")
+    trained(name, store, tmp_path / "gpu", "cuda", data="device", cuda_graphs=graphs)
+    ours, expected = losses(tmp_path / "gpu"), losses(tmp_path / "host")
+    assert ours.keys() == expected.keys()
+    for key, values in ours.items():
+        np.testing.assert_allclose(values, expected[key], rtol=1e-3, err_msg=key)
+
+
+def losses(run: Path) -> dict[str, list[float]]:
+    """Losses and gradient norms of every iteration, by objective."""
+    curves: dict[str, list[float]] = {}
+    for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        for key, value in json.loads(line).items():
+            if key.endswith(("/loss", "/gradient_norm")):
+                curves.setdefault(key, []).append(value)
+    assert curves
+    return curves
+
+
+def test_losses_tell_other_data_apart(store: EpisodeStore, tmp_path: Path) -> None:
+    """What the comparison on a GPU rests on: another stream of batches is another curve."""
+    trained("GO-Skill", store, tmp_path / "one")
+    trained("GO-Skill", store, tmp_path / "other", seed=1)
+    one, other = losses(tmp_path / "one"), losses(tmp_path / "other")
+    assert not np.allclose(one["policy/loss"], other["policy/loss"], rtol=1e-3)

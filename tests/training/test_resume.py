@@ -19,7 +19,7 @@ from toy_method import TRAINING, ToyMethod, ToySettings, folder, make
 from goskill.errors import CheckpointError, InputError
 from goskill.training import Checkpoints, DivergedError, RunFolder, Trainer
 from goskill.training.checkpoint import _state_checksum
-from goskill.training.step import ObjectiveStep
+from goskill.training.step import IterationStep
 
 
 class Killed(BaseException):
@@ -52,16 +52,15 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory):
 
 @contextmanager
 def before_each_iteration(trainer: Trainer, act):
-    """Within, ``act`` is called before each iteration of the phase's first objective."""
-    run = ObjectiveStep.run
+    """Within, ``act`` is called before each iteration."""
+    run = IterationStep.run
 
-    def acting(step, left):
-        if step is trainer._running[0]:
-            act()
-        run(step, left)
+    def acting(step, iteration, left):
+        act()
+        run(step, iteration, left)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ObjectiveStep, "run", acting)
+        patch.setattr(IterationStep, "run", acting)
         yield
 
 
@@ -255,12 +254,25 @@ def test_a_run_from_before_a_setting_goes_on_where_it_changes_nothing(tmp_path):
 def test_a_checkpoint_of_other_phases_or_shapes_is_refused(tmp_path):
     run = folder(tmp_path / "run")
     Trainer(make(), run, TRAINING, progress=False).train()
-    with pytest.raises(CheckpointError, match="phases"):
-        Trainer(make(ToySettings((23, 32))), run, TRAINING, progress=False).train(resume=True)
+    for iterations in ((22, 31), (23, 30), (24, 31)):
+        with pytest.raises(CheckpointError, match="phases"):
+            Trainer(make(ToySettings(iterations)), run, TRAINING, progress=False).train(resume=True)
     wider = make()
     wider.other = torch.nn.Linear(6, 1)
     with pytest.raises(CheckpointError, match=r"'other': weight is \(1, 5\) in the checkpoint and \(1, 6\)"):
         Trainer(wider, run, TRAINING, progress=False).train(resume=True)
+
+
+def test_a_finished_run_made_longer_ends_as_one_that_was_longer_from_the_start(tmp_path):
+    training = replace(TRAINING, decay_iterations=0)
+    longer = ToySettings((23, 40))
+    whole = make(longer)
+    Trainer(whole, folder(tmp_path / "whole", training=training), training, progress=False).train()
+    Trainer(make(), folder(tmp_path / "run", training=training), training, progress=False).train()
+    extended = make(longer)
+    run = folder(tmp_path / "run", resume=True, training=training)
+    Trainer(extended, run, training, progress=False).train(resume=True)
+    assert final_bits(extended) == final_bits(whole)
 
 
 def test_a_folder_with_something_in_it_is_refused_and_left_alone(tmp_path):

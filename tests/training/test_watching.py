@@ -39,7 +39,7 @@ def test_time_shares_name_every_part_and_sum_to_one(tmp_path):
         shares = {
             name.removeprefix("time/"): value for name, value in line.items() if name.startswith("time/")
         }
-        assert set(shares) == set(PARTS) - {"step"}
+        assert set(shares) == set(PARTS) - {"step", "interaction"}
         assert sum(shares.values()) == pytest.approx(1.0)
         assert line["samples_per_second"] > line["steps_per_second"]
 
@@ -154,17 +154,17 @@ def test_whole_step_graphs_train_to_the_weights_of_eager_steps(tmp_path):
 @NEEDS_GPU
 def test_a_step_does_not_wait_for_the_gpu_between_reads(tmp_path):
     """Raises inside PyTorch at the first synchronisation."""
-    from goskill.training.step import ObjectiveStep
+    from goskill.training.step import IterationStep
 
-    run = ObjectiveStep.run
+    run = IterationStep.run
 
-    def strict(step, left):
+    def strict(step, iteration, left):
         torch.cuda.set_sync_debug_mode("error")
         try:
-            run(step, left)
+            run(step, iteration, left)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ObjectiveStep, "run", strict)
+        patch.setattr(IterationStep, "run", strict)
         train(tmp_path, device="cuda", cuda_graphs="off")

@@ -23,6 +23,7 @@ from goskill.training import (
     Objective,
     Phase,
     RunFolder,
+    Stateful,
     Trainer,
     TrainingSettings,
     distributed,
@@ -114,6 +115,10 @@ class ToyMethod:
             "other": self.other,
             "counter": self.counter,
         }
+
+    @property
+    def state(self) -> Mapping[str, Stateful]:
+        return {}
 
     def phases(self) -> Sequence[Phase]:
         first, second = self.settings.iterations

@@ -8,14 +8,14 @@ import math
 import os
 import threading
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from goskill.data.files import open_regular
+from goskill.data.store_files import open_regular
 from goskill.errors import StoreError
 
 try:  # decompresses about twice as fast
@@ -33,14 +33,23 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]
 
     Checksums are compared. Pickled objects are refused, and files that hold more than 1 GiB.
     """
+    return _read(path, lambda name: name in names, _SIZE_LIMIT)
+
+
+def read_all(path: Path, limit: int) -> dict[str, npt.NDArray[Any]]:
+    """As :func:`read_arrays`, all arrays of a file that holds at most so many bytes."""
+    return _read(path, lambda name: True, limit)
+
+
+def _read(path: Path, wanted: Callable[[str], bool], limit: int) -> dict[str, npt.NDArray[Any]]:
     try:
         with open_regular(path) as file:
-            raw = _whole(file)
+            raw = _whole(file, limit)
             with zipfile.ZipFile(file) as archive:
                 members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
-        if sum(member.file_size for member in members.values()) > _SIZE_LIMIT:
-            raise ValueError(f"it holds more than {_SIZE_LIMIT} bytes")
-        return {name: _array(_content(raw, members[name])) for name in names if name in members}
+        if sum(member.file_size for member in members.values()) > limit:
+            raise ValueError(f"it holds more than {limit} bytes")
+        return {name: _array(_content(raw, member)) for name, member in members.items() if wanted(name)}
     except StoreError:
         raise
     except OSError as error:
@@ -60,11 +69,11 @@ class _Buffer(threading.local):
 _buffer = _Buffer()
 
 
-def _whole(file: io.FileIO) -> memoryview:
+def _whole(file: io.FileIO, limit: int) -> memoryview:
     """The file's bytes, until the next call."""
     size = os.fstat(file.fileno()).st_size
-    if size > _SIZE_LIMIT:
-        raise ValueError(f"it has more than {_SIZE_LIMIT} bytes")
+    if size > limit:
+        raise ValueError(f"it has more than {limit} bytes")
     if size > len(_buffer.memory):
         _buffer.memory = bytearray(size)
     view = memoryview(_buffer.memory)[:size]

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from goskill.data.convert.fingerprints import fingerprint, stamp
 from goskill.data.convert.report import ConversionReport
-from goskill.data.convert.transitions import Content, SourceEpisode, digest
-from goskill.data.files import MANIFEST
+from goskill.data.convert.transitions import Content, SourceBlock, SourceEpisode, digest, named
 from goskill.data.store import EpisodeStore
+from goskill.data.store_files import MANIFEST
 from goskill.data.writer import StoreWriter
 from goskill.envs.jobs import in_order
 from goskill.errors import InputError, StoreError
@@ -29,34 +31,91 @@ _TRIAL, _WORTHWHILE = 0.1, 1.0
 
 @dataclass(frozen=True)
 class Part:
-    """What is read at once: episodes of one task, and the ``key`` that the reader finds them by."""
+    """What is read at once: the ``key`` that the reader finds episodes by, the files it reads, and their task.
 
-    task: str
+    Without a task the episodes say theirs themselves.
+    """
+
     key: Any
+    files: tuple[Path, ...]
+    task: str | None = None
+
+
+@dataclass(frozen=True)
+class Member:
+    """One of several sources that are converted into a store one after another; it may be gone before the next comes.
+
+    ``origin`` is what the store is to remember of all of them in place of the member's own path.
+    """
+
+    name: str
+    last: bool
+    origin: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Source:
     """Where episodes come from. ``read`` and the parts' keys travel to other processes, pickled."""
 
-    name: str
+    root: Path  # a folder, or the one file
     layout: str
     details: dict[str, Any]  # what else the store is to remember of the source
     parts: list[Part]
     read: Callable[[Any], Content]  # what is behind a key; StoreError says what is wrong with it
     parts_per_job: int = 1
     limit: int | None = None  # episodes of a task that are taken, whole
+    name: str = ""  # for messages, if the root does not say it
+    columns: Mapping[str, Any] = field(default_factory=dict)  # that the store is to declare
+    episode_columns: Mapping[str, Any] = field(default_factory=dict)
+    known_tasks: Sequence[str] = ()  # by default those of the parts
+    known_dimensions: tuple[int, int] | None = None  # by default those of the first episode
+    member: Member | None = None
+
+    def __str__(self) -> str:
+        return self.name or str(self.root)
 
     @property
     def provenance(self) -> dict[str, Any]:
-        return {"converter": "goskill", "layout": self.layout, **self.details}
+        origin = (
+            {"source": self.name or str(self.root.resolve())} if self.member is None else self.member.origin
+        )
+        return {"converter": "goskill", "layout": self.layout, **origin, **self.details}
+
+    @property
+    def tasks(self) -> list[str]:
+        """All that the store is to have."""
+        return list(
+            self.known_tasks or dict.fromkeys(part.task for part in self.parts if part.task is not None)
+        )
 
     def dimensions(self) -> tuple[int, int]:
         """Sizes of an observation and an action."""
+        if self.known_dimensions is not None:
+            return self.known_dimensions
         for part in self.parts:
             for episode in self.read(part.key).episodes:
                 return episode.content.observations.shape[1], episode.content.actions.shape[1]
-        raise StoreError(f"{self.name}: holds no whole step")
+        raise StoreError(f"{self}: holds no whole step")
+
+    def relative(self, file: Path) -> str:
+        """The name of a file within the source, wherever that lies."""
+        name, folder = str(file), f"{self.root}{os.sep}"
+        if name.startswith(folder):  # mostly, and much faster
+            return name[len(folder) :]
+        return file.name if file == self.root else os.path.relpath(file, self.root)
+
+    @property
+    def listing(self) -> str:
+        """A digest of what the parts are, in order."""
+        digest = hashlib.sha256()
+        for part in self.parts:
+            digest.update("\n".join([part.task or "", *map(self.relative, part.files), ""]).encode())
+        return digest.hexdigest()
+
+
+def column_name(name: str) -> str:
+    """What a store calls a column of a source: ``infos/qpos`` becomes ``infos_qpos``."""
+    return name.replace("/", "_").replace(".", "_")
 
 
 def serve(read: Callable[[Any], Content]) -> Callable[[list[Any]], list[Content] | StoreError]:
@@ -111,27 +170,24 @@ def copy_source(
     """
     if workers < 0:
         raise InputError(f"workers: expected at least 0, got {workers}")
-    tasks = list(dict.fromkeys(part.task for part in source.parts))
     if (Path(path) / MANIFEST).exists():
         there = EpisodeStore.open(path)
-        if there.tasks != tasks or any(known != source.provenance for known in there.provenance):
+        if there.tasks != source.tasks or any(known != source.provenance for known in there.provenance):
             raise StoreError(f"{path}: holds other data than this conversion would write")
+        check_unchanged(source, there)
     with StoreWriter(
         path,
         *source.dimensions(),
-        tasks,
+        source.tasks,
         source.provenance,
         append=True,
         shard_steps=1 << 40,
         unfinished=True,
+        columns=source.columns,
+        episode_columns=source.episode_columns,
     ) as writer:
         store = EpisodeStore.open(path)
-        state: dict[str, Any] = {"done": 0, "parts": len(source.parts), "taken": {}}
-        state |= {"report": ConversionReport(source.name).to_json()}
-        if store.shard_notes:
-            state = _checked_state(store, store.shard_notes[-1])
-        if state.get("parts") != len(source.parts):
-            raise StoreError(f"{source.name}: is not what it was when the conversion to {store.path} began")
+        state = _state(source, store)
         report = ConversionReport.from_json(state["report"])
         try:
             taken = _copy(
@@ -141,15 +197,89 @@ def copy_source(
             # What is not flushed has no note, and would be read again by the next call.
             writer.discard()
             raise
-        writer.finish()
+        if source.member is None or source.member.last:
+            writer.finish()
     store = EpisodeStore.open(path)
     report.count(store)
     constant = store.statistics.minimum == store.statistics.maximum
     report.constant_dimensions = [int(i) for i in np.flatnonzero(constant)]
     if source.limit is not None:
-        counts = {task: taken.get(task, 0) for task in tasks}
+        counts = {task: taken.get(task, 0) for task in source.tasks}
         report.fewer_episodes = {task: count for task, count in counts.items() if count < source.limit}
     return store, report
+
+
+def _state(source: Source, store: EpisodeStore) -> dict[str, Any]:
+    """How far the conversion is. StoreError if the store does not say, or the source has other parts than it had."""
+    report, notes = ConversionReport(str(source)).to_json(), _notes(source, store)
+    state: dict[str, Any] = {"done": 0, "taken": {}, "report": report}
+    state |= {"parts": len(source.parts), "listing": source.listing}
+    if notes:
+        known = _checked_state(store, notes[-1])
+        if any(known.get(name) != state[name] for name in ("parts", "listing")):
+            raise StoreError(f"{source}: is not what it was when the conversion to {store.path} began")
+        return known
+    if source.member is not None:
+        state["member"] = source.member.name
+        if store.shard_notes:  # of the members before
+            known = _checked_state(store, store.shard_notes[-1])
+            state |= {"taken": known["taken"], "report": known["report"]}
+    return state
+
+
+def _notes(source: Source, store: EpisodeStore) -> list[dict[str, Any]]:
+    """What shards of this source, or member, say."""
+    name = None if source.member is None else source.member.name
+    return [note for note in store.shard_notes if note.get("member") == name]
+
+
+def finished_members(path: str | os.PathLike[str]) -> set[str]:
+    """The members that a store has all of."""
+    if not (Path(path) / MANIFEST).exists():
+        return set()
+    store = EpisodeStore.open(path)
+    notes = [_checked_state(store, note) for note in store.shard_notes if "member" in note]
+    return {str(note["member"]) for note in notes if note["done"] == note.get("parts")}
+
+
+def check_unchanged(source: Source, store: EpisodeStore) -> None:
+    """StoreError names a file of the source that is not what the store was made of."""
+    files = {source.relative(file): file for part in source.parts for file in part.files}
+    for note in _notes(source, store):
+        made_of = note.get("files")
+        if not isinstance(made_of, dict):
+            raise StoreError(f"{store.path}: does not say what it was made of: give another folder")
+        for name, known in made_of.items():
+            if name not in files or fingerprint(files[name]) != known:
+                raise StoreError(
+                    f"{source.root / name if source.root.is_dir() else source.root}: is not what {store.path} was "
+                    "made of: give another folder, or remove that one to convert anew"
+                )
+
+
+class _FilesRead:
+    """The files that were read since the last shard, and what they are known by."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._known: dict[Path, tuple[str, tuple[int, ...]]] = {}
+        self._since: set[Path] = set()
+
+    def add(self, file: Path) -> None:
+        if file not in self._known:
+            self._known[file] = fingerprint(file), stamp(file)
+        self._since.add(file)
+
+    def note(self) -> dict[str, str]:
+        """By name. StoreError for a file that changed while it was read."""
+        noted = {}
+        for file in sorted(self._since):
+            known, before = self._known[file]
+            if stamp(file) != before:
+                raise StoreError(f"{file}: has changed while it was read")
+            noted[self._source.relative(file)] = known
+        self._since.clear()
+        return noted
 
 
 def _checked_state(store: EpisodeStore, state: dict[str, Any]) -> dict[str, Any]:
@@ -174,24 +304,37 @@ def _copy(
 ) -> dict[str, int]:
     """Returns how many of the source's episodes each task has."""
     done, taken, pending = int(state["done"]), dict(state["taken"]), 0
-    known = set(digests(store))
+    # Of members before this one nothing is compared: their episodes would be read again for every member.
+    known = set(digests(store)) if done < len(source.parts) and (done or source.member is None) else set()
+    files = _FilesRead(source)
     for part, content in _read_in_order(source, source.parts[done:], workers):
-        room = math.inf if source.limit is None else source.limit - taken.get(part.task, 0)
+        for file in part.files:
+            files.add(file)
+        room = math.inf if source.limit is None else source.limit - taken.get(part.task or "", 0)
         chosen = first_of(content.episodes, room)
-        if chosen or room > 0:
+        if chosen or content.blocks or room > 0:
             report.add_oddities(content)
         for episode in chosen:
             if episode.digest in known:
                 report.add("duplicates", episode.where)
             known.add(episode.digest)
-            append_episode(writer, part.task, episode)
+            task = _task_of(part, episode)
+            append_episode(writer, task, episode)
+            taken[task] = taken.get(task, 0) + (not episode.continues)
             pending += len(episode.content.rewards)
-        taken[part.task] = taken.get(part.task, 0) + sum(not episode.continues for episode in chosen)
+        for block in content.blocks:
+            for where, found in block.digests():
+                if found in known:
+                    report.add("duplicates", where)
+                known.add(found)
+            append_block(writer, block)
+            pending += block.content.rewards.size
         done += 1
         if progress is not None:
             progress(done, len(source.parts))
         if pending >= _SHARD_STEPS or done == len(source.parts):
-            writer.flush({**state, "done": done, "taken": taken, "report": report.to_json()})
+            noted = {"done": done, "taken": taken, "report": report.to_json(), "files": files.note()}
+            writer.flush({**state, **noted})
             pending = 0
     return taken
 
@@ -202,18 +345,27 @@ def first_of(episodes: list[SourceEpisode], count: float) -> list[SourceEpisode]
     return [episode for episode, number in zip(episodes, numbers, strict=True) if number <= count]
 
 
-def digests(store: EpisodeStore) -> Iterator[tuple[int, ...]]:
+def _task_of(part: Part, episode: SourceEpisode) -> str:
+    task = episode.task if part.task is None else part.task
+    if task is None:
+        raise StoreError(f"{episode.where}: expected a task, got none")
+    return task
+
+
+def digests(store: EpisodeStore) -> Iterator[int]:
     """What the episodes of a store are known by, as those of sources are."""
     for index in range(store.num_episodes):
-        episode = store.episode(index)
-        yield digest(episode.observations, episode.actions, episode.rewards)
+        observations, actions, rewards, *_ = store.native.episode(index)
+        yield digest(observations, actions, rewards)
 
 
 def append_episode(writer: StoreWriter, task: str, episode: SourceEpisode) -> None:
     """Write an episode; what is wrong with it becomes a StoreError that says where it came from."""
-    try:
+    with named(episode.where):
         writer.append_checked(task, episode.content)
-    except StoreError:
-        raise
-    except InputError as error:
-        raise StoreError(f"{episode.where}: {error}") from error
+
+
+def append_block(writer: StoreWriter, block: SourceBlock) -> None:
+    """Write episodes of one length; what is wrong with them becomes a StoreError that says where they came from."""
+    with named(block.where):
+        writer.append_block(block.tasks, block.content)

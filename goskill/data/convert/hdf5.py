@@ -1,13 +1,14 @@
-"""HDF5 files in D4RL's layout: flat columns of transitions, cut by ``terminals`` and ``timeouts``. Needs h5py."""
+"""HDF5 files in D4RL's layout: flat columns of transitions, cut where flags end episodes. Needs h5py."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import functools
 import io
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,20 +17,22 @@ from urllib.parse import unquote
 import numpy as np
 import numpy.typing as npt
 
-from goskill.data.convert.copying import Part, Source, copy_source
+from goskill.data.columns import EPISODE_ENDS, checked_columns
+from goskill.data.convert.copying import Part, Source, column_name, copy_source
+from goskill.data.convert.ends import Ends, check_ends, check_marked, check_whole, kinds, kinds_of, last_flags
 from goskill.data.convert.hdf5_columns import EPISODE_LIMIT, SUCCESS, Columns, open_hdf5
 from goskill.data.convert.report import ConversionReport
-from goskill.data.convert.transitions import Content, columns_of, content_of
-from goskill.data.files import storage_errors
+from goskill.data.convert.transitions import Content, columns_of, content_of, joined
 from goskill.data.layout import is_task_name
 from goskill.data.store import EpisodeStore
+from goskill.data.store_files import storage_errors
 from goskill.errors import InputError, StoreError
 
 _STEPS_PER_PART = 4_000
 _STEPS_PER_BLOCK = 1 << 20  # whose ends are read at once
 
 
-def _h5py() -> ModuleType:
+def import_h5py() -> ModuleType:
     try:
         import h5py
     except ImportError as error:
@@ -38,11 +41,11 @@ def _h5py() -> ModuleType:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Columns]:
+def _opened(path: Path, further: tuple[str, ...]) -> Iterator[Columns]:
     """The columns of a file; what is wrong with it or them becomes a StoreError that names it."""
     try:
         with open_hdf5(path) as file:
-            yield Columns.of(file)
+            yield Columns.of(file, further)
     except StoreError:
         raise
     except (OSError, KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
@@ -50,16 +53,28 @@ def _opened(path: Path) -> Iterator[Columns]:
         raise StoreError(f"{path}: is not an HDF5 file in D4RL's layout: {reason}") from error
 
 
-def _episode_ends(columns: Columns) -> Iterator[int]:
-    """The step behind each episode's last, read in blocks. StoreError for an episode that is too long."""
-    begin = 0
+def _episode_ends(columns: Columns, ends: Ends) -> Iterator[int]:
+    """The step behind each episode's last, read in blocks.
+
+    StoreError for an episode that is too long, and for a file that says nowhere that an episode ends.
+    """
+    if ends == "marked":
+        check_marked(columns.where, columns.flag_names, marked=True)
+    elif ends != "file":
+        check_whole(columns.where, columns.steps, int(ends))
+    begin, marked = 0, False
     for first in range(0, columns.steps, _STEPS_PER_BLOCK):
         last = min(first + _STEPS_PER_BLOCK, columns.steps)
-        for end in (first + 1 + np.flatnonzero(columns.ends(first, last))).tolist():
+        found = columns.ends(ends, first, last)
+        marked = marked or bool(found.any())
+        found[-1] |= last == columns.steps
+        for end in (first + 1 + np.flatnonzero(found)).tolist():
             _check_length(columns, end - begin)
             yield end
             begin = end
         _check_length(columns, last - begin)
+    if ends == "marked" and columns.steps:
+        check_marked(columns.where, columns.flag_names, marked)
 
 
 def _check_length(columns: Columns, steps: int) -> None:
@@ -67,7 +82,7 @@ def _check_length(columns: Columns, steps: int) -> None:
     if steps > limit:
         raise StoreError(
             f"{columns.where}: expected episodes of at most {limit} steps of {columns.step_bytes} bytes, "
-            f"got one of {steps} or more: terminals or timeouts are missing"
+            f"got one of {steps} or more, whose end is not marked"
         )
 
 
@@ -88,51 +103,66 @@ def _tasks(files: list[Path]) -> dict[str, Path]:
     return tasks
 
 
-def _parts(task: str, path: Path) -> list[Part]:
-    """Runs of whole episodes."""
-    parts, begin = [], 0
-    with _opened(path) as columns:
-        columns.check_stored()
-        for end in _episode_ends(columns):
-            if end - begin >= _STEPS_PER_PART or end == columns.steps:
-                parts.append(Part(task, (path, begin, end)))
-                begin = end
-    return parts
+@dataclass
+class _Plan:
+    """What is to be read of some files, and how."""
+
+    ends: Ends
+    further: tuple[str, ...]
+    parts: list[Part] = field(default_factory=list)
+    flags: set[str] | None = None  # which kinds of ends every file marks
+    types: dict[str, np.dtype[Any]] = field(default_factory=dict)  # of the further columns
+
+    def add(self, task: str, path: Path) -> None:
+        """Plan runs of whole episodes."""
+        begin = 0
+        with _opened(path, self.further) as columns:
+            columns.check_stored()
+            for end in _episode_ends(columns, self.ends):
+                if end - begin >= _STEPS_PER_PART or end == columns.steps:
+                    self.parts.append(Part((path, begin, end), (path,), task))
+                    begin = end
+            told = set(kinds(columns.flag_names)) if self.ends == "marked" else set()
+            self.flags = told if self.flags is None else self.flags & told
+            self.types = self.types or columns.types
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What the store declares."""
+        ends = {kind: "?" for kind in EPISODE_ENDS if kind in (self.flags or ())}
+        return ends | {column_name(name): type_ for name, type_ in self.types.items()}
 
 
-def _with_success(where: str, content: Content, success: npt.NDArray[np.int8]) -> Content:
-    """Give each episode cut from a longer one its share of that one's success, unless it was not recorded."""
-    if (success == -1).all():
-        return content
+def _known_success(where: str, success: npt.NDArray[np.int8] | None) -> npt.NDArray[np.int8] | None:
+    """An episode's success, None if it was not recorded. StoreError if it was at some of its steps."""
+    if success is None or (success == -1).all():
+        return None
     if (success == -1).any():
         raise StoreError(f"{where}: {SUCCESS}: expected it at every step of the episode or at none")
-    episodes, begin = [], 0
-    for episode in content.episodes:
-        end = begin + len(episode.content.rewards)
-        known = dataclasses.replace(episode.content, success=success[begin:end])
-        episodes.append(dataclasses.replace(episode, content=known))
-        begin = end
-    return dataclasses.replace(content, episodes=episodes)
+    return success
 
 
-def read_steps(key: tuple[Path, int, int]) -> Content:
+def read_steps(
+    key: tuple[Path, int, int], ends: Ends, further: tuple[str, ...], told: tuple[str, ...]
+) -> Content:
     """The episodes among some steps of a file. StoreError names the file and the episode's steps."""
     path, first, last = key
-    with _opened(path) as columns:
+    with _opened(path, further) as columns:
         numbers, success = columns.numbers(first, last), columns.success(first, last)
-        ends = columns.ends(first, last)
+        found, flags = columns.ends(ends, first, last), columns.flags(first, last)
+    declared = {column_name(name): numbers.pop(name) for name in further}
+    declared |= {kind: flag for kind, flag in kinds_of(flags).items() if kind in told}
+    found[-1] = True
     contents, begin = [], 0
-    for end in (np.flatnonzero(ends) + 1).tolist():
+    for end in (np.flatnonzero(found) + 1).tolist():
         where = f"{path}: steps {first + begin} to {first + end}"
-        episode = columns_of(where, {name: column[begin:end] for name, column in numbers.items()})
-        content = content_of(where, episode, np.zeros(end - begin, bool))
-        contents.append(content if success is None else _with_success(where, content, success[begin:end]))
+        rows = slice(begin, end)
+        episode = columns_of(where, {name: column[rows] for name, column in numbers.items()})
+        known = _known_success(where, None if success is None else success[rows])
+        values = {name: column[rows] for name, column in declared.items()}
+        contents.append(content_of(where, episode, np.zeros(end - begin, bool), known, values))
         begin = end
-    return Content(
-        [episode for content in contents for episode in content.episodes],
-        [what for content in contents for what in content.split],
-        [what for content in contents for what in content.shortened],
-    )
+    return joined(contents, list(flags) if ends == "marked" else [])
 
 
 def from_hdf5(
@@ -140,9 +170,20 @@ def from_hdf5(
     path: str | os.PathLike[str],
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    ends: Ends = "marked",
+    columns: Sequence[str] = (),
+    task: str | None = None,
 ) -> ConversionReport:
     """Convert a file in D4RL's layout, or a folder of them (a task per file, named after it, ``%2F`` for a slash),
     into a store, going on where an earlier call was interrupted.
+
+    ``ends`` says where episodes end: "marked" where a flag does (``terminals``, ``timeouts``, ``dones``, or one of
+    their other names: :data:`goskill.data.convert.ends.FLAGS`), "file" where the file does, or after as many steps
+    each. A file without such flags, or that sets none of them, is refused unless ``ends`` says something else.
+
+    ``columns`` names further datasets with a row per step, such as ``infos/qpos``, which become declared columns of
+    the store (``infos_qpos``). So do ``terminated`` and ``truncated``, where all files mark them and say which it is.
+    ``task`` names the task of a single file.
 
     ``workers``: processes that read, 0 for all cores. ``progress`` is called with (parts done, parts): a part is
     some thousand steps, and a few are in memory at a time. Without ``next_observations`` the last step of every
@@ -153,15 +194,24 @@ def from_hdf5(
     Returns the report, also written to ``conversion.json``. Raises InputError without h5py, StoreError that names
     the file and the steps, or WorkerDied when a process is killed (calling again goes on).
     """
-    _h5py()
+    import_h5py()
+    check_ends(ends)
     root = Path(source)
+    if task is not None and root.is_dir():
+        raise InputError(f"task: expected none for a folder, whose files say their tasks, got {task!r:.80}")
     files = sorted([*root.glob("*.hdf5"), *root.glob("*.h5")]) if root.is_dir() else [root]
     if not root.exists():
         raise StoreError(f"{root}: there is no such file or folder")
     if not files:
         raise StoreError(f"{root}: found no .hdf5 files")
-    parts = [part for task, file in _tasks(files).items() for part in _parts(task, file)]
-    steps = Source(str(root), "hdf5", {"source": str(root.resolve())}, parts, read_steps)
+    plan = _Plan(ends, tuple(columns))
+    for name, file in ({task: files[0]} if task is not None else _tasks(files)).items():
+        plan.add(name, file)
+    declared = checked_columns("columns", plan.columns, texts=False)
+    told = tuple(kind for kind in EPISODE_ENDS if kind in declared)
+    read = functools.partial(read_steps, ends=ends, further=plan.further, told=told)
+    details = {} if ends == "marked" else {"ends": ends}
+    steps = Source(root, "hdf5", details, plan.parts, read, columns=declared)
     _, report = copy_source(steps, path, workers, progress)
     report.write(Path(path))
     return report
@@ -204,7 +254,7 @@ def file_name(task: str) -> str:
 def _write_task(store: EpisodeStore, episodes: npt.NDArray[np.int64], path: Path) -> None:
     with _Output(path, "xb+") as output:
         try:
-            with _h5py().File(output, "w") as file:
+            with import_h5py().File(output, "w") as file:
                 _write_episodes(store, episodes, file, output)
         finally:
             output.check()
@@ -216,8 +266,13 @@ def _write_episodes(store: EpisodeStore, episodes: npt.NDArray[np.int64], file: 
     actions = file.create_dataset("actions", (steps, store.action_dim), "f4")
     rewards = file.create_dataset("rewards", (steps,), "f4")
     following = file.create_dataset("next_observations", (steps, store.observation_dim), "f4")
-    file.create_dataset("terminals", (steps,), "?")
+    terminals = file.create_dataset("terminals", (steps,), "?")
     timeouts = file.create_dataset("timeouts", (steps,), "?")
+    further = {
+        name: file.create_dataset(name, (steps, *type_.shape), type_.base)
+        for name, type_ in store.columns.items()
+        if name not in EPISODE_ENDS
+    }
     success, begin = None, 0
     for number in episodes.tolist():
         episode = store.episode(number)
@@ -226,7 +281,9 @@ def _write_episodes(store: EpisodeStore, episodes: npt.NDArray[np.int64], file: 
         following[begin:end] = episode.observations[1:]
         actions[begin:end] = episode.actions
         rewards[begin:end] = episode.rewards
-        timeouts[end - 1] = True
+        terminals[end - 1], timeouts[end - 1] = last_flags(episode)
+        for name, column in further.items():
+            column[begin:end] = episode.columns[name]
         if episode.success is not None:
             if success is None:
                 success = file.create_dataset(SUCCESS, (steps,), "i1", fillvalue=-1)
@@ -238,14 +295,15 @@ def _write_episodes(store: EpisodeStore, episodes: npt.NDArray[np.int64], file: 
 def to_hdf5(store: EpisodeStore, folder: str | os.PathLike[str]) -> list[Path]:
     """Write a store as files in D4RL's layout, one per task, into a new folder. Returns the files.
 
-    Columns: ``observations``, ``actions``, ``rewards``, ``next_observations``, ``terminals`` (all False: the store
-    does not tell ends from time limits), ``timeouts`` (True at the last step of every episode), and
+    Columns: ``observations``, ``actions``, ``rewards``, ``next_observations``, ``terminals`` (where the store declares
+    ``terminated``, and False otherwise), ``timeouts`` (True at the last step of every other episode),
     ``infos/success`` (int8: after each step, -1 in episodes that it was not recorded for) if any episode of the task
-    has it. A file is named after its task; ``%``, ``/`` and a leading dot are percent-encoded.
+    has it, and the store's other declared columns of steps. A file is named after its task; ``%``, ``/`` and a
+    leading dot are percent-encoded.
 
     Raises InputError without h5py, or StoreError (and leaves no folder) if the files cannot be written.
     """
-    _h5py()
+    import_h5py()
     target = Path(folder)
     files = [target / file_name(task) for task in store.tasks]
     with storage_errors(target):

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from goskill.data.files import open_regular
+from goskill.data.convert.ends import FLAGS, Ends, every
+from goskill.data.store_files import open_regular
 from goskill.errors import StoreError
 
 NUMBERS = ("observations", "actions", "rewards", "next_observations")
-FLAGS = ("terminals", "timeouts")
 SUCCESS = "infos/success"
 _OPTIONAL = ("next_observations", *FLAGS, SUCCESS)
 _MOST_COMPRESSED = 1032  # what deflate can make of one byte
@@ -34,22 +34,23 @@ def open_hdf5(path: Path) -> Any:
 
 @dataclass(frozen=True)
 class Columns:
-    """Datasets of an open file by their names. Each has a row for each of ``steps`` steps."""
+    """Datasets of an open file by their names, ``further`` ones among them. Each has a row for each of the steps."""
 
     where: str
     steps: int
     datasets: dict[str, Any]
+    further: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, file: Any) -> Columns:
+    def of(cls, file: Any, further: tuple[str, ...] = ()) -> Columns:
         """Find the columns, and check what is said of them. StoreError names the file and the column."""
         where = str(file.filename)
-        found = {name: _dataset(file, name) for name in (*NUMBERS, *FLAGS, SUCCESS)}
+        found = {name: _dataset(file, name) for name in (*NUMBERS, *FLAGS, SUCCESS, *further)}
         for name, dataset in found.items():
             if dataset is None and name not in _OPTIONAL:
                 raise StoreError(f"{where}: expected the column {name!r}, got {sorted(file)!r:.200}")
         datasets = {name: dataset for name, dataset in found.items() if dataset is not None}
-        columns = cls(where, _rows(where, "rewards", datasets["rewards"]), datasets)
+        columns = cls(where, _rows(where, "rewards", datasets["rewards"]), datasets, further)
         for name, dataset in datasets.items():
             columns._check(name, dataset)
         return columns
@@ -60,7 +61,7 @@ class Columns:
             raise StoreError(f"{where}: expected {self.steps} rows, as of rewards, got {len(dataset)}")
         if dataset.dtype.kind not in "biuf":
             raise StoreError(f"{where}: expected numbers, got dtype {dataset.dtype}")
-        if name not in NUMBERS and math.prod(dataset.shape[1:]) != 1:
+        if name in (*FLAGS, SUCCESS) and math.prod(dataset.shape[1:]) != 1:
             raise StoreError(f"{where}: expected one value per step, got shape {list(dataset.shape)}")
         _check_kept_here(where, dataset)
 
@@ -77,21 +78,36 @@ class Columns:
         _check_stored(self.where, self._numbers())
 
     def _numbers(self) -> dict[str, Any]:
-        return {name: self.datasets[name] for name in NUMBERS if name in self.datasets}
+        names = (*NUMBERS, *self.further)
+        return {name: self.datasets[name] for name in names if name in self.datasets}
+
+    @property
+    def types(self) -> dict[str, np.dtype[Any]]:
+        """What the further columns hold, as a store declares it."""
+        found = {name: self.datasets[name] for name in self.further}
+        return {name: np.dtype((column.dtype, column.shape[1:])) for name, column in found.items()}
 
     def numbers(self, first: int, last: int) -> dict[str, npt.NDArray[Any]]:
         """The rows of some steps."""
         return {name: np.asarray(dataset[first:last]) for name, dataset in self._numbers().items()}
 
-    def ends(self, first: int, last: int) -> npt.NDArray[np.bool_]:
-        """Which of some steps end an episode; the file's last one always does."""
-        ends = np.zeros(last - first, bool)
-        for name in FLAGS:
-            if name in self.datasets:
-                ends |= self._values(name, first, last, (0, 1)).astype(bool)
-        if last == self.steps:
-            ends[-1:] = True
-        return ends
+    @property
+    def flag_names(self) -> list[str]:
+        """The columns that mark the ends of episodes."""
+        return [name for name in FLAGS if name in self.datasets]
+
+    def flags(self, first: int, last: int) -> dict[str, npt.NDArray[np.bool_]]:
+        """Of some steps: which of them the file marks, by the names that it marks them under."""
+        return {name: self._values(name, first, last, (0, 1)).astype(bool) for name in self.flag_names}
+
+    def ends(self, ends: Ends, first: int, last: int) -> npt.NDArray[np.bool_]:
+        """Which of some steps are said to end an episode; the file's last one always does, said or not."""
+        if ends == "marked":
+            found: npt.NDArray[np.bool_] = np.zeros(last - first, bool)
+            for flags in self.flags(first, last).values():
+                found |= flags
+            return found
+        return np.zeros(last - first, bool) if ends == "file" else every(int(ends), first, last)
 
     def success(self, first: int, last: int) -> npt.NDArray[np.int8] | None:
         """Of some steps: 1, 0, or -1 where it was not recorded. None if the file has no such column."""
@@ -118,12 +134,12 @@ def _dataset(file: Any, name: str) -> Any | None:
     for part in name.split("/"):
         if not hasattr(found, "keys"):  # a dataset, which has nothing below it
             return None
-        found = _own(f"{file.filename}: column {name!r}", found, part)
+        found = own(f"{file.filename}: column {name!r}", found, part)
     return found
 
 
-def _own(where: str, group: Any, name: str) -> Any | None:
-    """What a group itself holds under a name, or None: a link could lead to any other file."""
+def own(where: str, group: Any, name: str) -> Any | None:
+    """What a group itself holds under a name, or None. StoreError for a link: it could lead to any other file."""
     from h5py import HardLink
 
     link = group.get(name, getlink=True)
@@ -156,27 +172,26 @@ def _check_stored(where: str, datasets: Mapping[str, Any]) -> None:
         )
 
 
-def check_episode(where: str, file: Any, name: str) -> None:
-    """Check all that lies under a name before it is read at once. StoreError says where, and which.
+def check_episode(where: str, datasets: Mapping[str, Any]) -> None:
+    """Check datasets before they are read at once. StoreError says where, and which.
 
-    Refused are links, values of other files, values that were never written, and more than ``EPISODE_LIMIT`` bytes.
+    Refused are values that were never written, and more than ``EPISODE_LIMIT`` bytes.
     """
-    datasets = _own_datasets(where, file, name)
     _check_stored(where, datasets)
     claimed = sum(map(_claimed, datasets.values()))
     if claimed > EPISODE_LIMIT:
         raise StoreError(f"{where}: expected an episode of at most {EPISODE_LIMIT} bytes, got {claimed}")
 
 
-def _own_datasets(where: str, file: Any, name: str) -> dict[str, Any]:
-    """All datasets under a name, by their paths; none of them leads to other files."""
+def own_datasets(where: str, file: Any, name: str) -> dict[str, Any]:
+    """All datasets under a name, by their paths below it. StoreError for links, and values of other files."""
     from h5py import Dataset, Group
 
     datasets: dict[str, Any] = {}
     pending, groups = [(file, name, name)], set()
     while pending:
         group, part, path = pending.pop()
-        found = _own(f"{where}: {path!r}", group, part)
+        found = own(f"{where}: {path!r}", group, part)
         if isinstance(found, Dataset):
             _check_kept_here(f"{where}: {path!r}", found)
             datasets[path] = found

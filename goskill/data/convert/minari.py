@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
-import inspect
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,29 +16,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from goskill.data.convert.copying import Part, Source, copy_source
-from goskill.data.convert.hdf5_columns import check_episode, open_hdf5
+from goskill.data.columns import Columns, checked_columns
+from goskill.data.convert.copying import Part, Source, column_name, copy_source
+from goskill.data.convert.ends import flags_of, kinds_of
+from goskill.data.convert.fingerprints import stamp
+from goskill.data.convert.hdf5_columns import check_episode, open_hdf5, own_datasets
 from goskill.data.convert.report import ConversionReport
-from goskill.data.convert.transitions import Content, SourceEpisode
-from goskill.data.episode import Episode
-from goskill.data.files import read_whole, storage_errors
-from goskill.data.store import EpisodeStore
-from goskill.errors import InputError, StoreError, closest
+from goskill.data.convert.transitions import Content, content_of, joined
+from goskill.data.store_files import open_regular, read_whole
+from goskill.errors import InputError, StoreError
 
 _EPISODES_PER_PART = 8
-_EPISODES_PER_BATCH = 64
-# What HDF5 takes beside the numbers: chunks that are not full, and each episode's groups and indices.
-_CHUNK_ALLOWANCE = 9 / 8
-_EPISODE_OVERHEAD = 24 * 1024
-_DATASET_OVERHEAD = 1 << 20
+_MAIN_FILE, _METADATA_FILE = "main_data.hdf5", "metadata.json"
 _METADATA_LIMIT = 64 * 1024 * 1024
 _MOST_EPISODES = 1 << 22
-_GIVEN = ("dataset_id", "buffer", "observation_space", "action_space")  # what the store itself says
-_TEXTS = ("algorithm_name", "code_permalink", "description")
-_SETS = ("author", "author_email")  # of texts, or one text
 
 
-def _minari() -> ModuleType:
+def import_minari() -> ModuleType:
     try:
         import minari
     except ImportError as error:
@@ -53,55 +47,163 @@ def _reading(where: str) -> Iterator[None]:
         yield
     except (InputError, StoreError):
         raise
-    except _refusals(OSError, KeyError, IndexError, AttributeError, RuntimeError) as error:
-        raise StoreError(f"{where}: is not what Minari writes: {_reason(error)}") from error
+    except refusals(OSError, KeyError, IndexError, AttributeError, RuntimeError) as error:
+        raise StoreError(f"{where}: is not what Minari writes: {reason_of(error)}") from error
 
 
-def _refusals(*further: type[Exception]) -> tuple[type[Exception], ...]:
+def refusals(*further: type[Exception]) -> tuple[type[Exception], ...]:
     """What Minari raises for what it does not take, and further errors."""
     from gymnasium.error import Error
 
     return ValueError, TypeError, AssertionError, ImportError, Error, *further
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
 
 
-@functools.lru_cache(1)
 def _opened(folder: str) -> Any:
-    return _minari().MinariDataset(folder)
+    return _dataset(folder, stamp(Path(folder) / _METADATA_FILE))
 
 
-def read_episodes(key: tuple[str, str, list[int]]) -> Content:
+@functools.lru_cache(1)
+def _dataset(folder: str, known: tuple[int, ...]) -> Any:
+    return import_minari().MinariDataset(folder)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What of an episode becomes observations, and which other arrays become declared columns.
+
+    ``observation``: keys of a Dict, in order; all of them in order of their names if it is empty; None for arrays.
+    """
+
+    observation: tuple[str, ...] | None
+    columns: tuple[str, ...]
+
+
+def read_episodes(key: tuple[str, str, list[int]], choice: Choice) -> Content:
     """Some episodes of the dataset of a name in a folder. StoreError names the episode."""
     name, folder, indices = key
-    return Content([_read(f"{name}: episode {index}", folder, index) for index in indices])
+    return joined([_read(f"{name}: episode {index}", folder, index, choice) for index in indices], [])
 
 
-def _read(where: str, folder: str, index: int) -> SourceEpisode:
+def _read(where: str, folder: str, index: int, choice: Choice) -> Content:
+    episode = _load(where, folder, index)
     with _reading(where):
-        _check_episode(where, Path(folder) / "main_data.hdf5", index)
+        return _content(where, episode, choice)
+
+
+def _load(where: str, folder: str, index: int) -> Any:
+    with _reading(where):
+        _check_episode(where, folder, index)
         (episode,) = _opened(folder).iterate_episodes([index])
-        return _episode(where, episode)
+        return episode
 
 
-def _check_episode(where: str, path: Path, index: int) -> None:
-    """Refuse an episode of an HDF5 file that leads to other files or is too large: Minari would read it all."""
-    if path.exists():  # another of Minari's formats otherwise
-        with open_hdf5(path) as file:
-            check_episode(where, file, f"episode_{index}")
+def _check_episode(where: str, folder: str, index: int) -> None:
+    """Refuse an episode that leads to other files, is too large, or is no file: Minari would read it all."""
+    main = Path(folder) / _MAIN_FILE
+    if main.exists():
+        with open_hdf5(main) as file:
+            check_episode(where, own_datasets(where, file, f"episode_{index}"))
+    for file in [] if main.exists() else _files_of_episode(folder, index):
+        open_regular(file).close()
 
 
-def _episode(where: str, episode: Any) -> SourceEpisode:
-    for kind in ("observations", "actions"):
-        values = getattr(episode, kind)
-        if not isinstance(values, np.ndarray) or values.ndim != 2:
-            found = f"shape {list(values.shape)}" if isinstance(values, np.ndarray) else type(values).__name__
-            raise StoreError(f"{where}: expected flat {kind}, got {found}")
-    rewards = np.asarray(episode.rewards)
-    success = _success(where, episode.infos, len(rewards))
-    return SourceEpisode.of(where, episode.observations, episode.actions, rewards, success)
+def _content(where: str, episode: Any, choice: Choice) -> Content:
+    """The episode, cut where it says that it ended although it goes on."""
+    observations = _observations(where, episode.observations, choice.observation)
+    rewards, actions = np.asarray(episode.rewards).reshape(-1), _flat(where, "actions", episode.actions)
+    steps = len(rewards)
+    flags = {
+        name: flags_of(where, {name: np.asarray(getattr(episode, name)).reshape(-1)})[name]
+        for name in ("terminations", "truncations")
+    }
+    for name, rows, count in (
+        ("observations", observations, steps + 1),
+        ("actions", actions, steps),
+        *((name, flag, steps) for name, flag in flags.items()),
+    ):
+        if len(rows) != count:
+            raise StoreError(f"{where}: {name}: expected {count} rows for {steps} rewards, got {len(rows)}")
+    if not steps:
+        raise StoreError(f"{where}: rewards: expected at least one step, got an empty episode")
+    ends = flags["terminations"] | flags["truncations"]
+    columns = {"observations": observations[:-1], "next_observations": observations[1:], "actions": actions}
+    success = _success(where, episode.infos, steps)
+    found = content_of(
+        where,
+        columns | {"rewards": rewards},
+        ends,
+        success,
+        kinds_of(flags) | _further(where, episode, choice),
+    )
+    inside = int(ends[:-1].sum())
+    return dataclasses.replace(found, split=[f"{where}: {inside} times"]) if inside else found
+
+
+def _flat(where: str, kind: str, values: Any) -> npt.NDArray[Any]:
+    if isinstance(values, np.ndarray) and values.ndim == 2:
+        return values
+    found = f"shape {list(values.shape)}" if isinstance(values, np.ndarray) else _described(values)
+    hint = ": choose some with observation=, or 'all'" if isinstance(values, dict) else ""
+    raise StoreError(f"{where}: expected flat {kind}, got {found}{hint}")
+
+
+def _described(values: Any) -> str:
+    return f"a dict of {', '.join(sorted(values))}" if isinstance(values, dict) else type(values).__name__
+
+
+def _observations(where: str, values: Any, chosen: tuple[str, ...] | None) -> npt.NDArray[Any]:
+    """Observations [T + 1, D]: an array, or the chosen arrays of a dict side by side."""
+    if chosen is None:
+        return _flat(where, "observations", values)
+    if not isinstance(values, dict):
+        raise StoreError(f"{where}: observation: expected a dict to choose from, got {type(values).__name__}")
+    leaves = _leaves(values)
+    rows = []
+    for key in chosen or sorted(values):
+        names = sorted(name for name in leaves if name == key or name.startswith(f"{key}/"))
+        if not names:
+            raise StoreError(f"{where}: observation: expected one of {', '.join(leaves)}, got {key!r:.80}")
+        rows += [_numbers(where, name, leaves[name]) for name in names]
+    if len({len(values) for values in rows}) > 1:
+        raise StoreError(
+            f"{where}: observations: expected as many rows of each, got {[len(one) for one in rows]}"
+        )
+    return np.concatenate([values.reshape(len(values), -1) for values in rows], axis=1)
+
+
+def _leaves(values: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """What lies in a dict and those in it, by paths."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _leaves(value, f"{above}{key}/") if isinstance(value, dict) else {f"{above}{key}": value}
+    return found
+
+
+def _numbers(where: str, name: str, values: Any) -> npt.NDArray[Any]:
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf" or values.ndim < 1:
+        raise StoreError(f"{where}: {name}: expected an array of numbers, got {type(values).__name__}")
+    return values
+
+
+def _further(where: str, episode: Any, choice: Choice) -> dict[str, npt.NDArray[Any]]:
+    """The chosen columns, of keys of observations or infos: what is there before each step."""
+    if not choice.columns:
+        return {}
+    of_observations = _leaves(episode.observations) if isinstance(episode.observations, dict) else {}
+    leaves = of_observations | _leaves({"infos": episode.infos or {}})
+    steps, columns = len(episode.rewards), {}
+    for name in choice.columns:
+        if name not in leaves:
+            raise StoreError(f"{where}: columns: expected one of {', '.join(leaves)}, got {name!r:.80}")
+        values = _numbers(where, name, leaves[name])
+        if len(values) not in (steps, steps + 1):
+            raise StoreError(f"{where}: {name}: expected {steps} or {steps + 1} rows, got {len(values)}")
+        columns[column_name(name)] = values[:steps]
+    return columns
 
 
 def _success(where: str, infos: Any, steps: int) -> npt.NDArray[Any] | None:
@@ -118,13 +220,9 @@ def _success(where: str, infos: Any, steps: int) -> npt.NDArray[Any] | None:
     raise StoreError(f"{where}: infos/success: expected {steps} or {steps + 1} numbers, got {found}")
 
 
-def _infos(success: npt.NDArray[np.bool_] | None) -> dict[str, npt.NDArray[np.bool_]] | None:
-    return None if success is None else {"success": np.concatenate([[False], success])}
-
-
 def _contents(dataset: str | Any) -> tuple[str, str, list[int]]:
     """Name, folder and episode numbers of a dataset, or of that of an id. StoreError if it is damaged."""
-    minari = _minari()
+    minari = import_minari()
     if not isinstance(dataset, (str, minari.MinariDataset)):
         raise InputError(f"dataset: expected a Minari dataset or its id, got {dataset!r:.80}")
     where = f"Minari dataset {dataset!r}" if isinstance(dataset, str) else "Minari dataset"
@@ -138,7 +236,7 @@ def _loaded(minari: ModuleType, where: str, dataset_id: str) -> Any:
     """The dataset of an id, unless Minari would have to make its environment, which may be any code, for its spaces."""
     from minari.storage import get_dataset_path
 
-    metadata = Path(get_dataset_path(dataset_id)) / "data" / "metadata.json"
+    metadata = Path(get_dataset_path(dataset_id)) / "data" / _METADATA_FILE
     if metadata.exists():
         spaces = json.loads(read_whole(metadata, _METADATA_LIMIT, "metadata"))
         for name in ("observation_space", "action_space"):
@@ -161,9 +259,17 @@ def from_minari(
     task: str | None = None,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    observation: str | Sequence[str] | None = None,
+    columns: Sequence[str] = (),
 ) -> ConversionReport:
-    """Convert a Minari dataset (its id, if it is on this machine, or the object) of flat arrays into a store, going
-    on where an earlier call was interrupted.
+    """Convert a Minari dataset (its id, if it is on this machine, or the object) into a store, going on where an
+    earlier call was interrupted.
+
+    ``observation``: for Dict observations the key, or keys, whose arrays side by side are the observations of the
+    store (``desired_goal/microwave`` within a Dict of Dicts); "all" takes all of them in order of their names.
+    ``columns`` names further keys, or infos (``infos/qpos``), that become declared columns of the store, as
+    ``terminated`` and ``truncated`` always do: what they are before each step. Where an episode says that it ended
+    and goes on, it is cut.
 
     The metadata of an id must have its spaces: Minari makes the environment that they name otherwise, which may run
     any code.
@@ -181,147 +287,48 @@ def from_minari(
     if not indices:
         raise StoreError(f"{name}: holds no episodes")
     parts = [
-        Part(task or name, (name, folder, indices[i : i + _EPISODES_PER_PART]))
+        _part(task or name, (name, folder, indices[i : i + _EPISODES_PER_PART]))
         for i in range(0, len(indices), _EPISODES_PER_PART)
     ]
-    _, report = copy_source(
-        Source(name, "minari", {"source": name}, parts, read_episodes), path, workers, progress
+    choice = Choice(_keys(observation), tuple(columns))
+    episodes = Source(
+        Path(folder),
+        "minari",
+        {} if choice.observation is None else {"observation": observation},
+        parts,
+        functools.partial(read_episodes, choice=choice),
+        name=name,
+        columns=_declared(name, folder, indices[0], choice),
     )
+    _, report = copy_source(episodes, path, workers, progress)
     report.write(Path(path))
     return report
 
 
-def to_minari(store: EpisodeStore, dataset_id: str, task: str, **metadata: Any) -> Any:
-    """Make a Minari dataset of one task's episodes, as Minari keeps its datasets on this machine, and
-    return it.
-
-    A few episodes are in memory at a time. Every episode ends by truncation: the store does not tell ends from time
-    limits. Success goes to the info ``success`` (bool, False at the reset) of the episodes that it was recorded for.
-    ``metadata`` goes to ``minari.create_dataset_from_buffers`` (author, description …).
-
-    Raises InputError without minari, for an id that is malformed or taken, for a task without episodes, for
-    metadata that Minari refuses and for a disk without room for the dataset; StoreError if the
-    dataset cannot be written. Nothing is left of it then.
-    """
-    minari = _minari()
-    from gymnasium.spaces import Box
-
-    numbers = np.flatnonzero(store.episode_task == store.task_index(task)).tolist()
-    if not numbers:
-        raise InputError(f"task: expected one that has episodes, got {task!r}")
-    _check_metadata(metadata)
-    batches = _batches(store, numbers)
-    folder = _new_folder(dataset_id)
-    _check_room(folder, _needed(store, numbers))
-    namespaces = _new_namespaces(folder)
-    try:
-        dataset = minari.create_dataset_from_buffers(
-            dataset_id=dataset_id,
-            buffer=next(batches),
-            observation_space=Box(-np.inf, np.inf, (store.observation_dim,), np.float32),
-            action_space=Box(-np.inf, np.inf, (store.action_dim,), np.float32),
-            **metadata,
-        )
-        for batch in batches:
-            dataset.update_dataset_from_buffer(batch)
-        return minari.MinariDataset(dataset.storage)
-    except BaseException as error:
-        _remove(folder, namespaces)
-        reason = f"Minari dataset {dataset_id!r}: {_reason(error)}"
-        if isinstance(error, _refusals()):
-            raise InputError(reason) from error
-        if isinstance(error, (OSError, RuntimeError)):  # HDF5 raises both
-            raise StoreError(reason) from error
-        raise
-
-
-def _new_folder(dataset_id: str) -> Path:
-    """Where Minari will keep a dataset. InputError for an id that is malformed or taken."""
-    from minari.dataset.minari_dataset import parse_dataset_id
-    from minari.storage.datasets_root_dir import get_dataset_path
-
-    try:
-        parse_dataset_id(dataset_id)
-    except (TypeError, ValueError) as error:  # a TypeError without a version
-        raise InputError(
-            f"dataset_id: expected a name such as 'group/name-v0', got {dataset_id!r:.80}"
-        ) from error
-    with storage_errors(Path(dataset_id)):
-        folder = Path(get_dataset_path(dataset_id))
-        if folder.exists():
-            raise InputError(
-                f"dataset_id: expected a new name or version, got {dataset_id!r}, which is in {folder}"
-            )
-    return folder
-
-
-def _needed(store: EpisodeStore, numbers: list[int]) -> int:
-    """About the most bytes that a dataset of those episodes takes on disk."""
-    steps, states = int(store.episode_length[numbers].sum()), int((store.episode_length[numbers] + 1).sum())
-    # Two flags, of ends and of time limits; success is counted as if all episodes had it.
-    numeric = 4 * (states * store.observation_dim + steps * (store.action_dim + 1)) + 2 * steps + states
-    return int(_CHUNK_ALLOWANCE * numeric) + _EPISODE_OVERHEAD * len(numbers) + _DATASET_OVERHEAD
-
-
-def _check_room(folder: Path, needed: int) -> None:
-    """Refuse a disk that is too full beforehand: HDF5 may crash when it cannot finish a file."""
-    there = next(parent for parent in folder.parents if parent.exists())
-    with storage_errors(there):
-        free = shutil.disk_usage(there).free
-    if needed > free:
-        raise InputError(
-            f"{folder}: expected room for a dataset of about {needed:,} bytes, got {free:,} free bytes"
-        )
-
-
-def _check_metadata(metadata: dict[str, Any]) -> None:
-    known = inspect.signature(_minari().create_dataset_from_buffers).parameters
-    for name, value in metadata.items():
-        if name not in known or name in _GIVEN:
-            names = [one for one in known if one not in _GIVEN]
-            raise InputError(
-                f"metadata: expected names that Minari knows, got {name!r} ({closest(name, names)})"
-            )
-        texts = list(value) if name in _SETS and isinstance(value, set) else [value]
-        if name in (*_TEXTS, *_SETS) and not all(text is None or isinstance(text, str) for text in texts):
-            wanted = "a string or a set of strings" if name in _SETS else "a string"
-            raise InputError(f"{name}: expected {wanted}, got {value!r:.80}")
-
-
-def _new_namespaces(folder: Path) -> list[Path]:
-    """The folders above a dataset's that Minari will make for its namespace, the deepest first."""
-    return [parent for parent in folder.parents if not parent.exists()]
-
-
-def _remove(folder: Path, namespaces: list[Path]) -> None:
-    """Remove a dataset and its new namespaces, unless another dataset has come into them."""
-    from minari.namespace import NAMESPACE_METADATA_FILENAME
-
-    shutil.rmtree(folder, ignore_errors=True)
-    for namespace in namespaces:
-        with contextlib.suppress(OSError):
-            if os.listdir(namespace) == [NAMESPACE_METADATA_FILENAME]:
-                (namespace / NAMESPACE_METADATA_FILENAME).unlink()
-            namespace.rmdir()
-
-
-def _batches(store: EpisodeStore, numbers: list[int]) -> Iterator[list[Any]]:
-    """A few episodes at a time as Minari takes them, so that no more are in memory."""
-    for begin in range(0, len(numbers), _EPISODES_PER_BATCH):
-        batch = numbers[begin : begin + _EPISODES_PER_BATCH]
-        yield [_buffer(begin + i, store.episode(number)) for i, number in enumerate(batch)]
-
-
-def _buffer(index: int, episode: Episode) -> Any:
-    from minari.data_collector import EpisodeBuffer
-
-    length = len(episode.rewards)
-    return EpisodeBuffer(
-        id=index,
-        observations=np.array(episode.observations),
-        actions=np.array(episode.actions),
-        rewards=np.array(episode.rewards),
-        terminations=np.zeros(length, bool),
-        truncations=np.arange(length) == length - 1,
-        infos=_infos(episode.success),
+def _keys(observation: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    if observation is None:
+        return None
+    return (
+        () if observation == "all" else (observation,) if isinstance(observation, str) else tuple(observation)
     )
+
+
+def _declared(name: str, folder: str, index: int, choice: Choice) -> Columns:
+    """The columns of the store, of the types that the first episode has."""
+    where = f"{name}: episode {index}"
+    found = _further(where, _load(where, folder, index), choice) if choice.columns else {}
+    types = {column: np.dtype((rows.dtype, rows.shape[1:])) for column, rows in found.items()}
+    return checked_columns("columns", {"terminated": "?", "truncated": "?", **types}, texts=False)
+
+
+def _part(task: str, key: tuple[str, str, list[int]]) -> Part:
+    _, folder, indices = key
+    main = Path(folder) / _MAIN_FILE
+    if main.exists():
+        return Part(key, (main,), task)
+    return Part(key, tuple(file for index in indices for file in _files_of_episode(folder, index)), task)
+
+
+def _files_of_episode(folder: str, index: int) -> list[Path]:
+    """The files of an episode in Minari's formats of a folder for each."""
+    return sorted(file for file in (Path(folder) / str(index)).rglob("*") if not file.is_dir())

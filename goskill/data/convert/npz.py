@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import re
@@ -12,6 +13,7 @@ import numpy as np
 
 from goskill.data.convert.archive import read_arrays
 from goskill.data.convert.copying import Part, Source, copy_source
+from goskill.data.convert.ends import FLAGS, Ends, check_ends, check_marked, check_whole, every, flags_of
 from goskill.data.convert.prompts import copy_prompts
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.transitions import Content, columns_of, content_of
@@ -20,7 +22,7 @@ from goskill.errors import InputError, StoreError, closest
 
 _FILES_PER_JOB = 32
 _JOB_BYTES = 1 << 23  # of files that are read at once: several times as much is in memory
-_COLUMNS = ("observations", "actions", "rewards", "next_observations", "terminals", "dones")
+_COLUMNS = ("observations", "actions", "rewards", "next_observations", *FLAGS)
 _QUALITIES = {"near-optimal": "expert", "sub-optimal": "medium"}
 _VERSION = re.compile(r"-v[0-9]+$")
 
@@ -67,7 +69,7 @@ def _parts(folders: Sequence[Path], layout: str, limit: int) -> list[Part]:
         pattern = "*/dataset/*.npz" if layout == "mtdiff" else "*.npz"
         task = _VERSION.sub("", folder.name)
         # A file holds at least one episode.
-        parts += [Part(task, file) for file in _numbered(folder.glob(pattern))[:limit]]
+        parts += [Part(file, (file,), task) for file in _numbered(folder.glob(pattern))[:limit]]
     return parts
 
 
@@ -95,11 +97,24 @@ def _prompt_file(root: Path, layout: str, folder: Path, quality: str) -> Path | 
     return None
 
 
-def read_file(path: Path, at_terminals: bool) -> Content:
-    """The episodes of one npz file, cut at its terminals or not. StoreError names the file."""
-    columns = columns_of(str(path), read_arrays(path, _COLUMNS))
-    ends = columns["ends"] if at_terminals else np.zeros_like(columns["ends"])
-    return content_of(str(path), columns, ends)
+def read_file(path: Path, ends: Ends | None) -> Content:
+    """The episodes of one npz file, which is one episode if ``ends`` is None. StoreError names the file."""
+    where = str(path)
+    columns = columns_of(where, read_arrays(path, _COLUMNS))
+    steps, flags = len(columns["rewards"]), flags_of(where, columns)
+    marked = np.logical_or.reduce([np.zeros(steps, bool), *flags.values()])
+    if ends == "marked":
+        check_marked(where, flags, bool(marked.any()))
+        return dataclasses.replace(content_of(where, columns, marked), ends=list(flags))
+    if ends is None and marked[:-1].any():
+        raise StoreError(
+            f"{where}: {', '.join(flags)}: expected one episode in a file, as in this layout, got an end at step "
+            f"{int(marked.argmax())} of {steps}: give ends='marked' to cut there, or ends='file' to keep it whole"
+        )
+    if isinstance(ends, int):
+        check_whole(where, steps, ends)
+        return content_of(where, columns, every(ends, 0, steps))
+    return content_of(where, columns, np.zeros(steps, bool))
 
 
 def from_npz(
@@ -110,23 +125,28 @@ def from_npz(
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
     tasks: Sequence[str] | None = None,
+    ends: Ends | None = None,
 ) -> ConversionReport:
     """Convert a dataset of npz files into a store, going on where an earlier call was interrupted.
 
     Parameters
     ----------
-    layout: "goskill" (``metaworld/<task>/<i>.npz``), "harmodt" (``<task>/<i>.npz``) or "mtdiff"
-        (``<task>/<sub>/dataset/*.npz``, cut at ``terminals``).
+    layout: "goskill" (``metaworld/<task>/<i>.npz``), "harmodt" (``<task>/<i>.npz``), both with an episode in a file,
+        or "mtdiff" (``<task>/<sub>/dataset/*.npz``, cut where flags end episodes).
     source: the dataset's root folder. path: the store.
     quality: "near-optimal" (the first 2000 episodes of a task; 1998 for harmodt) or "sub-optimal" (the
         first half).
     workers: processes that read files, 0 for all cores.
     progress: called with (files done, files).
     tasks: only these, with or without a version suffix; by default all that have a folder.
+    ends: "marked" cuts where a flag ends an episode (``terminals``, ``timeouts``, ``dones`` or one of their other
+        names: :data:`goskill.data.convert.ends.FLAGS`), "file" takes a file as one episode, a number gives the steps
+        of every episode. By default as the layout has it. Files that mark no end ("mtdiff"), or mark one inside of
+        their episode, are refused.
 
     Every file is checked: columns, shapes, dtypes, finite values that fit float32. Where
-    ``next_observations[t]`` is not ``observations[t + 1]`` the episode is cut, so that every transition
-    stays exact; it still counts as one. A version suffix of task names ("-v2") is dropped.
+    ``next_observations[t]`` is not ``observations[t + 1]``, by more than rounding, the episode is cut, so that every
+    transition stays exact; it still counts as one. A version suffix of task names ("-v2") is dropped.
 
     Files of prompts go into a store of their own, the folder ``prompts`` in the store's
     (:attr:`EpisodeStore.prompts`). They are kept for other code: training and evaluation here take each task's best
@@ -144,15 +164,17 @@ def from_npz(
         raise InputError(f"quality: expected 'near-optimal' or 'sub-optimal', got {quality!r}")
     if tasks is not None and not tasks:
         raise InputError("tasks: expected at least one task, got none")
+    if ends is not None:
+        check_ends(ends)
     limit = _limit(layout, quality)
     folders = _task_folders(root, layout, tasks)
     parts = _parts(folders, layout, limit)
     source_files = Source(
-        str(root),
+        root,
         layout,
-        {"quality": quality, "source": str(root.resolve())},
+        {"quality": quality, "reward_version": "v2", **({} if ends is None else {"ends": ends})},
         parts,
-        functools.partial(read_file, at_terminals=layout == "mtdiff"),
+        functools.partial(read_file, ends=ends or ("marked" if layout == "mtdiff" else None)),
         _files_per_job(parts),
         limit,
     )

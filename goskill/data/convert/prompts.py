@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from goskill.data.convert.copying import append_episode, digests
+from goskill.data.convert.ends import FLAGS
+from goskill.data.convert.fingerprints import content_digest
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.restricted_pickle import load_prompts
 from goskill.data.convert.transitions import Content, columns_of, content_of
-from goskill.data.files import MANIFEST, open_regular, storage_errors
 from goskill.data.store import PROMPTS, EpisodeStore
+from goskill.data.store_files import MANIFEST, open_regular, storage_errors
 from goskill.data.writer import StoreWriter
 from goskill.errors import StoreError
 
@@ -44,12 +45,9 @@ def copy_prompts(files: Mapping[str, Path], store: EpisodeStore, report: Convers
 
 def _facts(file: Path) -> dict[str, Any]:
     """What a file of prompts is known by."""
-    digest, size = hashlib.sha256(), 0
     with storage_errors(file), open_regular(file) as opened:
-        while block := opened.read(1 << 20):
-            digest.update(block)
-            size += len(block)
-    return {"bytes": size, "sha256": digest.hexdigest()}
+        size, digest = content_digest(opened)
+    return {"bytes": size, "sha256": digest}
 
 
 def _check_same(
@@ -79,7 +77,7 @@ def _check_same(
 def _noted_oddities(there: EpisodeStore) -> Content:
     """What was odd about the files that prompts were made of, as the last shard's note keeps it."""
     note, found = there.shard_notes[-1], []
-    for kind in ("split", "shortened"):
+    for kind in ("split", "shortened", "rounded"):
         listed = note.get(kind, [])
         if not isinstance(listed, list) or not all(isinstance(what, str) for what in listed):
             raise StoreError(
@@ -114,9 +112,9 @@ def _write(files: Mapping[str, Path], made_of: Mapping[str, Any], store: Episode
         except BaseException:
             writer.discard()  # or the next call would ask for the same files, mended or not
             raise
-        writer.flush({"split": noted.split, "shortened": noted.shortened})
+        writer.flush({"split": noted.split, "shortened": noted.shortened, "rounded": noted.rounded})
         writer.finish()
-    return Content([], noted.split, noted.shortened)
+    return Content([], noted.split, noted.shortened, noted.rounded)
 
 
 def _places(store: EpisodeStore) -> dict[str, list[int]]:
@@ -124,7 +122,7 @@ def _places(store: EpisodeStore) -> dict[str, list[int]]:
     prompts = store.prompts
     if prompts is None:
         return {}
-    known: dict[tuple[str, tuple[int, ...]], int] = {}
+    known: dict[tuple[str, int], int] = {}
     for index, digest in enumerate(digests(store)):
         known.setdefault((store.tasks[store.episode_task[index]], digest), index)
     result: dict[str, list[int]] = {task: [] for task in prompts.tasks}
@@ -138,7 +136,7 @@ def _places(store: EpisodeStore) -> dict[str, list[int]]:
 def read_prompts(file: Path, observation_dim: int, action_dim: int) -> Iterator[Content]:
     """The episodes of a file, one at a time. StoreError names the file and the episode, also beyond 250,000 steps."""
     widths = {"observations": observation_dim, "next_observations": observation_dim, "actions": action_dim}
-    widths |= {"rewards": 1, "terminals": 1, "dones": 1}
+    widths |= {"rewards": 1, **dict.fromkeys(FLAGS, 1)}
     left = _MOST_STEPS
     for number, arrays in enumerate(load_prompts(file)):
         where = f"{file}: episode {number}"
@@ -149,7 +147,7 @@ def read_prompts(file: Path, observation_dim: int, action_dim: int) -> Iterator[
                 )
         columns = columns_of(where, arrays)
         left -= len(columns["rewards"])
-        yield content_of(where, columns, np.zeros_like(columns["ends"]))
+        yield content_of(where, columns, np.zeros(len(columns["rewards"]), bool))
 
 
 def _count(where: str, value: Any, known: dict[int, int]) -> int:

@@ -10,8 +10,12 @@ from typing import Any
 
 from goskill.data.convert.transitions import Content
 from goskill.data.store import EpisodeStore
-from goskill.files import write_atomically
+from goskill.data.store_files import read_whole
+from goskill.errors import StoreError
+from goskill.files import parse_json, write_atomically
 
+FILE = "conversion.json"
+_FILE_LIMIT = 1 << 26
 _LISTED = 100
 
 
@@ -26,7 +30,13 @@ class ConversionReport:
     split: list[str] = field(default_factory=list)  # files cut where the next observation is not the next row
     duplicates: list[str] = field(default_factory=list)  # episodes equal to an earlier one
     shortened: list[str] = field(default_factory=list)  # episodes whose last step has no next observation
+    rounded: list[str] = field(
+        default_factory=list
+    )  # next observations that differ from the rows by rounding
+    ends: list[str] = field(default_factory=list)  # columns that the ends of episodes were read from
     constant_dimensions: list[int] = field(default_factory=list)  # of the observations
+    # Tasks that the source calls the same, by what it calls them.
+    doubled_tasks: dict[str, list[str]] = field(default_factory=dict)
     missing_prompts: list[str] = field(default_factory=list)  # tasks without a file of prompts
     # Indices of the store's episodes that the source has as prompts, by task, for ContextSampler's prompt_episodes.
     prompt_episodes: dict[str, list[int]] = field(default_factory=dict)
@@ -41,10 +51,11 @@ class ConversionReport:
             listed.append(what)
 
     def add_oddities(self, content: Content) -> None:
-        """Note what was cut, and what lost its last steps."""
-        for kind, found in (("split", content.split), ("shortened", content.shortened)):
-            for what in found:
+        """Note what was cut, what lost its last steps, and what was taken for the same but for rounding."""
+        for kind in ("split", "shortened", "rounded"):
+            for what in getattr(content, kind):
                 self.add(kind, what)
+        self.ends = sorted({*self.ends, *content.ends})
 
     def count(self, store: EpisodeStore) -> None:
         """Take what the finished store knows of itself."""
@@ -67,4 +78,13 @@ class ConversionReport:
 
     def write(self, store: Path) -> None:
         """Keep it beside the store."""
-        write_atomically(store / "conversion.json", json.dumps(self.to_json(), indent=2) + "\n")
+        write_atomically(store / FILE, json.dumps(self.to_json(), indent=2) + "\n")
+
+    @classmethod
+    def read(cls, store: Path) -> ConversionReport:
+        """What lies beside a store. StoreError if that is no report."""
+        raw = read_whole(store / FILE, _FILE_LIMIT, "a report")
+        try:
+            return cls.from_json(dict(parse_json(raw)))
+        except (TypeError, ValueError) as error:
+            raise StoreError(f"{store / FILE}: is not a report of a conversion") from error

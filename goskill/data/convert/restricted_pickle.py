@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from goskill.data.files import read_whole
+from goskill.data.store_files import read_whole
 from goskill.errors import StoreError
 
 _SIZE_LIMIT = 1 << 28
@@ -61,7 +61,7 @@ class _Array:
             self.values = kind.array(content, shape, "F" if fortran_order else "C")
 
 
-class _Function:
+class Function:
     """What a pickle may call, and nothing else: its attributes cannot be set."""
 
     __slots__ = ("_call",)
@@ -114,18 +114,18 @@ class _Encoder:
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Type,
-    ("__builtin__", "bytes"): _Function(_no_bytes),
+    ("__builtin__", "bytes"): Function(_no_bytes),
 }
 for _core in ("numpy.core", "numpy._core"):
-    _ALLOWED[f"{_core}.multiarray", "_reconstruct"] = _Function(_reconstruct)
-    _ALLOWED[f"{_core}.multiarray", "scalar"] = _Function(_scalar)
-    _ALLOWED[f"{_core}.numeric", "_frombuffer"] = _Function(_from_buffer)
+    _ALLOWED[f"{_core}.multiarray", "_reconstruct"] = Function(_reconstruct)
+    _ALLOWED[f"{_core}.multiarray", "scalar"] = Function(_scalar)
+    _ALLOWED[f"{_core}.numeric", "_frombuffer"] = Function(_from_buffer)
 
 
 class _Unpickler(pickle.Unpickler):
     def __init__(self, stream: io.BytesIO) -> None:
         super().__init__(stream)
-        self._allowed = {**_ALLOWED, ("_codecs", "encode"): _Function(_Encoder())}
+        self._allowed = {**_ALLOWED, ("_codecs", "encode"): Function(_Encoder())}
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._allowed:
@@ -133,8 +133,8 @@ class _Unpickler(pickle.Unpickler):
         return self._allowed[module, name]
 
 
-def _load(stream: io.BytesIO) -> Any:
-    """What is pickled, with arrays in place of what stands for them."""
+def check_parts(stream: io.BytesIO) -> None:
+    """Refuse a pickle that would make more objects than its size suggests. The stream is where it was afterwards."""
     begin = stream.tell()
     for parts, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
         if parts == _MOST_PARTS:
@@ -143,6 +143,11 @@ def _load(stream: io.BytesIO) -> Any:
         if opcode.name in ("PUT", "LONG_BINPUT") and isinstance(argument, int) and argument > parts:
             raise pickle.UnpicklingError(f"it remembers an object by the number {argument}")
     stream.seek(begin)
+
+
+def _load(stream: io.BytesIO) -> Any:
+    """What is pickled, with arrays in place of what stands for them."""
+    check_parts(stream)
     return _resolved(_Unpickler(stream).load(), _DEPTH, {})
 
 

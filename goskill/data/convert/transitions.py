@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from goskill.data.episode import CheckedEpisode
+from goskill.data.convert.ends import FLAGS, Flags
+from goskill.data.episode import CheckedBlock, CheckedEpisode
 from goskill.errors import InputError, StoreError
 
+try:  # several times as fast
+    from isal.isal_zlib import crc32
+except ImportError:
+    from zlib import crc32
+
 Array = npt.NDArray[Any]
+# A value that was computed twice, or stored in another type, differs by a few units in the last place.
+_ROUNDING = 8
 
 
 @dataclass(frozen=True, eq=False)
 class SourceEpisode:
     """One checked episode and ``where`` it came from, for messages. Equal ``digest`` (96 bits): equal columns.
 
-    ``continues``: in the source it is one episode with the one before it, which was cut there.
+    ``continues``: in the source it is one episode with the one before it, which was cut there. ``task``: where what
+    is read at once holds several.
     """
 
     where: str
     content: CheckedEpisode
-    digest: tuple[int, ...]
+    digest: int
     continues: bool = False
+    task: str | None = None
 
     @classmethod
     def of(
@@ -37,19 +47,62 @@ class SourceEpisode:
         rewards: Array,
         success: Array | None = None,
         continues: bool = False,
+        columns: Mapping[str, Array] | None = None,
+        task: str | None = None,
     ) -> SourceEpisode:
         """From arrays [T + 1, …], [T, …], [T] and [T]. StoreError says where they came from, and what is wrong."""
-        try:
-            content = CheckedEpisode.of(observations, actions, rewards, success)
-        except InputError as error:
-            raise StoreError(f"{where}: {error}") from error
+        with named(where):
+            content = CheckedEpisode.of(observations, actions, rewards, success, columns=columns)
         known = digest(content.observations, content.actions, content.rewards)
-        return cls(where, content, known, continues)
+        return cls(where, content, known, continues, task)
 
 
-def digest(*columns: npt.NDArray[np.float32]) -> tuple[int, ...]:
-    """What tells columns apart from others."""
-    return tuple(zlib.crc32(np.ascontiguousarray(column).data.cast("B")) for column in columns)
+@dataclass(frozen=True, eq=False)
+class SourceBlock:
+    """Checked episodes of one length: the file they came from, their numbers there, and their tasks."""
+
+    file: str
+    numbers: Sequence[int]
+    tasks: Sequence[str]
+    content: CheckedBlock
+
+    @property
+    def where(self) -> str:
+        return f"{self.file}: episodes {self.numbers[0]} to {self.numbers[-1]}"
+
+    def digests(self) -> Iterator[tuple[str, int]]:
+        """Where each episode came from, and what it is known by: its :func:`digest`."""
+        block = self.content
+        columns = [_bytes(rows) for rows in (block.observations, block.actions, block.rewards)]
+        sizes = [len(column) // len(self.numbers) for column in columns]
+        for place, number in enumerate(self.numbers):
+            known = 0
+            for column, size in zip(columns, sizes, strict=True):
+                known = known << 32 | crc32(column[place * size : (place + 1) * size])
+            yield f"{self.file}: episode {number}", known
+
+
+@contextlib.contextmanager
+def named(where: str) -> Iterator[None]:
+    """An InputError becomes a StoreError that says where."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except InputError as error:
+        raise StoreError(f"{where}: {error}") from error
+
+
+def digest(observations: Array, actions: Array, rewards: Array) -> int:
+    """What tells an episode apart from others: three checksums of 32 bits."""
+    known = 0
+    for column in (observations, actions, rewards):
+        known = known << 32 | crc32(_bytes(column))
+    return known
+
+
+def _bytes(column: Array) -> memoryview:
+    return np.ascontiguousarray(column).data.cast("B")
 
 
 @dataclass(frozen=True)
@@ -59,9 +112,25 @@ class Content:
     episodes: list[SourceEpisode]
     # What was cut where the next observation is not the next row, although no episode ends there, and how often.
     split: list[str] = field(default_factory=list)
-    shortened: list[str] = field(
-        default_factory=list
-    )  # what lost last steps, which nothing says the result of
+    # What lost last steps, since nothing says what followed them.
+    shortened: list[str] = field(default_factory=list)
+    # What has next observations that are the next rows but for rounding, and by how much they differ at most.
+    rounded: list[str] = field(default_factory=list)
+    # Names of the columns that the ends of episodes were read from.
+    ends: list[str] = field(default_factory=list)
+    # Episodes of one length, where reading them one by one would take too long.
+    blocks: list[SourceBlock] = field(default_factory=list)
+
+
+def joined(contents: Sequence[Content], ends: list[str]) -> Content:
+    """What was read piece by piece, with ends from the columns of those names."""
+    return Content(
+        [episode for content in contents for episode in content.episodes],
+        [what for content in contents for what in content.split],
+        [what for content in contents for what in content.shortened],
+        [what for content in contents for what in content.rounded],
+        ends,
+    )
 
 
 def columns_of(where: str, arrays: Mapping[str, Any]) -> dict[str, Array]:
@@ -82,9 +151,9 @@ def columns_of(where: str, arrays: Mapping[str, Any]) -> dict[str, Array]:
     result["rewards"] = _column(where, "rewards", arrays, (steps,))
     if "next_observations" in arrays:
         result["next_observations"] = _column(where, "next_observations", arrays, (steps, width))
-    ends = next((name for name in ("terminals", "dones") if name in arrays), None)
-    found = np.zeros(steps, bool) if ends is None else _column(where, ends, arrays, (steps,))
-    result["ends"] = found.astype(bool)
+    for name in FLAGS:
+        if name in arrays:
+            result[name] = _column(where, name, arrays, (steps,))
     return result
 
 
@@ -106,20 +175,34 @@ def _column(where: str, name: str, arrays: Mapping[str, Any], shape: tuple[int |
     return flat
 
 
-def content_of(where: str, columns: Mapping[str, Array], ends: Array) -> Content:
+def content_of(
+    where: str,
+    columns: Mapping[str, Array],
+    ends: Flags,
+    success: Array | None = None,
+    declared: Mapping[str, Array] | None = None,
+    task: str | None = None,
+) -> Content:
     """Cut transitions into episodes at ``ends``, and wherever the next observation is not the next row.
 
-    Without next observations the last step of every episode is dropped, since nothing says what follows it.
+    Next observations are the next row if they differ by rounding alone (:func:`jumps`); the row is kept then. Without
+    next observations the last step of every episode is dropped, since nothing says what follows it. ``declared``:
+    further values of each step, for the columns that the store declares.
     StoreError names where the transitions came from.
     """
     observations, following = columns["observations"], columns.get("next_observations")
     cuts = ends.copy()
     cuts[-1] = True
-    regular = int(cuts.sum())
+    regular, rounded = int(cuts.sum()), []
     if following is not None:
-        jumps = following[:-1] != observations[1:]
-        if jumps.any():
-            cuts[:-1] |= jumps.any(axis=1)
+        # What follows an end is another episode's first observation.
+        inside = ~cuts[:-1]
+        found, differing, largest = jumps(
+            observations[:-1][inside], following[:-1][inside], observations[1:][inside]
+        )
+        cuts[:-1][inside] = found
+        if differing:
+            rounded = [f"{where}: {differing} values by at most {largest:.2g}"]
     episodes, begin = [], 0
     for end in (np.flatnonzero(cuts) + 1).tolist():
         if following is not None:
@@ -128,12 +211,39 @@ def content_of(where: str, columns: Mapping[str, Array], ends: Array) -> Content
             states, last = observations[begin:end], end - 1
         if last > begin:
             actions, rewards = columns["actions"][begin:last], columns["rewards"][begin:last]
+            known = None if success is None else success[begin:last]
             continues = begin > 0 and not ends[begin - 1]
-            episodes.append(SourceEpisode.of(where, states, actions, rewards, continues=continues))
+            further = {name: values[begin:last] for name, values in (declared or {}).items()}
+            episode = SourceEpisode.of(where, states, actions, rewards, known, continues, further, task)
+            episodes.append(episode)
         begin = end
-    further = int(cuts.sum()) - regular
+    jumped = int(cuts.sum()) - regular
     return Content(
         episodes,
-        [f"{where}: {further} times"] if further else [],
+        [f"{where}: {jumped} times"] if jumped else [],
         [where] if following is None else [],
+        rounded,
     )
+
+
+def jumps(rows: Array, following: Array, next_rows: Array) -> tuple[Flags, int, float]:
+    """Which next observations are not the next rows, and how much the others differ. All arrays are [N, D].
+
+    Values are the same if they differ by at most eight units in the last place of the coarsest of their types and
+    float32, as which they are stored: of the values themselves, of the row before (to which a difference may have
+    been added), or of what is usual in the dimension (whose mean may have been taken off).
+    Returns the jumps [N], and of the other rows the number of values that differ and the largest difference.
+    """
+    unequal = following != next_rows
+    result = unequal.any(axis=1)
+    if not result.any():
+        return result, 0, 0.0
+    floats = [column.dtype for column in (rows, following) if column.dtype.kind == "f"]
+    precision = max(float(np.finfo(kind).eps) for kind in (np.dtype(np.float32), *floats))
+    sizes = [np.abs(column.astype(np.float64)) for column in (rows, following, next_rows)]
+    scale = np.maximum(np.maximum.reduce(sizes), np.median(sizes[2], axis=0))
+    with np.errstate(invalid="ignore"):  # infinities are refused later, by name
+        difference = np.abs(np.subtract(following, next_rows, dtype=np.float64))
+        result = ~(difference <= _ROUNDING * precision * scale).all(axis=1)
+    same = unequal & ~result[:, None]
+    return result, int(same.sum()), float(difference[same].max(initial=0.0))

@@ -11,9 +11,10 @@ import gymnasium
 import numpy as np
 import numpy.typing as npt
 
+from goskill.envs.metaworld.episodes import Episodes
 from goskill.envs.metaworld.tasks import task_name
-from goskill.envs.pictures import Pictures
-from goskill.errors import InputError
+from goskill.envs.renderers import require_mujoco
+from goskill.errors import InputError, closest
 
 if TYPE_CHECKING:
     from goskill.envs.metaworld.models import Models
@@ -28,21 +29,43 @@ VERIFIED = (("3.1.1", "3.3.0"),)
 """Versions of (metaworld, mujoco) for which every number was compared with the stock environments'."""
 
 
-def check_render_mode(render_mode: str | None) -> None:
-    """Raises `InputError` unless ``render_mode`` is None or one of `RENDER_MODES`."""
+def check_options(
+    *,
+    render_mode: str | None = None,
+    goal_visible: bool = True,
+    terminate_on_success: bool = False,
+    width: int = 480,
+    height: int = 480,
+    camera_name: str | None = None,
+    impl: str = "auto",
+) -> None:
+    """Raises `InputError` for options that `make` refuses whatever the task, and where MuJoCo cannot be loaded."""
+    require_mujoco()
     if render_mode is not None and render_mode not in RENDER_MODES:
         raise InputError(f"render_mode: expected None or 'rgb_array', got {render_mode!r}")
+    if impl not in IMPLEMENTATIONS:
+        raise InputError(f"impl: expected one of {', '.join(IMPLEMENTATIONS)}, got {impl!r}")
+    for name, size in (("width", width), ("height", height)):
+        if size < 1:
+            raise InputError(f"{name}: expected at least 1 pixel, got {size}")
 
 
-class _Reseedable(Pictures):
-    """``reset(seed=…)`` as Gymnasium means it, which stock environments ignore; ``render`` beside others."""
+class _Stock(Episodes):
+    """``reset(seed=...)`` as Gymnasium means it, which stock environments ignore; what `Episodes` adds."""
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[npt.NDArray[np.float64], dict[str, Any]]:
         if seed is not None:
-            self.seed(int(seed))  # type: ignore[attr-defined]
+            self.seed(int(seed))
+        self._earned = 0.0
         return super().reset(options=options)  # type: ignore[misc,no-any-return]
+
+    def step(self, action: Any) -> tuple[npt.NDArray[np.float64], Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = super().step(action)  # type: ignore[misc]
+        if self.terminate_on_success:
+            terminated = self._solved(reward, truncated, info)
+        return observation, reward, terminated, truncated, info
 
 
 @cache
@@ -51,6 +74,7 @@ def implementation() -> str:
 
     A process that starts others asks once and tells them, so that not each of them warns.
     """
+    require_mujoco()
     installed = version("metaworld"), version("mujoco")
     if installed in VERIFIED:
         return "fast"
@@ -69,7 +93,7 @@ def _stock_class(name: str) -> type[Any]:
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
     stock = ALL_V3_ENVIRONMENTS[f"{name}-v3"]
-    return type(stock.__name__, (_Reseedable, stock), {"__module__": __name__, "__doc__": stock.__doc__})
+    return type(stock.__name__, (_Stock, stock), {"__module__": __name__, "__doc__": stock.__doc__})
 
 
 def _new(name: str, impl: str, models: Models | None, **render: Any) -> Any:
@@ -96,6 +120,7 @@ def make(
     *,
     render_mode: str | None = None,
     goal_visible: bool = True,
+    terminate_on_success: bool = False,
     width: int = 480,
     height: int = 480,
     camera_name: str | None = None,
@@ -104,27 +129,30 @@ def make(
 ) -> gymnasium.Env[npt.NDArray[np.float64], npt.NDArray[np.float32]]:
     """One MetaWorld task, with a new object and goal position at every reset.
 
-    Observations are float64 [39], actions float32 [4] in [-1, 1]; an episode is truncated after 500 steps
-    and never ends earlier. The numbers are those of the installed ``metaworld`` package's environment of
-    that task with ``_freeze_rand_vec = False``, ``seeded_rand_vec = True`` and ``seed(seed)``, bit for bit.
-    ``reset(seed=…)`` reseeds, and what follows depends on that seed only. ``goal_visible=False`` puts zeros
+    Observations are float64 [39], actions float32 [4] in [-1, 1]; an episode is truncated after 500 steps and never
+    ends earlier, unless with ``terminate_on_success``. The numbers are those of the installed ``metaworld`` package's
+    environment of that task with ``_freeze_rand_vec = False``, ``seeded_rand_vec = True`` and ``seed(seed)``, bit for
+    bit. ``reset(seed=...)`` reseeds, and what follows depends on that seed only. ``goal_visible=False`` puts zeros
     where the goal position stands.
 
     ``impl="fast"`` computes those numbers faster, ``"stock"`` is the package's own code, and ``"auto"`` is
     the fast one where it was verified for the installed versions, with a warning elsewhere. Environments
     that are only used from one thread can share compiled models (`goskill.envs.metaworld.models.Models`).
 
-    Raises `InputError` for an unknown task, render mode or implementation.
+    Environments can be pickled and deep-copied; a copy goes on with the episode.
+
+    Raises `InputError` for an unknown task, render mode, camera or implementation.
     """
     name = task_name(task)
-    check_render_mode(render_mode)
-    if impl not in IMPLEMENTATIONS:
-        raise InputError(f"impl: expected one of {', '.join(IMPLEMENTATIONS)}, got {impl!r}")
+    pictures = {"render_mode": render_mode, "camera_name": camera_name, "width": width, "height": height}
+    check_options(impl=impl, **pictures)  # type: ignore[arg-type]
     if impl == "auto":
         impl = implementation()
-    env = _new(
-        name, impl, models, render_mode=render_mode, camera_name=camera_name, width=width, height=height
-    )
+    env = _new(name, impl, models, **pictures)
+    _check_camera(env.model, camera_name)
+    env.metadata = {**env.metadata, "render_modes": list(RENDER_MODES)}
+    env.terminate_on_success = terminate_on_success
+    env._made_with = name, {"impl": impl, **pictures}
     env._partially_observable = not goal_visible
     # The constructor computed it before the goal's bounds were known.
     env.__dict__.pop("sawyer_observation_space", None)
@@ -134,3 +162,11 @@ def make(
     env.seeded_rand_vec = True
     env.seed(int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else int(seed))
     return env  # type: ignore[no-any-return]
+
+
+def _check_camera(model: Any, name: str | None) -> None:
+    cameras = [model.camera(index).name for index in range(model.ncam)]
+    if name is not None and name not in cameras:
+        raise InputError(
+            f"camera_name: expected a camera of the task, got {name!r}; {closest(name, cameras)}"
+        )

@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 from metaworld.sawyer_xyz_env import SawyerXYZEnv
 
+from goskill.envs.metaworld.episodes import Episodes
 from goskill.envs.metaworld.fast_data import FastData, Snapshot
 from goskill.envs.metaworld.fast_numbers import FastRotation, fast_numpy, fast_reward_utils
 from goskill.envs.metaworld.models import Models
-from goskill.envs.pictures import Pictures
 
 
 def _plain_clip() -> Any:
@@ -42,7 +42,7 @@ _OBSERVATION_DIM = 39
 _FRAME_DIM = 18
 
 
-class FastSawyer(Pictures):
+class FastSawyer(Episodes):
     """What all tasks share. Mixed in before a stock class, which supplies everything that is not here."""
 
     _models: Models
@@ -108,7 +108,9 @@ class FastSawyer(Pictures):
             self._bounds = space, low, high
         self._last_stable_obs = observation = _clip(observation, low, high, observation)
         reward, info = self.evaluate_state(observation, action)
-        return observation.copy(), reward, False, self.curr_path_length == self.max_path_length, info
+        truncated = self.curr_path_length == self.max_path_length
+        terminated = self._solved(reward, truncated, info) if self.terminate_on_success else False
+        return observation.copy(), reward, terminated, truncated, info
 
     def _get_obs(self: Any) -> npt.NDArray[np.float64]:
         observation = np.empty(_OBSERVATION_DIM)
@@ -170,6 +172,7 @@ class FastSawyer(Pictures):
         if seed is not None:
             self.seed(int(seed))
         self._take_turn()
+        self._earned = 0.0
         self.curr_path_length = 0
         # The stock reset runs twice. Of the first run only the random numbers it draws and the positions it
         # writes into the model reach the second, so its physics is left out.

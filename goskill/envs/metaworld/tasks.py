@@ -141,8 +141,9 @@ def episode_seed(
 
     It does not depend on which other tasks or episodes are run, nor on their order. ``purpose`` keeps the
     object and goal positions of evaluation apart from those of the training data, whose ``seed`` is often
-    the same.
+    the same. MetaWorld's tasks have the same seeds with and without a version.
     """
-    name = f"{purpose}/{int(seed)}/{task_name(task)}/{int(episode)}"
+    plain = _VERSION_SUFFIX.sub("", task)
+    name = f"{purpose}/{int(seed)}/{plain if plain in _ALL_TASKS else task}/{int(episode)}"
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1

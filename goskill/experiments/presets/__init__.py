@@ -7,8 +7,9 @@ defaults it changes (``go_skill``, ...), of which a run sees its own as ``method
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
+from types import MappingProxyType
 from typing import Any
 
 from goskill.errors import InputError, closest
@@ -20,9 +21,9 @@ else:
     import tomli as tomllib
 
 SECTIONS = ("data", "method", "training", "evaluation")
-
-
 FINETUNING = "finetuning"
+OLD_NAMES: Mapping[str, str] = MappingProxyType({"mt30": "mt30-paper", "ml45": "ml45-paper"})
+"""Presets for training that had other names; the old ones go on working."""
 
 
 def names(folder: str = "") -> list[str]:
@@ -34,10 +35,10 @@ def names(folder: str = "") -> list[str]:
 def load(name: str, family: str) -> dict[str, dict[str, Any]]:
     """The sections ``data``, ``method``, ``training`` and ``evaluation`` of preset ``name`` as plain mappings.
 
-    ``method`` is the file's section ``family`` (``goskill.methods.registry.Family.section``). Raises InputError for
+    ``method`` is the file's section ``family`` (``goskill.methods.Entry.section``). Raises InputError for
     an unknown preset.
     """
-    loaded = _read(name, "")
+    loaded = _read(OLD_NAMES.get(name, name), "")
     loaded["method"] = loaded.get(family, {})
     return {section: dict(loaded.get(section, {})) for section in SECTIONS}
 

@@ -63,8 +63,8 @@ def run_study(
     """
     from goskill.experiments.pipeline import console
     from goskill.experiments.studies.processes import places
-    from goskill.experiments.studies.progress import StudyProgress
     from goskill.experiments.studies.runner import Runner, StudyFolder
+    from goskill.experiments.studies.study_progress import StudyProgress
 
     study = read_study(source).with_stores(stores or {})
     where = places(processes)
@@ -119,14 +119,15 @@ def show_study(
 
 def _data(study: Study, folder: StudyFolder) -> dict[str, Data]:
     """The study's stores; those to collect are collected, or gone on with."""
-    from goskill.envs.metaworld.tasks import task_names
+    from goskill.envs.suite import tasks_in
     from goskill.experiments.studies.plan import open_data
 
     data = {}
     for name, source in study.data.items():
         path = Path(source.store) if source.store else folder.data(name)
         try:
-            tasks = task_names(source.suite or source.tasks) if source.suite or source.tasks else []
+            named = source.suite or source.tasks
+            tasks = tasks_in(source.suite or None, source.tasks or None)[1] if named else []
             if not source.store:
                 _collect(path, source, tasks)
             data[name] = open_data(name, path, tasks)
@@ -145,7 +146,12 @@ def _collect(path: Path, source: DataSource, tasks: Sequence[str]) -> None:
     packages = finished_by(path, tasks, source.episodes, source.quality, source.seed)
     if packages is None:
         pipeline.collect(
-            path, tasks=tasks, episodes=source.episodes, quality=source.quality, seed=source.seed
+            path,
+            suite=source.suite or None,
+            tasks=tasks,
+            episodes=source.episodes,
+            quality=source.quality,
+            seed=source.seed,
         )
         return
     made = ", ".join(f"{name} {version}" for name, version in packages.items())

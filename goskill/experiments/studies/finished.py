@@ -13,7 +13,7 @@ from goskill.evaluation.points import read_points
 from goskill.evaluation.rows import Row
 from goskill.evaluation.skills import skills_of
 from goskill.experiments.studies.plan import Data, Job
-from goskill.files import parse_json
+from goskill.files import parse_json, read_text
 
 
 def finetuned_run(run: Path) -> Path:
@@ -77,7 +77,7 @@ def rows_of(
     return rows
 
 
-def _numbers(summary: Mapping[str, Any]) -> dict[str, float | int]:
+def _numbers(summary: Mapping[str, Any]) -> dict[str, float | int | None]:
     return {name: summary[name] for name in ("return_mean", "success", "success_last", "episodes")}
 
 
@@ -92,7 +92,7 @@ def training_seconds(metrics: Path) -> dict[str, float]:
 
 def _metrics(file: Path) -> list[dict[str, Any]]:
     try:
-        lines = [parse_json(text) for text in file.read_text(encoding="utf-8").splitlines()]
+        lines = [parse_json(text) for text in read_text(file).splitlines()]
         if not all(
             isinstance(line[name], int | float) for line in lines for name in ("seconds", "cpu_seconds")
         ):

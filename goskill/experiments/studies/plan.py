@@ -16,7 +16,7 @@ from goskill.evaluation.rows import Row, versions
 from goskill.evaluation.study import SAME_SECONDS, Budget, Contender, Study
 from goskill.experiments import presets
 from goskill.experiments.runs import read_settings
-from goskill.files import parse_json, write_atomically
+from goskill.files import parse_json, read_text, write_atomically
 from goskill.settings import to_mapping
 from goskill.training.run import FREE_ON_RESUME, SINCE_ADDED
 
@@ -87,7 +87,7 @@ class Job:
     def load(cls, path: Path) -> Job:
         """What ``save`` wrote. Raises InputError for anything else."""
         try:
-            values = parse_json(path.read_text(encoding="utf-8"))
+            values = parse_json(read_text(path))
             lists = {name: tuple(values[name]) for name in ("ablations", "overrides", "tasks")}
             tuning = values["finetuning"] and FinetuningJob(**values["finetuning"])
             return cls(**{**values, **lists, "finetuning": tuning})
@@ -136,10 +136,10 @@ def jobs_of(study: Study, data: Mapping[str, Data]) -> list[Job]:
 
 
 def _check_families(study: Study) -> None:
-    from goskill.methods import registry
+    from goskill.methods import find
 
     try:
-        used = list(dict.fromkeys(registry.find(one.method).family.section for one in study.contenders))
+        used = list(dict.fromkeys(find(one.method).section for one in study.contenders))
         for name in study.families:
             if name not in used:
                 raise InputError(f"families.{name}: no contender is of that family, {closest(name, used)}")
@@ -148,26 +148,25 @@ def _check_families(study: Study) -> None:
 
 
 def _job(study: Study, contender: Contender, every: Mapping[str, Data], name: str, seed: int) -> Job:
-    from goskill.methods import registry
+    from goskill.methods import find
 
     data, evaluated = every[name], every[study.finetuning.data if study.finetuning else name]
     try:
-        family = registry.find(contender.method).family
-        tuning = _finetuning(study, evaluated, family.section)
-        overrides = [*study.overrides(contender, family.section), f"training.seed={seed}"]
+        entry = find(contender.method)
+        tuning = _finetuning(study, evaluated, entry.section)
+        overrides = [*study.overrides(contender, entry.section), f"training.seed={seed}"]
         settings = read_settings(
             study.preset, overrides, method=contender.method, ablations=contender.ablations
         )
     except InputError as error:
         raise InputError(f"study {study.name}: contender {contender.name}: {error}") from None
     values = to_mapping(settings.method)
-    schedule = {name: values.pop(name) for name in family.schedule}
+    schedule = {name: values.pop(name) for name in entry.method.schedule}
+    values = _without_added("method", values)
     training = {
         name: value
-        for name, value in to_mapping(settings.training).items()
-        if f"training.{name}" not in FREE_ON_RESUME
-        and name != "seed"
-        and SINCE_ADDED.get(f"training.{name}") != value
+        for name, value in _without_added("training", to_mapping(settings.training)).items()
+        if f"training.{name}" not in FREE_ON_RESUME and name != "seed"
     }
     return Job(
         contender=contender.name,
@@ -257,6 +256,15 @@ def check_same(made: Mapping[str, Any], job: Job, what: str) -> None:
         raise InputError(
             f"{what} were made with other settings than the study has now: give another folder with --out"
         )
+
+
+def _without_added(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the settings that older rows know nothing of, where they are as if they were not there."""
+    return {
+        name: value
+        for name, value in values.items()
+        if (key := f"{section}.{name}") not in SINCE_ADDED or SINCE_ADDED[key] != value
+    }
 
 
 def _digest(values: Any) -> str:

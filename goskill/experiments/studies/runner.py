@@ -15,7 +15,7 @@ from goskill.evaluation.study import Study
 from goskill.experiments.studies import finished, plan, processes, provenance
 from goskill.experiments.studies.plan import Data, Job
 from goskill.experiments.studies.processes import Place, Process
-from goskill.experiments.studies.progress import StudyProgress
+from goskill.experiments.studies.study_progress import StudyProgress
 from goskill.files import write_atomically
 
 

@@ -9,7 +9,7 @@ from goskill.methods.go_skill.labelling import label_name, label_store
 from goskill.methods.go_skill.method import GoSkill
 from goskill.methods.go_skill.networks import GoSkillNetworks, networks_from_state
 from goskill.methods.go_skill.released import load_released
-from goskill.methods.go_skill.settings import ABLATIONS, GoSkillSettings, fine_tuned
+from goskill.methods.go_skill.settings import ABLATIONS, GoSkillSettings
 
 __all__ = [
     "ABLATIONS",
@@ -18,7 +18,6 @@ __all__ = [
     "GoSkillPolicy",
     "GoSkillSettings",
     "OraclePolicy",
-    "fine_tuned",
     "label_name",
     "label_store",
     "load_released",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -73,7 +74,7 @@ class Execution(ABC):
         self.networks = networks
         self.step = 0
         self.chosen: list[Tensor] = []  # int64 [B] per decision; none without a codebook
-        self._cache = networks.decoder.new_cache(count)
+        self._cache: Any = networks.decoder.new_cache(count)
         settings, like = networks.settings, networks.normalize.mean
         self._raw = like.new_zeros(count, networks.observation_dim)
         self._start = torch.zeros_like(networks.goals(self._raw))

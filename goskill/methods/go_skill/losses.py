@@ -29,7 +29,11 @@ class SkillLoss(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             window = networks.read_window(batch["observations"], actions)
             skill, index, vq_loss = networks.quantize(window.embedding, self.frozen)
-        predicted = networks.decoder(skill, index, window.reached, window.observations, actions)
+        shown = index
+        if self.frozen and index is not None and networks.settings.skill_noise:
+            shown = some_swapped(index, batch["task"], networks.settings.skill_noise)
+            skill = networks.vectors(shown)
+        predicted = networks.decoder(skill, shown, window.reached, window.observations, actions)
         error = masked_mean((predicted.float() - actions).square().mean(-1), mask)
         loss = error * actions.shape[-1] if networks.settings.action_loss == "sum" else error
         metrics = {"action_error": error.detach()}
@@ -95,6 +99,13 @@ def decisions(networks: GoSkillNetworks, batch: Batch, prefix: str = "") -> Deci
         timesteps=batch[f"{prefix}timesteps"],
         mask=batch[f"{prefix}mask"],
     )
+
+
+def some_swapped(index: Tensor, task: Tensor, share: float) -> Tensor:
+    """Skills int64 [B] of which a ``share`` (in the mean) is that of a random row of the same task [B]."""
+    others = torch.rand(len(task), len(task), device=index.device)
+    other = (others * (task[:, None] == task)).argmax(1)
+    return torch.where(torch.rand(index.shape, device=index.device) < share, index[other], index)
 
 
 def usage(index: Tensor, count: int) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -11,16 +12,22 @@ from torch import nn
 
 from goskill.data import ContextSampler, EpisodeStore, SegmentSampler
 from goskill.errors import InputError
+from goskill.methods.go_skill.acting import GoSkillPolicy
 from goskill.methods.go_skill.contexts import contexts
 from goskill.methods.go_skill.continuous import ContinuousContexts
+from goskill.methods.go_skill.diagnosis import OraclePolicy, predict_actions, predict_skills
 from goskill.methods.go_skill.labelling import label_store
 from goskill.methods.go_skill.losses import PolicyLoss, SkillLoss
-from goskill.methods.go_skill.networks import GoalFeatures, GoSkillNetworks
-from goskill.methods.go_skill.settings import GoSkillSettings
+from goskill.methods.go_skill.networks import GoalFeatures, GoSkillNetworks, networks_from_state
+from goskill.methods.go_skill.settings import ABLATIONS, GoSkillSettings
+from goskill.methods.method import Method, Networks, Sources
+from goskill.methods.registry import register
 from goskill.methods.sequence.checking import check_dimensions, check_lengths, check_trained
+from goskill.methods.sequence.episode_share import best_share
+from goskill.methods.sequence.predictions import ActionPredictions, SkillPredictions
 from goskill.models import Normalize
 from goskill.training import Objective, Phase, Sampler, TrainingSettings, distributed
-from goskill.training.placement import residence, sampled_objective
+from goskill.training.placement import placement, sampled_objective
 
 # Each sampler draws from a stream of its own.
 EXTRACTION_STREAM, ENHANCEMENT_STREAM, POLICY_STREAM, STREAMS = 0, 1, 2, 3
@@ -28,43 +35,54 @@ EXTRACTION_STREAM, ENHANCEMENT_STREAM, POLICY_STREAM, STREAMS = 0, 1, 2, 3
 # What may change when trained networks go on: it is in no network and in no label.
 SCHEDULE = frozenset(
     {
-        *("extraction_iterations", "policy_iterations", "skill_batch_per_task", "policy_batch_per_task"),
-        *("resampling", "action_loss", "policy_loss", "focal_gamma", "prompt_episodes"),
+        *("extraction_iterations", "policy_iterations", "policy_every"),
+        *("skill_batch_per_task", "policy_batch_per_task", "best_share", "prompt_episodes"),
+        *("resampling", "skill_noise", "action_loss", "policy_loss", "focal_gamma"),
     }
 )
 
 
-class GoSkill:
-    """GO-Skill on a store of episodes, as a ``goskill.training.Method``.
+@register("go_skill")
+@register("mh_go_skill", multi_head_decoder=True)
+class GoSkill(Method):
+    """GO-Skill on a store of episodes.
 
     Args:
         settings: of the method.
-        store: the training episodes; its label columns are written to.
+        store: the training episodes; its label columns are written to. None: to act only, with ``networks``.
         training: seed and threads are used here.
-        networks: trained networks to go on from (fine-tuning); None makes new ones, whose normalisation is
-            the store's. With ``settings.extraction_iterations = 0`` extraction is left out.
-        goal_features: see ``GoSkillNetworks``.
+        networks: trained networks to go on from (fine-tuning) or to act with; None makes new ones, whose
+            normalisation is the store's. With ``settings.extraction_iterations = 0`` extraction is left out.
 
     Raises InputError for settings, networks and store that do not fit together.
     """
 
-    name = "go_skill"
+    Settings = GoSkillSettings
+    section = "go_skill"
+    schedule = ("extraction_iterations", "policy_iterations")
+    ablations = ABLATIONS
+    goal_features: ClassVar[GoalFeatures | None] = None
 
     def __init__(
         self,
         settings: GoSkillSettings,
-        store: EpisodeStore,
-        training: TrainingSettings,
+        store: EpisodeStore | None,
+        training: TrainingSettings | None = None,
         *,
         networks: GoSkillNetworks | None = None,
-        goal_features: GoalFeatures | None = None,
     ) -> None:
+        training = training or TrainingSettings()
+        if store is None:
+            if networks is None:
+                raise InputError("store: expected one to learn from without trained networks, got None")
+            self.settings, self.networks = settings, networks
+            return
         if networks is None:
             if settings.extraction_iterations == 0:
                 raise InputError(
                     "extraction_iterations: expected a positive number without trained networks, got 0"
                 )
-            networks = self._new_networks(settings, store, training.seed, goal_features)
+            networks = self._new_networks(settings, store, training.seed)
         check_trained(settings, networks.settings, SCHEDULE)
         check_dimensions(networks, store)
         check_lengths(store, settings.horizon, settings.max_decisions)
@@ -74,6 +92,60 @@ class GoSkill:
         self.training = training
         self.networks = networks
         self._tasks_with_episodes = len(np.unique(store.episode_task))
+        self._episodes = best_share(store, settings.best_share)
+
+    @classmethod
+    def with_goal_features(cls, goal_features: GoalFeatures) -> type[GoSkill]:
+        """The method with a user's representation of goals, see ``GoSkillNetworks``: pass it where a name is taken.
+
+        Checkpoints do not hold functions: a run that was trained with one is evaluated with the same.
+        """
+        hook = goal_features if isinstance(goal_features, nn.Module) else staticmethod(goal_features)
+        return type(cls.__name__, (cls,), {"goal_features": hook, "__module__": cls.__module__})
+
+    @classmethod
+    def create(cls, settings: GoSkillSettings, sources: Sources, training: TrainingSettings) -> GoSkill:
+        """A new method to train on a store."""
+        return cls(settings, sources.episodes(), training)
+
+    @classmethod
+    def restore(cls, settings: GoSkillSettings, networks: Networks) -> GoSkill:
+        """A trained method, to act, to label and to fine-tune."""
+        return cls(settings, None, networks=networks_from_state(settings, networks, cls.goal_features))
+
+    @classmethod
+    def fine_tuned_settings(cls, settings: GoSkillSettings, iterations: int) -> GoSkillSettings:
+        """No extraction; policy and decoder for ``iterations``."""
+        return replace(settings, extraction_iterations=0, policy_iterations=iterations)
+
+    def fine_tune(self, settings: GoSkillSettings, sources: Sources, training: TrainingSettings) -> GoSkill:
+        """Go on with encoder and codebook frozen."""
+        return type(self)(settings, sources.episodes(), training, networks=self.networks)
+
+    def policy(self, precision: str = "float32") -> GoSkillPolicy:
+        """Acts with the most probable skill."""
+        return GoSkillPolicy(self.networks, precision=precision)
+
+    @property
+    def discrete_skills(self) -> bool:
+        """Whether there is a codebook."""
+        return bool(self.settings.discrete)
+
+    def label(self, store: EpisodeStore, progress: Callable[[int, int], None] | None = None) -> str:
+        """Write the skill of each step of ``store`` as a column; returns its name."""
+        return label_store(self.networks, store, progress=progress)
+
+    def oracle(self) -> OraclePolicy:
+        """Carries out the skills of demonstrations."""
+        return OraclePolicy(self.networks)
+
+    def predict_skills(self, store: EpisodeStore, labels: str, samples: int, seed: int) -> SkillPredictions:
+        """See :func:`goskill.methods.go_skill.diagnosis.predict_skills`."""
+        return predict_skills(self.networks, store, labels, samples, seed)
+
+    def predict_actions(self, store: EpisodeStore, samples: int, seed: int) -> ActionPredictions:
+        """See :func:`goskill.methods.go_skill.diagnosis.predict_actions`."""
+        return predict_actions(self.networks, store, samples, seed)
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
@@ -122,9 +194,11 @@ class GoSkill:
             vectors = ContinuousContexts(self._contexts(None, {}), self.store, self.networks)
             policy = Objective("policy", vectors, loss, modules)
         else:
-            decisions = self._contexts(labels, residence(self.training, self.store))
+            decisions = self._contexts(labels, placement(self.training, self.store))
             policy = sampled_objective("policy", decisions, loss, modules)
-        return [policy, self._skill_objective(segments, frozen=True)]
+        policy.every = self.settings.policy_every
+        # On a GPU side by side: the policy reads the codebook, which is frozen, and not the decoder.
+        return [policy, replace(self._skill_objective(segments, frozen=True), alongside=True)]
 
     def _label_store(self) -> str:
         return label_store(self.networks, self.store)
@@ -154,11 +228,12 @@ class GoSkill:
             batch_size=distributed.share(self.settings.skill_batch_per_task * self._tasks_with_episodes),
             balance=balance,
             labels=labels,
+            episodes=self._episodes,
             seed=self.training.seed * STREAMS + stream,
             threads=self.training.threads or 1,
             rank=distributed.rank(),
             world_size=distributed.world_size(),
-            **residence(self.training, self.store),
+            **placement(self.training, self.store),
         )
 
     def _contexts(self, labels: str | None, place: Mapping[str, Any]) -> ContextSampler:
@@ -167,6 +242,7 @@ class GoSkill:
             self.store,
             labels,
             batch_size=distributed.share(self.settings.policy_batch_per_task * self._tasks_with_episodes),
+            episodes=self._episodes,
             seed=self.training.seed * STREAMS + POLICY_STREAM,
             threads=self.training.threads or 1,
             rank=distributed.rank(),
@@ -174,12 +250,10 @@ class GoSkill:
             **place,
         )
 
-    @staticmethod
-    def _new_networks(
-        settings: GoSkillSettings, store: EpisodeStore, seed: int, goal_features: GoalFeatures | None
-    ) -> GoSkillNetworks:
+    @classmethod
+    def _new_networks(cls, settings: GoSkillSettings, store: EpisodeStore, seed: int) -> GoSkillNetworks:
         normalization = store.normalization()
         normalize = Normalize(torch.as_tensor(normalization.mean), torch.as_tensor(normalization.std))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return GoSkillNetworks(settings, normalize, store.action_dim, goal_features)
+            return GoSkillNetworks(settings, normalize, store.action_dim, cls.goal_features)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 from goskill.errors import CheckpointError, InputError
 from goskill.methods.go_skill.settings import GoSkillSettings
 from goskill.methods.sequence.checking import load_parts
-from goskill.models import GoalEncoder, Normalize, SkillDecoder, SkillPolicy
+from goskill.models import GoalEncoder, Normalize, SkillDecoder, SkillPolicy, StepDecoder, scale_tables
 from goskill.nn import VectorQuantize
+from goskill.ops import nearest_code
 
 GoalFeatures = Callable[[Tensor], Tensor]
 """A user's representation of the goal: raw observations [..., observation_dim] -> float32 [..., G]."""
@@ -68,18 +70,7 @@ class GoSkillNetworks(nn.Module):
             settings.encoder_layers,
         )
         self.codebook = _codebook(settings)
-        self.decoder = SkillDecoder(
-            self.observation_dim,
-            action_dim,
-            settings.embedding_size,
-            settings.horizon,
-            width=settings.decoder_width,
-            layers=settings.decoder_layers,
-            heads=settings.decoder_heads,
-            dropout=settings.dropout,
-            reached_goal=settings.reached_goal,
-            heads_per_skill=settings.codebook_size if settings.multi_head_decoder else 0,
-        )
+        self.decoder = _decoder(settings, self.observation_dim, action_dim)
         self.policy = SkillPolicy(
             self.observation_dim,
             settings.embedding_size,
@@ -91,6 +82,7 @@ class GoSkillNetworks(nn.Module):
             max_decisions=settings.max_decisions,
             skill_count=settings.codebook_size if settings.policy_skill_input == "index" else 0,
         )
+        scale_tables([self.decoder.embed_step, *self.policy.time_tables], settings.table_std)
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -114,11 +106,6 @@ class GoSkillNetworks(nn.Module):
                 return self.goal_features(observations)
         normalized: Tensor = self.normalize(observations)
         return normalized if self._goal_index is None else normalized.index_select(-1, self._goal_index)
-
-    @property
-    def goals_are_observations(self) -> bool:
-        """Whether goals are normalised observations as they are, all dimensions of them."""
-        return self.goal_features is None and self._goal_index is None
 
     def read_window(self, observations: Tensor, actions: Tensor) -> Window:
         """Windows as the skill model sees them.
@@ -152,10 +139,7 @@ class GoSkillNetworks(nn.Module):
 
     def assign(self, embedding: Tensor) -> Tensor:
         """The skill of each embedding [..., E]: nearest code int64 [...]; itself without a codebook."""
-        if self.codebook is None:
-            return embedding
-        index: Tensor = self.codebook(embedding, freeze_codebook=True)[1]
-        return index
+        return embedding if self.codebook is None else nearest_code(embedding, self.codebook.codebook)
 
     def vectors(self, skills: Tensor) -> Tensor:
         """Vectors [..., E] of skills as ``assign`` gives them."""
@@ -194,9 +178,10 @@ def networks_from_state(
     """
     try:
         mean, std = state["normalize"]["mean"], state["normalize"]["std"]
-        action_dim = state["decoder"]["embed_action.weight"].shape[1]
+        outputs = len(state["decoder"]["action_head.bias"])
     except KeyError as error:
         raise CheckpointError(f"checkpoint: {error.args[0]!r} is missing") from None
+    action_dim = outputs // (settings.codebook_size if settings.multi_head_decoder else 1)
     networks = GoSkillNetworks(settings, Normalize(mean, std), action_dim, goal_features)
     if "goal_features" in state and "goal_features" not in networks.parts:
         raise CheckpointError(
@@ -205,6 +190,19 @@ def networks_from_state(
         )
     load_parts(networks.parts, state)
     return networks
+
+
+def _decoder(settings: GoSkillSettings, observation_dim: int, action_dim: int) -> SkillDecoder | StepDecoder:
+    sizes = (observation_dim, action_dim, settings.embedding_size, settings.horizon)
+    shared: dict[str, Any] = {
+        "width": settings.decoder_width,
+        "layers": settings.decoder_layers,
+        "reached_goal": settings.reached_goal,
+        "heads_per_skill": settings.codebook_size if settings.multi_head_decoder else 0,
+    }
+    if settings.decoder == "mlp":
+        return StepDecoder(*sizes, **shared)
+    return SkillDecoder(*sizes, heads=settings.decoder_heads, dropout=settings.dropout, **shared)
 
 
 def _codebook(settings: GoSkillSettings) -> VectorQuantize | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, Literal, get_args, get_type_hints
 
 from goskill.errors import InputError
+from goskill.methods.sequence.episode_share import check_share
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,17 @@ class GoSkillSettings:
     # Networks
     encoder_width: int = 256  # of the goal encoder's hidden layers
     encoder_layers: int = 3  # hidden layers of the goal encoder
-    decoder_width: int = 256  # of the skill decoder's tokens
-    decoder_layers: int = 6  # transformer blocks of the skill decoder
-    decoder_heads: int = 8  # attention heads of each; they divide the width
+    decoder: Literal["transformer", "mlp"] = (
+        "transformer"  # sees what was done since the skill began | sees one step, at a fifth of the cost
+    )
+    decoder_width: int = 256  # of the skill decoder's tokens, or of its hidden layers
+    decoder_layers: int = 6  # transformer blocks of the skill decoder, or its hidden layers
+    decoder_heads: int = 8  # attention heads of each block; they divide the width
     policy_width: int = 256  # of the skill policy's tokens
     policy_layers: int = 6  # transformer blocks of the skill policy
     policy_heads: int = 8  # attention heads of each; they divide the width
     dropout: float = 0.1  # of embeddings, attention and residuals, in both transformers
+    table_std: float = 1.0  # of the embeddings of steps and times before training; 1: as released
     policy_skill_input: Literal["vector", "index"] = (
         "vector"  # the policy sees codebook vectors | has its own table
     )
@@ -55,14 +60,17 @@ class GoSkillSettings:
     policy_loss: Literal["focal", "cross_entropy"] = "focal"  # continuous skills are regressed instead
     focal_gamma: float = 2.0  # focusing parameter of Eq. 9
 
-    # Schedule
+    # Data and schedule
+    best_share: float = 1.0  # of each task's episodes by return, that all of it is learned from; 1: all
     extraction_iterations: int = 30_000  # of encoder, codebook and decoder
-    policy_iterations: int = 70_000  # afterwards, each one step of the policy and one of the decoder
+    policy_iterations: int = 70_000  # afterwards, each one step of the decoder and, where due, of the policy
+    policy_every: int = 1  # a step of the policy is due every so many of these iterations
     skill_batch_per_task: int = 16  # windows per task in a batch of the skill model
     policy_batch_per_task: int = 8  # contexts per task in a batch of the policy
     resampling: bool = (
         True  # enhancement draws equally from all skills; needs a codebook, else from all tasks
     )
+    skill_noise: float = 0.0  # share of windows in enhancement shown the skill of another of their task
     action_loss: Literal["mean", "sum"] = "mean"  # over action dimensions: as released | as in the paper
 
     def __post_init__(self) -> None:
@@ -93,6 +101,7 @@ class GoSkillSettings:
                 "policy_heads",
             ),
             *("context", "prompt_episodes", "max_decisions", "skill_batch_per_task", "policy_batch_per_task"),
+            "policy_every",
         ):
             if getattr(self, name) < 1:
                 self._refuse(name, "a positive number")
@@ -105,12 +114,17 @@ class GoSkillSettings:
         ):
             if not getattr(self, name) >= 0:
                 self._refuse(name, "a number that is not negative")
+        check_share("best_share", self.best_share)
         if not self.dead_code_threshold >= 0:
             self._refuse("dead_code_threshold", "a number that is not negative")
+        if not self.table_std > 0:
+            self._refuse("table_std", "a positive number")
         if not self.return_scale > 0:
             self._refuse("return_scale", "a positive number")
         if not 0 <= self.dropout < 1:
             self._refuse("dropout", "a number in [0, 1)")
+        if not 0 <= self.skill_noise < 1:
+            self._refuse("skill_noise", "a number in [0, 1)")
         if not 0 <= self.codebook_decay < 1:
             self._refuse("codebook_decay", "a number in [0, 1)")
         dimensions = self.goal_dimensions
@@ -130,6 +144,8 @@ class GoSkillSettings:
             self._refuse("goal_dimensions", "None with skill_source = 'actions', which sees no goal")
         if not self.discrete and self.multi_head_decoder:
             self._refuse("multi_head_decoder", "False with codebook = 'none', which has no skill index")
+        if not self.discrete and self.skill_noise:
+            self._refuse("skill_noise", "0 with codebook = 'none', which has no other skills to draw")
         if not self.discrete and self.policy_skill_input == "index":
             self._refuse("policy_skill_input", "'vector' with codebook = 'none', which has no skill index")
 
@@ -145,15 +161,10 @@ class GoSkillSettings:
 ABLATIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "no-reached-goal": {"reached_goal": False},
-        "no-vq": {"codebook": "none"},
+        "no-vq": {"codebook": "none", "skill_noise": 0.0},
         "action-encoder": {"skill_source": "actions", "reached_goal": False},
         "no-resampling": {"resampling": False},
         "no-focal": {"policy_loss": "cross_entropy"},
     }
 )
 """The paper's ablations (Tables 1 and 2) as the settings that each changes."""
-
-
-def fine_tuned(settings: GoSkillSettings, iterations: int) -> GoSkillSettings:
-    """Settings with which trained networks go on: no extraction, policy and decoder for ``iterations``."""
-    return replace(settings, extraction_iterations=0, policy_iterations=iterations)

@@ -9,14 +9,13 @@ from goskill.methods.prompt_dt.diagnosis import predict_actions
 from goskill.methods.prompt_dt.method import PromptDT
 from goskill.methods.prompt_dt.networks import PromptDTNetworks, networks_from_state
 from goskill.methods.prompt_dt.released import load_released
-from goskill.methods.prompt_dt.settings import PromptDTSettings, fine_tuned
+from goskill.methods.prompt_dt.settings import PromptDTSettings
 
 __all__ = [
     "PromptDT",
     "PromptDTNetworks",
     "PromptDTPolicy",
     "PromptDTSettings",
-    "fine_tuned",
     "load_released",
     "networks_from_state",
     "predict_actions",

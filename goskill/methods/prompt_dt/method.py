@@ -4,48 +4,70 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from goskill.data import ContextSampler, EpisodeStore
+from goskill.errors import InputError
+from goskill.methods.method import Method, Networks, Sources
+from goskill.methods.prompt_dt.acting import PromptDTPolicy
 from goskill.methods.prompt_dt.contexts import contexts
-from goskill.methods.prompt_dt.networks import PromptDTNetworks
+from goskill.methods.prompt_dt.diagnosis import predict_actions
+from goskill.methods.prompt_dt.networks import PromptDTNetworks, networks_from_state
 from goskill.methods.prompt_dt.settings import PromptDTSettings
+from goskill.methods.registry import register
 from goskill.methods.sequence.checking import check_dimensions, check_lengths, check_trained
+from goskill.methods.sequence.episode_share import best_share
 from goskill.methods.sequence.losses import masked_mean
+from goskill.methods.sequence.predictions import ActionPredictions
 from goskill.models import Normalize
 from goskill.training import Batch, Objective, Phase, TrainingSettings, distributed
-from goskill.training.placement import residence, sampled_objective
+from goskill.training.placement import placement, sampled_objective
 
 # What may change when trained networks go on: it is in no network.
-SCHEDULE = frozenset({"iterations", "batch_per_task", "prompt_episodes", "tasks"})
+SCHEDULE = frozenset({"iterations", "batch_per_task", "best_share", "prompt_episodes", "tasks"})
 
 
-class PromptDT:
-    """Prompt-DT or MTDT on a store of episodes, as a ``goskill.training.Method``.
+@register("prompt_dt")
+@register("mh_prompt_dt", multi_head=True)
+@register("mtdt", prompt_length=0)
+@register("mh_mtdt", prompt_length=0, multi_head=True)
+class PromptDT(Method):
+    """Prompt-DT or MTDT on a store of episodes.
 
     Args:
         settings: of the method; where tasks are told apart, those of the store are added to its ``tasks``.
-        store: the training episodes.
+        store: the training episodes. None: to act only, with ``networks``.
         training: seed and threads are used here.
-        networks: trained networks to go on from (fine-tuning); those of tasks that they do not know get output
-            layers and vectors, the others keep theirs. None makes new ones, whose normalisation is the store's.
+        networks: trained networks to go on from (fine-tuning) or to act with; those of tasks that they do not know
+            get output layers and vectors, the others keep theirs. None makes new ones, whose normalisation is the
+            store's.
 
     Raises InputError for settings, networks and store that do not fit together.
     """
 
-    name = "prompt_dt"
+    Settings = PromptDTSettings
+    section = "prompt_dt"
+    training_defaults: ClassVar[Mapping[str, int]] = MappingProxyType({"warmup_iterations": 10_000})
 
     def __init__(
         self,
         settings: PromptDTSettings,
-        store: EpisodeStore,
-        training: TrainingSettings,
+        store: EpisodeStore | None,
+        training: TrainingSettings | None = None,
         *,
         networks: PromptDTNetworks | None = None,
     ) -> None:
+        training = training or TrainingSettings()
+        if store is None:
+            if networks is None:
+                raise InputError("store: expected one to learn from without trained networks, got None")
+            self.settings, self.networks = settings, networks
+            return
         known = settings.tasks if networks is None else networks.settings.tasks
         tasks = tuple(dict.fromkeys((*known, *store.tasks))) if settings.knows_tasks else ()
         settings = replace(settings, tasks=tasks)
@@ -65,6 +87,33 @@ class PromptDT:
         self.store = store
         self.training = training
         self.networks = networks
+
+    @classmethod
+    def create(cls, settings: PromptDTSettings, sources: Sources, training: TrainingSettings) -> PromptDT:
+        """A new method to train on a store."""
+        return cls(settings, sources.episodes(), training)
+
+    @classmethod
+    def restore(cls, settings: PromptDTSettings, networks: Networks) -> PromptDT:
+        """A trained method, to act and to fine-tune."""
+        return cls(settings, None, networks=networks_from_state(settings, networks))
+
+    @classmethod
+    def fine_tuned_settings(cls, settings: PromptDTSettings, iterations: int) -> PromptDTSettings:
+        """The whole network goes on for ``iterations``."""
+        return replace(settings, iterations=iterations)
+
+    def fine_tune(self, settings: PromptDTSettings, sources: Sources, training: TrainingSettings) -> PromptDT:
+        """Go on with this one's networks on the episodes of other tasks."""
+        return type(self)(settings, sources.episodes(), training, networks=self.networks)
+
+    def policy(self, precision: str = "float32") -> PromptDTPolicy:
+        """Acts deterministically."""
+        return PromptDTPolicy(self.networks, precision=precision)
+
+    def predict_actions(self, store: EpisodeStore, samples: int, seed: int) -> ActionPredictions:
+        """See :func:`goskill.methods.prompt_dt.diagnosis.predict_actions`."""
+        return predict_actions(self.networks, store, samples, seed)
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
@@ -86,10 +135,11 @@ class PromptDT:
             self.store,
             distributed.share(self.settings.batch_per_task * tasks_with_episodes),
             self.training.seed,
+            episodes=best_share(self.store, self.settings.best_share),
             threads=self.training.threads or 1,
             rank=distributed.rank(),
             world_size=distributed.world_size(),
-            **residence(self.training, self.store),
+            **placement(self.training, self.store),
         )
 
 

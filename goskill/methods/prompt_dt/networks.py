@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from goskill.errors import CheckpointError, InputError
 from goskill.methods.prompt_dt.settings import PromptDTSettings
 from goskill.methods.sequence.checking import load_parts
-from goskill.models import ActionPolicy, Decisions, Normalize
+from goskill.models import ActionPolicy, Decisions, Normalize, scale_tables
 
 
 class PromptDTNetworks(nn.Module):
@@ -41,6 +41,7 @@ class PromptDTNetworks(nn.Module):
             tasks=len(settings.tasks),
             task_embedding=settings.task_embedding,
         )
+        scale_tables(self.policy.time_tables, settings.table_std)
 
     @property
     def parts(self) -> dict[str, nn.Module]:

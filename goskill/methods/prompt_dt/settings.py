@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from goskill.errors import InputError
+from goskill.methods.sequence.episode_share import check_share
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,7 @@ class PromptDTSettings:
     layers: int = 6  # transformer blocks
     heads: int = 8  # attention heads of each; they divide the width
     dropout: float = 0.1  # of embeddings, attention and residuals
+    table_std: float = 1.0  # of the embeddings of times before training; 1: as released
     multi_head: bool = False  # an output layer per task
     task_embedding: int = (
         0  # length of a learned vector per task beside each observation; 0: no task identity
@@ -29,7 +31,8 @@ class PromptDTSettings:
     max_decisions: int = 1000  # rows of the time tables; episodes may last this many steps
     return_scale: float = 1000.0  # returns to go are divided by this
 
-    # Schedule
+    # Data and schedule
+    best_share: float = 1.0  # of each task's episodes by return, that are imitated; 1: all
     iterations: int = 100_000  # as many as GO-Skill's two phases together
     batch_per_task: int = 8  # contexts per task in a batch
 
@@ -41,8 +44,10 @@ class PromptDTSettings:
         for name in ("prompt_length", "task_embedding"):
             if getattr(self, name) < 0:
                 self._refuse(name, "a number that is not negative")
-        if not self.return_scale > 0:
-            self._refuse("return_scale", "a positive number")
+        check_share("best_share", self.best_share)
+        for name in ("return_scale", "table_std"):
+            if not getattr(self, name) > 0:
+                self._refuse(name, "a positive number")
         if not 0 <= self.dropout < 1:
             self._refuse("dropout", "a number in [0, 1)")
         if self.width % self.heads:
@@ -59,8 +64,3 @@ class PromptDTSettings:
     def knows_tasks(self) -> bool:
         """Whether the networks tell tasks apart by their names."""
         return self.multi_head or self.task_embedding > 0
-
-
-def fine_tuned(settings: PromptDTSettings, iterations: int) -> PromptDTSettings:
-    """Settings with which trained networks go on for so many ``iterations``."""
-    return replace(settings, iterations=iterations)

@@ -5,7 +5,8 @@ import pytest
 from envs_stock import actions, difference, stock
 from gymnasium.utils.env_checker import check_env
 
-from goskill.envs import make
+from goskill.envs import make, make_vec
+from goskill.envs.metaworld.scripted import ScriptedExpert
 from goskill.errors import InputError
 
 
@@ -53,3 +54,40 @@ def test_unknown_task_and_render_mode_are_refused_by_name():
         make("dor-open")
     with pytest.raises(InputError, match=r"render_mode.*'human'"):
         make("reach", render_mode="human")
+
+
+def test_with_terminate_on_success_an_episode_ends_at_its_first_success():
+    free, ending = make("door-close", 2), make("door-close", 2, terminate_on_success=True)
+    policy = ScriptedExpert("door-close")
+    observation, _ = free.reset()
+    ending.reset()
+    earned, steps, terminated = 0.0, 0, False
+    while not terminated:
+        action = policy(observation)
+        observation, reward, *_, info = free.step(action)
+        *_, terminated, truncated, last = ending.step(action)
+        earned += reward
+        steps += 1
+        assert terminated == (info["success"] == 1.0)
+        assert not truncated
+        assert ("episode" in last) == terminated
+    assert last["episode"] == {"r": earned, "l": steps}
+
+
+def test_the_seed_of_a_reset_is_remembered_as_gymnasium_does():
+    env = make("reach", 4)
+    assert env.np_random_seed == 4
+    env.reset(seed=9)
+    assert env.np_random_seed == 9
+
+
+def test_unknown_cameras_are_refused_and_render_modes_are_those_that_work():
+    with pytest.raises(InputError, match=r"camera_name: .* got 'cornr2'; did you mean 'corner2'"):
+        make("reach", camera_name="cornr2")
+    with (
+        pytest.raises(InputError, match=r"camera_name: .* got 'nowhere'"),
+        make_vec(["reach"], workers=1, camera_name="nowhere") as pool,
+    ):
+        pool.reset(seed=0)
+    assert make("reach").metadata["render_modes"] == ["rgb_array"]
+    assert make("reach", impl="stock").metadata["render_modes"] == ["rgb_array"]

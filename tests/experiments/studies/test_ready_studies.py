@@ -15,9 +15,9 @@ from goskill.experiments.studies.plan import Data, check_rows, jobs_of
 RUNS = {
     "paper-ablations": 6 * 2 * 5,
     "paper-hyperparameters": 14 * 5,
-    "paper-ml45": 3 * 2 * 5,
-    "paper-mt30": 6 * 2 * 5,
-    "paper-mt50": 6 * 2 * 5,
+    "paper-ml45": 5 * 2 * 5,
+    "paper-mt30": 8 * 2 * 5,
+    "paper-mt50": 8 * 2 * 5,
     "small-mt10": 10 * 2 * 3,
 }
 
@@ -36,7 +36,7 @@ def test_a_ready_study_names_methods_and_settings_that_exist(name: str) -> None:
 
 
 def test_the_rows_that_are_kept_are_those_of_the_ready_study() -> None:
-    folder = Path(__file__).parents[2] / "bench" / "results" / "small-mt10"
+    folder = Path(__file__).parents[3] / "bench" / "results" / "small-mt10"
     study = parse_study((folder / "study.toml").read_text(), "small-mt10")
     assert study.contenders == read_study("small-mt10").contenders
     rows = read_rows(folder / "rows.jsonl")

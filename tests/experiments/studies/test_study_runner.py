@@ -31,8 +31,8 @@ from goskill.experiments.studies.plan import (
     with_seconds,
 )
 from goskill.experiments.studies.processes import Place, places
-from goskill.experiments.studies.progress import StudyProgress
 from goskill.experiments.studies.runner import Runner, StudyFolder
+from goskill.experiments.studies.study_progress import StudyProgress
 
 TASKS = ("reach", "door-close")
 WORKER = (sys.executable, str(Path(__file__).with_name("stub_worker.py")))
@@ -365,10 +365,7 @@ def test_rows_that_are_there_are_not_added_again(tmp_path, store) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *(
-            (name, None)
-            for name in ("finetuned", "sweep", "scripted", "success_last", "ablations", "settings")
-        ),
+        *((name, None) for name in ("finetuned", "sweep", "scripted", "ablations", "settings")),
         *(("seconds", value) for value in ({}, {"wall": 1.0}, {"wall": 1.0, "cpu": "1"})),
         *(("seed", value) for value in (True, "0")),
         ("commit", 3),

@@ -46,7 +46,7 @@ method = "go_skill"
 """
 
 
-HELD_WORKER = (sys.executable, str(Path(__file__).parents[1] / "held_run.py"), "9", worker.__file__)
+HELD_WORKER = (sys.executable, str(Path(__file__).parents[2] / "held_run.py"), "9", worker.__file__)
 
 
 def write_store(path: Path) -> Path:

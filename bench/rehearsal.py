@@ -1,0 +1,258 @@
+"""Every path of the CUDA code under a library that stands in for CUDA and computes nothing: ``bench/gpu-rehearsal.sh``.
+
+Launches, captures, streams and memory are exercised, not numbers. The library says on the standard error what CUDA
+would not allow; the script fails on any such line. ``python -m goskill.bench.rehearsal FOLDER train`` trains and acts,
+``... FOLDER steps`` counts what steps of the paper's size move and launch, against bounds. As a pytest plugin
+(``-p goskill.bench.rehearsal``) the module lets benchmarks run that compare values.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from goskill.data import EpisodeStore, StoreWriter
+from goskill.methods.method import Sources
+from goskill.methods.registry import built_in_names, find
+from goskill.rollouts.policy import Demonstration
+from goskill.training import RunFolder, Trainer, TrainingSettings
+
+OBSERVATION, ACTION, STEPS = 39, 4, 60
+TASKS = ("left", "right")
+# Sizes that the kernels of training take, as small as they may be.
+SMALL: dict[str, Any] = {
+    "horizon": 4,
+    "codebook_size": 5,
+    "encoder_width": 32,
+    "decoder_width": 64,
+    "decoder_layers": 2,
+    "decoder_heads": 2,
+    "policy_width": 64,
+    "policy_layers": 2,
+    "policy_heads": 2,
+    "width": 64,
+    "layers": 2,
+    "heads": 2,
+    "context": 5,
+    "prompt_length": 3,
+    "prompt_episodes": 2,
+    "max_decisions": 60,
+    "extraction_iterations": 9,
+    "policy_iterations": 9,
+    "iterations": 9,
+    "skill_batch_per_task": 8,
+    "policy_batch_per_task": 4,
+    "batch_per_task": 4,
+    "batch_size": 8,
+    "ends": "never",
+}
+
+
+# What a step may move beside matrix products and attention, and the nodes of its graph, at MT50 shapes.
+MOST_GIGABYTES = {"extraction": 3.5, "enhancement": 3.5, "policy": 5.5}
+MOST_NODES = {"extraction": 300, "enhancement": 300, "policy": 300}
+
+
+class InterruptedRunError(Exception):
+    """What ends a run amid its phase."""
+
+
+def pytest_configure() -> None:
+    """As a plugin: nothing is computed, so nothing is compared."""
+    torch.testing.assert_close = lambda *args, **options: None
+
+
+def write_store(path: Path) -> EpisodeStore:
+    random = np.random.default_rng(0)
+    with StoreWriter(path, observation_dim=OBSERVATION, action_dim=ACTION, tasks=TASKS) as writer:
+        for task in TASKS:
+            for _ in range(4):
+                writer.append(task=task, **_episode(random))
+    return EpisodeStore.open(path)
+
+
+def _episode(random: np.random.Generator) -> dict[str, Any]:
+    return {
+        "observations": random.normal(size=(STEPS + 1, OBSERVATION)).cumsum(0),
+        "actions": random.uniform(-1, 1, (STEPS, ACTION)),
+        "rewards": random.uniform(0, 10, STEPS),
+    }
+
+
+class Rehearsal:
+    """One method on one store, trained in every way that a GPU offers."""
+
+    def __init__(self, name: str, store: EpisodeStore, folder: Path) -> None:
+        self.entry, self.store, self.folder = find(name), store, folder
+        own = self.entry.method.Settings.__dataclass_fields__
+        values = {key: value for key, value in SMALL.items() if key in own and key not in self.entry.decided}
+        self.settings: Any = self.entry.settings(values)
+        self._runs = 0
+
+    def train(self, *, stop_at: int = 0, **training: Any) -> Any:
+        """The trained method; with ``stop_at``, interrupted before that iteration of the run and resumed."""
+        settings = TrainingSettings(
+            **{"warmup_iterations": 2, "log_every": 3, "checkpoint_every": 2, "threads": 1, **training}
+        )
+        self._runs += 1
+        run = RunFolder.create(self.folder / f"{self.entry.name}-{self._runs}", {"training": settings})
+        method = self._method(settings)
+        if stop_at:
+            try:
+                _interrupted(method, run, settings, stop_at)
+            except InterruptedRunError:
+                method = self._method(settings)
+                Trainer(method, run, settings, progress=False).train(resume=True)
+                return method
+            raise AssertionError(f"{self.entry.name} has no iteration {stop_at}")
+        Trainer(method, run, settings, progress=False).train()
+        return method
+
+    def act(self, method: Any, precision: str) -> None:
+        """Episodes of several lengths and sizes, twice, so that steps are warmed up, captured and replayed."""
+        random = np.random.default_rng(1)
+        policy = method.policy(precision)
+        for environments, shown, steps in (
+            (3, STEPS, 30),
+            (3, STEPS, 30),
+            (2, 2, 12),
+            (3, 7, 40),
+            (1, STEPS, 9),
+        ):
+            prompts = {task: [_demonstration(random, shown)] for task in TASKS}
+            policy.reset([TASKS[index % 2] for index in range(environments)], prompts, seed=0)
+            for _ in range(steps):
+                actions = policy.act(random.normal(size=(environments, OBSERVATION)).astype(np.float32))
+                assert actions.shape == (environments, ACTION)
+                if hasattr(policy, "observe"):
+                    policy.observe(np.ones(environments))
+
+    def _method(self, training: TrainingSettings) -> Any:
+        return self.entry.method.create(self.settings, Sources(store=self.store), training)
+
+
+def _demonstration(random: np.random.Generator, steps: int) -> Demonstration:
+    parts = {name: rows.astype(np.float32) for name, rows in _episode(random).items()}
+    return Demonstration(
+        parts["observations"][: steps + 1], parts["actions"][:steps], parts["rewards"][:steps]
+    )
+
+
+def _interrupted(method: Any, run: RunFolder, settings: TrainingSettings, stop_at: int) -> None:
+    trainer = Trainer(method, run, settings, progress=False)
+    after, passed = trainer._after_iteration, [0]
+
+    def count(*args: Any) -> None:
+        after(*args)
+        passed[0] += 1
+        if passed[0] == stop_at:
+            raise InterruptedRunError
+
+    trainer._after_iteration = count  # type: ignore[method-assign]
+    trainer.train()
+
+
+class StandIn:
+    """What the library tells about its graphs; a real device tells nothing."""
+
+    SMALLEST = 50  # nodes: a step that was captured elsewhere leaves an empty graph
+
+    def __init__(self) -> None:
+        self._nodes: Any = None
+        library = os.environ.get("LD_PRELOAD", "")
+        if library:
+            self._nodes = ctypes.CDLL(library).fake_graph_nodes
+            self._nodes.restype = ctypes.c_long
+
+    def graphs(self) -> int:
+        """How many graphs have been captured."""
+        count = 0
+        while self._nodes is not None and self._nodes(count) >= 0:
+            count += 1
+        return count
+
+    def sizes(self, before: int) -> list[int]:
+        """Nodes of the graphs that were captured after the first ``before``."""
+        return [self._nodes(index) for index in range(before, self.graphs())]
+
+    def check_new_graphs(self, before: int, *, expected: bool) -> None:
+        """Raises AssertionError if steps of training that were to be captured were not, or the other way."""
+        if self._nodes is None:
+            return
+        sizes = self.sizes(before)
+        assert bool(sizes) == expected, sizes
+        assert all(size >= self.SMALLEST for size in sizes), sizes
+
+
+def ways() -> Iterator[dict[str, Any]]:
+    """Everything a run may choose."""
+    for data in ("host", "device"):
+        for graphs in ("off", "on"):
+            yield {"device": "cuda", "precision": "bfloat16", "data": data, "cuda_graphs": graphs}
+    yield {"device": "cuda", "precision": "float32", "data": "host", "cuda_graphs": "on"}
+    yield {"device": "cuda", "precision": "tf32", "data": "device", "cuda_graphs": "on"}
+    yield {"device": "cuda:1", "precision": "bfloat16", "data": "device", "cuda_graphs": "on"}
+    yield {"device": "cuda:1", "precision": "bfloat16", "data": "host", "cuda_graphs": "off"}
+    # Amid the eager iterations of a phase, and behind its capture.
+    for stop_at in (2, 7, 11, 16):
+        yield {"device": "cuda", "precision": "bfloat16", "cuda_graphs": "on", "stop_at": stop_at}
+
+
+def rehearse(folder: Path) -> None:
+    store, standin = write_store(folder / "store"), StandIn()
+    for name in built_in_names():
+        if not find(name).method.needs_store:
+            print(f"{name}: left out, it learns in environments", flush=True)
+            continue
+        rehearsal = Rehearsal(name, store, folder)
+        iterations = sum(getattr(rehearsal.settings, key) for key in rehearsal.entry.method.schedule)
+        for way in ways():
+            if way.get("stop_at", 0) > iterations:
+                continue
+            print(f"{name}: {', '.join(f'{key} {value}' for key, value in way.items())}", flush=True)
+            # The library reports on the standard error: it has to follow what it is about.
+            print(f"# {name} {way}", file=sys.stderr, flush=True)
+            captured = standin.graphs()
+            method = rehearsal.train(**way)
+            standin.check_new_graphs(captured, expected=way["cuda_graphs"] == "on")
+        for precision in ("float32", "bfloat16"):
+            print(f"{name}: acting in {precision}", flush=True)
+            rehearsal.act(method, precision)
+
+
+def count_steps(folder: Path) -> list[str]:
+    """Prints what each step moves and launches; returns what exceeds its bound."""
+    from goskill.bench.steps import captured_step, traffic
+    from goskill.bench.training import Subject
+
+    subject, standin, excesses = Subject(folder / "paper"), StandIn(), []
+    for name, most in MOST_GIGABYTES.items():
+        captured = standin.graphs()
+        captured_step(subject, name)
+        (nodes,) = standin.sizes(captured)
+        moved = traffic(subject, name)
+        print(f"{name}: {nodes} nodes, {moved}", flush=True)
+        if moved["rest_gb"] > most:
+            excesses.append(f"{name} moves {moved['rest_gb']} GB beside products and attention, not {most}")
+        if nodes > MOST_NODES[name]:
+            excesses.append(f"{name} has {nodes} nodes, not {MOST_NODES[name]}")
+    return excesses
+
+
+if __name__ == "__main__":
+    if not torch.cuda.is_available():
+        sys.exit("error: no CUDA device: LD_PRELOAD the library that stands in for CUDA")
+    os.environ.setdefault("TRITON_CACHE_DIR", tempfile.mkdtemp())
+    folder, part = Path(sys.argv[1]), sys.argv[2]
+    if part == "train":
+        rehearse(folder)
+    elif excesses := count_steps(folder):
+        sys.exit("\n".join(excesses))

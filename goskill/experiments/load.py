@@ -1,0 +1,47 @@
+"""The policy of a run, to drive in any loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from goskill.experiments.runs import Choice, load_method, prompts_of
+
+if TYPE_CHECKING:
+    from goskill.rollouts.policy import Prompts
+    from goskill.rollouts.staggered import StaggeredPolicy
+
+
+def load_policy(
+    path: str | Path,
+    *,
+    checkpoint: str | None = None,
+    device: str = "auto",
+    precision: str = "float32",
+    method: Choice | None = None,
+) -> StaggeredPolicy:
+    """The policy of a run folder, with the demonstrations that the run keeps as prompts.
+
+    ``checkpoint`` is "newest" for a run under way, or the name of one of the run's. ``reset(tasks)`` begins an episode
+    in each of ``len(tasks)`` environments, ``reset(tasks, rows=...)`` in some; ``act(observations)`` gives actions and
+    ``observe(rewards)`` says what they were paid. ``method`` is the class that the run was trained with where its name
+    does not say all. Raises InputError for a folder without a run and CheckpointError for one that is not finished.
+
+    Example::
+
+        policy = goskill.load_policy("runs/quickstart")
+        policy.reset(["reach"] * 8)
+        actions = policy.act(observations)
+    """
+    from goskill.data import EpisodeStore
+    from goskill.rollouts.staggered import StaggeredPolicy
+    from goskill.training import RunFolder, choose_device
+
+    run = RunFolder.open(path)
+    learned = load_method(run, method, checkpoint=checkpoint)
+    for module in learned.modules.values():
+        module.to(choose_device(device)).eval()
+    prompts: Prompts = {}
+    if run.prompts.exists() and learned.prompt_episodes:
+        prompts = prompts_of(EpisodeStore.open(run.prompts), learned.prompt_episodes)
+    return StaggeredPolicy(learned.policy(precision), prompts)

@@ -1,0 +1,54 @@
+"""What soft actor-critic minimises: sums over agents of means over their own batches."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from goskill.methods.sac.networks import SACNetworks
+from goskill.training import Batch
+
+LossAndMetrics = tuple[Tensor, dict[str, Tensor]]
+
+
+class CriticLoss(nn.Module):
+    """Squared error of both critics against the smaller target value less the weighted log density (Eq. 5 and 6)."""
+
+    def __init__(self, networks: SACNetworks) -> None:
+        super().__init__()
+        self.networks = networks
+
+    def forward(self, batch: Batch) -> LossAndMetrics:
+        """Transitions [agents, B, ...] -> loss, metrics."""
+        networks, settings = self.networks, self.networks.settings
+        with torch.no_grad():
+            action, density = networks.distribution(batch["next_observations"]).sample()
+            future = networks.values(batch["next_observations"], action, networks.target_critic).amin(1)
+            future = future - networks.temperature.log_value.exp()[:, None] * density
+            goes_on = settings.discount * (~batch["terminated"]).to(future.dtype)
+            target = settings.reward_scale * batch["rewards"] + goes_on * future
+        values = networks.values(batch["observations"], batch["actions"])
+        loss = (values - target[:, None]).square().mean(2).sum()
+        return loss, {"value": values.mean(), "target": target.mean()}
+
+
+class ActorLoss(nn.Module):
+    """The actors' objective (Eq. 9) and the temperatures' (Eq. 18), each for its own parameters."""
+
+    def __init__(self, networks: SACNetworks) -> None:
+        super().__init__()
+        self.networks = networks
+        wanted = networks.settings.target_entropy
+        self.target_entropy = -float(networks.action_dim) if wanted is None else wanted
+
+    def forward(self, batch: Batch) -> LossAndMetrics:
+        """Transitions [agents, B, ...] -> loss, metrics."""
+        networks = self.networks
+        action, density = networks.distribution(batch["observations"]).sample()
+        value = networks.values(batch["observations"], action).amin(1)
+        logarithm = networks.temperature.log_value
+        temperature = logarithm.exp().detach()
+        actor = (temperature[:, None] * density - value).mean(1).sum()
+        surplus = (density.detach() + self.target_entropy).mean(1)
+        loss = actor - (logarithm.exp() * surplus).sum()
+        return loss, {"entropy": -density.mean(), "temperature": temperature.mean(), "value": value.mean()}

@@ -1,0 +1,71 @@
+"""Every choice of offline actor-critic on single transitions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from goskill.errors import InputError
+from goskill.methods.sequence.episode_share import check_share
+
+
+@dataclass(frozen=True)
+class TD3BCSettings:
+    """Settings of networks, losses and schedule, by default those of SRTD's baselines.
+
+    Raises InputError that names the setting.
+    """
+
+    # Networks
+    network: Literal["mlp", "soft_modules"] = "mlp"  # one perceptron | layers of modules, routed by the task
+    width: int = 256  # of the hidden layers, or of each module
+    layers: int = 3  # hidden layers, or layers of modules
+    modules: int = 4  # modules of each layer with soft_modules
+    task_identity: bool = True  # the networks are told the task (one-hot)
+    tasks: tuple[str, ...] = ()  # that they are told apart; those of the store are added
+
+    # Losses
+    alpha: float = (
+        2.5  # weight of the value against the distance to the data's actions, over the mean absolute value
+    )
+    discount: float = 0.99  # per environment step
+    policy_noise: float = 0.2  # standard deviation of the noise of target actions
+    noise_clip: float = 0.5  # of that noise
+    reward_scale: float = 1.0  # rewards are multiplied by this
+    ends: Literal["column", "never"] = (
+        "column"  # the store's column "terminated" | only time limits end episodes
+    )
+    gradient_surgery: bool = False  # PCGrad: conflicting parts of the tasks' gradients are projected out
+
+    # Schedule
+    iterations: int = 1_000_000  # updates of the critic
+    policy_every: int = 2  # updates of the critic for one of the actor and the targets
+    target_rate: float = 0.005  # share by which targets move at each of their updates
+    learning_rate: float = 1e-4  # of Adam, actor and critic alike
+    batch_size: int = 1_280  # transitions, the same number from each task
+    best_share: float = 1.0  # of each task's episodes by return that are learned from
+
+    def __post_init__(self) -> None:
+        for name in ("width", "layers", "modules", "iterations", "policy_every", "batch_size"):
+            if getattr(self, name) < 1:
+                self._refuse(name, "a positive number")
+        for name in ("alpha", "reward_scale", "learning_rate"):
+            if not getattr(self, name) > 0:
+                self._refuse(name, "a positive number")
+        for name in ("policy_noise", "noise_clip"):
+            if not getattr(self, name) >= 0:
+                self._refuse(name, "a number that is not negative")
+        for name in ("discount", "target_rate"):
+            if not 0 < getattr(self, name) <= 1:
+                self._refuse(name, "a number above 0 and at most 1")
+        check_share("best_share", self.best_share)
+        needs_tasks = self.network == "soft_modules" or self.gradient_surgery
+        if needs_tasks and not self.task_identity:
+            self._refuse("task_identity", "True with soft_modules and gradient_surgery")
+        if len(set(self.tasks)) < len(self.tasks):
+            self._refuse("tasks", "different names")
+        if self.tasks and not self.task_identity:
+            self._refuse("tasks", "none with task_identity = False")
+
+    def _refuse(self, name: str, expected: str) -> None:
+        raise InputError(f"{name}: expected {expected}, got {getattr(self, name)!r}")

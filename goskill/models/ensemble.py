@@ -1,0 +1,55 @@
+"""Several multilayer perceptrons of one shape as one batched computation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class EnsembleLinear(nn.Module):
+    """``members`` linear layers, applied by one batched matrix product. Initialised as ``nn.Linear``."""
+
+    def __init__(self, members: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(inputs)
+        self.weight = nn.Parameter(torch.empty(members, inputs, outputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(members, 1, outputs).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[E, B, inputs] -> [E, B, outputs]."""
+        return torch.baddbmm(self.bias, x, self.weight)
+
+
+class EnsembleMLP(nn.Module):
+    """``members`` multilayer perceptrons with ReLU between their layers.
+
+    Args:
+        members: E, such as the two critics of a pair, or those of several agents.
+        sizes: of the input, the hidden layers and the output.
+    """
+
+    def __init__(self, members: int, sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.members = members
+        self.layers = nn.ModuleList(EnsembleLinear(members, here, there) for here, there in pairwise(sizes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, inputs], the same for all members, or [E, B, inputs] -> [E, B, outputs]."""
+        if x.ndim == 2:
+            x = x.expand(self.members, *x.shape)
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        outputs: Tensor = self.layers[-1](x)
+        return outputs
+
+
+def mlp(sizes: Sequence[int], *, last: type[nn.Module] | None = None) -> nn.Sequential:
+    """A multilayer perceptron with ReLU between its layers, and ``last`` behind them."""
+    hidden = [part for here, there in pairwise(sizes[:-1]) for part in (nn.Linear(here, there), nn.ReLU())]
+    end = [] if last is None else [last()]
+    return nn.Sequential(*hidden, nn.Linear(sizes[-2], sizes[-1]), *end)

@@ -1,0 +1,44 @@
+"""A normal distribution squashed into an interval: the actions of stochastic actors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
+
+
+@dataclass(frozen=True)
+class SquashedNormal:
+    """``bound`` tanh(x) of independent normal x with ``mean`` and ``log_std``, both [..., action_dim]."""
+
+    mean: Tensor
+    log_std: Tensor
+    bound: float = 1.0
+
+    @classmethod
+    def from_output(cls, output: Tensor, bound: float = 1.0) -> SquashedNormal:
+        """From a network's output [..., 2 action_dim]; the log standard deviation is squashed into [-5, 2].
+
+        As in spinning up's and CleanRL's SAC.
+        """
+        mean, raw = output.chunk(2, dim=-1)
+        log_std = LOG_STD_MIN + 0.5 * (LOG_STD_MAX - LOG_STD_MIN) * (torch.tanh(raw) + 1)
+        return cls(mean, log_std, bound)
+
+    def mode(self) -> Tensor:
+        """The deterministic action: the squashed mean."""
+        return self.bound * torch.tanh(self.mean)
+
+    def sample(self) -> tuple[Tensor, Tensor]:
+        """A reparameterised action [..., action_dim] and its log density [...]."""
+        noise = torch.randn_like(self.mean)
+        x = self.mean + self.log_std.exp() * noise
+        normal = -0.5 * (noise.square() + math.log(2 * math.pi)) - self.log_std
+        # log(1 - tanh(x)²) without cancellation.
+        squash = 2 * (math.log(2) - x - F.softplus(-2 * x)) + math.log(self.bound)
+        return self.bound * torch.tanh(x), (normal - squash).sum(-1)

@@ -1,0 +1,127 @@
+"""The shell scripts for a machine with a GPU, with stand-ins for what they call."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).parents[2] / "bench"
+
+# Does what each stage would leave; hangs in the stage that HANG names.
+PYTHON = """#!/usr/bin/env bash
+hang() { touch "$OUT/hanging"; exec sleep 600; }
+case "$*" in
+  *pip*) for word in "$@"; do case $word in */site) mkdir -p "$word/goskill" ;; esac; done ;;
+  *bench.device*) echo '{"device": "one"}' ;;
+  *"-m pytest"*) [ "$HANG" = tests ] && hang; echo "5 passed" ;;
+  *bench.steps*) [ "$HANG" = profile ] && hang; echo profile ;;
+  *"bench kernels"*|*"bench training"*)
+    while [ "$1" != --json ]; do [ "$1" = -k ] && select=$2; shift; done
+    echo "{\\"row\\": \\"$select\\"}" >> "$2"
+    [ "$HANG" = "$select" ] && hang
+    exit 0 ;;
+  -*) shift 2; cat "$@" ;;
+esac
+"""
+
+
+def run_gpu_script(folder: Path, hang: str, **options: str) -> tuple[int, str]:
+    """Its exit status and what it printed; ended by SIGTERM when a stage hangs."""
+    stub, out = folder / "python", folder / "out"
+    stub.write_text(PYTHON, encoding="utf-8")
+    stub.chmod(0o755)
+    environment = {
+        **os.environ,
+        "PYTHON": str(stub),
+        "OUT": str(out),
+        "HANG": hang,
+        "GOSKILL_COMMIT": "abc",
+        **options,
+    }
+    command = ["bash", str(BENCH / "gpu.sh")]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        while hang and not (out / "hanging").exists() and process.poll() is None:
+            pass
+        if hang:
+            process.send_signal(signal.SIGTERM)
+        printed = process.communicate()[0]
+    return process.returncode, printed
+
+
+def test_all_stages_come_in_order_and_are_reported(tmp_path: Path) -> None:
+    status, printed = run_gpu_script(tmp_path, hang="")
+    assert status == 0, printed
+    stages = (
+        "device reported",
+        "tested",
+        "kernels after",
+        "training after",
+        "profiled",
+        "kernel-peers",
+        "training-peers",
+    )
+    places = [printed.index(stage) for stage in stages]
+    assert places == sorted(places)
+    assert "not reached or not ended: nothing" in printed
+    assert "GPU tests: 5 passed" in printed
+
+
+@pytest.mark.parametrize(
+    ("hang", "missing", "rows"),
+    [
+        ("tests", "tests kernels training profile kernel-peers training-peers", []),
+        ("goskill", "kernels training profile kernel-peers training-peers", ["goskill"]),
+        (
+            "not goskill",
+            "kernel-peers training-peers",
+            ["goskill", "goskill and fused", "not goskill"],
+        ),
+    ],
+)
+def test_rows_and_a_table_are_there_when_it_is_cut(
+    hang: str, missing: str, rows: list[str], tmp_path: Path
+) -> None:
+    status, printed = run_gpu_script(tmp_path, hang)
+    assert status == 143
+    assert f"not reached or not ended: {missing}\n" in printed
+    table = (tmp_path / "out" / "gpu-table.txt").read_text(encoding="utf-8")
+    assert table in printed
+    kept = [json.loads(line)["row"] for file in (tmp_path / "out").glob("*.jsonl") for line in file.open()]
+    assert sorted(kept) == sorted(rows)
+    assert table.count('{"row"') == len(rows)
+
+
+TRAINING = """#!/usr/bin/env bash
+mkdir -p "$WORK/run"; echo '{}' > "$WORK/run/settings.json"
+echo '{"step": 1200, "phase": "extraction", "iteration": 1200, "skill/loss": 0.5}' >> "$WORK/run/metrics.jsonl"
+echo "$@" >> "$WORK/calls"
+exit $STATUS
+"""
+
+
+def test_the_mt50_training_says_how_far_it_got_and_goes_on(tmp_path: Path) -> None:
+    stub = tmp_path / "goskill"
+    stub.write_text(TRAINING, encoding="utf-8")
+    stub.chmod(0o755)
+
+    def train(status: int) -> subprocess.CompletedProcess[str]:
+        work = {"GOSKILL": str(stub), "WORK": str(tmp_path / "work"), "OUT": str(tmp_path / "out")}
+        environment = {**os.environ, **work, "STATUS": str(status)}
+        command = ["bash", str(BENCH / "mt50.sh"), "train"]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    cut = train(143)
+    assert cut.returncode == 75
+    assert "trained up to step 1200: iteration 1200 of extraction" in cut.stdout
+    ended = train(0)
+    assert ended.returncode == 0
+    assert "going on: step 1200: iteration 1200 of extraction" in ended.stdout
+    first, second = (tmp_path / "work" / "calls").read_text(encoding="utf-8").splitlines()
+    assert "--resume" not in first
+    assert second.endswith("--resume")
+    assert train(2).returncode == 2
