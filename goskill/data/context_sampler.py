@@ -17,9 +17,9 @@ from goskill.data.arguments import (
     checked_scale,
 )
 from goskill.data.buffers import ArraySpec
+from goskill.data.normalization import Normalization
 from goskill.data.resident import ResidentColumns
 from goskill.data.sampler import Batch, StoreSampler
-from goskill.data.normalization import Normalization
 from goskill.data.store import EpisodeStore
 from goskill.errors import InputError
 

@@ -118,7 +118,7 @@ class LoaderState:
 @dataclass
 class _Epoch:
     next: int
-    may_resume: bool  # whether its workers may have resumed elsewhere, which they have noted by the first batch
+    may_resume: bool  # whether its workers may have resumed elsewhere, noted by the first batch
     fault: str | None
 
 

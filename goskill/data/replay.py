@@ -13,8 +13,8 @@ from goskill import _core
 from goskill.data.arguments import LARGEST_SEED, MOST_STEPS, checked_integer
 from goskill.data.buffers import TORCH_DTYPES, checked_device
 from goskill.data.columns import Columns, checked_columns
-from goskill.data.sampler import Batch
 from goskill.data.normalization import Normalization
+from goskill.data.sampler import Batch
 from goskill.errors import InputError
 
 _ADDED = "added"
@@ -60,10 +60,8 @@ class ReplayBuffer:
         self.device = checked_device(device)
         self._types = self._fields(checked_columns("columns", columns, texts=False))
         self._added = np.zeros(self.tasks or 1, dtype=np.int64)  # rows that each ring was ever given
-        rows = len(self._added) * self.capacity
-        self._rows = {
-            name: _zeros((rows, *type_.shape), type_, self.device) for name, type_ in self._types.items()
-        }
+        self._room = 0 if self.device.type == "cpu" else self.capacity  # rows that each ring has memory for
+        self._rows = self._allocated(self._room)
 
     def _fields(self, columns: Columns) -> Columns:
         fields: Columns = {
@@ -192,9 +190,7 @@ class ReplayBuffer:
 
     def _places(
         self, tasks: npt.NDArray[np.int64]
-    ) -> tuple[
-        npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]
-    ]:
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Which of the new transitions are kept, their rings and places in them, and how many each ring is given."""
         counts = np.bincount(tasks, minlength=len(self._added)).astype(np.int64)
         order = np.argsort(tasks, kind="stable")
@@ -362,4 +358,3 @@ class ReplaySampler:
         step = checked_integer("step", state["step"], 0, LARGEST_SEED)
         self._seed = checked_integer("seed", state["seed"], 0, LARGEST_SEED)
         self._step = step
-

@@ -24,8 +24,8 @@ from goskill.data.arguments import (
     checked_store,
 )
 from goskill.data.buffers import ArraySpec, BatchBuffers, checked_device
-from goskill.data.resident import ResidentColumns
 from goskill.data.normalization import Normalization
+from goskill.data.resident import ResidentColumns
 from goskill.data.store import EpisodeStore
 from goskill.errors import InputError
 

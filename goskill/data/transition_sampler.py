@@ -11,9 +11,9 @@ import torch
 from goskill import _core
 from goskill.data.arguments import MOST_STEPS, checked_flag, checked_integer, checked_share, checked_store
 from goskill.data.buffers import ArraySpec
+from goskill.data.normalization import Normalization
 from goskill.data.resident import ResidentColumns
 from goskill.data.sampler import Batch
-from goskill.data.normalization import Normalization
 from goskill.data.step_sampler import StepSampler
 from goskill.data.store import EpisodeStore
 from goskill.errors import InputError

@@ -9,9 +9,9 @@ import torch
 from goskill import _core
 from goskill.data.arguments import MOST_STEPS, checked_integer
 from goskill.data.buffers import ArraySpec
+from goskill.data.normalization import Normalization
 from goskill.data.resident import ResidentColumns
 from goskill.data.sampler import Batch, StoreSampler
-from goskill.data.normalization import Normalization
 from goskill.data.store import EpisodeStore
 from goskill.errors import InputError
 
