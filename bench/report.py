@@ -72,8 +72,8 @@ def update(readme: Path, results: Path = RESULTS) -> None:
 def _draw(rows: list[dict[str, Any]], suite: str, folder: Path) -> Path | None:
     from goskill.figures import draw_sizes
 
-    picture, *_ = draw_sizes(rows, folder, f"bench-{suite}") or [None]
-    return picture
+    pictures = draw_sizes(rows, folder, f"bench-{suite}")
+    return pictures[0] if pictures else None
 
 
 def _groups(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

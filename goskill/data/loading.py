@@ -100,7 +100,7 @@ class LoaderState:
         begun, self._begun = self._begun, True
         if not begun:
             return state
-        if not self._cells.is_shared():
+        if not self._cells.is_shared():  # type: ignore[no-untyped-call]
             raise InputError(
                 "DataLoader: persistent workers need shared memory, which this system does not give"
             )
@@ -209,7 +209,7 @@ def _why_unwatched(sampler: StoreSampler, worker: Any) -> str | None:
 
 def _shared(cells: Tensor) -> Tensor:
     try:
-        return cells if cells.is_shared() else cells.share_memory_()
+        return cells if cells.is_shared() else cells.share_memory_()  # type: ignore[no-untyped-call]
     except (OSError, RuntimeError):  # no shared memory here: only workers that persist need it
         return cells
 
@@ -220,7 +220,7 @@ def watch_loaders(samplers: type) -> bool:
     The loop's process runs no other code of a dataset that workers read, so this goes around two methods of torch's
     iterators. Those of other datasets behave as before.
     """
-    iterators = getattr(dataloader, "_BaseDataLoaderIter", None)
+    iterators: Any = getattr(dataloader, "_BaseDataLoaderIter", None)
     if not hasattr(iterators, "_reset"):
         return False
     reset, following = iterators._reset, iterators.__next__

@@ -87,13 +87,13 @@ class Statistics:
         if self.count == 0:
             return np.zeros(len(self.mean), dtype=np.bool_)
         magnitude = np.maximum(np.abs(self.minimum), np.abs(self.maximum))
-        rounding: npt.NDArray[np.bool_] = self.std <= _ROUNDING * np.maximum(magnitude, 1.0)
-        return rounding | (self.minimum == self.maximum)
+        rounding = self.std <= _ROUNDING * np.maximum(magnitude, 1.0)
+        return np.asarray(rounding | (self.minimum == self.maximum), dtype=np.bool_)
 
     @property
     def rounding(self) -> npt.NDArray[np.bool_]:
         """Those :attr:`constant` dimensions [dim] that do vary, by rounding."""
-        return self.constant & (self.minimum != self.maximum)
+        return np.asarray(self.constant & (self.minimum != self.maximum), dtype=np.bool_)
 
     def normalization(self) -> Normalization:
         """Mean and std + 1e-6 in float32; :attr:`constant` dimensions are only centred.

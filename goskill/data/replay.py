@@ -142,7 +142,7 @@ class ReplayBuffer:
             raise InputError(
                 f"columns: expected {', '.join(self._types)}, got others in {', '.join(wrong):.80}"
             )
-        if np.ndim(rewards) != 1:  # type: ignore[arg-type]
+        if np.ndim(rewards) != 1:
             raise InputError("rewards: expected one for each transition [n]")
         count = len(rewards)  # type: ignore[arg-type]
         values = {name: self._checked(name, value, count) for name, value in given.items()}

@@ -100,8 +100,8 @@ class EpisodeStore:
             return cls(layout, in_memory, None if labels is None else Path(labels))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        settings = {"in_memory": self._in_memory, "labels": self.labels_folder}
-        return partial(EpisodeStore.open, **settings), (self.path,)
+        reopen = partial(EpisodeStore.open, in_memory=self._in_memory, labels=self.labels_folder)
+        return reopen, (self.path,)
 
     def __repr__(self) -> str:
         return (
