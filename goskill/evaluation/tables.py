@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 
-from goskill.evaluation.compare import Comparison, Contender
+from goskill.evaluation.compare import ComparedRuns, Comparison
 from goskill.evaluation.results import Results, Summary
 from goskill.evaluation.statistics import Estimate
 
@@ -62,7 +62,7 @@ def _task_table(comparison: Comparison, value: Literal["return", "success"], for
     return table
 
 
-def _task_cell(contender: Contender, task: str, value: Literal["return", "success"], form: str) -> str:
+def _task_cell(contender: ComparedRuns, task: str, value: Literal["return", "success"], form: str) -> str:
     level = contender.returns[task] if value == "return" else contender.success[task]
     if level is None:
         return UNKNOWN
@@ -88,7 +88,7 @@ def percentage(share: Estimate | None) -> str:
     return UNKNOWN if share is None else f"{share.value:.0%}"
 
 
-def _overall_cells(contender: Contender) -> list[str]:
+def _overall_cells(contender: ComparedRuns) -> list[str]:
     difference = contender.overall_difference
     return [
         _with_interval(contender.overall_return, ".0f"),

@@ -125,7 +125,7 @@ class PromptDT(Method):
         ]
 
     def _begin(self) -> Sequence[Objective]:
-        loss = ActionLoss(self.networks, self.networks.task_index(self.store.tasks))
+        loss = PromptedActionLoss(self.networks, self.networks.task_index(self.store.tasks))
         return [sampled_objective("policy", self._contexts(), loss, [self.networks.policy])]
 
     def _contexts(self) -> ContextSampler:
@@ -143,7 +143,7 @@ class PromptDT(Method):
         )
 
 
-class ActionLoss(nn.Module):
+class PromptedActionLoss(nn.Module):
     """Mean squared error of the actions over the steps that are not padding."""
 
     def __init__(self, networks: PromptDTNetworks, task_index: Tensor | None) -> None:
