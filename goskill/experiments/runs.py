@@ -303,7 +303,7 @@ def train_into(
     from goskill.methods import HasSkills
     from goskill.training import Trainer, distributed
 
-    if distributed.rank() == 0 and store is not None:
+    if distributed.rank() == 0 and store is not None and method.prompt_episodes:
         keep_prompts(store, run, method.prompt_episodes)
     Trainer(method, run, settings.training, milestones=milestones).train(resume=resume)
     if store is not None and isinstance(method, HasSkills) and method.discrete_skills:

@@ -26,8 +26,6 @@ from goskill.training import Phase, TrainingSettings
 class SkillPriorSettings(SkillSettings):
     """Settings of the skills. Raises InputError that names the setting."""
 
-    prompt_episodes: int = 1  # best episodes of a task that a run keeps; the policy does not look at them
-
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.skills:
