@@ -115,7 +115,7 @@ class SkillCollector:
         return SkillTransitions(
             rows,
             self._begun_at[rows],
-            self._execution.skills[rows],
+            self._execution.skills(rows),
             self._rewards[rows].astype(np.float32),
             step.next_observations[rows],
             step.terminated[rows],

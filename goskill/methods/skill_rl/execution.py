@@ -36,10 +36,11 @@ class SkillExecution:
         """Environments that need a skill, bool [N]."""
         return np.asarray(self._step >= self.model.settings.horizon)
 
-    @property
-    def skills(self) -> FloatArray:
-        """The skill of each environment, float32 [N, skill_dim]."""
-        skills: FloatArray = self._skill.cpu().numpy().astype(np.float32)
+    def skills(self, rows: npt.NDArray[np.int64]) -> FloatArray:
+        """The skills of environments int64 [n], float32 [n, skill_dim]."""
+        if not len(rows):  # nothing to wait for on a GPU
+            return np.zeros((0, self._skill.shape[1]), np.float32)
+        skills: FloatArray = self._skill.cpu().numpy()[rows]
         return skills
 
     @torch.inference_mode()
