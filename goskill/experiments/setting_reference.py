@@ -25,6 +25,13 @@ class SettingDescription:
 
 def describe(settings: type[Any]) -> list[SettingDescription]:
     """The settings of a dataclass in their order, each with the comment behind it (or inside its parentheses)."""
+    return [
+        one for kind in reversed(settings.__mro__) if "__annotations__" in vars(kind) for one in _own(kind)
+    ]
+
+
+def _own(settings: type[Any]) -> list[SettingDescription]:
+    """The settings that a class adds to those that it inherits."""
     source = textwrap.dedent(inspect.getsource(settings))
     comments = _comments(source)
     (definition,) = ast.parse(source).body

@@ -38,6 +38,8 @@ _BUILT_IN: Mapping[str, str] = MappingProxyType(
         "pcgrad": "goskill.methods.td3_bc",
         "soft_modularization": "goskill.methods.td3_bc",
         "bc": "goskill.methods.bc",
+        "skill_prior": "goskill.methods.skill_prior",
+        "spirl": "goskill.methods.spirl",
     }
 )
 _ENTRIES: dict[str, Entry] = {}

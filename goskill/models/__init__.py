@@ -8,6 +8,7 @@ from goskill.models.decision_transformer import (
     DecisionTransformer,
     scale_tables,
 )
+from goskill.models.diagonal_normal import DiagonalNormal
 from goskill.models.ensemble import EnsembleLinear, EnsembleMLP, mlp
 from goskill.models.goal_encoder import GoalEncoder
 from goskill.models.normalize import Normalize
@@ -25,6 +26,7 @@ __all__ = [
     "DecisionContext",
     "DecisionTransformer",
     "Decisions",
+    "DiagonalNormal",
     "EnsembleLinear",
     "EnsembleMLP",
     "GoalEncoder",
