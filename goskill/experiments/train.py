@@ -89,6 +89,7 @@ def train(
     choose_execution(settings.training)  # raises before anything is written
     store = None if data is None else EpisodeStore.open(data)
     sources = _sources(settings, store, suite, tasks, workers, RunFolder.open(out) if begun else None)
+    sources = replace(sources, folder=RunFolder(Path(out)).made)
     learner = settings.entry.method.create(settings.method, sources, settings.training)
     settings = replace(settings, method=learner.settings)
     record = record_of(settings, sources)

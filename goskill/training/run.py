@@ -66,6 +66,11 @@ class RunFolder:
         return self.path / "prompts"
 
     @property
+    def made(self) -> Path:
+        """What a method makes of its data, such as further episodes."""
+        return self.path / "made"
+
+    @property
     def profile(self) -> Path:
         return self.path / "profile"
 
