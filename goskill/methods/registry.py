@@ -33,6 +33,7 @@ _BUILT_IN: Mapping[str, str] = MappingProxyType(
         "mh_prompt_dt": "goskill.methods.prompt_dt",
         "mtdt": "goskill.methods.prompt_dt",
         "mh_mtdt": "goskill.methods.prompt_dt",
+        "harmodt": "goskill.methods.harmodt",
         "sac": "goskill.methods.sac",
         "td3_bc": "goskill.methods.td3_bc",
         "pcgrad": "goskill.methods.td3_bc",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from goskill.methods.prompt_dt.networks import PromptDTNetworks
-from goskill.methods.sequence.acting import PromptedPolicy, show_prompts
+from goskill.methods.sequence.acting import EpisodeGroup, PromptedPolicy, show_prompts
 from goskill.methods.sequence.acting_graphs import StepRunner
 from goskill.methods.sequence.prompting import last_decisions
 from goskill.models import DecisionContext, Decisions
@@ -46,11 +46,11 @@ class PromptDTPolicy(PromptedPolicy):
         family = "Prompt-DT" if settings.prompt_length else "MTDT"
         self.name = f"MH-{family}" if settings.multi_head else family
 
-    def new_group(self, count: int, steps: StepRunner) -> _Group:
-        return _Group(self.networks, count, steps)
+    def new_group(self, count: int, steps: StepRunner) -> EpisodeGroup:
+        return PromptDTGroup(self.networks, count, steps)
 
 
-class _Group:
+class PromptDTGroup:
     """Episodes that share a forward pass. All are at the same step."""
 
     def __init__(self, networks: PromptDTNetworks, count: int, steps: StepRunner) -> None:
