@@ -36,7 +36,9 @@ from goskill.experiments.runs import (
     Choice,
     check_finished,
     load_method,
+    open_store,
     prompts_of,
+    rule_elsewhere,
     settings_of,
 )
 from goskill.files import write_atomically
@@ -68,18 +70,19 @@ def diagnose(
     device: str | None = None,
     seed: int = 0,
     method: Choice | None = None,
+    labels: PathLike | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Diagnose a finished run on a store of episodes; returns the document, which is also written into the run.
 
     ``episodes`` demonstrations of each task, its best, are followed in rollouts (fewer where a task has fewer; 0: no
     rollouts). ``samples`` windows and as many decision points' contexts are drawn, the same number from each task.
-    Labels that the store does not have yet are written beside it. ``suite`` is what the store's tasks are of, where it
+    Labels that the store does not have yet are written into the folder ``labels``, by default beside the data, or into
+    the run where that cannot be written to. ``suite`` is what the store's tasks are of, where it
     does not say. ``progress(done, total)`` is called with numbers of environment steps.
 
     Raises InputError for a run or store that is not finished, a store that does not fit the run, and wrong numbers.
     """
-    from goskill.data import EpisodeStore
     from goskill.methods import Diagnosable, HasSkills
     from goskill.training import RunFolder, choose_device
 
@@ -88,7 +91,7 @@ def diagnose(
             raise InputError(f"{name}: expected at least {least}, got {value}")
     run = RunFolder.open(path)
     name = settings_of(run, method=method).name
-    store = EpisodeStore.open(data)
+    store = open_store(data, run, labels)
     check_finished(store)
     if store.num_steps == 0:
         raise InputError(f"data: {store.path} has no episodes")
@@ -127,7 +130,7 @@ def diagnose(
         policies = {"policy": learned.policy()}
         if isinstance(learned, HasSkills):
             policies = {"oracle": learned.oracle(), **policies}
-        prompts = prompts_of(store, learned.prompt_episodes)
+        prompts = prompts_of(store, learned.prompt_episodes, rule_elsewhere(learned))
         document["rollouts"] = _roll_out(policies, store, where, prompts, episodes, workers, seed, progress)
     document["left_out"] = left_out
     write_atomically(run.path / FILE_NAME, json.dumps(document, indent=1, allow_nan=False) + "\n")
