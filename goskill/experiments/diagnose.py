@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 from rich import box
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 
 from goskill.errors import InputError
@@ -42,6 +43,7 @@ from goskill.experiments.runs import (
     settings_of,
 )
 from goskill.files import write_atomically
+from goskill.terminal import amount
 
 if TYPE_CHECKING:
     from goskill.data import EpisodeStore
@@ -351,12 +353,12 @@ def _actions_table(document: dict[str, Any]) -> Table:
         )
         caption += f"\nalways the commonest skill is right in {constants}"
     table = Table(title=document["run"], caption=caption, box=box.SIMPLE_HEAD)
-    table.add_column("task", no_wrap=True)
+    table.add_column("task", overflow="fold")
     table.add_column("action error", justify="right")
     if policy is not None:
         table.add_column("skill accuracy", justify="right")
     for task, error in [*actions["by_task"].items(), ("all tasks", actions["error"])]:
-        row = [task, f"{error:.4f}"]
+        row = [escape(task), f"{error:.4f}"]
         if policy is not None:
             accuracy = policy["accuracy"] if task == "all tasks" else policy["by_task"].get(task)
             row.append("" if accuracy is None else f"{accuracy:.0%}")
@@ -374,7 +376,7 @@ def _skills_table(document: dict[str, Any]) -> Table:
     caption = "tasks: exp of the entropy of the tasks' shares in a skill's steps"
     table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD)
     for column in ("skill", "share", "tasks", "mostly", "action error", "accuracy", "mistaken for"):
-        table.add_column(column, justify="left" if column == "mostly" else "right")
+        table.add_column(column, justify="left" if column == "mostly" else "right", overflow="fold")
     for one in codebook["skills"]:
         skill = one["skill"]
         others = {other: n for other, n in enumerate(policy["confusion"][skill]) if other != skill and n}
@@ -383,7 +385,7 @@ def _skills_table(document: dict[str, Any]) -> Table:
             str(skill),
             f"{one['share']:.1%}",
             f"{one['effective_tasks']:.1f}",
-            f"{main} {one['tasks'][main]:.0%}",
+            f"{escape(main)} {one['tasks'][main]:.0%}",
             f"{errors[skill]:.4f}" if skill in errors else "",
             f"{accuracies[skill]:.0%}" if skill in accuracies else "",
             str(max(others, key=lambda other: others[other])) if others else "",
@@ -397,11 +399,11 @@ def _rollouts_table(rollouts: dict[str, Any]) -> Table:
     if "exact_starts" in rollouts:
         caption += f"; {rollouts['exact_starts']:.0%} of the oracle's starts are its demonstration's"
     table = Table(title="return (success)", caption=caption, box=box.SIMPLE_HEAD)
-    table.add_column("task", no_wrap=True)
+    table.add_column("task", overflow="fold")
     for name in names:
         table.add_column("oracle's skills" if name == "oracle" else name, justify="right")
     for task in rollouts["demonstrations"]["tasks"]:
-        table.add_row(task, *(_return_and_success(rollouts[name]["tasks"][task]) for name in names))
+        table.add_row(escape(task), *(_return_and_success(rollouts[name]["tasks"][task]) for name in names))
     table.add_section()
     table.add_row(
         "all tasks", *(_return_and_success(rollouts[name]["overall"]) for name in names), style="bold"
@@ -411,4 +413,4 @@ def _rollouts_table(rollouts: dict[str, Any]) -> Table:
 
 def _return_and_success(summary: dict[str, Any]) -> str:
     success = summary["success"]
-    return f"{summary['return_mean']:.0f}" + ("" if success is None else f" ({success:.0%})")
+    return amount(summary["return_mean"]) + ("" if success is None else f" ({success:.0%})")

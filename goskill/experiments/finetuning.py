@@ -29,6 +29,7 @@ from goskill.experiments.runs import (
     train_into,
 )
 from goskill.settings import from_mapping, to_mapping
+from goskill.terminal import amount
 
 if TYPE_CHECKING:
     from goskill.data import EpisodeStore
@@ -287,6 +288,6 @@ def _evaluations(
             add_point(run.evaluations_file, iteration, results)
         found = results.overall
         success = percentage(found.success)
-        return f"after {iteration} iterations: return {found.returns.value:.0f}, success {success}"
+        return f"after {iteration} iterations: return {amount(found.returns.value)}, success {success}"
 
     return Milestones(tuning.evaluate_every, evaluate)

@@ -12,7 +12,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich import box
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -40,6 +41,7 @@ from goskill.experiments.runs import (
 )
 from goskill.experiments.suites import choose_tasks, suite_for
 from goskill.experiments.train import train
+from goskill.terminal import Terminal, amount
 
 if TYPE_CHECKING:
     from goskill.data import EpisodeStore
@@ -65,7 +67,7 @@ __all__ = [
 ]
 
 PathLike = str | Path
-console = Console()
+console = Terminal()
 
 
 def collect(
@@ -159,10 +161,13 @@ def show_store(data: PathLike, *, as_json: bool = False) -> None:
     if as_json:
         print(json.dumps(facts, indent=2))
         return
-    table = Table("task", "episodes", "steps", "mean return", "best return")
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("task", overflow="fold")
+    for column in ("episodes", "steps", "mean return", "best return"):
+        table.add_column(column, justify="right", overflow="fold")
     for name, task in facts["tasks"].items():
-        returns = ("" if task[key] is None else f"{task[key]:.0f}" for key in ("return_mean", "return_best"))
-        table.add_row(name, str(task["episodes"]), str(task["steps"]), *returns)
+        returns = ("" if task[key] is None else amount(task[key]) for key in ("return_mean", "return_best"))
+        table.add_row(escape(name), str(task["episodes"]), str(task["steps"]), *returns)
     console.print(table)
     if facts["unfinished"]:
         console.print("unfinished: run the command again that was writing it")
@@ -390,7 +395,7 @@ def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    progress = Progress(*columns, console=Console(stderr=True))
+    progress = Progress(*columns, console=Terminal(stderr=True))
     bar = progress.add_task(title, total=None)
     with ExitStack() as shown:
 
