@@ -11,7 +11,7 @@ import pytest
 import goskill
 
 ROOT = Path(goskill.__file__).parent
-BASE = ("errors", "files", "seeds", "settings")  # modules that anything may import
+BASE = ("errors", "files", "seeds", "settings", "terminal")  # modules that anything may import
 BELOW: dict[str, tuple[str, ...]] = {
     "kernels": (),
     "ops": ("kernels",),

@@ -232,6 +232,7 @@ class SteppedTogether(_Askable):
         self._batch = batch
         self._row = {index: row for row, index in enumerate(tasks)}
         self._finished = np.ones(len(tasks), np.bool_)
+        self._seeds = np.full(len(tasks), -1, np.int64)  # of their newest reset with one; -1: unknown
 
     def reset(self, indices: Sequence[int], options: dict[str, Any] | None = None) -> Infos:
         """Reset those of ``indices`` that the reset mask names."""
@@ -276,7 +277,9 @@ class SteppedTogether(_Askable):
         return [None for _ in indices]
 
     def call(self, indices: Sequence[int], name: str, arguments: Any, keywords: Any) -> list[Any]:
-        """The suite's spaces; other attributes of single environments are not there."""
+        """The suite's spaces and each environment's seed; other attributes of single environments are not there."""
+        if name == "np_random_seed":
+            return self._seeds[self._rows(np.asarray(indices, np.int64))].tolist()
         if name in ("observation_space", "action_space"):
             return [getattr(self._suite, name) for _ in indices]
         raise AttributeError(
@@ -296,6 +299,8 @@ class SteppedTogether(_Askable):
         if len(indices):
             rows = self._rows(indices)
             self._buffers.observations[indices] = self._batch.reset(rows, seeds)
+            known = [seed is not None for seed in seeds]
+            self._seeds[rows[known]] = [seed for seed in seeds if seed is not None]
             self._finished[rows] = False
 
 

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from goskill.data import EpisodeStore, TransitionSampler
+from goskill.data.selection import best_share
 from goskill.errors import InputError
 from goskill.methods.feedforward import FeedForwardPolicy
 from goskill.methods.method import Method, Networks, Sources
 from goskill.methods.registry import register
 from goskill.methods.sequence.checking import check_dimensions
-from goskill.methods.sequence.episode_share import best_share
 from goskill.methods.td3_bc.losses import TD3BCActorLoss, TD3CriticLoss
 from goskill.methods.td3_bc.networks import TD3BCNetworks, networks_from_state
 from goskill.methods.td3_bc.settings import TD3BCSettings
