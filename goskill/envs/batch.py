@@ -279,7 +279,7 @@ class SteppedTogether(_Askable):
     def call(self, indices: Sequence[int], name: str, arguments: Any, keywords: Any) -> list[Any]:
         """The suite's spaces and each environment's seed; other attributes of single environments are not there."""
         if name == "np_random_seed":
-            return self._seeds[self._rows(np.asarray(indices, np.int64))].tolist()
+            return list(self._seeds[self._rows(np.asarray(indices, np.int64))].tolist())
         if name in ("observation_space", "action_space"):
             return [getattr(self._suite, name) for _ in indices]
         raise AttributeError(

@@ -33,6 +33,8 @@ SINCE_ADDED: Mapping[str, Any] = {
     "method.policy_every": 1,
     "method.table_std": 1.0,
     "method.prompts": "best",
+    "method.tell_task": False,
+    "method.told_tasks": [],
 }
 
 

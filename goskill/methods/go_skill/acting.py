@@ -79,6 +79,7 @@ class SkillExecution(ABC):
         self._raw = like.new_zeros(count, networks.observation_dim)
         self._start = torch.zeros_like(networks.goals(self._raw))
         self._action = like.new_zeros(count, networks.action_dim)
+        self._told = like.new_zeros(count, len(settings.told_tasks))
         self._skill = (
             torch.zeros(count, dtype=torch.int64, device=like.device)
             if settings.discrete
@@ -88,6 +89,10 @@ class SkillExecution(ABC):
     @abstractmethod
     def decide(self, observations: Tensor, normalized: Tensor) -> Tensor:
         """The skills of the next H steps, int64 [B], or [B, E] without a codebook, where the environments are."""
+
+    def tell(self, tasks: Sequence[str]) -> None:
+        """Which task each episode is of. Raises InputError for one that the decoder would have to know."""
+        self._told.copy_(self.networks.told(tasks))
 
     def act(self, observations: Tensor) -> Tensor:
         """Raw observations [B, observation_dim] on the CPU -> actions [B, action_dim], valid until the next."""
@@ -114,10 +119,11 @@ class SkillExecution(ABC):
             self._start.copy_(networks.goals(raw))
         reached = networks.encoder(networks.goals(raw) - self._start) if settings.reached_goal else None
         index = self._skill if settings.discrete else None
+        state = networks.decoder_states(normalized[:, None], self._told)[:, 0]
         if within == 0:
-            action = decoder.begin(networks.vectors(self._skill), index, reached, normalized, self._cache)
+            action = decoder.begin(networks.vectors(self._skill), index, reached, state, self._cache)
         else:
-            action = decoder.step(index, self._action, reached, normalized, within, self._cache)
+            action = decoder.step(index, self._action, reached, state, within, self._cache)
         self._action.copy_(action)
 
 
@@ -138,6 +144,7 @@ class _Group(SkillExecution):
         self.step = 0
         self.chosen = []
         self.returns_to_go = returns_to_go
+        self.tell(tasks)
         if networks.settings.prompt_length:
             show_prompts(
                 self._context,

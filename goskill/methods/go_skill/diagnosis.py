@@ -41,11 +41,13 @@ def predict_actions(
     sampler = SegmentSampler(
         store, horizon=networks.settings.horizon, batch_size=min(BATCH, samples), balance="task", seed=seed
     )
+    told = networks.told(store.tasks)
     parts = []
     for batch, rows in batches(sampler, networks.normalize.mean.device, samples):
         window = networks.read_window(batch["observations"], batch["actions"])
         vector, index, _ = networks.quantize(window.embedding, frozen=True)
-        actions = networks.decoder(vector, index, window.reached, window.observations, batch["actions"])
+        states = networks.decoder_states(window.observations, told.index_select(0, batch["task"]))
+        actions = networks.decoder(vector, index, window.reached, states, batch["actions"])
         B, H, _ = actions.shape
         valid = batch["mask"].cpu().numpy()[:rows]
         where = np.broadcast_to(np.arange(H), (B, H))[:rows]
@@ -136,6 +138,7 @@ class _Following(SkillExecution):
         self.tasks = list(tasks)
         self.exact: list[bool] = []  # whether each episode began as its demonstration did
         self._demonstrations = prompts
+        self.tell(tasks)
 
     def decide(self, observations: Tensor, normalized: Tensor) -> Tensor:
         if self.step == 0:
