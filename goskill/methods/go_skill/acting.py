@@ -14,7 +14,7 @@ from torch import Tensor
 from goskill.methods.go_skill.networks import GoSkillNetworks
 from goskill.methods.go_skill.prompting import read_prompts
 from goskill.methods.sequence.acting import PromptedPolicy, show_prompts
-from goskill.methods.sequence.acting_graphs import Steps
+from goskill.methods.sequence.acting_graphs import StepRunner
 from goskill.models import DecisionContext
 from goskill.rollouts.policy import Demonstration
 
@@ -60,11 +60,11 @@ class GoSkillPolicy(PromptedPolicy):
         history = torch.cat([torch.stack(group.chosen) for group in self._groups], dim=1)
         return np.asarray(history.cpu().numpy(), dtype=np.int64)
 
-    def new_group(self, count: int, steps: Steps) -> _Group:
+    def new_group(self, count: int, steps: StepRunner) -> _Group:
         return _Group(self.networks, count, steps)
 
 
-class Execution(ABC):
+class SkillExecution(ABC):
     """``count`` episodes in which the decoder carries out one skill after the other. All are at the same step.
 
     What changes from step to step lies in tensors that stay where they are.
@@ -127,10 +127,10 @@ class Execution(ABC):
         self._action.copy_(action)
 
 
-class _Group(Execution):
+class _Group(SkillExecution):
     """Episodes that share a forward pass, whose skills the policy chooses."""
 
-    def __init__(self, networks: GoSkillNetworks, count: int, steps: Steps) -> None:
+    def __init__(self, networks: GoSkillNetworks, count: int, steps: StepRunner) -> None:
         super().__init__(networks, count)
         self._steps = steps
         settings, like = networks.settings, networks.normalize.mean
@@ -139,7 +139,7 @@ class _Group(Execution):
         self._timestep = torch.zeros((), dtype=torch.int64, device=like.device)
 
     def begin(self, tasks: Sequence[str], shown: Sequence[Demonstration], returns_to_go: Tensor) -> None:
-        """New episodes, as ``goskill.methods.sequence.acting.Group`` says."""
+        """New episodes, as ``goskill.methods.sequence.acting.EpisodeGroup`` says."""
         networks = self.networks
         self.step = 0
         self.chosen = []

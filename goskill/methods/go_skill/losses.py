@@ -42,7 +42,8 @@ class SkillLoss(nn.Module):
         error = masked_mean((predicted.float() - actions).square().mean(-1), mask)
         loss = error * actions.shape[-1] if networks.settings.action_loss == "sum" else error
         metrics = {"action_error": error.detach()}
-        if index is not None:
+        # Enhancement's batches have as many windows of each skill: their codes' use says nothing of learning.
+        if index is not None and not self.frozen:
             share = usage(index, networks.settings.codebook_size)
             metrics["usage"] = share
             metrics["perplexity"] = perplexity(share)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from goskill.data import ContextSampler, EpisodeStore, SegmentSampler
+from goskill.data.selection import best_share
 from goskill.errors import InputError
 from goskill.methods.go_skill.acting import GoSkillPolicy
 from goskill.methods.go_skill.contexts import contexts
@@ -23,7 +24,6 @@ from goskill.methods.go_skill.settings import ABLATIONS, GoSkillSettings
 from goskill.methods.method import Method, Networks, Sources
 from goskill.methods.registry import register
 from goskill.methods.sequence.checking import check_dimensions, check_lengths, check_trained
-from goskill.methods.sequence.episode_share import best_share
 from goskill.methods.sequence.predictions import ActionPredictions, SkillPredictions
 from goskill.models import Normalize
 from goskill.training import Objective, Phase, Sampler, TrainingSettings, distributed
@@ -36,7 +36,7 @@ EXTRACTION_STREAM, ENHANCEMENT_STREAM, POLICY_STREAM, STREAMS = 0, 1, 2, 3
 SCHEDULE = frozenset(
     {
         *("extraction_iterations", "policy_iterations", "policy_every"),
-        *("skill_batch_per_task", "policy_batch_per_task", "best_share", "prompt_episodes"),
+        *("skill_batch_per_task", "policy_batch_per_task", "best_share", "prompt_episodes", "prompts"),
         *("resampling", "skill_noise", "action_loss", "policy_loss", "focal_gamma", "told_tasks"),
     }
 )

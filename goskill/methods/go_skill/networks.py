@@ -14,7 +14,14 @@ from goskill.errors import CheckpointError, InputError
 from goskill.methods.feedforward import place_of
 from goskill.methods.go_skill.settings import GoSkillSettings
 from goskill.methods.sequence.checking import load_parts
-from goskill.models import GoalEncoder, Normalize, SkillDecoder, SkillPolicy, StepDecoder, scale_tables
+from goskill.models import (
+    GoalEncoder,
+    Normalize,
+    SkillDecoder,
+    SkillPolicyTransformer,
+    StepDecoder,
+    scale_tables,
+)
 from goskill.nn import VectorQuantize
 from goskill.ops import nearest_code
 
@@ -75,7 +82,7 @@ class GoSkillNetworks(nn.Module):
         )
         self.codebook = _codebook(settings)
         self.decoder = _decoder(settings, self.observation_dim + len(settings.told_tasks), action_dim)
-        self.policy = SkillPolicy(
+        self.policy = SkillPolicyTransformer(
             self.observation_dim,
             settings.embedding_size,
             settings.codebook_size if settings.discrete else settings.embedding_size,

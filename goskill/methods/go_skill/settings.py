@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, Literal, get_args, get_type_hints
 
+from goskill.data.selection import check_share
 from goskill.errors import InputError
-from goskill.methods.sequence.episode_share import check_share
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,10 @@ class GoSkillSettings:
     # Skill policy
     context: int = 20  # decision points of history
     prompt_length: int = 10  # decision points of prompt; 0: no prompt
-    prompt_episodes: int = 4  # best episodes of a task that serve as its prompts
+    prompt_episodes: int = 4  # episodes of a task that serve as its prompts
+    prompts: str = (
+        "best"  # which: best, successful, shortest, a column of the episodes, or a .json file of indices
+    )
     max_decisions: int = 1000  # rows of the time tables; episodes may last this many decisions
     return_scale: float = 1000.0  # returns to go are divided by this
     policy_loss: Literal["focal", "cross_entropy"] = "focal"  # continuous skills are regressed instead
@@ -79,7 +82,7 @@ class GoSkillSettings:
         hints = get_type_hints(type(self))
         for field in fields(self):
             value, options = getattr(self, field.name), get_args(hints[field.name])
-            if isinstance(field.default, str) and value not in options:
+            if isinstance(field.default, str) and options and value not in options:
                 self._refuse(field.name, f"one of {', '.join(map(repr, options))}")
         self._check_ranges()
         self._check_combinations()
