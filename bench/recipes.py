@@ -380,7 +380,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif chosen.command == "draw":
         draw(DOCS)
     else:
-        for stage in (*STAGES, REPORT):
+        there = {row["stage"] for row in read_rows()}
+        for stage in (name for name in (*STAGES, REPORT) if name in there):
             print(f"\n{stage}\n")
             print("\n".join(table(stage)))
 
