@@ -40,6 +40,9 @@ _BUILT_IN: Mapping[str, str] = MappingProxyType(
         "bc": "goskill.methods.bc",
         "skill_prior": "goskill.methods.skill_prior",
         "spirl": "goskill.methods.spirl",
+        "extract": "goskill.methods.extract",
+        "extract_state": "goskill.methods.extract",
+        "extract_action": "goskill.methods.extract",
     }
 )
 _ENTRIES: dict[str, Entry] = {}
