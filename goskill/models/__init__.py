@@ -14,7 +14,7 @@ from goskill.models.goal_encoder import GoalEncoder
 from goskill.models.normalize import Normalize
 from goskill.models.padding import padding_last, take_rows
 from goskill.models.skill_decoder import SkillDecoder
-from goskill.models.skill_policy import SkillPolicy
+from goskill.models.skill_policy import SkillPolicyTransformer
 from goskill.models.squashed_normal import SquashedNormal
 from goskill.models.step_decoder import StepDecoder
 from goskill.models.transformer import CausalTransformer, KeyValueCache
@@ -33,7 +33,7 @@ __all__ = [
     "KeyValueCache",
     "Normalize",
     "SkillDecoder",
-    "SkillPolicy",
+    "SkillPolicyTransformer",
     "SquashedNormal",
     "StepDecoder",
     "mlp",
