@@ -35,6 +35,7 @@ _BUILT_IN: Mapping[str, str] = MappingProxyType(
         "mh_mtdt": "goskill.methods.prompt_dt",
         "harmodt": "goskill.methods.harmodt",
         "sac": "goskill.methods.sac",
+        "bc_sac": "goskill.methods.sac",
         "td3_bc": "goskill.methods.td3_bc",
         "pcgrad": "goskill.methods.td3_bc",
         "soft_modularization": "goskill.methods.td3_bc",

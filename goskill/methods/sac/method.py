@@ -10,19 +10,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from goskill.data import ReplayBuffer, ReplaySampler
+from goskill.data import EpisodeStore, ReplayBuffer, ReplaySampler, SegmentSampler
 from goskill.envs.suite import Suite
 from goskill.methods.method import Method, Networks, Sources
 from goskill.methods.registry import register
 from goskill.methods.sac.acting import SACPolicy
-from goskill.methods.sac.losses import ActorLoss, CriticLoss
+from goskill.methods.sac.losses import ActorLoss, CloningLoss, CriticLoss
 from goskill.methods.sac.networks import SACNetworks, networks_from_state
 from goskill.methods.sac.settings import SACSettings
 from goskill.rollouts.collector import Collector, Steps
 from goskill.rollouts.episode_log import EpisodeLog
 from goskill.training import Objective, OptimizerSettings, Phase, Stateful, TrainingSettings
+from goskill.training.placement import placement, sampled_objective
 
 
+@register("bc_sac", cloning=True)
 @register("sac")
 class SAC(Method):
     """An agent for each task of a suite, all updated as one batched computation.
@@ -33,9 +35,12 @@ class SAC(Method):
         suite: the environments; None: to act only.
         training: the seed is used here.
         workers: processes that step environments.
+        store: the episodes that actors begin by imitating, with ``settings.cloning``.
     """
 
     Settings = SACSettings
+    section: ClassVar[str] = "sac"
+    schedule = ("cloning_iterations", "iterations")
     learns_in_suite: ClassVar[bool] = True
     needs_store: ClassVar[bool] = False
 
@@ -46,11 +51,13 @@ class SAC(Method):
         suite: Suite | None = None,
         training: TrainingSettings | None = None,
         workers: int | None = None,
+        store: EpisodeStore | None = None,
     ) -> None:
-        self.settings, self.networks = settings, networks
+        self.settings, self.networks, self._store = settings, networks, store
         if suite is None:
             return
-        seed = (training or TrainingSettings()).seed
+        self._training = training or TrainingSettings()
+        seed = self._training.seed
         self._seed = seed
         tasks = [task for task in settings.tasks for _ in range(settings.environments_per_task)]
         self.collector = Collector(suite, tasks, seed, workers)
@@ -66,11 +73,12 @@ class SAC(Method):
     def create(cls, settings: SACSettings, sources: Sources, training: TrainingSettings) -> SAC:
         """New agents for the tasks of a suite."""
         suite = sources.environments()
+        store = sources.episodes() if settings.cloning else None
         settings = replace(settings, tasks=tuple(settings.tasks or sources.tasks))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)
             networks = SACNetworks(settings, suite.observation_dim, suite.action_dim)
-        return cls(settings, networks, suite, training, sources.workers)
+        return cls(settings, networks, suite, training, sources.workers, store)
 
     @classmethod
     def restore(cls, settings: SACSettings, networks: Networks) -> SAC:
@@ -91,7 +99,27 @@ class SAC(Method):
 
     def phases(self) -> Sequence[Phase]:
         about = "learns in environments"
-        return [Phase("learning", self.settings.iterations, self._begin, about, self._interact)]
+        cloning = Phase("cloning", self.settings.cloning_iterations, self._begin_cloning, "imitates a store")
+        first = [cloning] if self.settings.cloning else []
+        return [*first, Phase("learning", self.settings.iterations, self._begin, about, self._interact)]
+
+    def _begin_cloning(self) -> Sequence[Objective]:
+        assert self._store is not None
+        steps = SegmentSampler(
+            self._store,
+            horizon=1,
+            batch_size=self.settings.cloning_batch_size,
+            balance="transition",
+            seed=self._seed,
+            threads=self._training.threads or 1,
+            **placement(self._training, self._store),
+        )
+        bounds = (torch.as_tensor(self._middle + sign * self._half).float() for sign in (-1, 1))
+        objective = sampled_objective(
+            "cloning", steps, CloningLoss(self.networks, *bounds), [self.networks.actor]
+        )
+        objective.optimizer = OptimizerSettings(self.settings.learning_rate, "adam")
+        return [objective]
 
     def _begin(self) -> Sequence[Objective]:
         networks, settings = self.networks, self.settings
@@ -127,8 +155,8 @@ class SAC(Method):
         return {**means, "steps": float(self.collector.steps * len(self.collector.tasks))}
 
     def _explore(self) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-        """Actions in [-1, 1]: uniform at first, then samples of the actor."""
-        if self.collector.steps < self.settings.warmup_steps:
+        """Actions in [-1, 1]: uniform at first unless the actor has been cloned, then samples of the actor."""
+        if not self.settings.cloning and self.collector.steps < self.settings.warmup_steps:
             size = (len(self.collector.tasks), self.networks.action_dim)
             random = np.random.Generator(np.random.Philox(key=[self._seed, self.collector.steps]))
             return random.uniform(-1, 1, size).astype(np.float32)
