@@ -32,6 +32,8 @@ SINCE_ADDED: Mapping[str, Any] = {
     "method.skill_noise": 0.0,
     "method.policy_every": 1,
     "method.table_std": 1.0,
+    "method.keep_experience": False,
+    "evaluation.max_steps": None,
 }
 
 
