@@ -103,6 +103,11 @@ class Method(ABC):
         """How many of a task's episodes a run keeps as demonstrations for its policy."""
         return int(getattr(self.settings, "prompt_episodes", 0))
 
+    @property
+    def prompts(self) -> str:
+        """Which episodes these are, a rule of :func:`goskill.data.selection.select_episodes`."""
+        return str(getattr(self.settings, "prompts", "best"))
+
 
 @runtime_checkable
 class FineTunable(Protocol):

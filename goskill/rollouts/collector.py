@@ -63,8 +63,7 @@ class Collector:
     def step(self, actions: FloatArray) -> tuple[Steps, dict[str, float]]:
         """Take a step; episodes that end are followed by new ones.
 
-        Returns the step and what is known of the episodes that ended with it: mean ``return``, ``length``, ``success``,
-        and where there are several tasks each one's, such as ``return/reach``.
+        Returns the step and what is known of the episodes that ended with it: mean ``return``, ``length``, ``success``.
         """
         before = self.observations
         following, rewards, terminated, truncated, infos = self._environments.step(actions)
@@ -200,12 +199,5 @@ class Collector:
     ) -> dict[str, float]:
         if not over.any():
             return {}
-        values: dict[str, npt.NDArray[Any]] = {"return": self._returns, "length": lengths}
-        if known:
-            values["success"] = self._succeeded
-        found = {name: float(value[over].mean()) for name, value in values.items()}
-        names = np.array(self.tasks)
-        for task in np.unique(names[over]).tolist() if len(set(self.tasks)) > 1 else ():
-            own = over & (names == task)
-            found |= {f"{name}/{task}": float(value[own].mean()) for name, value in values.items()}
-        return found
+        found = {"return": float(self._returns[over].mean()), "length": float(lengths[over].mean())}
+        return {**found, "success": float(self._succeeded[over].mean())} if known else found

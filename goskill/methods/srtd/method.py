@@ -22,7 +22,7 @@ from goskill.methods.srtd.latent_stores import AUGMENTED, EMBEDDED, episode_qual
 from goskill.methods.srtd.losses import SkillLoss, TaskLoss
 from goskill.methods.srtd.networks import SRTDNetworks, networks_from_state
 from goskill.methods.srtd.settings import SRTDSettings
-from goskill.methods.td3_bc import ActorLoss, CriticLoss
+from goskill.methods.td3_bc import TD3BCActorLoss, TD3CriticLoss
 from goskill.models import Normalize
 from goskill.training import Objective, OptimizerSettings, Phase, TrainingSettings, distributed
 
@@ -145,11 +145,11 @@ class SRTD(Method):
         sampler = MixedSampler(parts)
         adam = OptimizerSettings(settings.learning_rate, "adam")
         return [
-            Objective("critic", sampler, CriticLoss(learner, None), [learner.critic], optimizer=adam),
+            Objective("critic", sampler, TD3CriticLoss(learner, None), [learner.critic], optimizer=adam),
             Objective(
                 "actor",
                 "critic",
-                ActorLoss(learner, None),
+                TD3BCActorLoss(learner, None),
                 [learner.actor],
                 every=settings.policy_every,
                 optimizer=adam,
