@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "collect": stores.collect,
     "convert": stores.convert,
     "merge": stores.merge,
+    "mix": stores.mix,
     "download": stores.download,
     "info": stores.info,
     "verify": stores.verify,
