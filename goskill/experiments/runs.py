@@ -237,11 +237,12 @@ def load_method(
     and for a checkpoint that is missing, damaged or does not fit the run's settings.
     """
     settings = settings_of(run, method=method)
-    found = _find_checkpoint(run, "newest" if checkpoint is None and not finished else checkpoint)
+    found = find_checkpoint(run, "newest" if checkpoint is None and not finished else checkpoint)
     return settings.entry.method.restore(settings.method, found.networks())
 
 
-def _find_checkpoint(run: RunFolder, name: str | None) -> Checkpoint:
+def find_checkpoint(run: RunFolder, name: str | None) -> Checkpoint:
+    """The last checkpoint of a finished run, the newest whole one for "newest", or the one of that name."""
     from goskill.training import Checkpoints, read_checkpoint
 
     if name not in (None, "newest"):
