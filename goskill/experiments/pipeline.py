@@ -54,9 +54,11 @@ __all__ = [
     "diagnose",
     "download",
     "evaluate",
+    "export",
     "label",
     "load_policy",
     "merge",
+    "push",
     "show_store",
     "train",
     "verify",
@@ -267,6 +269,37 @@ def evaluate(
             f"filmed {', '.join(path.name for path in films)} in {run.path / 'videos'}", highlight=False
         )
     return results
+
+
+def export(
+    path: PathLike,
+    folder: PathLike,
+    *,
+    half: bool = True,
+    checkpoint: str | None = None,
+    commit: str | None = None,
+) -> None:
+    """Write a run as a small folder to hand on; see :func:`goskill.experiments.export.export`."""
+    from goskill.experiments.export import export as export_run
+
+    written = export_run(path, folder, half=half, checkpoint=checkpoint, commit=commit)
+    size = sum(file.stat().st_size for file in written.rglob("*") if file.is_file())
+    console.print(f"{written}: {size / 1e6:.2f} MB", highlight=False)
+
+
+def push(
+    path: PathLike,
+    repository: str,
+    *,
+    half: bool = True,
+    private: bool = False,
+    checkpoint: str | None = None,
+) -> None:
+    """Put a run on huggingface.co; see :func:`goskill.experiments.sharing.push`."""
+    from goskill.experiments.sharing import push as push_run
+
+    address = push_run(path, repository, half=half, private=private, checkpoint=checkpoint)
+    console.print(f'pushed: goskill.load_policy("{address}") loads it', highlight=False)
 
 
 def _where(

@@ -35,7 +35,7 @@ class Diffusion(nn.Module):
         """Diffusion steps that sampling visits, from the noisiest: all for 0, otherwise ``count``, evenly spaced."""
         if not count:
             return list(range(self.steps))[::-1]
-        return np.linspace(self.steps - 1, 0, count).round().astype(int).tolist()
+        return [round(step) for step in np.linspace(self.steps - 1, 0, count).tolist()]
 
     def back(self, x: Tensor, predicted: Tensor, step: int, to: int, noise: Tensor | None) -> Tensor:
         """From step ``step`` to ``to`` (-1: the end), where the network predicted noise; actions stay in [-1, 1].
