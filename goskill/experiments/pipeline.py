@@ -27,6 +27,7 @@ from goskill.errors import InputError
 from goskill.experiments.load import load_policy
 from goskill.experiments.runs import (
     Choice,
+    action_repeat_of,
     check_finished,
     evaluate_over_ranks,
     load_method,
@@ -307,11 +308,12 @@ def _where(
 ) -> tuple[Suite, list[str], Prompts]:
     """The suite and tasks that a run is evaluated in, and ``count`` demonstrations of each from ``data`` or the run."""
     from goskill.data import EpisodeStore
+    from goskill.envs.repeated import repeated
     from goskill.envs.suite import find_suite, tasks_in
     from goskill.rollouts.collection import suite_of_store
 
     if data is None and not run.prompts.exists():
-        found = find_suite(suite or suite_of(run) or "metaworld")
+        found = repeated(find_suite(suite or suite_of(run) or "metaworld"), action_repeat_of(run))
         return found, tasks_in(found, tasks or tasks_of(run) or None)[1], {}
     store = EpisodeStore.open(run.prompts if data is None else data)
     check_finished(store)

@@ -156,6 +156,7 @@ def _data_record(store: EpisodeStore | None) -> dict[str, Any]:
         "tasks": store.tasks,
         "episodes": store.num_episodes,
         "steps": store.num_steps,
+        **({} if store.action_repeat == 1 else {"action_repeat": store.action_repeat}),
         "returns": {task: to_mapping(returns) for task, returns in data_returns(store).items()},
     }
 
@@ -173,6 +174,11 @@ def suite_of(run: RunFolder) -> str | None:
     """The name of the suite that a run learns in, or that its data was collected in; None where nothing says it."""
     name = _record(run)["data"].get("suite")
     return None if name is None else str(name)
+
+
+def action_repeat_of(run: RunFolder) -> int:
+    """How often the environments that its data is from took each action."""
+    return int(_record(run)["data"].get("action_repeat", 1))
 
 
 def tasks_of(run: RunFolder) -> list[str]:
@@ -322,10 +328,15 @@ def keep_prompts(store: EpisodeStore, run: RunFolder, count: int) -> None:
         return
     unfinished = run.path / ".prompts"
     shutil.rmtree(unfinished, ignore_errors=True)
-    origin = {"source": str(store.path), "selection": f"the {count} episodes of highest return of each task"}
+    origin: dict[str, Any] = {
+        "source": str(store.path),
+        "selection": f"the {count} episodes of highest return of each task",
+    }
     name = suite_of_store(store)
     if name is not None:
         origin["suite"] = name
+    if store.action_repeat != 1:
+        origin["action_repeat"] = store.action_repeat
     with StoreWriter(
         unfinished, store.observation_dim, store.action_dim, store.tasks, provenance=origin
     ) as writer:
