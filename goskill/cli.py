@@ -41,6 +41,8 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "settings": runs.settings,
     "finetune": runs.finetune,
     "eval": runs.evaluate,
+    "export": runs.export,
+    "push": runs.push,
     "diagnose": runs.diagnose,
     "label": stores.label,
     "figures": comparisons.figures,
