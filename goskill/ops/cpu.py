@@ -86,6 +86,8 @@ def straight_through(
     commitment_weight: float,
 ) -> Tensor:
     out = x.new_empty(x.shape)
+    if gradient.stride(0) == 0:  # that of a sum: one row is read again and again
+        gradient = gradient[:1].contiguous().expand(x.shape)
     _core.straight_through(
         x=x.data_ptr(),
         dtype=DTYPES[x.dtype],
