@@ -1,4 +1,7 @@
-"""Derivatives beyond the first gradient: each is right or refused, whatever implementation runs."""
+"""Derivatives beyond the first gradient: each is right or refused, whatever implementation runs.
+
+``python tests/ops/test_derivatives.py`` holds the loss to torch's own samples of cross-entropy as well.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo.testing
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -14,6 +18,7 @@ from goskill import ops
 from goskill.errors import InputError
 
 ROWS, CLASSES = 7, 5
+Sample = tuple[Tensor, Tensor, dict[str, Any]]
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -81,7 +86,7 @@ def test_the_weight_of_classes_gets_its_gradient() -> None:
     found, expected = (one.clone().requires_grad_() for one in (weight, weight.double()))
     focal(normal(ROWS, CLASSES), 2.0, weight=found).backward()
     plain_focal(normal(ROWS, CLASSES), 2.0, expected).backward()
-    assert found.grad is not None and expected.grad is not None
+    assert found.grad is not None
     torch.testing.assert_close(found.grad.double(), expected.grad, atol=1e-6, rtol=1e-5)
     with pytest.raises(InputError, match="no gradient for weight"):
         focal(normal(ROWS, CLASSES), 2.0, weight=found, impl="cpp")
@@ -151,25 +156,41 @@ def test_export_keeps_the_operators() -> None:
     torch.testing.assert_close(program.module()(*inputs), Losses()(*inputs))
 
 
-def test_one_graph_for_every_gamma_and_size() -> None:
+@pytest.mark.parametrize(("changing", "graphs"), [("sizes", 2), ("gamma", 4)])
+def test_whole_graphs_take_other_sizes_and_gammas(changing: str, graphs: int) -> None:
     """With a backend that only captures: code for kernels is compiled in test_operators."""
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")  # type: ignore[no-untyped-call]
 
     def loss(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
         return ops.focal_loss(logits, target, gamma=gamma)
 
-    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend=counter)
-    for rows, gamma in ((4, 0.5), (6, 1.5), (9, 2.5), (12, 3.25)):
+    compiled = torch.compile(loss, fullgraph=True, dynamic=changing == "sizes", backend=counter)
+    for number in range(4):
+        rows, gamma = (4 + 3 * number, 2.0) if changing == "sizes" else (4, 0.5 + number)
         logits, target = normal(rows, CLASSES, seed=rows).requires_grad_(), torch.arange(rows) % CLASSES
-        found = compiled(logits, target, gamma)
-        (gradient,) = torch.autograd.grad(found, logits)
-        expected = loss(logits, target, gamma)
+        found, expected = compiled(logits, target, gamma), loss(logits, target, gamma)
         torch.testing.assert_close(found, expected)
-        torch.testing.assert_close(gradient, torch.autograd.grad(expected, logits)[0])
-    assert counter.frame_count <= 2
+        gradients = [torch.autograd.grad(one, logits)[0] for one in (found, expected)]
+        torch.testing.assert_close(*gradients)
+    assert counter.frame_count <= graphs
 
 
-def _samples() -> list[Any]:
+def samples_like_torchs() -> list[Sample]:
+    """The shapes and options of the lists below, which take eight seconds to import."""
+    random, shapes = torch.Generator().manual_seed(0), [(2, 3), (2, 3, 1), (2, 3, 1, 2), (2, 3, 1, 2, 3)]
+    weight = torch.rand(3, generator=random, dtype=torch.float64)
+    options: list[dict[str, Any]] = [{"reduction": one} for one in ("mean", "sum", "none")]
+    options += [{**one, "weight": weight} for one in options]
+    options += [{"ignore_index": 1}, {"label_smoothing": 0.1}, {"label_smoothing": 0.15, "weight": weight}]
+    found: list[Sample] = []
+    for shape, given in [*((shape, {}) for shape in shapes), *(((2, 3), one) for one in options)]:
+        logits = torch.randn(shape, generator=random, dtype=torch.float64)
+        target = torch.randint(0, 3, shape[:1] + shape[2:], generator=random)
+        found += [(logits, target, given), (logits, logits.softmax(1), given)]
+    return [*found, (torch.randn(3), torch.tensor(1), {})]
+
+
+def samples_of_torch() -> list[Sample]:
     """torch's own samples of cross-entropy: of its operators, and of its module."""
     from torch.testing._internal.common_methods_invocations import op_db
     from torch.testing._internal.common_modules import module_db
@@ -177,33 +198,40 @@ def _samples() -> list[Any]:
     operator = next(one for one in op_db if one.name == "nn.functional.cross_entropy")
     module = next(one for one in module_db if one.module_cls is torch.nn.CrossEntropyLoss)
     given = {"device": "cpu", "dtype": torch.float64, "requires_grad": True}
-    found = [(one.input, *one.args, one.kwargs) for one in operator.sample_inputs(**given)]
-    for one in module.module_inputs_func(module, training=True, **given):
-        found.append((*one.forward_input.args, one.constructor_input.kwargs))
-    return found
+    of_operator = [(one.input, *one.args, one.kwargs) for one in operator.sample_inputs(**given)]
+    of_module = [
+        (*one.forward_input.args, one.constructor_input.kwargs)
+        for one in module.module_inputs_func(module, training=True, **given)
+    ]
+    return of_operator + of_module
 
 
-def test_torchs_samples_of_cross_entropy_at_gamma_zero() -> None:
-    """Equal in value, gradient and second gradient, in both precisions, or refused by name."""
-    refused = 0
-    for logits, target, options in _samples():
-        for dtype in (torch.float32, torch.float64):
-            x = logits.detach().to(dtype).requires_grad_()
-            ours = {
-                k: v.to(dtype) if isinstance(v, Tensor) else v for k, v in options.items() if v is not None
-            }
-            try:
-                found = ops.focal_loss(x, target, gamma=0.0, **ours)
-            except InputError as error:
-                # Probabilities, and logits without rows.
-                assert target.is_floating_point() or x.ndim == 1, error
-                refused += 1
-                continue
-            expected = F.cross_entropy(x, target, **ours)
-            torch.testing.assert_close(found, expected, equal_nan=True)
-            derivatives = []
-            for loss in (found, expected):
-                (first,) = torch.autograd.grad(loss.sum(), x, create_graph=True)
-                derivatives += [first, torch.autograd.grad((first * first.detach().cos()).sum(), x)[0]]
-            torch.testing.assert_close(derivatives[:2], derivatives[2:], atol=1e-6, rtol=1e-5)
-    assert refused
+def equal_or_refused(sample: Sample, dtype: torch.dtype) -> bool:
+    """Whether gamma 0 gives cross-entropy's value, gradient and second gradient; False if it is refused by name."""
+    logits, target, options = sample
+    x = logits.detach().to(dtype).requires_grad_()
+    ours = {k: v.to(dtype) if isinstance(v, Tensor) else v for k, v in options.items() if v is not None}
+    if target.is_floating_point() or x.ndim == 1:
+        with pytest.raises(InputError, match=r"target must be an int64|logits must have shape"):
+            ops.focal_loss(x, target, gamma=0.0, **ours)
+        return False
+    found, expected = ops.focal_loss(x, target, gamma=0.0, **ours), F.cross_entropy(x, target, **ours)
+    torch.testing.assert_close(found, expected, equal_nan=True)
+    derivatives = []
+    for loss in (found, expected):
+        (first,) = torch.autograd.grad(loss.sum(), x, create_graph=True)
+        derivatives += [first, torch.autograd.grad((first * first.detach().cos()).sum(), x)[0]]
+    torch.testing.assert_close(derivatives[:2], derivatives[2:], atol=1e-6, rtol=1e-5)
+    return True
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_samples_of_cross_entropy_at_gamma_zero_are_equal_or_refused(dtype: torch.dtype) -> None:
+    compared = [equal_or_refused(sample, dtype) for sample in samples_like_torchs()]
+    assert (sum(compared), len(compared)) == (13, 27)
+
+
+if __name__ == "__main__":
+    for dtype in (torch.float32, torch.float64):
+        compared = [equal_or_refused(sample, dtype) for sample in samples_of_torch()]
+        print(f"{dtype}: {sum(compared)} equal, {len(compared) - sum(compared)} refused by name")
