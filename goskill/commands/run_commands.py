@@ -42,7 +42,10 @@ def train(
         typer.Option("--ablation", help="Leave a part of the method out, such as no-focal.", metavar="NAME"),
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(help="quickstart, mt10 (default), mt50; mt30-paper, mt50-paper, ml45-paper.")
+        str | None,
+        typer.Option(
+            help="quickstart, mt10 (default), mt50, maze, kitchen; mt30-paper, mt50-paper, ml45-paper."
+        ),
     ] = None,
     overrides: Overrides = None,
     resume: Annotated[

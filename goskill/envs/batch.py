@@ -20,7 +20,7 @@ Infos = list[tuple[int, dict[str, Any] | None, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
-class Layout:
+class BufferLayout:
     """The sizes of :class:`Buffers`."""
 
     num_envs: int
@@ -31,7 +31,7 @@ class Layout:
     info_keys: tuple[str, ...]
 
     @classmethod
-    def of(cls, suite: Suite, num_envs: int) -> Layout:
+    def of(cls, suite: Suite, num_envs: int) -> BufferLayout:
         observations, actions = suite.observation_space, suite.action_space
         sizes = observations.shape[0], observations.dtype, actions.shape[0], actions.dtype
         return cls(num_envs, *sizes, suite.info_keys or ())
@@ -82,7 +82,7 @@ class Buffers:
     final_observations: npt.NDArray[Any]
     final_infos: npt.NDArray[np.float64]
 
-    def __init__(self, memory: mmap.mmap | bytearray, layout: Layout) -> None:
+    def __init__(self, memory: mmap.mmap | bytearray, layout: BufferLayout) -> None:
         offset = 0
         for name, dtype, shape in layout.columns():
             array: npt.NDArray[Any] = np.ndarray((layout.num_envs, *shape), dtype, memory, offset)
@@ -279,7 +279,7 @@ class SteppedTogether(_Askable):
     def call(self, indices: Sequence[int], name: str, arguments: Any, keywords: Any) -> list[Any]:
         """The suite's spaces and each environment's seed; other attributes of single environments are not there."""
         if name == "np_random_seed":
-            return self._seeds[self._rows(np.asarray(indices, np.int64))].tolist()
+            return list(self._seeds[self._rows(np.asarray(indices, np.int64))].tolist())
         if name in ("observation_space", "action_space"):
             return [getattr(self._suite, name) for _ in indices]
         raise AttributeError(
@@ -336,7 +336,7 @@ class _named:  # noqa: N801 (a context manager, used as a function)
 
 def serve_batch(
     descriptor: int,
-    layout: Layout,
+    layout: BufferLayout,
     packed_suite: bytes,
     tasks: dict[int, str],
     groups: Sequence[Sequence[int]],

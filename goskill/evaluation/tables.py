@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from goskill.evaluation.compare import Comparison, Contender
+from goskill.evaluation.compare import ComparedRuns, Comparison
 from goskill.evaluation.results import Results, Summary
 from goskill.evaluation.statistics import Estimate
 from goskill.terminal import amount
@@ -61,7 +61,7 @@ def _task_table(comparison: Comparison, value: Literal["return", "success"]) -> 
     return table
 
 
-def _task_cell(contender: Contender, task: str, value: Literal["return", "success"]) -> str:
+def _task_cell(contender: ComparedRuns, task: str, value: Literal["return", "success"]) -> str:
     level = contender.returns[task] if value == "return" else contender.success[task]
     if level is None:
         return UNKNOWN
@@ -92,7 +92,7 @@ def percentage(share: Estimate | None) -> str:
     return UNKNOWN if share is None else f"{share.value:.0%}"
 
 
-def _overall_cells(contender: Contender) -> list[str]:
+def _overall_cells(contender: ComparedRuns) -> list[str]:
     difference = contender.overall_difference
     return [
         _with_interval(contender.overall_return),

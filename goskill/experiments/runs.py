@@ -266,6 +266,17 @@ def _find_checkpoint(run: RunFolder, name: str | None) -> Checkpoint:
             )
         return read_checkpoint(path)
     found = _last_checkpoint(run) if name is None else Checkpoints(run.checkpoints).newest()
+    return _there(run, found)
+
+
+def newest_checkpoint(run: RunFolder) -> Checkpoint:
+    """The newest whole checkpoint of a run, finished or under way. Raises CheckpointError if there is none."""
+    from goskill.training import Checkpoints
+
+    return _there(run, Checkpoints(run.checkpoints).newest())
+
+
+def _there(run: RunFolder, found: Checkpoint | None) -> Checkpoint:
     if found is None:
         raise CheckpointError(
             f"{run.checkpoints} holds no whole checkpoint: "
@@ -306,7 +317,7 @@ def train_into(
     from goskill.methods import HasSkills
     from goskill.training import Trainer, distributed
 
-    if distributed.rank() == 0 and store is not None:
+    if distributed.rank() == 0 and store is not None and method.prompt_episodes:
         keep_prompts(store, run, prompts, method.prompts)
     Trainer(method, run, settings.training, milestones=milestones).train(resume=resume)
     if store is not None and isinstance(method, HasSkills) and method.discrete_skills:

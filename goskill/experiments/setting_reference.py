@@ -24,19 +24,30 @@ class SettingDescription:
 
 
 def describe(settings: type[Any]) -> list[SettingDescription]:
-    """The settings of a dataclass in their order, each with the comment behind it (or inside its parentheses)."""
+    """The settings of a dataclass in their order, each with the comment behind it (or inside its parentheses).
+
+    Those that it inherits come first; one that it defines anew has its own type, default and comment.
+    """
+    found: dict[str, SettingDescription] = {}
+    for owner in reversed(settings.__mro__):
+        if dataclasses.is_dataclass(owner):
+            found |= _own(owner, {one.name: one for one in dataclasses.fields(settings)})
+    return list(found.values())
+
+
+def _own(settings: type[Any], fields: dict[str, dataclasses.Field[Any]]) -> dict[str, SettingDescription]:
+    """Those that the class itself defines."""
     source = textwrap.dedent(inspect.getsource(settings))
     comments = _comments(source)
     (definition,) = ast.parse(source).body
     assert isinstance(definition, ast.ClassDef)
-    fields = {one.name: one for one in dataclasses.fields(settings)}
-    found = []
+    found = {}
     for node in definition.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id in fields:
-            lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
+            name, lines = node.target.id, range(node.lineno, (node.end_lineno or node.lineno) + 1)
             text = " ".join(comments[line] for line in lines if line in comments)
             kind = ast.unparse(node.annotation)
-            found.append(SettingDescription(node.target.id, kind, _default(fields[node.target.id]), text))
+            found[name] = SettingDescription(name, kind, _default(fields[name]), text)
     return found
 
 

@@ -92,6 +92,7 @@ def train(
     choose_execution(settings.training)  # raises before anything is written
     store = None if data is None else open_store(data, RunFolder(Path(out)), labels)
     sources = _sources(settings, store, suite, tasks, workers, RunFolder.open(out) if begun else None)
+    sources = replace(sources, folder=RunFolder(Path(out)).made)
     learner = settings.entry.method.create(settings.method, sources, settings.training)
     settings = replace(settings, method=learner.settings)
     prompts = chosen_prompts(learner, store)

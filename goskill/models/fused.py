@@ -53,6 +53,9 @@ def runs_fused(transformer: CausalTransformer, tokens: Tensor) -> bool:
     """Whether ``transformer`` runs fused on ``tokens`` [B, L, width]."""
     if torch.compiler.is_compiling() or not _wanted.get() or not tokens.is_cuda:
         return False
+    block: Any = transformer.blocks[0]
+    if type(block.query_key_value) is not nn.Linear:  # what a subclass computes is not known here
+        return False
     return (
         torch.is_autocast_enabled("cuda")
         and torch.get_autocast_dtype("cuda") == DTYPE

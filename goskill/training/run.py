@@ -33,6 +33,8 @@ SINCE_ADDED: Mapping[str, Any] = {
     "method.policy_every": 1,
     "method.table_std": 1.0,
     "method.prompts": "best",
+    "method.tell_task": False,
+    "method.told_tasks": [],
 }
 
 
@@ -65,6 +67,11 @@ class RunFolder:
     @property
     def prompts(self) -> Path:
         return self.path / "prompts"
+
+    @property
+    def made(self) -> Path:
+        """What a method makes of its data, such as further episodes."""
+        return self.path / "made"
 
     @property
     def labels(self) -> Path:

@@ -32,6 +32,8 @@ class GoSkillSettings:
     )
     reached_goal: bool = True  # the decoder sees the goal reached so far at each step
     multi_head_decoder: bool = False  # MH-GO-Skill: an output layer per skill
+    tell_task: bool = False  # the decoder is told the task (one-hot), as bc is; the paper's is not
+    told_tasks: tuple[str, ...] = ()  # that it is told apart; those of the store are added
 
     # Networks
     encoder_width: int = 256  # of the goal encoder's hidden layers
@@ -145,6 +147,10 @@ class GoSkillSettings:
             self._refuse("reached_goal", "False with skill_source = 'actions', which has no goal to reach")
         if self.skill_source == "actions" and self.goal_dimensions is not None:
             self._refuse("goal_dimensions", "None with skill_source = 'actions', which sees no goal")
+        if len(set(self.told_tasks)) < len(self.told_tasks):
+            self._refuse("told_tasks", "different names")
+        if self.told_tasks and not self.tell_task:
+            self._refuse("told_tasks", "none with tell_task = False")
         if not self.discrete and self.multi_head_decoder:
             self._refuse("multi_head_decoder", "False with codebook = 'none', which has no skill index")
         if not self.discrete and self.skill_noise:

@@ -27,9 +27,7 @@ def predict_actions(
     sampler = contexts(settings, store, min(BATCH, samples), seed)
     parts = []
     for batch, rows in batches(sampler, networks.normalize.mean.device, samples):
-        task = None if places is None else places[batch["task"]]
-        prompt = networks.decisions(batch, task, "prompt_") if settings.prompt_length else None
-        actions = networks.policy(networks.decisions(batch, task), prompt, task)
+        actions = networks.predict(batch, places, store.tasks)
         valid = batch["mask"].cpu().numpy()[:rows]
         of_task = repeat(batch["task"], valid.shape[1])[:rows][valid]
         parts.append(

@@ -51,7 +51,9 @@ class PromptDT(Method):
     """
 
     Settings = PromptDTSettings
+    networks_type: ClassVar[type[PromptDTNetworks]] = PromptDTNetworks
     section = "prompt_dt"
+    free: ClassVar[frozenset[str]] = SCHEDULE
     training_defaults: ClassVar[Mapping[str, int]] = MappingProxyType({"warmup_iterations": 10_000})
 
     def __init__(
@@ -76,9 +78,9 @@ class PromptDT(Method):
             if networks is None:
                 normalization = store.normalization()
                 mean, std = torch.as_tensor(normalization.mean), torch.as_tensor(normalization.std)
-                networks = PromptDTNetworks(settings, Normalize(mean, std), store.action_dim)
+                networks = self.networks_type(settings, Normalize(mean, std), store.action_dim)
             else:
-                check_trained(settings, networks.settings, SCHEDULE)
+                check_trained(settings, networks.settings, self.free)
                 networks = networks.with_tasks(tasks)
         check_dimensions(networks, store)
         check_lengths(store, 1, settings.max_decisions)
@@ -96,7 +98,7 @@ class PromptDT(Method):
     @classmethod
     def restore(cls, settings: PromptDTSettings, networks: Networks) -> PromptDT:
         """A trained method, to act and to fine-tune."""
-        return cls(settings, None, networks=networks_from_state(settings, networks))
+        return cls(settings, None, networks=networks_from_state(settings, networks, cls.networks_type))
 
     @classmethod
     def fine_tuned_settings(cls, settings: PromptDTSettings, iterations: int) -> PromptDTSettings:
@@ -125,25 +127,25 @@ class PromptDT(Method):
         ]
 
     def _begin(self) -> Sequence[Objective]:
-        loss = ActionLoss(self.networks, self.networks.task_index(self.store.tasks))
+        loss = PromptedActionLoss(self.networks, self.networks.task_index(self.store.tasks))
         return [sampled_objective("policy", self._contexts(), loss, [self.networks.policy])]
 
-    def _contexts(self) -> ContextSampler:
+    def _contexts(self, seed: int | None = None, on_device: bool = True) -> ContextSampler:
         tasks_with_episodes = len(np.unique(self.store.episode_task))
         return contexts(
             self.settings,
             self.store,
             distributed.share(self.settings.batch_per_task * tasks_with_episodes),
-            self.training.seed,
+            self.training.seed if seed is None else seed,
             episodes=best_share(self.store, self.settings.best_share),
             threads=self.training.threads or 1,
             rank=distributed.rank(),
             world_size=distributed.world_size(),
-            **placement(self.training, self.store),
+            **(placement(self.training, self.store) if on_device else {}),
         )
 
 
-class ActionLoss(nn.Module):
+class PromptedActionLoss(nn.Module):
     """Mean squared error of the actions over the steps that are not padding."""
 
     def __init__(self, networks: PromptDTNetworks, task_index: Tensor | None) -> None:

@@ -81,15 +81,28 @@ class PromptDTNetworks(nn.Module):
             return self
         settings = replace(self.settings, tasks=(*self.settings.tasks, *added))
         normalize = Normalize(self.normalize.mean.cpu(), self.normalize.std.cpu())
-        networks = PromptDTNetworks(settings, normalize, self.action_dim)
+        networks = type(self)(settings, normalize, self.action_dim)
         state = networks.policy.state_dict()
         for key, value in self.policy.state_dict().items():
             state[key][: len(value)] = value  # the layers and vectors of tasks are rows, the new ones last
+        networks.policy.load_state_dict(state)
         return networks
+
+    def predict(self, batch: Mapping[str, Tensor], places: Tensor | None, tasks: Sequence[str]) -> Tensor:
+        """Actions [B, K, action_dim] of a batch of ``ContextSampler`` of a store with ``tasks``.
+
+        ``places`` is what ``task_index(tasks)`` gives.
+        """
+        task = None if places is None else places[batch["task"]]
+        prompt = self.decisions(batch, task, "prompt_") if self.settings.prompt_length else None
+        actions: Tensor = self.policy(self.decisions(batch, task), prompt, task)
+        return actions
 
 
 def networks_from_state(
-    settings: PromptDTSettings, state: Mapping[str, Mapping[str, Tensor]]
+    settings: PromptDTSettings,
+    state: Mapping[str, Mapping[str, Tensor]],
+    kind: type[PromptDTNetworks] = PromptDTNetworks,
 ) -> PromptDTNetworks:
     """The networks of a checkpoint: ``state`` maps the names of ``PromptDTNetworks.parts`` to state dicts.
 
@@ -101,6 +114,6 @@ def networks_from_state(
         action_dim = state["policy"]["embedding.action.weight"].shape[1]
     except KeyError as error:
         raise CheckpointError(f"checkpoint: {error.args[0]!r} is missing") from None
-    networks = PromptDTNetworks(settings, Normalize(mean, std), action_dim)
+    networks = kind(settings, Normalize(mean, std), action_dim)
     load_parts(networks.parts, state)
     return networks

@@ -1,0 +1,115 @@
+"""Linear layers that several tasks share under a binary mask of each, applied in one batched product."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from goskill.models.transformer import CausalTransformer
+
+LAYERS = ("query_key_value", "attention_output", "feedforward_input", "feedforward_output")
+
+
+class MaskedLinear(nn.Linear):
+    """A linear layer of which each of ``tasks`` uses the weights that its mask keeps; biases are shared whole.
+
+    Rows come task by task, equally many of each task in ``order``: all tasks are one batched matrix product. Weight
+    and bias are named as those of ``nn.Linear``, beside them a state dict holds ``mask_bits`` uint8
+    [tasks, ceil(weights / 8)], the lowest bit first. Masks keep everything at first.
+    """
+
+    mask_bits: Tensor
+    mask: Tensor  # bool [tasks, outputs, inputs]
+
+    def __init__(self, inputs: int, outputs: int, tasks: int) -> None:
+        super().__init__(inputs, outputs)
+        mask = torch.ones(tasks, outputs, inputs, dtype=torch.bool)
+        self.register_buffer("mask_bits", pack_bits(mask.flatten(1)))
+        self.register_buffer("mask", mask, persistent=False)
+        self.order: Tensor | None = None  # int64 [tasks in a batch]: whose rows come; None: all tasks in turn
+        self.task_weight: Tensor | None = (
+            None  # [tasks in a batch, outputs, inputs], to use in place of masked ones
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[tasks · n, L, inputs], task by task -> [tasks · n, L, outputs]."""
+        weight = self.task_weight
+        if weight is None:
+            mask = self.mask if self.order is None else self.mask.index_select(0, self.order)
+            own = self.weight
+            if torch.is_autocast_enabled(x.device.type):
+                own = own.to(torch.get_autocast_dtype(x.device.type))
+            weight = masked_weights(own, mask)
+        rows = x.reshape(len(weight), -1, self.in_features).to(weight.dtype)
+        product = torch.baddbmm(self.bias.to(weight.dtype), rows, weight.transpose(1, 2))
+        return product.view(*x.shape[:-1], self.out_features)
+
+    @torch.no_grad()
+    def set_mask(self, mask: Tensor) -> None:
+        """Keep other weights from now on: bool [tasks, outputs, inputs]. Writes into the tensors that are there."""
+        self.mask.copy_(mask)
+        self.mask_bits.copy_(pack_bits(self.mask.flatten(1)))
+
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
+        super()._load_from_state_dict(*args, **options)
+        with torch.no_grad():
+            kept = unpack_bits(self.mask_bits, self.weight.numel()).view(self.mask.shape)
+            if self.mask.device == kept.device:
+                self.mask.copy_(kept)
+            else:
+                self.mask = kept
+
+
+class _Masked(torch.autograd.Function):
+    """weight [M, N], mask bool [T, M, N] -> weight where the mask keeps it, else 0: [T, M, N]."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, mask: Tensor) -> Tensor:
+        ctx.save_for_backward(mask)
+        return weight * mask
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (mask,) = ctx.saved_tensors
+        total = (gradient[0] * mask[0]).float()
+        for own, kept in zip(gradient[1:], mask[1:], strict=True):  # task by task: no temporary of all
+            total += own * kept
+        return total.to(gradient.dtype), None
+
+
+def masked_weights(weight: Tensor, mask: Tensor) -> Tensor:
+    """Each task's weights: [M, N] and bool [T, M, N] -> [T, M, N]. Gradients add up over the tasks, masked."""
+    masked: Tensor = _Masked.apply(weight, mask)  # type: ignore[no-untyped-call]
+    return masked
+
+
+def mask_transformer(transformer: CausalTransformer, tasks: int) -> None:
+    """Put masked layers, of equal weights, in place of all linear layers in the blocks of ``transformer``."""
+    for block in transformer.blocks:
+        for name in LAYERS:
+            plain = getattr(block, name)
+            masked = MaskedLinear(plain.in_features, plain.out_features, tasks)
+            masked.weight, masked.bias = plain.weight, plain.bias
+            setattr(block, name, masked)
+
+
+def masked_layers(module: nn.Module) -> Iterator[MaskedLinear]:
+    """All masked layers in ``module``, in its order."""
+    return (part for part in module.modules() if isinstance(part, MaskedLinear))
+
+
+def pack_bits(values: Tensor) -> Tensor:
+    """bool [T, n] -> uint8 [T, ceil(n / 8)], the lowest bit first."""
+    padded = F.pad(values.to(torch.uint8), (0, -values.shape[1] % 8)).view(len(values), -1, 8)
+    places = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=values.device)
+    return (padded * places).sum(-1, dtype=torch.uint8)
+
+
+def unpack_bits(bits: Tensor, count: int) -> Tensor:
+    """uint8 [T, ceil(count / 8)] -> bool [T, count]."""
+    shifts = torch.arange(8, dtype=torch.uint8, device=bits.device)
+    return ((bits[..., None] >> shifts) & 1).flatten(1)[:, :count].bool()
