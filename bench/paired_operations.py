@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 ROWS = Path("bench/results/paired-operations.jsonl")
-ROUNDS = 21
+ROUNDS = 41
 LEAST_SECONDS = 0.02  # of a block that is timed as one
 CASES: tuple[tuple[str, tuple[int, ...]], ...] = (
     *(("nearest code", (rows, 64, 16)) for rows in (1_000, 10_000, 100_000)),

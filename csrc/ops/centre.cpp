@@ -38,7 +38,7 @@ std::vector<float> codebook_centre(const float* codebook, std::int64_t codes, st
         for (std::size_t d = 0; d < size; ++d) {
             const float value = codebook[static_cast<std::size_t>(code) * size + d];
             // Without branches, which codes in no order would mispredict.
-            const bool finite = value - value == 0, below = value < least[d], above = value > greatest[d];
+            const bool finite = value - value == 0, below = value<least[d], above = value> greatest[d];
             least[d] = finite & below ? value : least[d];
             greatest[d] = finite & above ? value : greatest[d];
         }

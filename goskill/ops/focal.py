@@ -74,7 +74,7 @@ def focal_loss(
     if not 0 <= label_smoothing <= 1:
         raise InputError(f"label_smoothing must be in [0, 1], got {label_smoothing}")
     rows = logits if logits.ndim == 2 else logits.movedim(1, -1).reshape(-1, logits.shape[1])
-    row_target = target.reshape(-1)
+    row_target = target if target.ndim == 1 else target.reshape(-1)
     row_mask = None if mask is None else mask.reshape(-1)
     chosen = choose(impl, logits)
     if weight is not None and weight.requires_grad and chosen != "reference":
