@@ -21,6 +21,7 @@ from goskill.methods.sac.settings import SACSettings
 from goskill.rollouts.collector import Collector, Steps
 from goskill.rollouts.episode_log import EpisodeLog
 from goskill.training import Objective, OptimizerSettings, Phase, Stateful, TrainingSettings
+from goskill.training.placement import replay_device, sampled_objective
 
 
 @register("sac")
@@ -31,7 +32,7 @@ class SAC(Method):
         settings: of the method; its ``tasks`` are those learned in.
         networks: of the agents.
         suite: the environments; None: to act only.
-        training: the seed is used here.
+        training: the seed and where the data lies are used here.
         workers: processes that step environments.
     """
 
@@ -50,16 +51,17 @@ class SAC(Method):
         self.settings, self.networks = settings, networks
         if suite is None:
             return
-        seed = (training or TrainingSettings()).seed
-        self._seed = seed
+        training = training or TrainingSettings()
+        self._seed = seed = training.seed
         tasks = [task for task in settings.tasks for _ in range(settings.environments_per_task)]
         self.collector = Collector(suite, tasks, seed, workers)
         self.log = EpisodeLog(tasks)
         low, high = suite.action_space.low, suite.action_space.high
         self._middle, self._half = (high + low) / 2, (high - low) / 2
-        self.replay = ReplayBuffer(
-            settings.capacity, suite.observation_dim, suite.action_dim, tasks=len(settings.tasks)
-        )
+        sizes = suite.observation_dim, suite.action_dim
+        agents = len(settings.tasks)
+        device = replay_device(training, agents * settings.capacity, 2 * sizes[0] + sizes[1] + 3)
+        self.replay = ReplayBuffer(settings.capacity, *sizes, tasks=agents, device=device)
         self._agent = np.repeat(np.arange(len(settings.tasks)), settings.environments_per_task)
 
     @classmethod
@@ -101,7 +103,7 @@ class SAC(Method):
         transitions = ReplaySampler(self.replay, settings.batch_size, seed=self._seed)
         trained = [networks.actor, networks.temperature]
         return [
-            Objective(
+            sampled_objective(
                 "critic",
                 transitions,
                 CriticLoss(networks),
