@@ -26,7 +26,7 @@ from goskill.methods.sac.settings import SACSettings
 from goskill.rollouts.collector import Collector, Steps
 from goskill.rollouts.episode_log import EpisodeLog
 from goskill.training import Objective, OptimizerSettings, Phase, Stateful, TrainingSettings
-from goskill.training.placement import placement, sampled_objective
+from goskill.training.placement import placement, replay_device, sampled_objective
 
 EXPERIENCE = "experience"  # the store's name in the folder
 
@@ -40,7 +40,7 @@ class SAC(Method):
         settings: of the method; its ``tasks`` are those learned in.
         networks: of the agents.
         suite: the environments; None: to act only.
-        training: the seed is used here.
+        training: the seed and where the data lies are used here.
         workers: processes that step environments.
         store: the episodes that actors begin by imitating, with ``settings.cloning``.
         folder: where ``settings.keep_experience`` keeps every episode, in the store ``experience``.
@@ -70,22 +70,20 @@ class SAC(Method):
         if settings.keep_experience and folder is None:
             raise InputError("keep_experience: expected a folder to keep it in, got none")
         self._training = training or TrainingSettings()
-        seed = self._training.seed
-        self._seed = seed
+        self._seed = seed = self._training.seed
         tasks = [task for task in settings.tasks for _ in range(settings.environments_per_task)]
         self.collector = Collector(suite, tasks, seed, workers)
         self.log = EpisodeLog(tasks)
         low, high = suite.action_space.low, suite.action_space.high
         self._middle, self._half = (high + low) / 2, (high - low) / 2
-        self.replay = ReplayBuffer(
-            settings.capacity, suite.observation_dim, suite.action_dim, tasks=len(settings.tasks)
-        )
+        sizes = suite.observation_dim, suite.action_dim
+        agents = len(settings.tasks)
+        device = replay_device(self._training, agents * settings.capacity, 2 * sizes[0] + sizes[1] + 3)
+        self.replay = ReplayBuffer(settings.capacity, *sizes, tasks=agents, device=device)
         self.experience: Experience | None = None
         if settings.keep_experience and folder is not None:
-            sizes = suite.observation_dim, suite.action_dim
-            self.experience = Experience(
-                folder / EXPERIENCE, sizes, tasks, _provenance(suite, settings, seed)
-            )
+            about = _provenance(suite, settings, seed)
+            self.experience = Experience(folder / EXPERIENCE, sizes, tasks, about)
         self._agent = np.repeat(np.arange(len(settings.tasks)), settings.environments_per_task)
 
     @classmethod
@@ -149,7 +147,7 @@ class SAC(Method):
         transitions = ReplaySampler(self.replay, settings.batch_size, seed=self._seed)
         trained = [networks.actor, networks.temperature]
         return [
-            Objective(
+            sampled_objective(
                 "critic",
                 transitions,
                 CriticLoss(networks),
