@@ -78,7 +78,8 @@ def run(stage_name: str, work: Path, names: Sequence[str], seeds: Sequence[int])
 def report(work: Path, seeds: Sequence[int]) -> None:
     """Collect, train and evaluate preset quickstart for each seed that has no row yet."""
     for seed in seeds:
-        if (REPORT, seed) not in [(row["stage"], row["seed"]) for row in read_rows()]:
+        there = [(row["stage"], row["recipe"], row["seed"]) for row in read_rows()]
+        if (REPORT, "preset", seed) not in there:
             out = work / f"report-{seed}"
             run_folder = RunFolder(out)
             if not run_folder.figures.exists():
@@ -350,7 +351,7 @@ STAGES = {
             "recipe": Recipe("go_skill", "GO-Skill, 60 % swapped skills, small tables, no memory"),
             "told": Recipe(
                 "go_skill",
-                "the same, decoder told the task, Kaiming initialisation, longer decay",
+                "GO-Skill, decoder told the task, Kaiming initialisation, longer decay",
                 ("method.tell_task=true", "training.decay_iterations=7500"),
             ),
         },
