@@ -122,5 +122,4 @@ def usage(index: Tensor, count: int) -> Tensor:
 
 def perplexity(share: Tensor) -> Tensor:
     """exp of the entropy of shares [count] that sum to 1: from 1 to count."""
-    entropy: Tensor = torch.special.entr(share).sum()
-    return entropy.exp()
+    return torch.exp(-torch.special.xlogy(share, share).sum())
