@@ -76,10 +76,16 @@ def test_all_stages_come_in_order_and_are_reported(tmp_path: Path) -> None:
     [
         ("tests", "tests kernels training profile kernel-peers training-peers", []),
         ("goskill", "kernels training profile kernel-peers training-peers", ["goskill"]),
+        ("profile", "profile kernel-peers training-peers", ["goskill", "goskill and fused"]),
         (
             "not goskill",
             "kernel-peers training-peers",
             ["goskill", "goskill and fused", "not goskill"],
+        ),
+        (
+            "not (goskill and fused)",
+            "training-peers",
+            ["goskill", "goskill and fused", "not (goskill and fused)", "not goskill"],
         ),
     ],
 )
