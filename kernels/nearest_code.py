@@ -4,10 +4,9 @@ Rows x and codes e are taken less a centre of the codebook, so that an offset th
 (``goskill.ops.reference.codebook_centre``; here of up to ``SAMPLE`` codes spread over the codebook). Its coordinates
 are 0 for codes around zero.
 
-Up to ``SMALL_CODEBOOK`` codes float32 rows are multiplied in float32. More codes use the tensor cores with each
-float32 split in TF32 terms, whose error is that of float32 sums. Rows of 16 bits are TF32 numbers as they are:
-only the codes are split, in two terms, and the tensor cores serve every codebook. Less a centre that is not 0 the
-rows are no longer, and take a third product.
+The tensor cores multiply, with each float32 split in three TF32 terms, whose error is that of float32 sums. Rows of 16
+bits are TF32 numbers as they are: only the codes are split, in two terms. Less a centre that is not 0 the rows are no
+longer, and take a third product. Up to ``SMALL_CODEBOOK`` codes one launch does everything.
 """
 
 from __future__ import annotations

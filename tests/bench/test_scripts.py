@@ -16,7 +16,7 @@ BENCH = Path(__file__).parents[2] / "bench"
 PYTHON = """#!/usr/bin/env bash
 hang() { touch "$OUT/hanging"; exec sleep 600; }
 case "$*" in
-  *pip*) for word in "$@"; do case $word in */site) mkdir -p "$word/goskill" ;; esac; done ;;
+  *pip*) echo "$*" >> "$OUT/pip"; for word in "$@"; do case $word in */site) mkdir -p "$word/goskill" ;; esac; done ;;
   *bench.device*) echo '{"device": "one"}' ;;
   *"-m pytest"*) [ "$HANG" = tests ] && hang; echo "5 passed" ;;
   *bench.steps*) [ "$HANG" = profile ] && hang; echo profile ;;
@@ -76,10 +76,16 @@ def test_all_stages_come_in_order_and_are_reported(tmp_path: Path) -> None:
     [
         ("tests", "tests kernels training profile kernel-peers training-peers", []),
         ("goskill", "kernels training profile kernel-peers training-peers", ["goskill"]),
+        ("profile", "profile kernel-peers training-peers", ["goskill", "goskill and fused"]),
         (
             "not goskill",
             "kernel-peers training-peers",
             ["goskill", "goskill and fused", "not goskill"],
+        ),
+        (
+            "not (goskill and fused)",
+            "training-peers",
+            ["goskill", "goskill and fused", "not (goskill and fused)", "not goskill"],
         ),
     ],
 )
@@ -94,6 +100,17 @@ def test_rows_and_a_table_are_there_when_it_is_cut(
     kept = [json.loads(line)["row"] for file in (tmp_path / "out").glob("*.jsonl") for line in file.open()]
     assert sorted(kept) == sorted(rows)
     assert table.count('{"row"') == len(rows)
+
+
+def test_a_wheel_is_installed_instead_of_built(tmp_path: Path) -> None:
+    """A machine may have no compiler."""
+    wheel = tmp_path / "wheels" / "goskill-0.1.0-cp312-cp312-linux_x86_64.whl"
+    wheel.parent.mkdir()
+    wheel.touch()
+    assert run_gpu_script(tmp_path, hang="", WHEELS=str(wheel.parent))[0] == 0
+    (installed,) = (tmp_path / "out" / "pip").read_text(encoding="utf-8").splitlines()
+    assert str(wheel) in installed
+    assert "--no-build-isolation" not in installed
 
 
 TRAINING = """#!/usr/bin/env bash

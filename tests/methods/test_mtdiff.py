@@ -304,3 +304,13 @@ def test_episodes_shorter_than_a_plan_are_refused(store: EpisodeStore) -> None:
     with pytest.raises(InputError, match="plan: expected at most 30, the longest episode's steps, got 31"):
         MTDiff(small(plan=31), store, TrainingSettings())
     assert set(store.tasks) == set(TASKS)
+
+
+def test_the_schedule_is_where_a_run_moves_the_networks_to() -> None:
+    """Meta tensors stand for those of a GPU: mixed with others they raise."""
+    networks = make_networks()
+    for module in networks.parts.values():
+        module.to("meta")
+    actions = torch.zeros(2, 4, ACTION, device="meta")
+    step = torch.zeros(2, dtype=torch.int64, device="meta")
+    assert networks.diffusion.noised(actions, actions, step).is_meta

@@ -16,6 +16,8 @@ from goskill.experiments import pipeline
 from goskill.methods import find
 from goskill.methods.srtd import SRTD, SRTDSettings, SRTDSkillLoss, SRTDTaskLoss, discrepancy
 from goskill.methods.srtd.latent_stores import embed, episode_quality, imagine, write_stores
+from goskill.methods.srtd.networks import SRTDNetworks
+from goskill.models import Normalize
 from goskill.training import RunFolder, Trainer, TrainingSettings
 
 TASKS = ("left", "right", "up")
@@ -308,3 +310,13 @@ def test_what_does_not_fit_is_named(store: EpisodeStore, tmp_path: Path) -> None
     policy.act(np.zeros((1, STATE), np.float32))
     with pytest.raises(InputError, match="observe"):
         policy.act(np.zeros((1, STATE), np.float32))
+
+
+def test_networks_act_on_the_device_that_a_run_moves_them_to() -> None:
+    """Meta tensors stand for those of a GPU: mixed with others they raise."""
+    settings = SRTDSettings(latent=2, history=3, skill_width=8, task_width=8, width=8)
+    networks = SRTDNetworks(settings, Normalize(torch.zeros(5), torch.ones(5)), 2)
+    for module in networks.parts.values():
+        module.to("meta")
+    steps = torch.zeros(4, 3, networks.step_size, device="meta")
+    assert networks.act(torch.zeros(4, 5, device="meta"), steps).is_meta

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 from goskill import _core, ops
 from goskill.nn import VectorQuantize
+from goskill.ops import dispatch
 
 
 def operator_arguments() -> dict[str, list[tuple[Any, ...]]]:
@@ -133,3 +136,15 @@ def test_every_instruction_set_of_this_processor_passes_the_tests(name: str) -> 
         [*arguments, *tests], env=environment, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stdout
+
+
+def test_the_choice_of_an_implementation_searches_no_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compile cannot trace a search: on CUDA, whole graphs would not compile."""
+
+    def search(name: str) -> None:
+        raise AssertionError(name)
+
+    monkeypatch.setattr(importlib.util, "find_spec", search)
+    tensor: Any = SimpleNamespace(dtype=torch.float32, device=torch.device("cuda"))
+    monkeypatch.setattr(dispatch, "TRITON_INSTALLED", True)
+    assert dispatch.implementation_for(tensor) == "triton"

@@ -39,7 +39,7 @@ class SkillLoss(nn.Module):
         if self.told is not None:
             states = networks.decoder_states(states, self.told.index_select(0, batch["task"]))
         predicted = networks.decoder(skill, shown, window.reached, states, actions)
-        error = masked_mean((predicted.float() - actions).square().mean(-1), mask)
+        error = masked_mean((predicted - actions).square().mean(-1), mask)  # in float32, as actions are
         loss = error * actions.shape[-1] if networks.settings.action_loss == "sum" else error
         metrics = {"action_error": error.detach()}
         # Enhancement's batches have as many windows of each skill: their codes' use says nothing of learning.
@@ -122,5 +122,4 @@ def usage(index: Tensor, count: int) -> Tensor:
 
 def perplexity(share: Tensor) -> Tensor:
     """exp of the entropy of shares [count] that sum to 1: from 1 to count."""
-    entropy: Tensor = torch.special.entr(share).sum()
-    return entropy.exp()
+    return torch.exp(-torch.special.xlogy(share, share).sum())

@@ -137,7 +137,9 @@ class GoSkillNetworks(nn.Module):
             return Window(self.encoder(goals[:, -1] - goals[:, 0]), None, normalized)
         # Reached goals and the skill's own in one pass through the encoder.
         embeddings = self.encoder(goals - goals[:, :1])
-        return Window(embeddings[:, -1], embeddings[:, :-1], normalized)
+        # Split rather than sliced: one gradient is joined, instead of two that are padded and added.
+        reached, last = embeddings.split([embeddings.shape[1] - 1, 1], 1)
+        return Window(last.squeeze(1), reached, normalized)
 
     def quantize(self, embedding: Tensor, frozen: bool) -> tuple[Tensor, Tensor | None, Tensor]:
         """Embeddings [B, E] -> skill vectors [B, E], skill indices int64 [B], VQ loss (Eq. 3).

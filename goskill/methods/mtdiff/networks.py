@@ -47,6 +47,7 @@ class Denoiser(nn.Module):
         half = width // 2
         rates = torch.exp(-math.log(10_000) / (half - 1 or 1) * torch.arange(half))
         self.register_buffer("rates", rates, persistent=False)
+        self.diffusion = Diffusion(settings.diffusion_steps, settings.beta_min, settings.beta_max)
 
     def forward(self, plans: Tensor, step: Tensor, wanted: Tensor, prompt: Tensor, states: Tensor) -> Tensor:
         """Noise [B, plan, action_dim].
@@ -108,8 +109,12 @@ class MTDiffNetworks(nn.Module):
         self.observation_dim = normalize.mean.numel()
         self.action_dim = action_dim
         self.normalize = normalize
-        self.diffusion = Diffusion(settings.diffusion_steps, settings.beta_min, settings.beta_max)
         self.denoiser = Denoiser(settings, self.observation_dim, action_dim)
+
+    @property
+    def diffusion(self) -> Diffusion:
+        """A part of the denoiser, so that it follows it to a device."""
+        return self.denoiser.diffusion
 
     @property
     def parts(self) -> dict[str, nn.Module]:

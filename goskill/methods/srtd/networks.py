@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from goskill.errors import CheckpointError
@@ -31,10 +32,7 @@ class SRTDNetworks(nn.Module):
         self.skill_decoder = _he(mlp([state + latent, *skill, action_dim]))
         self.task_encoder = _he(mlp([n * self.step_size, *task, latent]))
         self.task_decoder = _he(mlp([state + action_dim + latent, *task, state + 1]))
-        together = Normalize(
-            torch.cat([normalize.mean, torch.zeros(latent)]), torch.cat([normalize.std, torch.ones(latent)])
-        )
-        self.learner = TD3BCNetworks(settings.learner(), together, action_dim)
+        self.learner = TD3BCNetworks(settings.learner(), _WithLatents(normalize, latent), action_dim)
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -71,6 +69,24 @@ class SRTDNetworks(nn.Module):
         """Actions [B, A] in [-1, 1] for raw observations [B, S] and the last n steps as :meth:`encode_task`'s."""
         actions: Tensor = self.learner(torch.cat([observations, self.encode_task(steps)], -1), None)
         return actions
+
+
+class _WithLatents(Normalize):
+    """Normalises states [..., S] and leaves the latents [..., D] behind them. Has no numbers of its own: they follow
+    those of the states to a device.
+    """
+
+    def __init__(self, states: Normalize, latent: int) -> None:
+        nn.Module.__init__(self)
+        self.states, self.latent = states, latent
+
+    @property
+    def mean(self) -> Tensor:  # type: ignore[override]
+        return F.pad(self.states.mean, (0, self.latent))
+
+    @property
+    def std(self) -> Tensor:  # type: ignore[override]
+        return F.pad(self.states.std, (0, self.latent), value=1.0)
 
 
 def _he(network: nn.Sequential) -> nn.Sequential:
