@@ -35,6 +35,8 @@ SINCE_ADDED: Mapping[str, Any] = {
     "method.prompts": "best",
     "method.tell_task": False,
     "method.told_tasks": [],
+    "method.keep_experience": False,
+    "evaluation.max_steps": None,
 }
 
 

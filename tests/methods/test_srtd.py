@@ -15,7 +15,7 @@ from goskill.errors import InputError
 from goskill.experiments import pipeline
 from goskill.methods import find
 from goskill.methods.srtd import SRTD, SkillLoss, SRTDSettings, TaskLoss, discrepancy
-from goskill.methods.srtd.stores import embed, episode_quality, imagine, write_stores
+from goskill.methods.srtd.latent_stores import embed, episode_quality, imagine, write_stores
 from goskill.training import RunFolder, Trainer, TrainingSettings
 
 TASKS = ("left", "right", "up")

@@ -18,10 +18,10 @@ from goskill.methods.method import Method, Networks, Sources
 from goskill.methods.registry import register
 from goskill.methods.sequence.checking import check_dimensions
 from goskill.methods.srtd.acting import SRTDPolicy
+from goskill.methods.srtd.latent_stores import AUGMENTED, EMBEDDED, episode_quality, write_stores
 from goskill.methods.srtd.losses import SkillLoss, TaskLoss
 from goskill.methods.srtd.networks import SRTDNetworks, networks_from_state
 from goskill.methods.srtd.settings import SRTDSettings
-from goskill.methods.srtd.stores import AUGMENTED, EMBEDDED, episode_quality, write_stores
 from goskill.methods.td3_bc import TD3BCActorLoss, TD3CriticLoss
 from goskill.models import Normalize
 from goskill.training import Objective, OptimizerSettings, Phase, TrainingSettings, distributed
