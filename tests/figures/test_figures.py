@@ -168,15 +168,15 @@ def test_skill_usage_shows_shares_and_leaves_unknown_tasks_blank() -> None:
 
 
 def test_the_usage_figure_tells_steps_from_decisions(run, monkeypatch) -> None:
-    drawn = []
-    monkeypatch.setattr("goskill.figures.run_figures.save", lambda figure, *_: drawn.append(figure) or [])
+    drawn = {}
+    monkeypatch.setattr(
+        "goskill.figures.run_figures.save", lambda figure, folder, name: drawn.update({name: figure}) or [run]
+    )
     draw_run(run)
-    usage = next(figure for figure in drawn if len(figure.axes) == 3)
-    assert [axis.get_title(loc="left") for axis in usage.axes[:2]] == [
-        "steps of the data",
-        "decisions in evaluation",
-    ]
-    assert usage.axes[2].get_ylabel() == "share within the task"
+    data, evaluation, bar = drawn["skill_usage"].axes
+    assert data.get_title(loc="left") == "steps of the data"
+    assert evaluation.get_title(loc="left") == "decisions in evaluation"
+    assert bar.get_ylabel() == "share within the task"
 
 
 def test_strips_cover_the_episode_and_mark_the_first_success() -> None:
