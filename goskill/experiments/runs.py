@@ -368,7 +368,10 @@ def keep_prompts(store: EpisodeStore, run: RunFolder, chosen: Mapping[str, Seque
     shutil.rmtree(unfinished, ignore_errors=True)
     count = max(map(len, chosen.values()), default=0)
     by = "return" if rule == "best" else "index" if is_indices(rule) else rule
-    origin: dict[str, Any] = {"source": str(store.path), "selection": f"{count} episodes of each task by {by}"}
+    origin: dict[str, Any] = {
+        "source": str(store.path),
+        "selection": f"{count} episodes of each task by {by}",
+    }
     name = suite_of_store(store)
     if name is not None:
         origin["suite"] = name
