@@ -241,5 +241,11 @@ def test_environments_stepped_together_know_their_seeds(workers):
         pool.reset(seed=[1, 2, 3], options={"reset_mask": np.array([False, True, False])})
         pool.reset()
         assert pool.np_random_seed == (7, 2, 9)
-        with pytest.raises(AttributeError, match="stepped together"):
-            pool.get_attr("sim")
+
+
+def test_environments_stepped_together_have_no_other_attributes():
+    with (
+        make_vec(["maze-r12-c07"], 2, suite="maze", workers=0) as pool,
+        pytest.raises(AttributeError, match="stepped together"),
+    ):
+        pool.get_attr("sim")

@@ -167,6 +167,18 @@ def test_skill_usage_shows_shares_and_leaves_unknown_tasks_blank() -> None:
     assert texts(figure.axes[0]) == ["25", "75"]
 
 
+def test_the_usage_figure_tells_steps_from_decisions(run, monkeypatch) -> None:
+    drawn = {}
+    monkeypatch.setattr(
+        "goskill.figures.run_figures.save", lambda figure, folder, name: drawn.update({name: figure}) or [run]
+    )
+    draw_run(run)
+    data, evaluation, bar = drawn["skill_usage"].axes
+    assert data.get_title(loc="left") == "steps of the data"
+    assert evaluation.get_title(loc="left") == "decisions in evaluation"
+    assert bar.get_ylabel() == "share within the task"
+
+
 def test_strips_cover_the_episode_and_mark_the_first_success() -> None:
     strips = [Strip("reach", [1, 1, 0], 10, 25, 12), Strip("push", [2, 2, 2], 10, 25, None)]
     axis = draw_skill_strips(strips).axes[0]
