@@ -25,7 +25,7 @@ from goskill.methods.sac.networks import SACNetworks, networks_from_state
 from goskill.methods.sac.settings import SACSettings
 from goskill.rollouts.collector import Collector, Steps
 from goskill.rollouts.episode_log import EpisodeLog
-from goskill.training import Objective, OptimizerSettings, Phase, Stateful, TrainingSettings
+from goskill.training import Objective, OptimizerSettings, Phase, Sampler, Stateful, TrainingSettings
 
 EXPERIENCE = "experience"  # the store's name in the folder
 
@@ -117,20 +117,7 @@ class SAC(Method):
         networks, settings = self.networks, self.settings
         self._actor = SACPolicy(networks)
         self._actor.reset(self.collector.tasks)
-        adam = OptimizerSettings(settings.learning_rate, "adam")
-        transitions = ReplaySampler(self.replay, settings.batch_size, seed=self._seed)
-        trained = [networks.actor, networks.temperature]
-        return [
-            Objective(
-                "critic",
-                transitions,
-                CriticLoss(networks),
-                [networks.critic],
-                optimizer=adam,
-                after=networks.target.update,
-            ),
-            Objective("actor", "critic", ActorLoss(networks), trained, optimizer=adam),
-        ]
+        return objectives(networks, ReplaySampler(self.replay, settings.batch_size, seed=self._seed))
 
     def _interact(self, iteration: int) -> Mapping[str, float]:
         """As many steps as there should have been before this iteration."""
@@ -168,6 +155,23 @@ class SAC(Method):
             terminated=step.terminated,
             task=self._agent,
         )
+
+
+def objectives(networks: SACNetworks, transitions: Sampler) -> list[Objective]:
+    """An update of all agents: critics and their targets, then actors and temperatures, on the same batch."""
+    adam = OptimizerSettings(networks.settings.learning_rate, "adam")
+    trained = [networks.actor, networks.temperature]
+    return [
+        Objective(
+            "critic",
+            transitions,
+            CriticLoss(networks),
+            [networks.critic],
+            optimizer=adam,
+            after=networks.target.update,
+        ),
+        Objective("actor", "critic", ActorLoss(networks), trained, optimizer=adam),
+    ]
 
 
 def _provenance(suite: Suite, settings: SACSettings, seed: int) -> dict[str, Any]:
