@@ -28,6 +28,7 @@ from goskill.errors import InputError
 from goskill.experiments.load import load_policy
 from goskill.experiments.runs import (
     Choice,
+    action_repeat_of,
     check_finished,
     evaluate_over_ranks,
     load_method,
@@ -59,10 +60,12 @@ __all__ = [
     "diagnose",
     "download",
     "evaluate",
+    "export",
     "label",
     "load_policy",
     "merge",
     "mix",
+    "push",
     "show_store",
     "train",
     "verify",
@@ -345,6 +348,37 @@ def evaluate(
     return results
 
 
+def export(
+    path: PathLike,
+    folder: PathLike,
+    *,
+    half: bool = True,
+    checkpoint: str | None = None,
+    commit: str | None = None,
+) -> None:
+    """Write a run as a small folder to hand on; see :func:`goskill.experiments.export.export`."""
+    from goskill.experiments.export import export as export_run
+
+    written = export_run(path, folder, half=half, checkpoint=checkpoint, commit=commit)
+    size = sum(file.stat().st_size for file in written.rglob("*") if file.is_file())
+    console.print(f"{written}: {size / 1e6:.2f} MB", highlight=False)
+
+
+def push(
+    path: PathLike,
+    repository: str,
+    *,
+    half: bool = True,
+    private: bool = False,
+    checkpoint: str | None = None,
+) -> None:
+    """Put a run on huggingface.co; see :func:`goskill.experiments.sharing.push`."""
+    from goskill.experiments.sharing import push as push_run
+
+    address = push_run(path, repository, half=half, private=private, checkpoint=checkpoint)
+    console.print(f'pushed: goskill.load_policy("{address}") loads it', highlight=False)
+
+
 def _where(
     run: RunFolder,
     suite: str | Suite | None,
@@ -355,11 +389,12 @@ def _where(
 ) -> tuple[Suite, list[str], Prompts]:
     """The suite and tasks that a run is evaluated in, and ``count`` demonstrations of each from ``data`` or the run."""
     from goskill.data import EpisodeStore
+    from goskill.envs.repeated import repeated
     from goskill.envs.suite import find_suite, tasks_in
     from goskill.rollouts.collection import suite_of_store
 
     if data is None and not run.prompts.exists():
-        found = find_suite(suite or suite_of(run) or "metaworld")
+        found = repeated(find_suite(suite or suite_of(run) or "metaworld"), action_repeat_of(run))
         return found, tasks_in(found, tasks or tasks_of(run) or None)[1], {}
     store = EpisodeStore.open(run.prompts if data is None else data)
     check_finished(store)

@@ -33,6 +33,26 @@ class CriticLoss(nn.Module):
         return loss, {"value": values.mean(), "target": target.mean(), "value_of_task": by_agent}
 
 
+class CloningLoss(nn.Module):
+    """Minus the log density of the actions of a store, for every actor."""
+
+    def __init__(self, networks: SACNetworks, low: Tensor, high: Tensor) -> None:
+        """``low`` and ``high`` [action_dim]: the bounds of the store's actions, which are those of the suite."""
+        super().__init__()
+        self.networks = networks
+        device = networks.temperature.log_value.device
+        self._middle, self._half = ((low + high) / 2).to(device), ((high - low) / 2).to(device)
+
+    def forward(self, batch: Batch) -> LossAndMetrics:
+        """A batch of ``SegmentSampler`` with horizon 1, not normalised -> loss, metrics."""
+        actions = (batch["actions"][:, 0] - self._middle) / self._half
+        observations = batch["observations"][:, 0].expand(self.networks.agents, -1, -1)
+        policy = self.networks.distribution(observations)
+        loss = -policy.log_density(actions).mean(1).sum()
+        error = (policy.mode() - actions).square().mean()
+        return loss, {"action_error": error.detach()}
+
+
 class ActorLoss(nn.Module):
     """The actors' objective (Eq. 9) and the temperatures' (Eq. 18), each for its own parameters."""
 

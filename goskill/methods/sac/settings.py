@@ -16,6 +16,13 @@ class SACSettings:
     layers: int = 2  # hidden layers of actor and critics
     tasks: tuple[str, ...] = ()  # with an agent each; those learned in
 
+    # Cloning
+    cloning: bool = (
+        False  # actors begin by imitating the actions of all episodes of a store, whatever their task
+    )
+    cloning_iterations: int = 10_000  # updates of cloning
+    cloning_batch_size: int = 256  # steps in its batches
+
     # Losses
     discount: float = 0.99  # per environment step
     reward_scale: float = 1.0  # rewards are multiplied by this
@@ -37,7 +44,15 @@ class SACSettings:
 
     def __post_init__(self) -> None:
         positive = ("width", "layers", "initial_temperature", "iterations", "updates_per_step")
-        for name in (*positive, "environments_per_task", "capacity", "batch_size", "learning_rate"):
+        for name in (
+            *positive,
+            "cloning_iterations",
+            "cloning_batch_size",
+            "environments_per_task",
+            "capacity",
+            "batch_size",
+            "learning_rate",
+        ):
             if not getattr(self, name) > 0:
                 self._refuse(name, "a positive number")
         if self.warmup_steps < 1:

@@ -6,7 +6,7 @@ Pertsch et al., Accelerating Reinforcement Learning with Learned Skill Priors, C
 from goskill.methods.skill_rl.acting import SkillPolicy
 from goskill.methods.skill_rl.agents import SkillAgents, Temperature, agents_from_state
 from goskill.methods.skill_rl.collecting import SkillCollector, SkillTransitions
-from goskill.methods.skill_rl.execution import SkillExecution
+from goskill.methods.skill_rl.execution import SkillExecution, Skills
 from goskill.methods.skill_rl.losses import SkillActorLoss, SkillCriticLoss, soft_target, temperature_loss
 from goskill.methods.skill_rl.settings import OnlineSettings, SkillSettings
 from goskill.methods.skill_rl.skill_loss import SkillLoss
@@ -26,6 +26,7 @@ __all__ = [
     "SkillPolicy",
     "SkillSettings",
     "SkillTransitions",
+    "Skills",
     "Temperature",
     "TrainedSkills",
     "agents_from_state",
