@@ -1,6 +1,6 @@
 """Offline actor-critic, agents side by side, gradient surgery and transition batches, beside their peers on one thread.
 
-Both sides are timed in turn in seconds of the processor, so that what else the machine does meets both alike: ``in_turn``
+Both are timed in turn in seconds of the processor, so that what else the machine does meets both alike: ``in_turn``
 holds the median of their ratios. Each test asserts first that both give the same answer.
 """
 
