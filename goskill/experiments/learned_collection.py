@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from goskill.errors import InputError
 
@@ -39,8 +39,6 @@ def collect_learning(
     from goskill.experiments.runs import read_settings, settings_of
     from goskill.experiments.train import train
     from goskill.methods import Sources
-    from goskill.methods.sac import SAC
-    from goskill.methods.sac.method import EXPERIENCE
     from goskill.training import RunFolder, Trainer
 
     path = Path(out)
@@ -74,16 +72,15 @@ def collect_learning(
     # The episodes under way at the end are in the last checkpoint.
     settings = settings_of(run)
     names = tuple(settings.method.tasks)
-    learner = SAC.create(
+    learner: Any = settings.entry.method.create(
         settings.method,
         Sources(suite=found, tasks=names, workers=workers, folder=run.made),
         settings.training,
     )
     Trainer(learner, run, settings.training, progress=False).train(resume=True)
     learner.collector.close()
-    assert learner.experience is not None
     learner.experience.finish()
-    os.rename(run.made / EXPERIENCE, path)
+    os.rename(learner.experience.path, path)
     return EpisodeStore.open(path)
 
 
