@@ -32,7 +32,7 @@ Int64Array = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Part:
+class MixedPart:
     """What a mix takes of a task."""
 
     task: str
@@ -93,12 +93,12 @@ def mixed(
     seed: int = 0,
     limits: Mapping[str, int] | None = None,
     steps: int | None = None,
-) -> list[Part]:
+) -> list[MixedPart]:
     """What a mix of this configuration holds of each task. Raises InputError as :func:`assigned` and :func:`cut`."""
     limits = limits or {}
     counts = np.bincount(store.episode_task, minlength=len(store.tasks)).tolist()
     return [
-        Part(
+        MixedPart(
             task,
             quality,
             cut(store, task, quality, limits.get(quality), steps),
@@ -116,7 +116,7 @@ def write_mix(
     seed: int = 0,
     limits: Mapping[str, int] | None = None,
     steps: int | None = None,
-) -> list[Part]:
+) -> list[MixedPart]:
     """Write the mix of a configuration as a store, unless ``out`` is that already; an interrupted one is made anew.
 
     Declared columns stay, each episode's ``quality`` is added to them. Episodes that are cut to ``steps`` are truncated
@@ -152,7 +152,7 @@ def write_mix(
     return parts
 
 
-def _append(writer: StoreWriter, store: EpisodeStore, index: int, part: Part, steps: int | None) -> None:
+def _append(writer: StoreWriter, store: EpisodeStore, index: int, part: MixedPart, steps: int | None) -> None:
     episode = store.episode(index)
     length = min(len(episode.rewards), steps or len(episode.rewards))
     columns: dict[str, npt.NDArray[Any]] = {name: rows[:length] for name, rows in episode.columns.items()}
@@ -171,7 +171,7 @@ def _append(writer: StoreWriter, store: EpisodeStore, index: int, part: Part, st
 
 def _provenance(
     store: EpisodeStore,
-    parts: Sequence[Part],
+    parts: Sequence[MixedPart],
     config: Sequence[int],
     seed: int,
     limits: Mapping[str, int] | None,

@@ -72,11 +72,8 @@ def collect_learning(
     # The episodes under way at the end are in the last checkpoint.
     settings = settings_of(run)
     names = tuple(settings.method.tasks)
-    learner: Any = settings.entry.method.create(
-        settings.method,
-        Sources(suite=found, tasks=names, workers=workers, folder=run.made),
-        settings.training,
-    )
+    sources = Sources(suite=found, tasks=names, workers=workers, folder=run.made)
+    learner: Any = settings.entry.method.create(settings.method, sources, settings.training)
     Trainer(learner, run, settings.training, progress=False).train(resume=True)
     learner.collector.close()
     learner.experience.finish()

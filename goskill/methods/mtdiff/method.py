@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from goskill.data import ContextSampler, EpisodeStore
+from goskill.data.selection import best_share
 from goskill.errors import InputError
 from goskill.methods.method import Method, Networks, Sources
 from goskill.methods.mtdiff.acting import MTDiffPolicy
@@ -18,7 +19,6 @@ from goskill.methods.mtdiff.networks import MTDiffNetworks, networks_from_state
 from goskill.methods.mtdiff.settings import OBSERVATIONS, MTDiffSettings
 from goskill.methods.registry import register
 from goskill.methods.sequence.checking import check_dimensions, check_trained
-from goskill.methods.sequence.episode_share import best_share
 from goskill.models import Normalize
 from goskill.training import Batch, Objective, Phase, TrainingSettings, distributed
 from goskill.training.placement import placement, sampled_objective
