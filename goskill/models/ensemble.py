@@ -22,8 +22,12 @@ class EnsembleLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(members, 1, outputs).uniform_(-bound, bound))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[E, B, inputs] -> [E, B, outputs]."""
-        return torch.baddbmm(self.bias, x, self.weight)
+        """[E, B, inputs] -> [E, B, outputs]; the first members alone for inputs of fewer."""
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
+        if len(x) < len(weight):
+            weight, bias = weight[: len(x)], bias[: len(x)]
+        return torch.baddbmm(bias, x, weight)
 
 
 class EnsembleMLP(nn.Module):
@@ -40,7 +44,10 @@ class EnsembleMLP(nn.Module):
         self.layers = nn.ModuleList(EnsembleLinear(members, here, there) for here, there in pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, inputs], the same for all members, or [E, B, inputs] -> [E, B, outputs]."""
+        """[B, inputs], the same for all members, or [E, B, inputs] -> [E, B, outputs].
+
+        [1, B, inputs] are the first member's alone.
+        """
         if x.ndim == 2:
             x = x.expand(self.members, *x.shape)
         for layer in self.layers[:-1]:

@@ -143,20 +143,7 @@ class SAC(Method):
         networks, settings = self.networks, self.settings
         self._actor = SACPolicy(networks)
         self._actor.reset(self.collector.tasks)
-        adam = OptimizerSettings(settings.learning_rate, "adam")
-        transitions = ReplaySampler(self.replay, settings.batch_size, seed=self._seed)
-        trained = [networks.actor, networks.temperature]
-        return [
-            sampled_objective(
-                "critic",
-                transitions,
-                CriticLoss(networks),
-                [networks.critic],
-                optimizer=adam,
-                after=networks.target.update,
-            ),
-            Objective("actor", "critic", ActorLoss(networks), trained, optimizer=adam),
-        ]
+        return objectives(networks, ReplaySampler(self.replay, settings.batch_size, seed=self._seed))
 
     def _interact(self, iteration: int) -> Mapping[str, float]:
         """As many steps as there should have been before this iteration."""
@@ -194,6 +181,23 @@ class SAC(Method):
             terminated=step.terminated,
             task=self._agent,
         )
+
+
+def objectives(networks: SACNetworks, transitions: ReplaySampler) -> list[Objective]:
+    """An update of all agents: critics and their targets, then actors and temperatures, on the same batch."""
+    adam = OptimizerSettings(networks.settings.learning_rate, "adam")
+    trained = [networks.actor, networks.temperature]
+    return [
+        sampled_objective(
+            "critic",
+            transitions,
+            CriticLoss(networks),
+            [networks.critic],
+            optimizer=adam,
+            after=networks.target.update,
+        ),
+        Objective("actor", "critic", ActorLoss(networks), trained, optimizer=adam),
+    ]
 
 
 def _provenance(suite: Suite, settings: SACSettings, seed: int) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class TD3BCActorLoss(nn.Module):
         networks = self.networks
         states = networks.inputs(batch["observations"], places(self.task_index, batch))
         actions = networks.act(states)
-        value = networks.values(states, actions)[0]
+        value = networks.first_value(states, actions)
         error = (actions - batch["actions"]).square().mean()
         scale = networks.settings.alpha / value.abs().mean().detach().clamp(min=1e-6)
         return error - scale * value.mean(), {"action_error": error, "value": value.mean()}

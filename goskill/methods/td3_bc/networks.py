@@ -87,11 +87,17 @@ class TD3BCNetworks(nn.Module):
         """Actions [B, action_dim] in [-1, 1] for states [B, S] as ``inputs`` makes them."""
         return torch.tanh((self.actor if actor is None else actor)(states)[0])
 
+    def first_value(self, states: Tensor, actions: Tensor) -> Tensor:
+        """The first critic's values [B], through which the actor learns."""
+        if isinstance(self.critic.body, EnsembleMLP):
+            return self.values(states[None], actions[None])[0]
+        return self.values(states, actions)[0]
+
     def values(self, states: Tensor, actions: Tensor, critic: nn.Module | None = None) -> Tensor:
         """Both critics' values [2, B]."""
         # The task stays last.
         split = self.observation_dim
-        together = torch.cat([states[:, :split], actions, states[:, split:]], dim=-1)
+        together = torch.cat([states[..., :split], actions, states[..., split:]], dim=-1)
         values: Tensor = (self.critic if critic is None else critic)(together)[..., 0]
         return values
 

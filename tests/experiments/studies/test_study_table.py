@@ -143,3 +143,15 @@ def test_markdown_goes_between_its_markers_and_nothing_else_changes(tmp_path: Pa
         assert file.read_text() == f"before\n<!-- study s -->\n\n{text}\n<!-- end of study s -->\nafter\n"
     with pytest.raises(InputError, match="expected one line '<!-- study other -->'"):
         write_between_markers(file, "other", text)
+
+
+def test_success_at_the_last_step_is_told_where_a_study_asks_for_it() -> None:
+    study = parse_study(f"last_step = true\n{STUDY}", "s")
+    (group,) = groups(study, changed(some_rows(), success_last=0.125))
+    (line,) = [line for line in markdown(study, [group]).splitlines() if line.startswith("| b |")]
+    head = next(line for line in markdown(study, [group]).splitlines() if line.startswith("|  |"))
+    places = [cell.strip() for cell in head.split("|")]
+    cells = dict(zip(places, (cell.strip() for cell in line.split("|")), strict=True))
+    assert cells["success at the last step"].startswith("12%")
+    assert cells["success"].startswith("25%")
+    assert "at the last step" not in markdown(parse_study(STUDY, "s"), [group])
