@@ -1,17 +1,27 @@
-"""HarmoDT's training step of ten tasks at the paper's sizes, beside a loop over masked copies as released."""
+"""HarmoDT's training step of ten tasks beside a loop over masked copies as released, and MTDIFF-P's acting in fifty
+environments beside the plain way of its release. Networks have the papers' sizes; their weights are random.
+
+``GOSKILL_BENCH_DIFFUSION`` is how many diffusion steps there are, 200 in the paper; the ratio hardly depends on it.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from goskill.bench.peers import mtdiff as plain_mtdiff
 from goskill.bench.peers.harmodt import MaskedCopies
 from goskill.bench.training import new_step
 from goskill.data import EpisodeStore, StoreWriter
 from goskill.methods.harmodt import HarmoDT, HarmoDTSettings
+from goskill.methods.mtdiff import MTDiffNetworks, MTDiffPolicy, MTDiffSettings
+from goskill.models import Normalize
+from goskill.rollouts import Demonstration
 from goskill.training import TrainingSettings
 from goskill.training.devices import choose_execution, fast_at_bfloat16
 from goskill.training.memory import kept_memory
@@ -19,6 +29,8 @@ from goskill.training.step import IterationStep
 from goskill.training.timing import StepTimer
 
 TASKS = 10
+ENVIRONMENTS = 50
+DIFFUSION_STEPS = int(os.environ.get("GOSKILL_BENCH_DIFFUSION", "200"))
 HARMODT = "HarmoDT's step, 10 tasks of 8 contexts, 6 layers of 256"
 
 
@@ -48,18 +60,20 @@ def by_task(batch: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
     return [{name: rows[batch["task"] == task] for name, rows in batch.items()} for task in range(TASKS)]
 
 
-def test_harmodt_masked_copies_float32(benchmark: Any, store: EpisodeStore) -> None:
+@pytest.mark.parametrize("kept", [False, True], ids=["", "with kept memory"])
+def test_harmodt_masked_copies_float32(benchmark: Any, store: EpisodeStore, kept: bool) -> None:
+    """As released, and the same with what a goskill run asks of the C library's allocator."""
     method, objective, _ = harmodt(store, dropout=0.0)
     batch = next(iter(objective.sampler))
-    batch = {name: rows.float() if rows.is_floating_point() else rows for name, rows in batch.items()}
     total, count = method._loss().errors(batch)
     expected = MaskedCopies(method.networks).losses(by_task(batch))
     np.testing.assert_allclose((total / count).detach().numpy(), expected, rtol=1e-4)
     method, objective, _ = harmodt(store, dropout=0.1)
     peer, batches = MaskedCopies(method.networks), by_task(batch)
     benchmark.group = HARMODT
-    benchmark.extra_info.update(peer=True, label="a loop over masked copies, float32")
-    with kept_memory():
+    label = "a loop over masked copies, float32" + ", memory kept" * kept
+    benchmark.extra_info.update(peer=True, label=label)
+    with kept_memory() if kept else contextlib.nullcontext():
         benchmark.pedantic(lambda: peer.run(batches), rounds=5, warmup_rounds=1)
 
 
@@ -74,3 +88,82 @@ def test_harmodt_goskill(benchmark: Any, store: EpisodeStore, precision: str) ->
     benchmark.extra_info.update(label=f"goskill {precision}")
     with kept_memory():
         benchmark.pedantic(lambda: step.run(0, 1), rounds=5, warmup_rounds=1)
+
+
+class Planning:
+    """Fifty environments of ten tasks, each shown one of its task's four demonstrations."""
+
+    def __init__(self, sampling_steps: int) -> None:
+        torch.manual_seed(0)
+        settings = MTDiffSettings(diffusion_steps=DIFFUSION_STEPS, sampling_steps=sampling_steps)
+        self.networks = MTDiffNetworks(settings, Normalize(torch.zeros(39), torch.ones(39)), 4).eval()
+        random = np.random.default_rng(0)
+        self.tasks = [f"task-{index % TASKS}" for index in range(ENVIRONMENTS)]
+        self.shown = {
+            task: [
+                Demonstration(
+                    random.normal(size=(501, 39)).astype(np.float32),
+                    random.uniform(-1, 1, (500, 4)).astype(np.float32),
+                    random.uniform(0, 10, 500).astype(np.float32),
+                )
+                for _ in range(4)
+            ]
+            for task in self.tasks[:TASKS]
+        }
+        self.observations = random.normal(size=(2, ENVIRONMENTS, 39)).astype(np.float32)
+        self.policy = MTDiffPolicy(self.networks)
+
+    def begin(self) -> None:
+        self.policy.reset(self.tasks, self.shown, seed=list(range(ENVIRONMENTS)))
+        self.first = self.policy.act(self.observations[0])
+
+    def plain(self) -> Any:
+        """The arguments of the plain way at the second step, with the same prompts and noise."""
+        chosen, noise, steps = (
+            [],
+            [],
+            len(self.networks.diffusion.sampling_steps(self.networks.settings.sampling_steps)),
+        )
+        count = 1 if self.networks.settings.sampling_steps else steps
+        for seed, task in enumerate(self.tasks):
+            demonstrations = self.shown[task]
+            chosen.append(demonstrations[int(np.random.default_rng(seed).integers(len(demonstrations)))])
+            generator = np.random.default_rng(seed).spawn(1)[0]
+            generator.standard_normal((count, 32, 4), dtype=np.float32)  # of the first step
+            noise.append(generator.standard_normal((count, 32, 4), dtype=np.float32))
+        best = [max(one.rewards.astype(np.float64).sum() for one in self.shown[task]) for task in self.tasks]
+        return [
+            self.networks,
+            torch.from_numpy(np.stack([one.observations[-21:-1] for one in chosen])),
+            torch.from_numpy(np.stack([one.actions[-20:] for one in chosen])),
+            torch.from_numpy(self.observations.swapaxes(0, 1).copy()),
+            torch.tensor(best, dtype=torch.float32)[:, None] / 500 / 10,
+            torch.from_numpy(np.stack(noise)),
+        ]
+
+
+@pytest.fixture(scope="module", params=[0, 10], ids=["all steps", "DDIM of 10"])
+def planning(request: pytest.FixtureRequest) -> Planning:
+    return Planning(request.param)
+
+
+def name_planning(benchmark: Any, planning: Planning, **facts: Any) -> None:
+    steps = planning.networks.settings.sampling_steps
+    way = f"DDIM of {steps} steps" if steps else f"{DIFFUSION_STEPS} steps"
+    benchmark.group = f"MTDIFF-P: an action in {ENVIRONMENTS} environments, {way}"
+    benchmark.extra_info.update(facts)
+
+
+def test_mtdiff_plain(benchmark: Any, planning: Planning) -> None:
+    planning.begin()
+    arguments = planning.plain()
+    acted = planning.policy.act(planning.observations[1])
+    np.testing.assert_allclose(plain_mtdiff.plan(*arguments)[:, 0].numpy(), acted, rtol=0, atol=1e-3)
+    name_planning(benchmark, planning, peer=True, label="the plain way")
+    benchmark.pedantic(lambda: plain_mtdiff.plan(*arguments), rounds=3)
+
+
+def test_mtdiff_goskill(benchmark: Any, planning: Planning) -> None:
+    planning.begin()
+    name_planning(benchmark, planning, label="goskill")
+    benchmark.pedantic(lambda: planning.policy.act(planning.observations[1]), rounds=3)

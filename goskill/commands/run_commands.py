@@ -186,7 +186,7 @@ def finetune(
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")],
+    run: Annotated[Path | None, typer.Argument(help="A run folder.", metavar="RUN")] = None,
     episodes: Annotated[
         int | None, typer.Option(help="New episodes per task. Default: as the run's settings say.", min=1)
     ] = None,
@@ -215,14 +215,28 @@ def evaluate(
         str | None,
         typer.Option(help="A checkpoint's name, or newest, which a run under way has too.", metavar="NAME"),
     ] = None,
+    pretrained: Annotated[
+        str | None,
+        typer.Option(
+            help="A policy that comes with goskill, such as quickstart, in place of RUN; it is copied to "
+            "runs/pretrained-NAME.",
+            metavar="NAME",
+        ),
+    ] = None,
 ) -> None:
     """Evaluate a run in its suite: mean return and success, per task and overall.
 
     Examples: `goskill eval runs/mt10`, `goskill eval runs/mt10 --tasks reach,push --episodes 10 --out two.json`,
-    `goskill eval runs/mine --suite my_module:suite`
+    `goskill eval runs/mine --suite my_module:suite`, `goskill eval --pretrained quickstart --episodes 2 --video`
     """
     from goskill.experiments import pipeline
+    from goskill.experiments.pretrained import copy_pretrained
 
+    if (run is None) == (pretrained is None):
+        raise InputError("RUN: expected a run folder or --pretrained NAME, one of them")
+    if pretrained is not None:
+        run = copy_pretrained(pretrained, Path("runs") / f"pretrained-{pretrained}")
+    assert run is not None
     pipeline.evaluate(
         run,
         episodes=episodes,
@@ -238,6 +252,44 @@ def evaluate(
         out=out,
         checkpoint=checkpoint,
     )
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="A finished run's folder.", metavar="RUN")],
+    folder: Annotated[Path, typer.Argument(help="The folder to write.", metavar="FOLDER")],
+    full: Annotated[bool, typer.Option("--full", help="Keep weights in 32 bits instead of 16.")] = False,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="A checkpoint's name, or newest.", metavar="NAME")
+    ] = None,
+    commit: Annotated[
+        str | None, typer.Option(help="The commit that trained it. Default: this checkout's.", metavar="HASH")
+    ] = None,
+) -> None:
+    """Write a run as a small folder to hand on: weights, demonstrations, where they come from, a model card.
+
+    Example: `goskill export runs/mt10 mt10-policy`, then anywhere `goskill eval mt10-policy`
+    """
+    from goskill.experiments import pipeline
+
+    pipeline.export(run, folder, half=not full, checkpoint=checkpoint, commit=commit)
+
+
+def push(
+    run: Annotated[Path, typer.Argument(help="A finished run's folder.", metavar="RUN")],
+    repository: Annotated[str, typer.Argument(help="The model repository.", metavar="USER/NAME")],
+    full: Annotated[bool, typer.Option("--full", help="Keep weights in 32 bits instead of 16.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="A repository made now is private.")] = False,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="A checkpoint's name, or newest.", metavar="NAME")
+    ] = None,
+) -> None:
+    """Put a run on huggingface.co with a model card, for `goskill.load_policy("hf://USER/NAME")`.
+
+    Needs `pip install 'goskill[hub]'` and `hf auth login`. Example: `goskill push runs/mt10 me/goskill-mt10`
+    """
+    from goskill.experiments import pipeline
+
+    pipeline.push(run, repository, half=not full, private=private, checkpoint=checkpoint)
 
 
 def diagnose(

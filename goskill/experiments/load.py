@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from goskill.experiments import sharing
 from goskill.experiments.runs import Choice, load_method, prompts_of
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ def load_policy(
 ) -> StaggeredPolicy:
     """The policy of a run folder, with the demonstrations that the run keeps as prompts.
 
+    ``path`` may also be ``hf://USER/NAME`` or ``hf://USER/NAME@REVISION``, a run that ``goskill push`` has put on
+    huggingface.co, which needs huggingface_hub.
+
     ``checkpoint`` is "newest" for a run under way, or the name of one of the run's. ``reset(tasks)`` begins an episode
     in each of ``len(tasks)`` environments, ``reset(tasks, rows=...)`` in some; ``act(observations)`` gives actions and
     ``observe(rewards)`` says what they were paid. ``method`` is the class that the run was trained with where its name
@@ -37,7 +41,7 @@ def load_policy(
     from goskill.rollouts.staggered import StaggeredPolicy
     from goskill.training import RunFolder, choose_device
 
-    run = RunFolder.open(path)
+    run = RunFolder.open(sharing.fetch(str(path)) if sharing.is_address(path) else path)
     learned = load_method(run, method, checkpoint=checkpoint)
     for module in learned.modules.values():
         module.to(choose_device(device)).eval()

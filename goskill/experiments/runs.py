@@ -43,10 +43,13 @@ class EvaluationSettings:
     """How a run is evaluated. Raises InputError that names the setting."""
 
     episodes: int = 50  # new episodes per task
+    max_steps: int | None = None  # of each; None: as many as the suite's have
 
     def __post_init__(self) -> None:
-        if self.episodes < 1:
-            raise InputError(f"episodes: expected at least 1, got {self.episodes}")
+        for name in ("episodes", "max_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name}: expected at least 1, got {value}")
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,7 @@ def _data_record(store: EpisodeStore | None) -> dict[str, Any]:
         "tasks": store.tasks,
         "episodes": store.num_episodes,
         "steps": store.num_steps,
+        **({} if store.action_repeat == 1 else {"action_repeat": store.action_repeat}),
         "returns": {task: to_mapping(returns) for task, returns in data_returns(store).items()},
     }
 
@@ -176,6 +180,11 @@ def suite_of(run: RunFolder) -> str | None:
     """The name of the suite that a run learns in, or that its data was collected in; None where nothing says it."""
     name = _record(run)["data"].get("suite")
     return None if name is None else str(name)
+
+
+def action_repeat_of(run: RunFolder) -> int:
+    """How often the environments that its data is from took each action."""
+    return int(_record(run)["data"].get("action_repeat", 1))
 
 
 def tasks_of(run: RunFolder) -> list[str]:
@@ -250,11 +259,12 @@ def load_method(
     and for a checkpoint that is missing, damaged or does not fit the run's settings.
     """
     settings = settings_of(run, method=method)
-    found = _find_checkpoint(run, "newest" if checkpoint is None and not finished else checkpoint)
+    found = find_checkpoint(run, "newest" if checkpoint is None and not finished else checkpoint)
     return settings.entry.method.restore(settings.method, found.networks())
 
 
-def _find_checkpoint(run: RunFolder, name: str | None) -> Checkpoint:
+def find_checkpoint(run: RunFolder, name: str | None) -> Checkpoint:
+    """The last checkpoint of a finished run, the newest whole one for "newest", or the one of that name."""
     from goskill.training import Checkpoints, read_checkpoint
 
     if name not in (None, "newest"):
@@ -358,10 +368,15 @@ def keep_prompts(store: EpisodeStore, run: RunFolder, chosen: Mapping[str, Seque
     shutil.rmtree(unfinished, ignore_errors=True)
     count = max(map(len, chosen.values()), default=0)
     by = "return" if rule == "best" else "index" if is_indices(rule) else rule
-    origin = {"source": str(store.path), "selection": f"{count} episodes of each task by {by}"}
+    origin: dict[str, Any] = {
+        "source": str(store.path),
+        "selection": f"{count} episodes of each task by {by}",
+    }
     name = suite_of_store(store)
     if name is not None:
         origin["suite"] = name
+    if store.action_repeat != 1:
+        origin["action_repeat"] = store.action_repeat
     with StoreWriter(
         unfinished, store.observation_dim, store.action_dim, store.tasks, provenance=origin
     ) as writer:

@@ -31,8 +31,10 @@ def suite_for(
     """The suite that ``tasks`` (by default the store's) are rolled out in.
 
     It is the one that is given, or that the store was collected in; a store that does not say is taken as MetaWorld's
-    where its dimensions and tasks are. Raises InputError, in one line, for a suite that is not known or does not fit.
+    where its dimensions and tasks are. Its environments repeat actions as those did that the store is from. Raises
+    InputError, in one line, for a suite that is not known or does not fit.
     """
+    from goskill.envs.repeated import repeated
     from goskill.envs.suite import check_fits, find_suite
     from goskill.rollouts.collection import suite_of_store
 
@@ -59,4 +61,4 @@ def suite_for(
     check_fits(suite, str(store.path), store.observation_dim, store.action_dim)
     for task in store.tasks if tasks is None else tasks:
         suite.task_name(task)
-    return suite
+    return repeated(suite, store.action_repeat)

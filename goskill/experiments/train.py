@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from goskill.errors import InputError
+from goskill.experiments.export import ORIGIN
 from goskill.experiments.runs import (
     DEFAULT_METHOD,
     Choice,
@@ -79,6 +80,8 @@ def train(
     from goskill.training.devices import choose_execution
 
     begun = resume and RunFolder(Path(out)).settings_file.exists()
+    if begun and (Path(out) / ORIGIN).exists():
+        raise InputError(f"{out} is an exported run, which has no optimisers to go on with: fine-tune it")
     if begun and preset is None and finetuning.was_finetuned(out):
         return finetuning.resume(out, data, overrides=overrides, method=method, labels=labels)
     if begun:

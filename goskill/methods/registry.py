@@ -34,6 +34,7 @@ _BUILT_IN: Mapping[str, str] = MappingProxyType(
         "mtdt": "goskill.methods.prompt_dt",
         "mh_mtdt": "goskill.methods.prompt_dt",
         "harmodt": "goskill.methods.harmodt",
+        "mtdiff": "goskill.methods.mtdiff",
         "sac": "goskill.methods.sac",
         "bc_sac": "goskill.methods.sac",
         "td3_bc": "goskill.methods.td3_bc",

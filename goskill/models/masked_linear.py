@@ -70,13 +70,16 @@ class _Masked(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, mask: Tensor) -> Tensor:
         ctx.save_for_backward(mask)
-        return weight * mask
+        masked = weight.new_empty(mask.shape)
+        for own, kept in zip(masked, mask, strict=True):  # task by task: no temporary of all
+            torch.mul(weight, kept, out=own)
+        return masked
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (mask,) = ctx.saved_tensors
         total = (gradient[0] * mask[0]).float()
-        for own, kept in zip(gradient[1:], mask[1:], strict=True):  # task by task: no temporary of all
+        for own, kept in zip(gradient[1:], mask[1:], strict=True):
             total += own * kept
         return total.to(gradient.dtype), None
 

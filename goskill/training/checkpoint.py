@@ -122,7 +122,7 @@ class Checkpoints:
                 for name, tensors in contents.items()
             }
             record = {"format": FORMAT, "step": step, **state, "files": checksums}
-            record["checksum"] = _state_checksum(record)
+            record["checksum"] = state_checksum(record)
             _write(temporary / "state.json", json.dumps(record, indent=1).encode())
             sync_folder(temporary)
             # Saving the same position again (a resume that ends at once) replaces what has the same contents.
@@ -177,7 +177,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"checkpoint file {state_file} cannot be read: {error}") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"checkpoint file {state_file} is not of format {FORMAT}")
-    if state.get("checksum") != _state_checksum(state):
+    if state.get("checksum") != state_checksum(state):
         raise CheckpointError(f"checkpoint file {state_file} is damaged: its checksum does not match")
     for name in ("phase", "iteration", "step"):
         if type(state.get(name)) is not int:
@@ -226,6 +226,7 @@ def _write(path: Path, contents: bytes) -> str:
     return hashlib.sha256(contents).hexdigest()
 
 
-def _state_checksum(state: Mapping[str, Any]) -> str:
+def state_checksum(state: Mapping[str, Any]) -> str:
+    """Of what ``state.json`` holds beside it."""
     rest = {key: value for key, value in state.items() if key != "checksum"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

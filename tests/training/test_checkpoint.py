@@ -78,7 +78,7 @@ def test_a_damaged_checkpoint_is_named_and_skipped(damage, tmp_path, caplog):
 def test_a_state_whose_files_are_not_names_is_refused(files, tmp_path):
     newest = save(Checkpoints(tmp_path), 2, 2.0)
     state = json.loads((newest / "state.json").read_text()) | {"files": files}
-    state["checksum"] = checkpoint._state_checksum(state)
+    state["checksum"] = checkpoint.state_checksum(state)
     (newest / "state.json").write_text(json.dumps(state))
     with pytest.raises(
         CheckpointError, match=r"state\.json: expected 'files' to be checksums by plain names"
@@ -91,7 +91,7 @@ def test_a_state_whose_files_are_not_names_is_refused(files, tmp_path):
 def test_a_state_whose_position_is_no_number_is_refused(name, value, tmp_path):
     newest = save(Checkpoints(tmp_path), 2, 2.0)
     state = json.loads((newest / "state.json").read_text()) | {name: value}
-    state["checksum"] = checkpoint._state_checksum(state)
+    state["checksum"] = checkpoint.state_checksum(state)
     (newest / "state.json").write_text(json.dumps(state))
     with pytest.raises(CheckpointError, match=rf"state\.json: expected '{name}' to be a whole number"):
         read_checkpoint(newest)

@@ -18,7 +18,7 @@ from toy_method import TRAINING, ToyMethod, ToySettings, folder, make
 
 from goskill.errors import CheckpointError, InputError
 from goskill.training import Checkpoints, DivergedError, RunFolder, Trainer
-from goskill.training.checkpoint import _state_checksum
+from goskill.training.checkpoint import state_checksum
 from goskill.training.step import IterationStep
 
 
@@ -213,7 +213,7 @@ def test_a_checkpoint_from_before_the_watch_was_kept_goes_on(tmp_path, uninterru
     file = Checkpoints(run.checkpoints).newest_path() / "state.json"
     state = json.loads(file.read_text())
     del state["watch"]
-    state["checksum"] = _state_checksum(state)
+    state["checksum"] = state_checksum(state)
     file.write_text(json.dumps(state))
     method = make()
     Trainer(method, folder(run.path, resume=True), TRAINING, progress=False).train(resume=True)

@@ -19,7 +19,7 @@ from goskill.methods.extract.segmentation import class_count, label_segments, se
 from goskill.methods.extract.settings import ExtractSettings
 from goskill.methods.method import Method, Networks, Sources
 from goskill.methods.registry import register
-from goskill.methods.skill_rl import SkillCollector, SkillPolicy
+from goskill.methods.skill_rl import SkillChoosingPolicy, SkillCollector
 from goskill.methods.skill_rl.settings import LARGEST_OBSERVATION
 from goskill.models import Normalize
 from goskill.training import Objective, OptimizerSettings, Phase, Stateful, TrainingSettings
@@ -94,10 +94,10 @@ class Extract(Method):
     def state(self) -> Mapping[str, Stateful]:
         return {"replay": self.replay, "environments": self.collector, "episodes": self.collector.log}
 
-    def policy(self, precision: str = "float32") -> SkillPolicy:
+    def policy(self, precision: str = "float32") -> SkillChoosingPolicy:
         """Acts by each agent's likeliest skill unless it is asked to explore; always in float32."""
         name = {"state": "EXTRACT-State", "action": "EXTRACT-Action"}.get(self.settings.features, "EXTRACT")
-        return SkillPolicy(name, self.agents.skills, self.agents.policy_in)
+        return SkillChoosingPolicy(name, self.agents.skills, self.agents.policy_in)
 
     def phases(self) -> Sequence[Phase]:
         settings = self.settings

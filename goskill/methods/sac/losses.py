@@ -29,7 +29,8 @@ class CriticLoss(nn.Module):
             target = settings.reward_scale * batch["rewards"] + goes_on * future
         values = networks.values(batch["observations"], batch["actions"])
         loss = (values - target[:, None]).square().mean(2).sum()
-        return loss, {"value": values.mean(), "target": target.mean()}
+        by_agent = values.mean((1, 2))
+        return loss, {"value": values.mean(), "target": target.mean(), "value_of_task": by_agent}
 
 
 class CloningLoss(nn.Module):
@@ -71,4 +72,9 @@ class ActorLoss(nn.Module):
         actor = (temperature[:, None] * density - value).mean(1).sum()
         surplus = (density.detach() + self.target_entropy).mean(1)
         loss = actor - (logarithm.exp() * surplus).sum()
-        return loss, {"entropy": -density.mean(), "temperature": temperature.mean(), "value": value.mean()}
+        return loss, {
+            "entropy": -density.mean(),
+            "temperature": temperature.mean(),
+            "value": value.mean(),
+            "temperature_of_task": temperature,
+        }

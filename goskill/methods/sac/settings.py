@@ -39,6 +39,9 @@ class SACSettings:
     target_rate: float = 0.005  # share by which target critics move at each update
     learning_rate: float = 3e-4  # of Adam, for actor, critics and temperature
 
+    # Data
+    keep_experience: bool = False  # every episode is kept, in a store in the run's folder
+
     def __post_init__(self) -> None:
         positive = ("width", "layers", "initial_temperature", "iterations", "updates_per_step")
         for name in (

@@ -15,8 +15,8 @@ from goskill.errors import InputError
 from goskill.methods.method import Method, Networks, Sources
 from goskill.methods.registry import register
 from goskill.methods.skill_rl import (
+    SkillChoosingPolicy,
     SkillModel,
-    SkillPolicy,
     SkillSettings,
     model_from_state,
     new_model,
@@ -85,7 +85,7 @@ class SkillPrior(Method):
         return PriorPolicy("skill prior", self.model)
 
 
-class PriorPolicy(SkillPolicy):
+class PriorPolicy(SkillChoosingPolicy):
     """Skills drawn from their prior, by random numbers of the ``seed`` of each reset."""
 
     def __init__(self, name: str, model: SkillModel) -> None:

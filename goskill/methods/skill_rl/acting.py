@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from goskill.errors import InputError
-from goskill.methods.skill_rl.execution import SkillExecution, Skills
+from goskill.methods.skill_rl.execution import ExecutableSkills, SkillExecution
 from goskill.rollouts.policy import FloatArray
 
 
-class Choice(Protocol):
+class SkillDistribution(Protocol):
     """Distributions of skills in N environments."""
 
     @property
@@ -26,14 +26,14 @@ class Choice(Protocol):
         """Skills drawn by torch's generator, [N, skill_size]."""
 
 
-Choices = Callable[[Sequence[str]], Callable[[Tensor], Choice]]
+Choices = Callable[[Sequence[str]], Callable[[Tensor], SkillDistribution]]
 """Tasks -> what maps observations [N, observation_dim] to choices of skills, one for each task.
 
 Raises InputError for tasks that are not known.
 """
 
 
-class SkillPolicy:
+class SkillChoosingPolicy:
     """The skills that are thought best, or with ``explore`` samples, which draw from torch's generator.
 
     Args:
@@ -44,14 +44,14 @@ class SkillPolicy:
 
     needs_prompts = False
 
-    def __init__(self, name: str, model: Skills, choices: Choices) -> None:
+    def __init__(self, name: str, model: ExecutableSkills, choices: Choices) -> None:
         self.name, self.model = name, model
         self._choices = choices
         self._count = 0
-        self._choose: Callable[[Tensor], Choice] | None = None
+        self._choose: Callable[[Tensor], SkillDistribution] | None = None
         self._execution = SkillExecution(model, 0)
 
-    def fork(self) -> SkillPolicy:
+    def fork(self) -> SkillChoosingPolicy:
         """A policy with the same networks and episodes of its own."""
         return copy.copy(self)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from goskill.data import ReplayBuffer
 from goskill.envs.suite import Suite
-from goskill.methods.skill_rl.execution import SkillExecution, Skills
+from goskill.methods.skill_rl.execution import ExecutableSkills, SkillExecution
 from goskill.rollouts.collector import Collector, Steps
 from goskill.rollouts.episode_log import EpisodeLog
 from goskill.rollouts.policy import FloatArray
@@ -57,7 +57,7 @@ class SkillCollector:
         self,
         suite: Suite,
         tasks: Sequence[str],
-        model: Skills,
+        model: ExecutableSkills,
         discount: float,
         seed: int,
         workers: int | None = None,

@@ -14,7 +14,7 @@ from goskill.models import Normalize
 from goskill.rollouts.policy import FloatArray
 
 
-class Skills(Protocol):
+class ExecutableSkills(Protocol):
     """What knows how skills, vectors of ``skill_size`` numbers, are carried out."""
 
     observation_dim: int
@@ -50,7 +50,7 @@ class SkillExecution:
         count: N. No environment has a skill at first.
     """
 
-    def __init__(self, model: Skills, count: int) -> None:
+    def __init__(self, model: ExecutableSkills, count: int) -> None:
         self.model = model
         self._step = np.zeros(count, np.int64)  # of the skill under way
         self._length = np.zeros(count, np.int64)

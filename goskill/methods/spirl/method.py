@@ -18,9 +18,9 @@ from goskill.methods.skill_rl import (
     OnlineSettings,
     SkillActorLoss,
     SkillAgents,
+    SkillChoosingPolicy,
     SkillCollector,
     SkillCriticLoss,
-    SkillPolicy,
     agents_from_state,
     new_model,
     skills_of_run,
@@ -103,10 +103,10 @@ class SPiRL(Method):
     def state(self) -> Mapping[str, Stateful]:
         return {"replay": self.replay, "environments": self.collector, "episodes": self.collector.log}
 
-    def policy(self, precision: str = "float32") -> SkillPolicy:
+    def policy(self, precision: str = "float32") -> SkillChoosingPolicy:
         """Acts by each agent's mean skill unless it is asked to explore; always in float32."""
 
-        return SkillPolicy("SPiRL", self.agents.skills, self.agents.policy_in)
+        return SkillChoosingPolicy("SPiRL", self.agents.skills, self.agents.policy_in)
 
     def phases(self) -> Sequence[Phase]:
         first = [] if self._store is None else [skills_phase(self.agents.skills, self._store, self._training)]

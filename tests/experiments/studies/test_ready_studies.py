@@ -16,9 +16,12 @@ RUNS = {
     "paper-ablations": 6 * 2 * 5,
     "paper-hyperparameters": 14 * 5,
     "paper-ml45": 5 * 2 * 5,
-    "paper-mt30": 8 * 2 * 5,
-    "paper-mt50": 8 * 2 * 5,
+    "paper-mt30": 10 * 2 * 5,
+    "paper-mt50": 10 * 2 * 5,
     "small-mt10": 10 * 2 * 3,
+    "srtd-mt10": 8 * 10 * 3,
+    "srtd-small": 5 * 3 * 2,
+    "small-mt10-transformers": 4 * 2 * 3,
 }
 
 

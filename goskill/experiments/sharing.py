@@ -1,0 +1,91 @@
+"""Runs on huggingface.co: pushed from here, and fetched by name. Needs huggingface_hub."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+from goskill.errors import InputError
+from goskill.experiments.export import CARD, card, export, read_origin
+from goskill.files import write_atomically
+
+PREFIX = "hf://"
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+# Nothing else is fetched, whatever a repository holds besides.
+FILES = ("settings.json", "origin.json", "README.md", "results.json", "checkpoints/*", "prompts/*")
+
+
+def push(
+    path: str | Path,
+    repository: str,
+    *,
+    half: bool = True,
+    private: bool = False,
+    checkpoint: str | None = None,
+) -> str:
+    """Export a run (:func:`goskill.experiments.export.export`) into a model repository, ``USER/NAME``.
+
+    The repository is made if there is none. Returns the address that ``load_policy`` takes. Raises InputError for a
+    name that is none, without huggingface_hub, and when the Hub cannot be reached or refuses; and as ``export`` does.
+    """
+    name = _checked(repository)
+    hub = _huggingface_hub()
+    with tempfile.TemporaryDirectory(prefix="goskill-") as scratch:
+        folder = export(path, Path(scratch) / "model", half=half, checkpoint=checkpoint)
+        shown = card(read_origin(folder), name.split("/")[1]).replace("hf://USER/NAME", f"{PREFIX}{name}")
+        write_atomically(folder / CARD, shown)
+        with _reaching(f"{PREFIX}{name}: cannot be pushed to"):
+            api = hub.HfApi()
+            api.create_repo(name, private=private, exist_ok=True, repo_type="model")
+            api.upload_folder(repo_id=name, folder_path=str(folder), repo_type="model")
+    return f"{PREFIX}{name}"
+
+
+def is_address(path: str | Path) -> bool:
+    """Whether a path names a repository on huggingface.co."""
+    return isinstance(path, str) and path.startswith(PREFIX)
+
+
+def fetch(address: str) -> Path:
+    """The folder of a run on huggingface.co, ``hf://USER/NAME`` or ``hf://USER/NAME@REVISION``, in its cache.
+
+    Raises InputError for an address that is none, without huggingface_hub, and when it cannot be fetched.
+    """
+    name, _, revision = address[len(PREFIX) :].partition("@")
+    hub = _huggingface_hub()
+    with _reaching(f"{address}: cannot be fetched from"):
+        folder = hub.snapshot_download(_checked(name), revision=revision or None, allow_patterns=list(FILES))
+    return Path(folder)
+
+
+def _checked(name: str) -> str:
+    name = name.removeprefix(PREFIX)
+    if not _NAME.fullmatch(name):
+        raise InputError(f"repository: expected USER/NAME, got {name!r:.80}")
+    return name
+
+
+def _huggingface_hub() -> ModuleType:
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise InputError(
+            "sharing runs needs the package huggingface_hub: pip install 'goskill[hub]'"
+        ) from error
+    return huggingface_hub
+
+
+@contextlib.contextmanager
+def _reaching(what: str) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    # Which errors there are changes with the library beneath, and not all are OSErrors.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise InputError(f"{what} huggingface.co: {reason}") from error

@@ -1,0 +1,76 @@
+"""Every choice that MTDIFF-P leaves open, with the released code's value as the default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from goskill.data.selection import check_share
+from goskill.errors import InputError
+
+OBSERVATIONS = 2  # the latest ones, that a plan begins from
+
+
+@dataclass(frozen=True)
+class MTDiffSettings:
+    """Settings of the network, the diffusion and the schedule. Raises InputError that names the setting."""
+
+    # Network
+    width: int = 256  # of the tokens
+    layers: int = 4  # transformer blocks
+    heads: int = 2  # attention heads of each; they divide the width
+    dropout: float = 0.1  # of embeddings, attention and residuals
+
+    # Sequences, in environment steps
+    plan: int = 32  # actions that are diffused together
+    prompt_length: int = 20  # last steps of a demonstration
+    prompt_episodes: int = 4  # best episodes of a task that serve as its demonstrations
+    reward_scale: float = 10.0  # the return that is wanted is a mean reward per step, divided by this
+
+    # Diffusion
+    diffusion_steps: int = 200  # of the variance-preserving schedule
+    beta_min: float = 0.1  # its noise rate at the beginning
+    beta_max: float = 10.0  # and at the end
+    first_action_weight: float = 10.0  # of the first action's error, against 1 of the others'
+    return_dropout: float = 0.2  # share of samples that are not told the return, for guidance
+
+    # Acting
+    sampling_steps: int = 0  # of DDIM, without noise; 0: all diffusion steps, with noise
+    guidance: float = (
+        1.2  # 1: the network that knows the return; more: further away from the one that does not
+    )
+    noise_scale: float = 0.5  # of the noise that sampling adds
+    actions_per_plan: int = 1  # steps between plans; 1: as released
+
+    # Data and schedule
+    best_share: float = 1.0  # of each task's episodes by return, that are imitated; 1: all
+    iterations: int = 100_000  # as many as GO-Skill's two phases together
+    batch_per_task: int = 8  # plans per task in a batch
+
+    def __post_init__(self) -> None:
+        whole = ("width", "layers", "heads", "plan", "prompt_length", "prompt_episodes", "diffusion_steps")
+        for name in (*whole, "actions_per_plan", "iterations", "batch_per_task"):
+            if getattr(self, name) < 1:
+                self._refuse(name, "a positive number")
+        check_share("best_share", self.best_share)
+        for name in ("reward_scale", "beta_min", "first_action_weight"):
+            if not getattr(self, name) > 0:
+                self._refuse(name, "a positive number")
+        for name in ("guidance", "noise_scale"):
+            if not getattr(self, name) >= 0:
+                self._refuse(name, "a number that is not negative")
+        for name in ("dropout", "return_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                self._refuse(name, "a number in [0, 1)")
+        if self.width % self.heads:
+            self._refuse("heads", f"a divisor of width = {self.width}")
+        if self.width % 2:
+            self._refuse("width", "an even number")
+        if not self.beta_max >= self.beta_min:
+            self._refuse("beta_max", f"at least beta_min = {self.beta_min}")
+        if not 0 <= self.sampling_steps <= self.diffusion_steps:
+            self._refuse("sampling_steps", f"at most diffusion_steps = {self.diffusion_steps}")
+        if self.actions_per_plan > self.plan:
+            self._refuse("actions_per_plan", f"at most plan = {self.plan}")
+
+    def _refuse(self, name: str, expected: str) -> None:
+        raise InputError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
