@@ -11,14 +11,17 @@ from goskill.errors import InputError
 class Normalize(nn.Module):
     """(observation - mean) / std with fixed mean and std, float [observation_dim] each.
 
+    With a ``limit``, clipped to it in size.
+
     Raises InputError unless both are finite vectors of one length and std is positive.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: Tensor, std: Tensor) -> None:
+    def __init__(self, mean: Tensor, std: Tensor, limit: float | None = None) -> None:
         super().__init__()
+        self.limit = limit
         if mean.ndim != 1 or mean.shape != std.shape:
             raise InputError(
                 "normalization: expected mean and std of one length, "
@@ -36,4 +39,5 @@ class Normalize(nn.Module):
         self.register_buffer("std", std.float().clone())
 
     def forward(self, observations: Tensor) -> Tensor:
-        return (observations - self.mean) / self.std
+        standard = (observations - self.mean) / self.std
+        return standard if self.limit is None else standard.clamp(-self.limit, self.limit)

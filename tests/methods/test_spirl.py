@@ -299,3 +299,11 @@ def test_a_run_tells_the_episodes_that_it_met(store: EpisodeStore, tmp_path: Pat
     other = pipeline.train(store.path, tmp_path / "bc", method="bc", overrides=short)
     with pytest.raises(InputError, match="expected a run that learned in environments"):
         learning.episodes(other.path)
+
+
+def test_states_far_from_the_data_are_clipped(store: EpisodeStore) -> None:
+    """What hardly moves in the data may move while exploring, by thousands of its standard deviations."""
+    model = new_model(SMALL, store, 0)
+    mean, std = model.normalize.mean, model.normalize.std
+    far, edge = (mean + count * std for count in (1_000.0, 5.0))
+    assert torch.allclose(model.prior(far[None]).mean, model.prior(edge[None]).mean, atol=1e-5)

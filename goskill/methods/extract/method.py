@@ -20,6 +20,7 @@ from goskill.methods.extract.settings import ExtractSettings
 from goskill.methods.method import Method, Networks, Sources
 from goskill.methods.registry import register
 from goskill.methods.skill_rl import SkillChoosingPolicy, SkillCollector
+from goskill.methods.skill_rl.settings import LARGEST_OBSERVATION
 from goskill.models import Normalize
 from goskill.training import Objective, OptimizerSettings, Phase, Stateful, TrainingSettings
 from goskill.training.placement import placement, sampled_objective
@@ -73,7 +74,8 @@ class Extract(Method):
         tasks = tuple(settings.tasks or sources.tasks)
         settings = replace(settings, tasks=tasks, clusters=class_count(store, settings))
         found = store.normalization()
-        normalize = Normalize(torch.as_tensor(found.mean), torch.as_tensor(found.std))
+        mean, std = torch.as_tensor(found.mean), torch.as_tensor(found.std)
+        normalize = Normalize(mean, std, LARGEST_OBSERVATION)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)
             agents = ExtractAgents(settings, ExtractModel(settings, normalize, store.action_dim))

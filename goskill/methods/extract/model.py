@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from goskill.errors import CheckpointError
 from goskill.methods.extract.settings import ExtractSettings
 from goskill.methods.sequence.checking import load_parts
+from goskill.methods.skill_rl.settings import LARGEST_OBSERVATION
 from goskill.models import DiagonalNormal, EnsembleMLP, Normalize
 
 
@@ -122,6 +123,6 @@ def model_from_state(settings: ExtractSettings, state: Mapping[str, Mapping[str,
         action_dim = len(state["segment_decoder"]["output.bias"]) - 1
     except KeyError as error:
         raise CheckpointError(f"checkpoint: {error.args[0]!r} is missing") from None
-    model = ExtractModel(settings, Normalize(mean, std), action_dim)
+    model = ExtractModel(settings, Normalize(mean, std, LARGEST_OBSERVATION), action_dim)
     load_parts(model.parts, {name: value for name, value in state.items() if name in model.parts})
     return model

@@ -89,13 +89,14 @@ class PriorPolicy(SkillChoosingPolicy):
     """Skills drawn from their prior, by random numbers of the ``seed`` of each reset."""
 
     def __init__(self, name: str, model: SkillModel) -> None:
-        super().__init__(name, model, lambda tasks: self._drawn)
+        super().__init__(name, model, lambda tasks: model.prior)
         self._prior = model.prior
         self._generators: list[np.random.Generator] = []
 
     def reset(self, tasks: Sequence[str], prompts: Any = None, seed: int | Sequence[int] = 0) -> None:
         """Begin an episode in each environment, whatever its task."""
         super().reset(tasks, prompts, seed)
+        self._choose = self._drawn  # of this policy, not of the one that it was forked from
         seeds = (
             [[seed, row] for row in range(len(tasks))] if isinstance(seed, int) else [[one] for one in seed]
         )

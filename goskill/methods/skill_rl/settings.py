@@ -7,6 +7,9 @@ from typing import Any, Literal
 
 from goskill.errors import InputError
 
+LARGEST_OBSERVATION = 5.0
+"""Standard deviations that observations are clipped to: what hardly moves in the data moves while exploring."""
+
 
 def check_positive(settings: Any, *names: str) -> None:
     """Raises InputError that names the first setting which is not positive."""

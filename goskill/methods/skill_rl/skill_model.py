@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from goskill.data import EpisodeStore
 from goskill.errors import CheckpointError
 from goskill.methods.sequence.checking import load_parts
-from goskill.methods.skill_rl.settings import SkillSettings
+from goskill.methods.skill_rl.settings import LARGEST_OBSERVATION, SkillSettings
 from goskill.models import DiagonalNormal, EnsembleMLP, Normalize, mlp
 
 
@@ -147,7 +147,8 @@ class SkillModel(nn.Module):
 def new_model(settings: SkillSettings, store: EpisodeStore, seed: int) -> SkillModel:
     """A new model, whose normalisation is that of all the store's episodes."""
     found = store.normalization()
-    normalize = Normalize(torch.as_tensor(found.mean), torch.as_tensor(found.std))
+    mean, std = torch.as_tensor(found.mean), torch.as_tensor(found.std)
+    normalize = Normalize(mean, std, LARGEST_OBSERVATION)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return SkillModel(settings, normalize, store.action_dim)
@@ -164,6 +165,6 @@ def model_from_state(settings: SkillSettings, state: Mapping[str, Mapping[str, T
         action_dim = len(state["skill_decoder"][last])
     except KeyError as error:
         raise CheckpointError(f"checkpoint: {error.args[0]!r} is missing") from None
-    model = SkillModel(settings, Normalize(mean, std), action_dim)
+    model = SkillModel(settings, Normalize(mean, std, LARGEST_OBSERVATION), action_dim)
     load_parts(model.parts, {name: value for name, value in state.items() if name in model.parts})
     return model
