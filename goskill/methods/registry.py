@@ -43,6 +43,8 @@ _BUILT_IN: Mapping[str, str] = MappingProxyType(
         "bc": "goskill.methods.bc",
         "skill_prior": "goskill.methods.skill_prior",
         "spirl": "goskill.methods.spirl",
+        "simpl": "goskill.methods.simpl",
+        "simpl_ft": "goskill.methods.simpl",
     }
 )
 _ENTRIES: dict[str, Entry] = {}
