@@ -30,7 +30,7 @@ class AttentionBlock(nn.Module):
         return result
 
     def _by_head(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 class InducedAttention(nn.Module):
