@@ -48,6 +48,8 @@ _BUILT_IN: Mapping[str, str] = MappingProxyType(
         "extract": "goskill.methods.extract",
         "extract_state": "goskill.methods.extract",
         "extract_action": "goskill.methods.extract",
+        "simpl": "goskill.methods.simpl",
+        "simpl_ft": "goskill.methods.simpl",
     }
 )
 _ENTRIES: dict[str, Entry] = {}

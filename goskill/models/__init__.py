@@ -13,6 +13,7 @@ from goskill.models.ensemble import EnsembleLinear, EnsembleMLP, mlp
 from goskill.models.goal_encoder import GoalEncoder
 from goskill.models.normalize import Normalize
 from goskill.models.padding import padding_last, take_rows
+from goskill.models.set_transformer import SetTransformer
 from goskill.models.skill_decoder import SkillDecoder
 from goskill.models.skill_policy import SkillPolicyTransformer
 from goskill.models.squashed_normal import SquashedNormal
@@ -32,6 +33,7 @@ __all__ = [
     "GoalEncoder",
     "KeyValueCache",
     "Normalize",
+    "SetTransformer",
     "SkillDecoder",
     "SkillPolicyTransformer",
     "SquashedNormal",

@@ -54,6 +54,11 @@ class Collector:
         self._environments: Any = None
         self.observations: FloatArray = np.zeros((count, suite.observation_dim), np.float32)
 
+    @property
+    def begun(self) -> npt.NDArray[np.int64]:
+        """Episodes that each environment has begun, int64 [N]."""
+        return np.array(self._episode, np.int64)
+
     def start(self) -> None:
         """Make the environments, if there are none yet, and begin an episode in each."""
         if self._environments is None:

@@ -30,18 +30,39 @@ method = "spirl"
 skills = "closed"
 settings = { iterations = 2, warmup_decisions = 200, critic_width = 8, batch_size = 4 }
 """
+META = """
+[meta.two]
+tasks = "maze-r04-c03,maze-r11-c03"
+skills = "closed"
+[meta.two.settings]
+iterations = 2
+warmup_decisions = 3
+tasks_per_step = 2
+small_tasks = 1
+width = 8
+batch_size = 4
+large_context = 4
+[[contenders]]
+name = "SiMPL"
+method = "simpl_ft"
+meta = "two"
+settings = { iterations = 2, prior_episodes = 1, batch_size = 4 }
+"""
 
 
 def test_a_study_runs_whole_and_is_not_run_again(tmp_path: Path) -> None:
     file = tmp_path / "small.toml"
-    file.write_text(STUDY)
+    file.write_text(STUDY + META)
     assert online_studies.is_online_study(file)
     study = online_studies.read_online_study(file)
     rows = online_studies.run_online_study(study, tmp_path / "out")
     assert [(row["contender"], row["seed"], row["task"]) for row in rows] == [
         ("SPiRL", 3, "maze-r12-c07"),
         ("SPiRL", 3, "maze-r05-c12"),
+        ("SiMPL", 3, "maze-r12-c07"),
+        ("SiMPL", 3, "maze-r05-c12"),
     ]
+    assert (tmp_path / "out" / "meta" / "two" / "seed-3").is_dir()
     for (
         row
     ) in rows:  # 2000 steps before the first update, ten more before the second: one whole episode at least
@@ -66,6 +87,7 @@ def test_every_ready_study_can_be_read() -> None:
     [
         (('skills = "closed"', 'skills = "open"'), "contender SPiRL: skills"),
         (('title = "small"', ""), "expected .*title"),
+        (('"spirl"', '"simpl_ft"\nmeta = "tow"'), "contender SPiRL: meta"),
         (("[data]", "colour = 1\n[data]"), "unknown key 'colour'"),
         (("episodes = 2", "episodes = 0"), "data.episodes: expected at least 1, got 0"),
         (("seeds = [3]", "seeds = ["), "study small: "),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from goskill.envs.suite import tasks_in
 from goskill.errors import InputError
 from goskill.evaluation.results import package_versions
 from goskill.experiments import learning, pipeline
@@ -110,8 +111,9 @@ def show_online_study(study: OnlineStudy, folder: str | Path, into: str | Path |
 
 def _train(study: OnlineStudy, root: Path, contender: OnlineContender, seed: int) -> None:
     changes = [*_overrides(contender.settings), f"training.seed={seed}"]
-    if contender.skills:
-        changes.append(f"method.skills={json.dumps(str(root / 'skills' / contender.skills))}")
+    changes += _skills(root, contender.skills)
+    if contender.meta:
+        changes.append(f"method.meta={json.dumps(str(_meta_train(study, root, contender.meta, seed)))}")
     pipeline.train(
         root / "data" if contender.uses_data else None,
         _run(root, contender, seed),
@@ -123,6 +125,27 @@ def _train(study: OnlineStudy, root: Path, contender: OnlineContender, seed: int
         workers=0,
         resume=True,
     )
+
+
+def _meta_train(study: OnlineStudy, root: Path, name: str, seed: int) -> Path:
+    """The run over training tasks of that seed, which is trained if it is not there yet."""
+    run, path = study.meta[name], root / "meta" / name / f"seed-{seed}"
+    pipeline.train(
+        None,
+        path,
+        method=run.method,
+        preset=study.preset,
+        overrides=[*_overrides(run.settings), f"training.seed={seed}", *_skills(root, run.skills)],
+        suite=study.suite,
+        tasks=tasks_in(study.suite, run.tasks)[1],
+        workers=0,
+        resume=True,
+    )
+    return path
+
+
+def _skills(root: Path, name: str) -> list[str]:
+    return [f"method.skills={json.dumps(str(root / 'skills' / name))}"] if name else []
 
 
 def _run(root: Path, contender: OnlineContender, seed: int) -> Path:

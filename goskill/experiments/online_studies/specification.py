@@ -41,12 +41,23 @@ class SkillRun:
 
 
 @dataclass(frozen=True)
+class MetaRun:
+    """A run over training tasks, one for each seed, that contenders go on from with the study's tasks."""
+
+    tasks: str  # of the suite: the name of a group, or names with commas between them
+    method: str = "simpl"
+    skills: str = ""  # whose run of skills it takes
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class OnlineContender:
     """A method that learns the study's tasks, all in one run for each seed."""
 
     name: str
     method: str
     skills: str = ""  # whose run of skills it takes; "": none
+    meta: str = ""  # which run over training tasks it goes on from; "": none
     uses_data: bool = False  # whether it also learns from the study's episodes
     settings: Mapping[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] = ()  # where they are others than the study's
@@ -67,15 +78,20 @@ class OnlineStudy:
     data: PlayData
     contenders: tuple[OnlineContender, ...]
     skills: Mapping[str, SkillRun] = field(default_factory=dict)
+    meta: Mapping[str, MetaRun] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for one in self.contenders:
-            if one.skills and one.skills not in self.skills:
-                raise InputError(
-                    f"study {self.name}: contender {one.name}: skills: {closest(one.skills, self.skills)}"
-                )
+            self._check_name(f"contender {one.name}: skills", one.skills, self.skills)
+            self._check_name(f"contender {one.name}: meta", one.meta, self.meta)
+        for name, run in self.meta.items():
+            self._check_name(f"meta.{name}: skills", run.skills, self.skills)
         if len({one.name for one in self.contenders}) < len(self.contenders):
             raise InputError(f"study {self.name}: contenders: expected different names")
+
+    def _check_name(self, where: str, name: str, known: Mapping[str, Any]) -> None:
+        if name and name not in known:
+            raise InputError(f"study {self.name}: {where}: {closest(name, known)}")
 
     def seeds_of(self, contender: OnlineContender) -> tuple[int, ...]:
         """The seeds that a contender is run with."""
@@ -118,12 +134,15 @@ def _parsed(text: str, name: str) -> OnlineStudy:
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"study {name}: {error}") from None
     where = f"study {name}"
-    for key, kind in (("data", dict), ("skills", dict), ("contenders", list)):
+    for key, kind in (("data", dict), ("skills", dict), ("meta", dict), ("contenders", list)):
         if not isinstance(values.setdefault(key, kind()), kind):
             raise InputError(f"{where}: {key}: expected a table, got {values[key]!r:.60}")
     values["data"] = from_mapping(PlayData, values["data"], f"{where}: data")
     values["skills"] = {
         one: from_mapping(SkillRun, run, f"{where}: skills.{one}") for one, run in values["skills"].items()
+    }
+    values["meta"] = {
+        one: from_mapping(MetaRun, run, f"{where}: meta.{one}") for one, run in values["meta"].items()
     }
     values["contenders"] = tuple(
         from_mapping(OnlineContender, one, f"{where}: contenders") for one in values["contenders"]
@@ -138,6 +157,7 @@ def _parsed(text: str, name: str) -> OnlineStudy:
         "seeds",
         "data",
         "skills",
+        "meta",
         "contenders",
     }
     if known - values.keys() or not values["contenders"] or not values["tasks"] or not values["seeds"]:

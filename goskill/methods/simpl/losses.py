@@ -1,0 +1,91 @@
+"""What meta-training minimises: means over all tasks of a step, computed as one batch (SiMPL, Eq. 4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from goskill.methods.simpl.networks import LARGE, SMALL, MetaAgent
+from goskill.methods.simpl.sampling import LARGE_PREFIX, SMALL_PREFIX, part
+from goskill.methods.skill_rl import soft_target
+from goskill.models import DiagonalNormal
+from goskill.training import Batch
+
+
+class MetaLoss(nn.Module):
+    """Critics and encoder learn the soft value, the policy to reach it, the temperatures their divergences.
+
+    The policy's gradients reach neither critics nor encoder, as the paper has it.
+    """
+
+    def __init__(self, agent: MetaAgent) -> None:
+        super().__init__()
+        self.agent = agent
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """A batch of ``TaskSampler`` -> loss, metrics."""
+        posterior = self._posterior(batch)
+        drawn = posterior.sample()
+        embedding = drawn[:, None].expand(-1, batch["rewards"].shape[1], -1)
+        critic, values = self._critic(batch, embedding)
+        actor, metrics = self._actor(batch, embedding.detach())
+        surprise = posterior.divergence_from_standard().sum(-1).mean()
+        loss = critic + actor + self.agent.settings.embedding_weight * surprise
+        return loss, {"critic_loss": critic, "value": values, "embedding_divergence": surprise, **metrics}
+
+    def _posterior(self, batch: Batch) -> DiagonalNormal:
+        """Embeddings of a step's tasks: those with small contexts come first."""
+        settings = self.agent.settings
+        found = []
+        if settings.small_tasks:
+            found.append(self.agent.encode(part(batch, SMALL_PREFIX)))
+        if settings.small_tasks < settings.tasks_per_step:
+            found.append(self.agent.encode(part(batch, LARGE_PREFIX)))
+        return DiagonalNormal(
+            torch.cat([one.mean for one in found]), torch.cat([one.log_std for one in found])
+        )
+
+    def _weights(self) -> Tensor:
+        """The temperature of each task of a step, [tasks, 1]."""
+        settings, both = self.agent.settings, self.agent.temperatures().detach()
+        large = settings.tasks_per_step - settings.small_tasks
+        return torch.cat([both[SMALL].expand(settings.small_tasks), both[LARGE].expand(large)])[:, None]
+
+    def _divergence(self, policy: DiagonalNormal, prior: DiagonalNormal) -> Tensor:
+        found, most = policy.divergence(prior), self.agent.settings.divergence_clip
+        return found if most is None else found.clamp(max=most)
+
+    def _critic(self, batch: Batch, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        agent, following = self.agent, batch["next_observations"]
+        with torch.no_grad():
+            policy, prior = agent.policy(following, embedding)
+            weights = dict(agent.target_critic.named_parameters())
+            future = agent.values(following, embedding, policy.sample(), weights).amin(0)
+            future = future - self._weights() * self._divergence(policy, prior)
+            target = soft_target(batch, future, agent.settings.reward_scale)
+        values = agent.values(batch["observations"], embedding, batch["actions"])
+        return (values - target).square().mean((1, 2)).sum(), values.mean()
+
+    def _actor(self, batch: Batch, embedding: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        agent, settings, observations = self.agent, self.agent.settings, batch["observations"]
+        policy, prior = agent.policy(observations, embedding)
+        divergence = self._divergence(policy, prior)
+        fixed = {name: weight.detach() for name, weight in agent.critic.named_parameters()}
+        value = agent.values(observations, embedding, policy.sample(), fixed).amin(0)
+        loss = (self._weights() * divergence - value).mean()
+        found = divergence.detach()
+        small, large = found[: settings.small_tasks], found[settings.small_tasks :]
+        both = agent.temperatures()
+        metrics: dict[str, Tensor] = {}
+        for name, place, found, aim in (
+            ("small", SMALL, small, settings.small_divergence),
+            ("large", LARGE, large, settings.large_divergence),
+        ):
+            if not len(found):
+                continue
+            excess = aim - found.mean()
+            if not settings.temperature_falls:
+                excess = excess.clamp(max=0.0)
+            loss = loss + both[place] * excess
+            metrics |= {f"{name}_divergence": found.mean(), f"{name}_temperature": both[place]}
+        return loss, metrics

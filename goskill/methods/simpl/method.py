@@ -1,0 +1,172 @@
+"""How SiMPL is meta-trained: episodes of all training tasks side by side, updates over several tasks at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from goskill.data import ReplayBuffer, ReplaySampler
+from goskill.envs.suite import Suite
+from goskill.errors import InputError
+from goskill.methods.method import Method, Networks, Sources
+from goskill.methods.registry import register
+from goskill.methods.simpl.acting import UnconditionedPolicy
+from goskill.methods.simpl.exploration import EpisodeEmbeddings
+from goskill.methods.simpl.losses import MetaLoss
+from goskill.methods.simpl.networks import MetaAgent, agent_from_state
+from goskill.methods.simpl.sampling import TaskSampler, check_tasks_per_step
+from goskill.methods.simpl.settings import SiMPLSettings
+from goskill.methods.simpl.trained import check_suite_name
+from goskill.methods.skill_rl import SkillCollector, SkillTransitions, skills_of_run
+from goskill.training import Objective, OptimizerSettings, Phase, Stateful, TrainingSettings
+
+
+@register("simpl")
+class SiMPL(Method):
+    """One agent for all training tasks of a suite, given embeddings that a task encoder finds in decisions.
+
+    Args:
+        settings: of the method; its ``tasks`` are those trained on.
+        agent: with the skills.
+        suite: the environments; None: to act only.
+        training: the seed is used here.
+        workers: processes that step environments.
+    """
+
+    Settings = SiMPLSettings
+    learns_in_suite: ClassVar[bool] = True
+    needs_store: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        settings: SiMPLSettings,
+        agent: MetaAgent,
+        suite: Suite | None = None,
+        training: TrainingSettings | None = None,
+        workers: int | None = None,
+    ) -> None:
+        self.settings, self.agent = settings, agent
+        if suite is None:
+            return
+        self._seed, each = (training or TrainingSettings()).seed, settings.environments_per_task
+        tasks = [task for task in settings.tasks for _ in range(each)]
+        self.collector = SkillCollector(suite, tasks, agent.skills, settings.discount, self._seed, workers)
+        sizes = (settings.capacity, suite.observation_dim, settings.skill_dim)
+        self.replay = ReplayBuffer(*sizes, tasks=len(settings.tasks))
+        self.contexts = ReplayBuffer(*sizes, tasks=len(settings.tasks))
+        self.embeddings = EpisodeEmbeddings(len(tasks), settings.embedding_dim, self._seed)
+        self._task = np.repeat(np.arange(len(settings.tasks)), each)
+
+    @classmethod
+    def create(cls, settings: SiMPLSettings, sources: Sources, training: TrainingSettings) -> SiMPL:
+        """A new agent for the tasks of a suite, over the skills of a run."""
+        suite = sources.environments()
+        if not settings.skills:
+            raise InputError("skills: expected a run of skills such as skill_prior's, got none")
+        settings = replace(settings, tasks=tuple(settings.tasks or sources.tasks))
+        check_tasks_per_step(settings, settings.tasks)
+        check_suite_name("skills", settings.skills, sources.suite_name)
+        found = skills_of_run(settings.skills, suite)
+        settings = replace(settings, **found.settings)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(training.seed)
+            agent = MetaAgent(settings, found.model)
+        return cls(settings, agent, suite, training, sources.workers)
+
+    @classmethod
+    def restore(cls, settings: SiMPLSettings, networks: Networks) -> SiMPL:
+        """A trained agent, to act."""
+        return cls(settings, agent_from_state(settings, networks))
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        return self.agent.parts
+
+    @property
+    def state(self) -> Mapping[str, Stateful]:
+        return {
+            "replay": self.replay,
+            "contexts": self.contexts,
+            "embeddings": self.embeddings,
+            "environments": self.collector,
+            "episodes": self.collector.log,
+        }
+
+    def policy(self, precision: str = "float32") -> UnconditionedPolicy:
+        """Explores any task by embeddings drawn from N(0, 1); always in float32. ``simpl_ft`` learns a task."""
+        return UnconditionedPolicy(self.agent)
+
+    def phases(self) -> Sequence[Phase]:
+        about = "learns over tasks how to learn one"
+        return [Phase("meta-training", self.settings.iterations, self._begin, about, self._interact)]
+
+    def _begin(self) -> Sequence[Objective]:
+        agent, settings = self.agent, self.settings
+        batches = TaskSampler(self.replay, self.contexts, settings, settings.tasks, self._seed)
+        trained = [agent.encoder, agent.policy_network, agent.critic, agent.temperature]
+        adam = OptimizerSettings(settings.learning_rate, "adam")
+        return [
+            Objective("meta", batches, MetaLoss(agent), trained, optimizer=adam, after=agent.target.update)
+        ]
+
+    def _interact(self, iteration: int) -> Mapping[str, float]:
+        """As many steps as there should have been before this iteration."""
+        settings, collector = self.settings, self.collector
+        decisions = settings.warmup_decisions + iteration / settings.updates_per_decision
+        due = int(decisions * settings.horizon)
+        collector.start()
+        found: dict[str, list[float]] = {}
+        while collector.steps < due:
+            self.embeddings.renew(collector.environments.begun, self._is_prior, self._embedding_in)
+            unconditioned = self.embeddings.from_prior.copy()
+            over, ended = collector.step(self._choose)
+            self._keep(over, unconditioned)
+            for name, value in ended.items():
+                found.setdefault(name, []).append(value)
+        means = {name: float(np.mean(values)) for name, values in found.items()}
+        return {**means, "steps": float(collector.steps * len(collector.tasks))}
+
+    def _is_prior(self, environment: int, episode: int) -> bool:
+        every: int = self.settings.prior_every
+        return (episode - 1) % every == 0
+
+    @torch.inference_mode()
+    def _embedding_in(self, environment: int) -> Tensor:
+        """Drawn from the posterior of a large context of the environment's task."""
+        task, settings = int(self._task[environment]), self.settings
+        key = [self._seed, environment, self.collector.steps]
+        seed = int(np.random.SeedSequence(key).generate_state(1)[0])
+        context = ReplaySampler(self.contexts, settings.large_context, tasks=[task], seed=seed).batch(0)
+        on_device = {name: value.to(self._device) for name, value in context.items()}
+        return self.agent.encode(on_device).sample()[0].cpu()
+
+    @torch.inference_mode()
+    def _choose(self, observations: Tensor) -> Tensor:
+        policy, _ = self.agent.policy(observations, self.embeddings.values.to(self._device))
+        return policy.sample()
+
+    @property
+    def _device(self) -> torch.device:
+        return self.agent.temperature.log_value.device
+
+    def _keep(self, over: SkillTransitions, unconditioned: Any) -> None:
+        """Into the buffers of their tasks; contexts are of episodes such as a new task will begin with."""
+        for buffer, kept in (
+            (self.replay, np.ones(len(over.rows), np.bool_)),
+            (self.contexts, unconditioned[over.rows]),
+        ):
+            if kept.any():
+                buffer.add(
+                    observations=over.observations[kept],
+                    actions=over.skills[kept],
+                    rewards=over.rewards[kept],
+                    next_observations=over.next_observations[kept],
+                    terminated=over.terminated[kept],
+                    discount=over.discount[kept],
+                    task=self._task[over.rows[kept]],
+                )

@@ -1,0 +1,135 @@
+"""What is meta-trained: a task encoder, a policy over skills and twin critics, both given the task's embedding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from goskill.errors import InputError
+from goskill.methods.sequence.checking import load_parts
+from goskill.methods.simpl.settings import SiMPLSettings
+from goskill.methods.skill_rl import SkillModel, Temperature, model_from_state
+from goskill.models import DiagonalNormal, EnsembleMLP, SetTransformer
+from goskill.models.diagonal_normal import LOG_STD_MAX, LOG_STD_MIN
+from goskill.training.targets import TargetNetwork
+
+SMALL, LARGE = 0, 1  # temperatures by the size of contexts
+
+
+def add_residual(prior: DiagonalNormal, output: Tensor, scale: str) -> DiagonalNormal:
+    """The prior's parameters and a network's output [..., 2 skill_dim] added up, as ``scale_residual`` says."""
+    mean, residual = output.float().chunk(2, dim=-1)
+    if scale == "softplus":
+        before = prior.log_std.exp().clamp(min=math.exp(LOG_STD_MIN)).expm1().log()
+        log_std = F.softplus(before + residual).log()
+    else:
+        log_std = prior.log_std + residual
+    return DiagonalNormal(prior.mean + mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX))
+
+
+class MetaAgent(nn.Module):
+    """One agent for all tasks over the skills of a model: batches are [tasks, B, ...], observations raw."""
+
+    def __init__(self, settings: SiMPLSettings, skills: SkillModel) -> None:
+        super().__init__()
+        self.settings, self.skills = settings, skills
+        seen = skills.observation_dim + settings.embedding_dim
+        hidden = [settings.width] * settings.layers
+        self.encoder = SetTransformer(
+            2 * skills.observation_dim + settings.skill_dim + 2,
+            2 * settings.embedding_dim,
+            settings.encoder_width,
+            settings.encoder_heads,
+            settings.encoder_points,
+        )
+        # One member, so that agents of target tasks, which begin with these weights, have them in the same shape.
+        self.policy_network = EnsembleMLP(1, [seen, *hidden, 2 * settings.skill_dim])
+        begin_without_residual(self.policy_network)
+        self.critic = EnsembleMLP(2, [seen + settings.skill_dim, *hidden, 1])
+        self.temperature = Temperature(2, settings.initial_temperature)
+        self.target = TargetNetwork(self.critic, settings.target_rate)
+        self.target_critic = self.target.module
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """Every network by name, those of the skills included: what a checkpoint holds."""
+        return {
+            **self.skills.parts,
+            "task_encoder": self.encoder,
+            "policy": self.policy_network,
+            "critic": self.critic,
+            "target_critic": self.target_critic,
+            "temperature": self.temperature,
+        }
+
+    def temperatures(self) -> Tensor:
+        """Weights of the divergence from the prior: [2], for small and large contexts."""
+        learned = self.temperature.value
+        if self.settings.fixed_temperature is None:
+            return learned
+        return torch.stack([torch.full_like(learned[0], self.settings.fixed_temperature), learned[1]])
+
+    def encode(self, context: Mapping[str, Tensor]) -> DiagonalNormal:
+        """q(e | context) of decisions [tasks, n, ...] as a replay buffer has them: [tasks, embedding_dim].
+
+        Raises InputError for contexts without decisions.
+        """
+        if not context["rewards"].shape[-1]:
+            raise InputError("context: expected at least one decision to encode a task from, got none")
+        elements = [
+            self.skills.normalize(context["observations"]),
+            context["actions"],
+            context["rewards"][..., None] * self.settings.reward_scale,
+            context["terminated"][..., None].float(),
+            self.skills.normalize(context["next_observations"]),
+        ]
+        return DiagonalNormal.from_output(self.encoder(torch.cat(elements, -1)))
+
+    def policy(self, observations: Tensor, embedding: Tensor) -> tuple[DiagonalNormal, DiagonalNormal]:
+        """pi(z | s, e) and the skill prior p(z | s): observations [..., observation_dim], embeddings [..., e]."""
+        with torch.no_grad():
+            prior = self.skills.prior(observations)
+        seen = torch.cat([self.skills.normalize(observations), embedding], -1)
+        output = self.policy_network(seen.flatten(0, -2))[0].view(*seen.shape[:-1], -1)
+        return add_residual(prior, output, self.settings.scale_residual), prior
+
+    def values(
+        self,
+        observations: Tensor,
+        embedding: Tensor,
+        skill: Tensor,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """What both critics expect, [2, tasks, B], for inputs [tasks, B, ...].
+
+        ``weights`` stand for the critic's own, by their names.
+        """
+        seen = torch.cat([self.skills.normalize(observations), embedding, skill], -1)
+        flat = seen.flatten(0, -2)
+        if weights is None:
+            values = self.critic(flat)
+        else:
+            values = torch.func.functional_call(self.critic, dict(weights), (flat,))
+        result: Tensor = values[..., 0].float().view(2, *seen.shape[:-1])
+        return result
+
+
+@torch.no_grad()
+def begin_without_residual(network: EnsembleMLP) -> None:
+    """Zero the last layer, so that a policy begins as the prior."""
+    for parameter in network.layers[-1].parameters():
+        parameter.zero_()
+
+
+def agent_from_state(settings: SiMPLSettings, state: Mapping[str, Mapping[str, Tensor]]) -> MetaAgent:
+    """The agent of a checkpoint: ``state`` maps the names of ``MetaAgent.parts`` to state dicts.
+
+    Raises CheckpointError that names the network that is missing or unexpected, or the key that does not fit.
+    """
+    agent = MetaAgent(settings, model_from_state(settings, state))
+    load_parts(agent.parts, state)
+    return agent

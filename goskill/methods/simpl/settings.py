@@ -1,0 +1,113 @@
+"""Every choice of SiMPL; where paper and released code differ, both can be set and the default says which it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from goskill.errors import InputError
+from goskill.methods.skill_rl import SkillSettings
+from goskill.methods.skill_rl.settings import check_positive
+
+
+@dataclass(frozen=True)
+class TaskSettings(SkillSettings):
+    """Settings that meta-training and target tasks share. Raises InputError that names the setting."""
+
+    # Networks
+    tasks: tuple[str, ...] = ()  # those learned in
+    embedding_dim: int = 6  # of a task; paper: 6 in the maze with 40 tasks, 10 in the kitchen, else 5
+    encoder_width: int = 128  # of the task encoder
+    encoder_heads: int = 4  # of its attention
+    encoder_points: int = 32  # induced points of its attention
+    width: int = 256  # of the hidden layers of policy and critics
+    layers: int = 3  # hidden layers of policy and critics
+    scale_residual: Literal["log", "softplus"] = "log"  # added to log sigma (paper) | before softplus (code)
+
+    # Losses
+    discount: float = 0.999  # per environment step
+    reward_scale: float = 1.0  # rewards are multiplied by this
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "embedding_dim", "encoder_width", "encoder_heads", "encoder_points", "width")
+        check_positive(self, "layers", "reward_scale")
+        self._check_share("discount")
+        if self.encoder_width % self.encoder_heads:
+            self._refuse("encoder_heads", f"a divisor of encoder_width {self.encoder_width}")
+
+    def _check_share(self, name: str) -> None:
+        if not 0 < getattr(self, name) <= 1:
+            self._refuse(name, "a number above 0 and at most 1")
+
+    def _refuse(self, name: str, expected: str) -> None:
+        raise InputError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True)
+class SiMPLSettings(TaskSettings):
+    """Settings of meta-training over the tasks of a suite. Raises InputError that names the setting."""
+
+    # More of the losses
+    small_divergence: float = 0.1  # from the prior, in nats per decision, aimed at where contexts are small
+    large_divergence: float = 0.4  # the same where they are large
+    initial_temperature: float = 0.1  # weight of the divergence from the prior at the beginning
+    fixed_temperature: float | None = None  # weight where contexts are small; None: learned
+    temperature_falls: bool = True  # False: temperatures only rise, as in the code
+    divergence_clip: float | None = (
+        None  # most nats that count in losses; code: 5 in the maze, 6 in the kitchen
+    )
+    embedding_weight: float = 1e-3  # of the divergence of embeddings from N(0, 1); code only; 0: none
+
+    # Schedule
+    iterations: int = 40_000  # updates
+    tasks_per_step: int = 20  # that an update draws
+    small_tasks: int = 4  # of these, how many with small contexts
+    small_context: int = 4  # decisions
+    large_context: int = 8192  # decisions
+    updates_per_decision: float = 0.25  # updates for one skill carried out in each environment
+    environments_per_task: int = 1  # that step side by side
+    prior_every: int = 2  # of an environment's episodes, one in so many has an embedding drawn from N(0, 1)
+    warmup_decisions: int = 200  # in each environment before the first update
+    capacity: int = 20_000  # decisions of each task that its buffer keeps
+    batch_size: int = 256  # decisions of each task in an update
+    target_rate: float = 0.005  # share by which target critics move at each update
+    learning_rate: float = 3e-4  # of Adam, for all networks
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "small_divergence", "large_divergence", "initial_temperature", "iterations")
+        check_positive(self, "tasks_per_step", "small_context", "large_context", "updates_per_decision")
+        check_positive(self, "environments_per_task", "prior_every", "warmup_decisions", "capacity")
+        check_positive(self, "batch_size", "learning_rate")
+        for name in ("fixed_temperature", "divergence_clip"):
+            if getattr(self, name) is not None:
+                check_positive(self, name)
+        self._check_share("target_rate")
+        if not 0 <= self.small_tasks <= self.tasks_per_step:
+            self._refuse("small_tasks", f"a number from 0 to tasks_per_step {self.tasks_per_step}")
+        if not self.embedding_weight >= 0:
+            self._refuse("embedding_weight", "a number that is not negative")
+
+
+@dataclass(frozen=True)
+class TargetSettings(TaskSettings):
+    """Settings of learning target tasks. Raises InputError that names the setting."""
+
+    meta: str = ""  # run folder of simpl: networks and temperature are taken, with its settings of both
+    target_divergence: float = 1.0  # from the prior, in nats per decision, that the temperature aims at
+
+    # Schedule
+    iterations: int = 40_000  # updates of every agent
+    prior_episodes: int = 20  # of each task with embeddings drawn from N(0, 1), which it is then encoded from
+    updates_per_decision: float = 0.25  # updates for one skill carried out, from the first encoded task on
+    capacity: int = 20_000  # decisions of each agent that the replay buffer keeps
+    batch_size: int = 256  # decisions of each agent in a batch
+    target_rate: float = 0.005  # share by which target critics move at each update
+    learning_rate: float = 3e-4  # of Adam, for actor, critics and temperature
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "target_divergence", "iterations", "prior_episodes", "updates_per_decision")
+        check_positive(self, "capacity", "batch_size", "learning_rate")
+        self._check_share("target_rate")

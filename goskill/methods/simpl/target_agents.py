@@ -1,0 +1,166 @@
+"""Agents of target tasks: copies of the meta-trained one, each given the embedding of its task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from goskill.errors import InputError
+from goskill.methods.sequence.checking import load_parts
+from goskill.methods.simpl.networks import LARGE, MetaAgent, add_residual
+from goskill.methods.simpl.settings import TargetSettings
+from goskill.methods.skill_rl import SkillModel, Temperature, model_from_state, soft_target, temperature_loss
+from goskill.models import DiagonalNormal, EnsembleMLP
+from goskill.training import Batch
+from goskill.training.targets import TargetNetwork
+
+
+class KnownTasks(nn.Module):
+    """The embedding of each agent's task, and the step of its environment from which it is known; -1: not yet."""
+
+    embedding: Tensor
+    since: Tensor
+
+    def __init__(self, agents: int, embedding_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("embedding", torch.zeros(agents, embedding_dim))
+        self.register_buffer("since", torch.full((agents,), -1))
+
+
+class TargetAgents(nn.Module):
+    """Agents for ``settings.tasks``, each as one batched network: batches are [agents, B, ...], observations raw."""
+
+    def __init__(self, settings: TargetSettings, skills: SkillModel) -> None:
+        super().__init__()
+        if not settings.tasks:
+            raise InputError("tasks: expected at least one, got none")
+        self.settings, self.skills = settings, skills
+        self.agents = len(settings.tasks)
+        hidden = [settings.width] * settings.layers
+        seen = skills.observation_dim + settings.embedding_dim
+        self.actor = EnsembleMLP(self.agents, [seen, *hidden, 2 * settings.skill_dim])
+        # The two critics of an agent follow one another.
+        self.critic = EnsembleMLP(2 * self.agents, [seen + settings.skill_dim, *hidden, 1])
+        self.temperature = Temperature(self.agents, 1.0)
+        self.target = TargetNetwork(self.critic, settings.target_rate)
+        self.target_critic = self.target.module
+        self.known = KnownTasks(self.agents, settings.embedding_dim)
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """Every network by name, those of the skills included: what a checkpoint holds."""
+        return {
+            **self.skills.parts,
+            "actor": self.actor,
+            "critic": self.critic,
+            "target_critic": self.target_critic,
+            "temperature": self.temperature,
+            "known_tasks": self.known,
+        }
+
+    @torch.no_grad()
+    def begin_as(self, meta: MetaAgent) -> None:
+        """Take over policy, critics and the temperature of large contexts."""
+        for own, trained in zip(self.actor.parameters(), meta.policy_network.parameters(), strict=True):
+            own.copy_(trained.expand_as(own))
+        for critic, source in ((self.critic, meta.critic), (self.target_critic, meta.target_critic)):
+            for own, trained in zip(critic.parameters(), source.parameters(), strict=True):
+                own.copy_(trained.repeat(self.agents, *[1] * (trained.ndim - 1)))
+        self.temperature.log_value.fill_(float(meta.temperatures()[LARGE].log()))
+
+    def policy(self, observations: Tensor) -> tuple[DiagonalNormal, DiagonalNormal]:
+        """Each agent's distribution of skills, and the prior's, for observations [agents, B, observation_dim]."""
+        with torch.no_grad():
+            prior = self.skills.prior(observations)
+        embedding = self.known.embedding[:, None].expand(-1, observations.shape[1], -1)
+        seen = torch.cat([self.skills.normalize(observations), embedding], -1)
+        return add_residual(prior, self.actor(seen), self.settings.scale_residual), prior
+
+    def policy_with(self, agent: Tensor, observations: Tensor, embedding: Tensor) -> DiagonalNormal:
+        """Skills of agents int64 [N] for observations [N, observation_dim], given embeddings [N, embedding_dim]."""
+        seen = torch.cat([self.skills.normalize(observations), embedding], -1)
+        output = self.actor.of_members(seen, agent)
+        return add_residual(self.skills.prior(observations), output, self.settings.scale_residual)
+
+    def policy_in(self, tasks: Sequence[str]) -> Callable[[Tensor], DiagonalNormal]:
+        """What maps observations [N, observation_dim] in N tasks to each agent's distribution of skills.
+
+        Raises InputError for a task that no agent has learned.
+        """
+        agent = self.agent_of(tasks)
+        return lambda observations: self.policy_with(agent, observations, self.known.embedding[agent])
+
+    def values(self, observations: Tensor, skill: Tensor, critic: nn.Module | None = None) -> Tensor:
+        """What both critics (or the target critics) of each agent expect: [agents, 2, B]."""
+        embedding = self.known.embedding[:, None].expand(-1, observations.shape[1], -1)
+        seen = torch.cat([self.skills.normalize(observations), embedding, skill], -1)
+        values: Tensor = (self.critic if critic is None else critic)(seen.repeat_interleave(2, dim=0))[..., 0]
+        return values.float().view(self.agents, 2, -1)
+
+    def agent_of(self, tasks: Sequence[str]) -> Tensor:
+        """Which agent acts in each task, int64 [len(tasks)]. Raises InputError for a task that none has learned."""
+        place = {name: index for index, name in enumerate(self.settings.tasks)}
+        for task in tasks:
+            if task not in place:
+                raise InputError(f"tasks: no agent has learned {task!r}, only {', '.join(place)}")
+        return torch.tensor([place[task] for task in tasks], device=self.known.since.device)
+
+
+class TargetCriticLoss(nn.Module):
+    """Squared error against the soft target; agents whose task is not known yet do not count, and stay as they are."""
+
+    def __init__(self, agents: TargetAgents) -> None:
+        super().__init__()
+        self.agents = agents
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Decisions [agents, B, ...], whose ``actions`` are skills -> loss, metrics."""
+        agents, following = self.agents, batch["next_observations"]
+        with torch.no_grad():
+            policy, prior = agents.policy(following)
+            future = agents.values(following, policy.sample(), agents.target_critic).amin(1)
+            future = future - agents.temperature.value[:, None] * policy.divergence(prior)
+            target = soft_target(batch, future, agents.settings.reward_scale)
+        values = agents.values(batch["observations"], batch["actions"])
+        error = (values - target[:, None]).square().mean(2).sum(1)
+        loss = torch.where(agents.known.since >= 0, error, 0.0).sum()
+        return loss, {"value": values.mean(), "target": target.mean()}
+
+
+class TargetActorLoss(nn.Module):
+    """The actors' objective and the temperatures' (SiMPL, Eq. 5), likewise of agents whose task is known."""
+
+    def __init__(self, agents: TargetAgents) -> None:
+        super().__init__()
+        self.agents = agents
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Decisions [agents, B, ...] -> loss, metrics."""
+        agents, observations = self.agents, batch["observations"]
+        known = agents.known.since >= 0
+        policy, prior = agents.policy(observations)
+        divergence = policy.divergence(prior)
+        value = agents.values(observations, policy.sample()).amin(1)
+        temperature = agents.temperature.value.detach()
+        actor = (temperature[:, None] * divergence - value).mean(1)
+        # An agent that is not known yet is at its aim, which leaves its temperature alone.
+        aim = agents.settings.target_divergence
+        counted = torch.where(known[:, None], divergence.detach(), aim)
+        loss = torch.where(known, actor, 0.0).sum()
+        loss = loss + temperature_loss(agents.temperature.log_value, counted, aim)
+        metrics = {"divergence": divergence.mean(), "temperature": temperature.mean(), "value": value.mean()}
+        return loss, metrics
+
+
+def target_agents_from_state(
+    settings: TargetSettings, state: Mapping[str, Mapping[str, Tensor]]
+) -> TargetAgents:
+    """The agents of a checkpoint: ``state`` maps the names of ``TargetAgents.parts`` to state dicts.
+
+    Raises CheckpointError that names the network that is missing or unexpected, or the key that does not fit.
+    """
+    agents = TargetAgents(settings, model_from_state(settings, state))
+    load_parts(agents.parts, state)
+    return agents

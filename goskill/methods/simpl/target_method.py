@@ -1,0 +1,192 @@
+"""How SiMPL learns target tasks: explores them, encodes them, and goes on from the policy that it knows for them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from goskill.data import ReplayBuffer, ReplaySampler
+from goskill.envs.suite import Suite
+from goskill.errors import InputError
+from goskill.methods.method import Method, Networks, Sources
+from goskill.methods.registry import register
+from goskill.methods.simpl.exploration import EpisodeEmbeddings
+from goskill.methods.simpl.networks import MetaAgent
+from goskill.methods.simpl.settings import TargetSettings
+from goskill.methods.simpl.target_agents import (
+    TargetActorLoss,
+    TargetAgents,
+    TargetCriticLoss,
+    target_agents_from_state,
+)
+from goskill.methods.simpl.trained import check_suite_name, meta_trained
+from goskill.methods.skill_rl import SkillCollector, SkillPolicy, SkillTransitions
+from goskill.training import Objective, OptimizerSettings, Phase, Stateful, TrainingSettings
+
+
+@register("simpl_ft")
+class SiMPLTarget(Method):
+    """An agent for each target task, all updated as one batched computation.
+
+    Each begins with ``prior_episodes`` of the unconditioned policy. What they met is encoded, and the policy,
+    critics and temperature of the meta-trained agent go on learning with that embedding.
+
+    Args:
+        settings: of the method; its ``tasks`` are those learned in.
+        agents: with the skills.
+        meta: the meta-trained agent, whose encoder is used; None: to act only.
+        suite: the environments; None: to act only.
+        training: the seed is used here.
+        workers: processes that step environments.
+    """
+
+    Settings = TargetSettings
+    learns_in_suite: ClassVar[bool] = True
+    needs_store: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        settings: TargetSettings,
+        agents: TargetAgents,
+        meta: MetaAgent | None = None,
+        suite: Suite | None = None,
+        training: TrainingSettings | None = None,
+        workers: int | None = None,
+    ) -> None:
+        self.settings, self.agents = settings, agents
+        if suite is None or meta is None:
+            return
+        self._meta, self._seed = meta, (training or TrainingSettings()).seed
+        tasks = list(settings.tasks)
+        self.collector = SkillCollector(suite, tasks, agents.skills, settings.discount, self._seed, workers)
+        self.replay = ReplayBuffer(
+            settings.capacity, suite.observation_dim, settings.skill_dim, tasks=len(tasks)
+        )
+        self.embeddings = EpisodeEmbeddings(len(tasks), settings.embedding_dim, self._seed)
+
+    @classmethod
+    def create(cls, settings: TargetSettings, sources: Sources, training: TrainingSettings) -> SiMPLTarget:
+        """Agents for the tasks of a suite that begin as the meta-trained one; warns of tasks that it knows."""
+        suite = sources.environments()
+        if not settings.meta:
+            raise InputError("meta: expected a run of simpl, got none")
+        check_suite_name("meta", settings.meta, sources.suite_name)
+        meta, shared = meta_trained(settings.meta, suite)
+        settings = replace(settings, tasks=tuple(settings.tasks or sources.tasks), **shared)
+        both = [task for task in settings.tasks if task in meta.settings.tasks]
+        if both:
+            warnings.warn(f"tasks: {', '.join(both)}: meta-trained on as well", stacklevel=2)
+        agents = TargetAgents(settings, meta.skills)
+        agents.begin_as(meta)
+        return cls(settings, agents, meta, suite, training, sources.workers)
+
+    @classmethod
+    def restore(cls, settings: TargetSettings, networks: Networks) -> SiMPLTarget:
+        """Trained agents, to act."""
+        return cls(settings, target_agents_from_state(settings, networks))
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        return self.agents.parts
+
+    @property
+    def state(self) -> Mapping[str, Stateful]:
+        return {
+            "replay": self.replay,
+            "embeddings": self.embeddings,
+            "environments": self.collector,
+            "episodes": self.collector.log,
+        }
+
+    def policy(self, precision: str = "float32") -> SkillPolicy:
+        """Acts by each agent's mean skill unless it is asked to explore; always in float32."""
+        return SkillPolicy("SiMPL", self.agents.skills, self.agents.policy_in)
+
+    def phases(self) -> Sequence[Phase]:
+        about = "learns tasks from what meta-training learned"
+        return [Phase("online", self.settings.iterations, self._begin, about, self._interact)]
+
+    def _begin(self) -> Sequence[Objective]:
+        agents, settings = self.agents, self.settings
+        self._meta.to(self._device)
+        self._agent = agents.agent_of(self.collector.tasks)
+        adam = OptimizerSettings(settings.learning_rate, "adam")
+        decisions = ReplaySampler(self.replay, settings.batch_size, seed=self._seed)
+        critic = Objective(
+            "critic",
+            decisions,
+            TargetCriticLoss(agents),
+            [agents.critic],
+            optimizer=adam,
+            after=agents.target.update,
+        )
+        trained = [agents.actor, agents.temperature]
+        return [critic, Objective("actor", "critic", TargetActorLoss(agents), trained, optimizer=adam)]
+
+    def _interact(self, iteration: int) -> Mapping[str, float]:
+        """Until a task is known, then as many steps as there should have been before this iteration."""
+        collector = self.collector
+        collector.start()
+        found: dict[str, list[float]] = {}
+        while self._is_due(iteration):
+            self.embeddings.renew(collector.environments.begun, self._is_prior, self._embedding_in)
+            if not self._is_due(iteration):
+                break
+            over, ended = collector.step(self._choose)
+            self._keep(over)
+            for name, value in ended.items():
+                found.setdefault(name, []).append(value)
+        means = {name: float(np.mean(values)) for name, values in found.items()}
+        return {**means, "steps": float(collector.steps * len(collector.tasks))}
+
+    def _is_due(self, iteration: int) -> bool:
+        since = self.agents.known.since
+        begun = since[since >= 0]
+        if not len(begun):
+            return True
+        decisions = iteration / self.settings.updates_per_decision
+        due = int(begun.min()) + int(decisions * self.settings.horizon)
+        return self.collector.steps < due
+
+    def _is_prior(self, environment: int, episode: int) -> bool:
+        first: int = self.settings.prior_episodes
+        return episode <= first
+
+    @torch.inference_mode()
+    def _embedding_in(self, environment: int) -> Tensor:
+        """That of the environment's task, which is drawn once from the posterior of all that it has met."""
+        known = self.agents.known
+        if known.since[environment] < 0:
+            count = int(self.replay.sizes[environment])
+            rows = torch.arange(count) + environment * self.settings.capacity
+            context = {name: value[None].to(self._device) for name, value in self.replay.gather(rows).items()}
+            known.embedding[environment] = self._meta.encode(context).sample()[0]
+            known.since[environment] = self.collector.steps
+        return known.embedding[environment].cpu()
+
+    @torch.inference_mode()
+    def _choose(self, observations: Tensor) -> Tensor:
+        embedding = self.embeddings.values.to(self._device)
+        return self.agents.policy_with(self._agent, observations, embedding).sample()
+
+    @property
+    def _device(self) -> torch.device:
+        return self.agents.known.since.device
+
+    def _keep(self, over: SkillTransitions) -> None:
+        if len(over.rows):
+            self.replay.add(
+                observations=over.observations,
+                actions=over.skills,
+                rewards=over.rewards,
+                next_observations=over.next_observations,
+                terminated=over.terminated,
+                discount=over.discount,
+                task=over.rows,
+            )

@@ -1,0 +1,389 @@
+"""SiMPL: the batched losses against a loop over tasks, sampling, resuming to the bit, both phases, refusals."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from point_store import point_store
+from point_suite import PointSuite
+from torch.distributions import Normal, kl_divergence
+
+import goskill
+from goskill.data import ReplayBuffer
+from goskill.errors import InputError
+from goskill.experiments import learning, pipeline
+from goskill.methods import Sources, find
+from goskill.methods.simpl import (
+    MetaAgent,
+    MetaLoss,
+    SiMPL,
+    SiMPLSettings,
+    SiMPLTarget,
+    TargetSettings,
+    TaskSampler,
+    add_residual,
+)
+from goskill.methods.simpl.target_agents import TargetActorLoss, TargetAgents, TargetCriticLoss
+from goskill.methods.skill_rl import new_model
+from goskill.models import DiagonalNormal, SetTransformer
+from goskill.rollouts import evaluate
+from goskill.training import RunFolder, Trainer, TrainingSettings
+
+TRAINING = TrainingSettings(device="cpu", precision="float32", log_every=10, checkpoint_every=7, threads=1)
+SKILLS = {
+    "horizon": 3,
+    "skill_dim": 2,
+    "skill_width": 8,
+    "decoder_layers": 1,
+    "prior_width": 8,
+    "prior_layers": 2,
+}
+SMALL = SiMPLSettings(
+    **SKILLS,  # type: ignore[arg-type]
+    tasks=PointSuite.tasks,
+    embedding_dim=2,
+    encoder_width=8,
+    encoder_heads=2,
+    encoder_points=3,
+    width=8,
+    layers=1,
+    tasks_per_step=2,
+    small_tasks=1,
+    small_context=2,
+    large_context=6,
+    iterations=20,
+    warmup_decisions=20,
+    batch_size=8,
+    capacity=300,
+    updates_per_decision=0.5,
+)
+
+
+@pytest.fixture(scope="module")
+def skills(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of skills."""
+    root = tmp_path_factory.mktemp("skills")
+    point_store(root / "data", episodes=10)
+    changes = ["training.device=cpu", "training.threads=1", "method.skill_iterations=3"]
+    changes += [f"method.{name}={value}" for name, value in SKILLS.items()]
+    return pipeline.train(root / "data", root / "run", method="skill_prior", overrides=changes).path
+
+
+def new_agent(settings: SiMPLSettings, tmp_path: Path) -> MetaAgent:
+    torch.manual_seed(0)
+    agent = MetaAgent(settings, new_model(settings, point_store(tmp_path / "store", episodes=5), 0))
+    with torch.no_grad():
+        for parameter in (*agent.policy_network.parameters(), *agent.target_critic.parameters()):
+            parameter.add_(0.2 * torch.randn_like(parameter))
+        agent.temperature.log_value.copy_(torch.tensor([0.4, -0.7]))
+    return agent
+
+
+def decisions(tasks: int, count: int, seed: int) -> dict[str, torch.Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    return {
+        "observations": torch.randn(tasks, count, 2, generator=random),
+        "next_observations": torch.randn(tasks, count, 2, generator=random),
+        "actions": torch.randn(tasks, count, 2, generator=random),
+        "rewards": torch.randn(tasks, count, generator=random),
+        "terminated": torch.rand(tasks, count, generator=random) < 0.3,
+        "discount": torch.rand(tasks, count, generator=random),
+    }
+
+
+def normal(distribution: Any) -> Normal:
+    return Normal(distribution.mean, distribution.log_std.exp())
+
+
+def test_sets_have_no_order_and_any_size() -> None:
+    torch.manual_seed(0)
+    network = SetTransformer(5, 3, 8, 2, 4).double()
+    sets = torch.randn(2, 7, 5, dtype=torch.float64)
+    order = torch.randperm(7)
+    torch.testing.assert_close(network(sets), network(sets[:, order]))
+    assert not torch.allclose(network(sets), network(sets[:, :6]))
+    attention, x, y = network.pool, torch.randn(1, 2, 8).double(), torch.randn(1, 3, 8).double()
+    stock = torch.nn.MultiheadAttention(8, 2, batch_first=True).double()
+    with torch.no_grad():
+        stock.in_proj_weight.copy_(torch.cat([attention.query.weight, attention.key_value.weight]))
+        stock.in_proj_bias.copy_(torch.cat([attention.query.bias, attention.key_value.bias]))
+        stock.out_proj.load_state_dict(attention.mixed.state_dict())
+    h = attention.first_norm(x + stock(x, y, y)[0])
+    torch.testing.assert_close(
+        attention(x, y),
+        attention.second_norm(h + torch.relu(h @ attention.output.weight.T + attention.output.bias)),
+    )
+
+
+def test_policies_add_to_the_prior() -> None:
+    prior = DiagonalNormal(torch.tensor([[1.0]]), torch.tensor([[-0.5]]))
+    output = torch.tensor([[0.3, 0.2]])
+    log = add_residual(prior, output, "log")
+    assert float(log.mean) == pytest.approx(1.3)
+    assert float(log.log_std) == pytest.approx(-0.3)
+    soft = add_residual(prior, output, "softplus")
+    before = np.log(np.expm1(np.exp(-0.5)))
+    assert float(soft.log_std.exp()) == pytest.approx(np.log1p(np.exp(before + 0.2)), rel=1e-5)
+    nothing = add_residual(prior, torch.zeros(1, 2), "softplus")
+    assert float(nothing.log_std) == pytest.approx(-0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"fixed_temperature": 0.3, "embedding_weight": 0.5},
+        {"temperature_falls": False, "divergence_clip": 0.05, "scale_residual": "softplus"},
+    ],
+)
+def test_gradients_of_a_step_are_those_of_its_tasks_one_by_one(changes: Any, tmp_path: Path) -> None:
+    """Task by task with torch.distributions, then averaged; the policy pulls at nothing but itself."""
+    settings = replace(SMALL, tasks=("a", "b", "c"), tasks_per_step=3, reward_scale=2.0, **changes)
+    agent = new_agent(settings, tmp_path)
+    small, large = decisions(1, 2, 1), decisions(2, 6, 2)
+    batch = decisions(3, 8, 3)
+    whole = {
+        **batch,
+        **{f"small_{name}": value for name, value in small.items()},
+        **{f"large_{name}": value for name, value in large.items()},
+    }
+    torch.manual_seed(5)
+    drawn, next_noise, own_noise = torch.randn(3, 2), torch.randn(3, 8, 2), torch.randn(3, 8, 2)
+    learned = agent.temperature.log_value.exp()
+    fixed = settings.fixed_temperature
+    weight = [learned[0] if fixed is None else torch.tensor(fixed), learned[1], learned[1]]
+    parts = []
+
+    def clipped(policy: Normal, prior: Normal) -> torch.Tensor:
+        found = kl_divergence(policy, prior).sum(-1)
+        return found if settings.divergence_clip is None else found.clamp(max=settings.divergence_clip)
+
+    critic_total = torch.zeros(())
+    actor_total = torch.zeros(())
+    surprise_total = torch.zeros(())
+    for task in range(3):
+        rows = {name: value[task] for name, value in batch.items()}
+        context = small if task == 0 else {name: value[task - 1 : task] for name, value in large.items()}
+        posterior = normal(agent.encode(context))
+        embedding = (posterior.mean + posterior.stddev * drawn[task])[0]
+        every = embedding.expand(8, -1)
+        alpha = weight[task].detach()
+
+        def act(states: torch.Tensor, e: torch.Tensor, noise: torch.Tensor) -> tuple[Any, torch.Tensor]:
+            policy, prior = agent.policy(states, e)
+            chosen = normal(policy)
+            return chosen.mean + chosen.stddev * noise, clipped(chosen, normal(prior))
+
+        def value(network: Any, states: torch.Tensor, e: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+            return network(torch.cat([agent.skills.normalize(states), e, z], -1))[..., 0]
+
+        with torch.no_grad():
+            skill, divergence = act(rows["next_observations"], every, next_noise[task])
+            future = value(agent.target_critic, rows["next_observations"], every, skill).min(0).values
+            goes_on = rows["discount"] * ~rows["terminated"]
+            target = 2.0 * rows["rewards"] + goes_on * (future - alpha * divergence)
+        error = value(agent.critic, rows["observations"], every, rows["actions"]) - target
+        critic_total = critic_total + error.square().mean(1).sum() / 3
+        surprise_total = surprise_total + kl_divergence(posterior, Normal(0.0, 1.0)).sum() / 3
+        skill, divergence = act(rows["observations"], every.detach(), own_noise[task])
+        own = value(agent.critic, rows["observations"], every.detach(), skill).min(0).values
+        actor_total = actor_total + (alpha * divergence - own).mean() / 3
+        parts.append(divergence.detach().mean())
+    for place, (mean, aim) in enumerate(((parts[0], 0.1), ((parts[1] + parts[2]) / 2, 0.4))):
+        excess = aim - mean
+        if not settings.temperature_falls:
+            excess = excess.clamp(max=0)
+        if place == 1 or fixed is None:
+            actor_total = actor_total + agent.temperature.log_value[place].exp() * excess
+    first = critic_total + settings.embedding_weight * surprise_total
+    of_first = [*agent.encoder.parameters(), *agent.critic.parameters()]
+    of_second = [*agent.policy_network.parameters(), agent.temperature.log_value]
+    expected = [
+        *torch.autograd.grad(first, of_first),
+        *torch.autograd.grad(actor_total, of_second, materialize_grads=True),
+    ]
+    torch.manual_seed(5)
+    loss, _ = MetaLoss(agent)(whole)
+    found = torch.autograd.grad(loss, [*of_first, *of_second], materialize_grads=True)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+def filled(tasks: int, counts: list[int]) -> ReplayBuffer:
+    buffer = ReplayBuffer(50, 2, 2, tasks=tasks)
+    for task, count in enumerate(counts):
+        rows = {name: value[0] for name, value in decisions(1, max(count, 1), task).items()}
+        rows["rewards"] = torch.full((max(count, 1),), float(task))
+        if count:
+            buffer.add(**rows, task=task)
+    return buffer
+
+
+def test_a_step_draws_different_tasks_with_contexts_of_their_own() -> None:
+    settings = replace(SMALL, tasks=tuple("abcde"), tasks_per_step=3)
+    replay = filled(5, [4, 5, 6, 7, 8])
+    sampler = TaskSampler(replay, replay, settings, settings.tasks, 3)
+    met = set()
+    for _ in range(30):
+        state = sampler.state_dict()
+        batch = next(sampler)
+        tasks = batch["rewards"][:, 0].tolist()
+        assert len(set(tasks)) == 3
+        met |= set(tasks)
+        assert batch["small_rewards"].shape == (1, 2)
+        assert batch["large_observations"].shape == (2, 6, 2)
+        assert bool((batch["small_rewards"] == tasks[0]).all())
+        assert bool((batch["large_rewards"] == torch.tensor(tasks[1:])[:, None]).all())
+        again = TaskSampler(replay, replay, settings, settings.tasks, 0)
+        again.load_state_dict(state)
+        assert all(torch.equal(value, batch[name]) for name, value in next(again).items())
+    assert met == {0.0, 1.0, 2.0, 3.0, 4.0}
+    with pytest.raises(InputError, match="tasks_per_step: expected at most 2, as many tasks as there are"):
+        TaskSampler(replay, replay, settings, ("a", "b"), 0)
+    empty = TaskSampler(replay, filled(5, [0] * 5), settings, settings.tasks, 0)
+    with pytest.raises(InputError, match=r"context: expected decisions of [a-e] to draw an embedding from"):
+        next(empty)
+
+
+def train(path: Path, method: Any, *, resume: bool = False) -> Any:
+    run = RunFolder.create(path, {}, resume=resume)
+    Trainer(method, run, TRAINING, progress=False).train(resume=resume)
+    return method
+
+
+def cut_and_resume(make: Any, kill: int, tmp_path: Path) -> None:
+    whole, cut = train(tmp_path / "whole", make()), make()
+    interact = cut._interact
+
+    def stopping(iteration: int) -> Any:
+        if iteration == kill:
+            raise RuntimeError("cut")
+        return interact(iteration)
+
+    cut._interact = stopping
+    with pytest.raises(RuntimeError, match="cut"):
+        train(tmp_path / "cut", cut)
+    resumed = train(tmp_path / "cut", make(), resume=True)
+    for part, module in whole.modules.items():
+        for key, value in module.state_dict().items():
+            assert torch.equal(value, resumed.modules[part].state_dict()[key]), (part, key)
+    for buffer in ("replay", "contexts") if hasattr(whole, "contexts") else ("replay",):
+        for name, value in getattr(whole, buffer).state_dict().items():
+            assert torch.equal(value, getattr(resumed, buffer).state_dict()[name]), (buffer, name)
+    assert torch.equal(whole.embeddings.values, resumed.embeddings.values)
+    assert whole.collector.log.episodes("left") == resumed.collector.log.episodes("left")
+
+
+@pytest.mark.parametrize("kill", [3, 16])
+def test_meta_training_that_was_cut_ends_with_the_same_bits(kill: int, skills: Path, tmp_path: Path) -> None:
+    sources = Sources(None, PointSuite(), tasks=PointSuite.tasks, workers=0)
+    cut_and_resume(
+        lambda: SiMPL.create(replace(SMALL, skills=str(skills)), sources, TRAINING), kill, tmp_path
+    )
+
+
+@pytest.fixture(scope="module")
+def meta(skills: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of SiMPL, from the command's own function."""
+    changes = ["training.device=cpu", "training.threads=1", f"method.skills={skills}"]
+    own = ("embedding_dim", "encoder_width", "encoder_heads", "encoder_points", "width", "layers")
+    sizes = ("tasks_per_step", "small_tasks", "small_context", "large_context", "batch_size", "iterations")
+    changes += [f"method.{name}={getattr(SMALL, name)}" for name in (*own, *sizes)]
+    root = tmp_path_factory.mktemp("meta")
+    return pipeline.train(
+        None, root / "run", method="simpl", overrides=changes, suite="point_suite:PointSuite"
+    ).path
+
+
+def test_a_meta_trained_agent_goes_on_with_target_tasks(meta: Path, tmp_path: Path) -> None:
+    changes = ["training.device=cpu", "training.threads=1", f"method.meta={meta}"]
+    changes += ["method.iterations=30", "method.prior_episodes=2", "method.batch_size=8"]
+    with pytest.warns(UserWarning, match="tasks: right: meta-trained on as well"):
+        run = pipeline.train(
+            None,
+            tmp_path / "run",
+            method="simpl_ft",
+            overrides=changes,
+            suite="point_suite:PointSuite",
+            tasks=["right"],
+        )
+    assert len(learning.episodes(run.path)["right"]) > 2
+    options: dict[str, Any] = {"max_steps": 20, "workers": 0, "suite": PointSuite()}
+    assert evaluate(goskill.load_policy(run.path), ["right"], episodes=2, **options).overall.episodes == 2
+    assert evaluate(goskill.load_policy(meta), ["right"], episodes=2, **options).overall.episodes == 2
+
+
+@pytest.mark.parametrize("kill", [2, 16])
+def test_target_learning_that_was_cut_ends_with_the_same_bits(kill: int, meta: Path, tmp_path: Path) -> None:
+    settings = TargetSettings(meta=str(meta), iterations=20, prior_episodes=2, batch_size=8)
+    sources = Sources(None, PointSuite(), tasks=PointSuite.tasks, workers=0)
+
+    def make() -> SiMPLTarget:
+        with pytest.warns(UserWarning, match="meta-trained on as well"):
+            return SiMPLTarget.create(settings, sources, TRAINING)
+
+    cut_and_resume(make, kill, tmp_path)
+
+
+def test_agents_begin_as_the_meta_trained_one_and_wait_for_their_tasks(tmp_path: Path) -> None:
+    meta = new_agent(SMALL, tmp_path)
+    shared = {name: getattr(SMALL, name) for name in ("embedding_dim", "encoder_width", "encoder_heads")}
+    settings = TargetSettings(**SKILLS, **shared, tasks=("a", "b"), width=8, layers=1)  # type: ignore[arg-type]
+    agents = TargetAgents(settings, meta.skills)
+    agents.begin_as(meta)
+    agents.known.embedding.copy_(torch.randn(2, 2))
+    batch = decisions(2, 6, 1)
+    every = agents.known.embedding[:, None].expand(-1, 6, -1)
+    own, trained = agents.policy(batch["observations"])[0], meta.policy(batch["observations"], every)[0]
+    torch.testing.assert_close(own.mean, trained.mean)
+    torch.testing.assert_close(own.log_std, trained.log_std)
+    values = meta.values(batch["observations"], every, batch["actions"]).transpose(0, 1)
+    torch.testing.assert_close(agents.values(batch["observations"], batch["actions"]), values)
+    torch.testing.assert_close(agents.temperature.value, meta.temperatures()[1].expand(2))
+    agents.known.since[1] = 7
+    for loss in (TargetCriticLoss(agents), TargetActorLoss(agents)):
+        agents.zero_grad()
+        loss(batch)[0].backward()
+        trained_parts = [agents.critic] if isinstance(loss, TargetCriticLoss) else [agents.actor]
+        for parameter in (p for one in trained_parts for p in one.parameters()):
+            first, second = parameter.grad.chunk(2)  # type: ignore[union-attr]
+            assert not first.any()
+            assert second.any()
+    assert agents.temperature.log_value.grad is not None
+    assert agents.temperature.log_value.grad[0] == 0 != agents.temperature.log_value.grad[1]
+
+
+def test_what_does_not_fit_is_named(skills: Path, meta: Path, tmp_path: Path) -> None:
+    suite = "point_suite:PointSuite"
+
+    def refused(message: str, method: str, where: str = suite, *changes: str) -> None:
+        with pytest.raises(InputError, match=message):
+            pipeline.train(
+                None,
+                tmp_path / "run",
+                method=method,
+                suite=where,
+                overrides=[f"method.{one}" for one in changes],
+            )
+
+    refused("skills: expected a run of skills such as skill_prior's, got none", "simpl")
+    refused("tasks_per_step: expected at most 2, .* got 20", "simpl", suite, f"skills={skills}")
+    small = ("tasks_per_step=2", "small_tasks=1", f"skills={skills}")
+    refused("skills: .*expected observation_dim 4 as suite maze has, got 2", "simpl", "maze", *small)
+    refused("meta: expected a run of simpl, got none", "simpl_ft")
+    refused("meta: expected a run of simpl, .* is one of skill_prior", "simpl_ft", suite, f"meta={skills}")
+    refused(
+        "meta: .*expected a run of suite maze, got one of point_suite", "simpl_ft", "maze", f"meta={meta}"
+    )
+    with pytest.raises(
+        InputError, match="small_tasks: expected a number from 0 to tasks_per_step 20, got 21"
+    ):
+        find("simpl").settings({"small_tasks": 21})
+    agent = new_agent(SMALL, tmp_path)
+    with pytest.raises(InputError, match="context: expected at least one decision"):
+        agent.encode(decisions(1, 0, 0))
