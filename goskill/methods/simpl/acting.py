@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,23 +10,17 @@ import torch
 from torch import Tensor
 
 from goskill.methods.simpl.networks import MetaAgent
-from goskill.methods.skill_rl import SkillPolicy
+from goskill.methods.skill_rl import SampledSkillPolicy
 from goskill.models import DiagonalNormal
 
 
-class UnconditionedPolicy(SkillPolicy):
+class UnconditionedPolicy(SampledSkillPolicy):
     """Explores: each episode's embedding is drawn from N(0, 1) by the seed of its reset, and skills are sampled."""
 
     def __init__(self, agent: MetaAgent) -> None:
-        super().__init__("SiMPL", agent.skills, self._policy_in, sampled=True)
+        super().__init__("SiMPL", agent.skills)
         self._agent = agent
         self._embedding = torch.zeros(0, agent.settings.embedding_dim)
-
-    def fork(self) -> UnconditionedPolicy:
-        """A policy with the same networks and episodes of its own."""
-        forked = copy.copy(self)
-        forked._distributions = forked._policy_in
-        return forked
 
     def reset(self, tasks: Sequence[str], prompts: Any = None, seed: int | Sequence[int] = 0) -> None:
         """Begin an episode in each environment, whatever its task."""
@@ -36,5 +29,5 @@ class UnconditionedPolicy(SkillPolicy):
         drawn = np.stack([one.standard_normal(size, np.float32) for one in self._generators])
         self._embedding = torch.from_numpy(drawn).to(self.model.normalize.mean.device)
 
-    def _policy_in(self, tasks: Sequence[str]) -> Callable[[Tensor], DiagonalNormal]:
-        return lambda observations: self._agent.policy(observations, self._embedding)[0]
+    def _distribution(self, observations: Tensor) -> DiagonalNormal:
+        return self._agent.policy(observations, self._embedding)[0]

@@ -152,7 +152,8 @@ class SiMPL(Method):
 
     @property
     def _device(self) -> torch.device:
-        return self.agent.temperature.log_value.device
+        device: torch.device = self.agent.temperature.log_value.device
+        return device
 
     def _keep(self, over: SkillTransitions, unconditioned: Any) -> None:
         """Into the buffers of their tasks; contexts are of episodes such as a new task will begin with."""

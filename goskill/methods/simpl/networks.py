@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from goskill.errors import InputError
 from goskill.methods.sequence.checking import load_parts
 from goskill.methods.simpl.settings import SiMPLSettings
-from goskill.methods.skill_rl import SkillModel, Temperature, model_from_state
+from goskill.methods.skill_rl import SkillModel, model_from_state
 from goskill.models import DiagonalNormal, EnsembleMLP, SetTransformer
 from goskill.models.diagonal_normal import LOG_STD_MAX, LOG_STD_MIN
+from goskill.models.temperature import Temperature
 from goskill.training.targets import TargetNetwork
 
 SMALL, LARGE = 0, 1  # temperatures by the size of contexts
@@ -68,7 +69,7 @@ class MetaAgent(nn.Module):
 
     def temperatures(self) -> Tensor:
         """Weights of the divergence from the prior: [2], for small and large contexts."""
-        learned = self.temperature.value
+        learned: Tensor = self.temperature.value
         if self.settings.fixed_temperature is None:
             return learned
         return torch.stack([torch.full_like(learned[0], self.settings.fixed_temperature), learned[1]])

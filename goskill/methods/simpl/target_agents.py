@@ -11,8 +11,9 @@ from goskill.errors import InputError
 from goskill.methods.sequence.checking import load_parts
 from goskill.methods.simpl.networks import LARGE, MetaAgent, add_residual
 from goskill.methods.simpl.settings import TargetSettings
-from goskill.methods.skill_rl import SkillModel, Temperature, model_from_state, soft_target, temperature_loss
+from goskill.methods.skill_rl import SkillModel, model_from_state, soft_target, temperature_loss
 from goskill.models import DiagonalNormal, EnsembleMLP
+from goskill.models.temperature import Temperature
 from goskill.training import Batch
 from goskill.training.targets import TargetNetwork
 

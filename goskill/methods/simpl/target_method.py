@@ -26,7 +26,7 @@ from goskill.methods.simpl.target_agents import (
     target_agents_from_state,
 )
 from goskill.methods.simpl.trained import check_suite_name, meta_trained
-from goskill.methods.skill_rl import SkillCollector, SkillPolicy, SkillTransitions
+from goskill.methods.skill_rl import SkillChoosingPolicy, SkillCollector, SkillTransitions
 from goskill.training import Objective, OptimizerSettings, Phase, Stateful, TrainingSettings
 
 
@@ -104,9 +104,9 @@ class SiMPLTarget(Method):
             "episodes": self.collector.log,
         }
 
-    def policy(self, precision: str = "float32") -> SkillPolicy:
+    def policy(self, precision: str = "float32") -> SkillChoosingPolicy:
         """Acts by each agent's mean skill unless it is asked to explore; always in float32."""
-        return SkillPolicy("SiMPL", self.agents.skills, self.agents.policy_in)
+        return SkillChoosingPolicy("SiMPL", self.agents.skills, self.agents.policy_in)
 
     def phases(self) -> Sequence[Phase]:
         about = "learns tasks from what meta-training learned"

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 from goskill.data import EpisodeStore
@@ -15,7 +12,7 @@ from goskill.errors import InputError
 from goskill.methods.method import Method, Networks, Sources
 from goskill.methods.registry import register
 from goskill.methods.skill_rl import (
-    SkillChoosingPolicy,
+    SampledSkillPolicy,
     SkillModel,
     SkillSettings,
     model_from_state,
@@ -85,28 +82,12 @@ class SkillPrior(Method):
         return PriorPolicy("skill prior", self.model)
 
 
-class PriorPolicy(SkillChoosingPolicy):
-    """Skills drawn from their prior, by random numbers of the ``seed`` of each reset."""
+class PriorPolicy(SampledSkillPolicy):
+    """Skills drawn from their prior."""
 
     def __init__(self, name: str, model: SkillModel) -> None:
-        super().__init__(name, model, lambda tasks: model.prior)
+        super().__init__(name, model)
         self._prior = model.prior
-        self._generators: list[np.random.Generator] = []
 
-    def reset(self, tasks: Sequence[str], prompts: Any = None, seed: int | Sequence[int] = 0) -> None:
-        """Begin an episode in each environment, whatever its task."""
-        super().reset(tasks, prompts, seed)
-        self._choose = self._drawn  # of this policy, not of the one that it was forked from
-        seeds = (
-            [[seed, row] for row in range(len(tasks))] if isinstance(seed, int) else [[one] for one in seed]
-        )
-        self._generators = [
-            np.random.Generator(np.random.Philox(np.random.SeedSequence(one))) for one in seeds
-        ]
-
-    def _drawn(self, observations: Tensor) -> DiagonalNormal:
-        prior = self._prior(observations)
-        size = prior.mean.shape[1]
-        noise = np.stack([one.standard_normal(size, np.float32) for one in self._generators])
-        drawn = prior.mean + prior.log_std.exp() * torch.from_numpy(noise).to(prior.mean.device)
-        return DiagonalNormal(drawn, prior.log_std)
+    def _distribution(self, observations: Tensor) -> DiagonalNormal:
+        return self._prior(observations)

@@ -3,7 +3,7 @@
 Pertsch et al., Accelerating Reinforcement Learning with Learned Skill Priors, CoRL 2020 (SPiRL).
 """
 
-from goskill.methods.skill_rl.acting import SkillChoosingPolicy
+from goskill.methods.skill_rl.acting import SampledSkillPolicy, SkillChoosingPolicy
 from goskill.methods.skill_rl.agents import SkillAgents, agents_from_state
 from goskill.methods.skill_rl.collecting import SkillCollector, SkillTransitions
 from goskill.methods.skill_rl.execution import ExecutableSkills, SkillExecution
@@ -17,6 +17,7 @@ from goskill.methods.skill_rl.trained import TrainedSkills, skills_of_run
 __all__ = [
     "ExecutableSkills",
     "OnlineSettings",
+    "SampledSkillPolicy",
     "SkillActorLoss",
     "SkillAgents",
     "SkillChoosingPolicy",

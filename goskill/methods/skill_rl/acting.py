@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from goskill.errors import InputError
 from goskill.methods.skill_rl.execution import ExecutableSkills, SkillExecution
+from goskill.models import DiagonalNormal
 from goskill.rollouts.policy import FloatArray
 
 
@@ -73,3 +75,33 @@ class SkillChoosingPolicy:
             chosen = self._choose(torch.from_numpy(values).to(self.model.normalize.mean.device))
             self._execution.begin(waiting, chosen.sample() if explore else chosen.mean)
         return self._execution.act(values)
+
+
+class SampledSkillPolicy(SkillChoosingPolicy, ABC):
+    """Skills drawn in every task from one distribution, by random numbers of the ``seed`` of each reset."""
+
+    def __init__(self, name: str, model: ExecutableSkills) -> None:
+        super().__init__(name, model, lambda tasks: self._distribution)
+        self._generators: list[np.random.Generator] = []
+
+    @abstractmethod
+    def _distribution(self, observations: Tensor) -> DiagonalNormal:
+        """Of skills, for observations [N, observation_dim]."""
+
+    def reset(self, tasks: Sequence[str], prompts: Any = None, seed: int | Sequence[int] = 0) -> None:
+        """Begin an episode in each environment, whatever its task."""
+        super().reset(tasks, prompts, seed)
+        self._choose = self._drawn  # of this policy, not of the one that it was forked from
+        seeds = (
+            [[seed, row] for row in range(len(tasks))] if isinstance(seed, int) else [[one] for one in seed]
+        )
+        self._generators = [
+            np.random.Generator(np.random.Philox(np.random.SeedSequence(one))) for one in seeds
+        ]
+
+    def _drawn(self, observations: Tensor) -> DiagonalNormal:
+        skills = self._distribution(observations)
+        size = skills.mean.shape[1]
+        noise = np.stack([one.standard_normal(size, np.float32) for one in self._generators])
+        drawn = skills.mean + skills.log_std.exp() * torch.from_numpy(noise).to(skills.mean.device)
+        return DiagonalNormal(drawn, skills.log_std)
