@@ -1,6 +1,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 WHEEL_FLAGS ?=
+TEST_PROCESSES ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -31,11 +32,12 @@ $(VENV)/test: $(VENV)/wheel
 	touch $@
 
 # From outside the source tree, so that what is tested is the installed wheel. The Triton interpreter changes how
-# kernels are compiled for a whole process, so its tests run in one of their own.
+# kernels are compiled for a whole process, so its tests run in processes of their own. Each process has one thread.
 test: $(VENV)/test
-	root=$$PWD; python=$$(cd $(BIN) && pwd)/python; cd "$$(mktemp -d)" && \
-	  $$python -m pytest -q -p no:cacheprovider -c $$root/pyproject.toml --rootdir $$root $$root/tests && \
-	  TRITON_INTERPRET=1 $$python -m pytest -q -p no:cacheprovider -c $$root/pyproject.toml --rootdir $$root -m interpret $$root/tests
+	root=$$PWD; python=$$(cd $(BIN) && pwd)/python; cd "$$(mktemp -d)" && export OMP_NUM_THREADS=1 && \
+	  pytest="$$python -m pytest -q -p no:cacheprovider -n $(TEST_PROCESSES) --dist loadfile --durations 25 \
+	    -c $$root/pyproject.toml --rootdir $$root" && \
+	  $$pytest $$root/tests && TRITON_INTERPRET=1 $$pytest -m interpret $$root/tests
 
 lint: $(VENV)/test
 	$(BIN)/ruff format --check .

@@ -48,6 +48,7 @@ def probe(networks: GoSkillNetworks, store: EpisodeStore) -> dict[str, list[floa
         still = networks.assign(networks.encoder(torch.zeros(1, seen.shape[1])))
         skill = networks.vectors(still).expand(len(seen), -1)
         states = networks.normalize(torch.from_numpy(seen))[:, None]
+        states = networks.decoder_states(states, networks.told(["reach"] * len(seen)))
         actions = networks.decoder(skill, None, None, states, torch.zeros(len(seen), 1, networks.action_dim))
     networks.train()
     acted = actions[:, 0, HAND].numpy()
@@ -65,7 +66,7 @@ def train(run: Path, store: EpisodeStore, way: Mapping[str, Any], iterations: in
     learner = GoSkill(settings, store, TrainingSettings(seed=77, device="cpu"), networks=method.networks)
     torch.manual_seed(0)
     decoder = StepDecoder(
-        store.observation_dim,
+        store.observation_dim + len(settings.told_tasks),
         store.action_dim,
         settings.embedding_size,
         settings.horizon,

@@ -222,6 +222,11 @@ SWAP = (
     *("method.extraction_iterations=800", "method.policy_iterations=3500"),
     "training.decay_iterations=1800",
 )
+LONG_DECAY = (
+    *(*SWAP, "method.policy_every=4"),
+    *("method.extraction_iterations=600", "method.policy_iterations=5000"),
+    "training.decay_iterations=4500",
+)
 SMALL_BATCHES = (
     *(*SWAP, "method.skill_batch_per_task=8", "method.dead_code_threshold=0.3"),
     "method.policy_every=4",
@@ -259,6 +264,9 @@ STAGES = {
             ),
             "long": Recipe("go_skill", "the same, longer, no reached goal", LONG),
             "swap": Recipe("go_skill", "the same, 60 % swapped skills instead, small tables", SWAP),
+            "rescaled": Recipe(
+                "go_skill", "the same, Kaiming initialisation of the decoder, longer decay", LONG_DECAY
+            ),
             "small-batches": Recipe(
                 "go_skill", "the same, twice the iterations, half the batch", SMALL_BATCHES
             ),
@@ -304,7 +312,12 @@ STAGES = {
         },
         recipes={
             "bc-half": Recipe("bc", "BC, best half"),
-            "recipe": Recipe("go_skill", "GO-Skill, the recipe of preset mt10"),
+            "recipe": Recipe("go_skill", "GO-Skill, 60 % swapped skills, small tables, no memory"),
+            "told": Recipe(
+                "go_skill",
+                "the same, decoder told the task, Kaiming initialisation, longer decay",
+                ("method.tell_task=true", "training.decay_iterations=7500"),
+            ),
         },
     ),
 }

@@ -81,6 +81,8 @@ class TransitionSampler:
         discounted_rewards: bool,
         terminated: str | None,
         columns: list[str],
+        before: int,
+        after: int,
         balance: str,
         episodes: list[int] | None,
         task_weights: list[float],

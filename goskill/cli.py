@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
+import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -101,6 +104,8 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
 
 def main() -> None:
     """Runs the command line. Wrong input ends with one line and exit status 2, Ctrl-C with 130."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # what a terminal's encoding lacks
     warnings.showwarning = _show_warning
     sys.exit(_status(lambda: typer.main.get_command(app).main(standalone_mode=False)))
 
@@ -116,6 +121,11 @@ def _status(command: Callable[[], Any]) -> int:
     usage_error: type[Exception] = typer.BadParameter.__mro__[1]
     try:
         status = command()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it, as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 128 + signal.SIGPIPE
     except InputError as error:
         return _fail(str(error))
     except usage_error as error:

@@ -10,6 +10,10 @@ class InputError(ValueError):
     """Something that the caller gave is wrong: the message names it, what was expected and what came."""
 
 
+class InputTypeError(InputError, TypeError):
+    """The same, where a peer raises TypeError: what came is of another type."""
+
+
 class StoreError(InputError):
     """An episode store on disk is missing, damaged, of another version, or does not fit."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import types
@@ -15,22 +16,29 @@ from goskill.files import parse_json
 Dataclass = TypeVar("Dataclass")
 
 
-def from_mapping(cls: type[Dataclass], values: Mapping[str, Any], where: str) -> Dataclass:
+def from_mapping(cls: type[Dataclass], values: Any, where: str) -> Dataclass:
     """An instance of the dataclass ``cls``; fields that ``values`` does not name keep their defaults.
 
     ``where`` prefixes the setting's name in errors, in those that ``cls`` raises as well. Integers are accepted for
-    floats and lists for tuples; nothing else is converted.
+    floats and lists for tuples, and mappings for fields that are dataclasses; nothing else is converted. A field
+    called after a word of Python ends in ``_``, which its setting does not.
 
     Raises:
-        InputError: an unknown setting, a value of the wrong type, or one that ``cls`` refuses.
+        InputError: no mapping, an unknown or missing setting, a value of the wrong type, or one that ``cls`` refuses.
     """
+    if not isinstance(values, Mapping):
+        raise InputError(f"{where}: expected a table, got {values!r:.80}")
     hints = typing.get_type_hints(cls)
-    known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    fields = {field.name.rstrip("_"): field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for name in values:
+        if name not in fields:
+            raise InputError(f"unknown setting {where}.{name}: {closest(str(name), list(fields))}")
     arguments: dict[str, Any] = {}
-    for name, value in values.items():
-        if name not in known:
-            raise InputError(f"unknown setting {where}.{name}: {closest(name, known)}")
-        arguments[name] = _checked(value, hints[name], f"{where}.{name}")
+    for name, field in fields.items():
+        if name in values:
+            arguments[field.name] = _checked(values[name], hints[field.name], f"{where}.{name}")
+        elif field.default is field.default_factory is dataclasses.MISSING:
+            raise InputError(f"{where}.{name}: expected one, found nothing")
     try:
         return cls(**arguments)
     except InputError as error:
@@ -68,15 +76,22 @@ def _checked(value: Any, hint: Any, name: str) -> Any:
         return _checked(value, remaining[0], name)
     if origin is typing.Literal:
         if value not in options:
-            raise InputError(f"{name}: expected one of {', '.join(map(repr, options))}, got {value!r}")
+            raise InputError(f"{name}: expected one of {', '.join(map(repr, options))}, got {value!r:.80}")
         return value
     if origin in (tuple, list, Sequence):
         if not isinstance(value, (list, tuple)):
-            raise InputError(f"{name}: expected a list, got {value!r}")
+            raise InputError(f"{name}: expected a list, got {value!r:.80}")
         items = [_checked(item, options[0], f"{name}[{index}]") for index, item in enumerate(value)]
-        return list(items) if origin is list else tuple(items)
+        return tuple(items) if origin is tuple else items
+    if origin in (dict, Mapping):
+        if not isinstance(value, Mapping):
+            raise InputError(f"{name}: expected a table, got {value!r:.80}")
+        return {str(key): _checked(entry, options[1], f"{name}.{key}") for key, entry in value.items()}
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return from_mapping(hint, value, name)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        with contextlib.suppress(OverflowError):
+            return float(value)
     if hint in (int, float, str, bool) and type(value) is not hint:
-        raise InputError(f"{name}: expected {hint.__name__}, got {value!r}")
+        raise InputError(f"{name}: expected {hint.__name__}, got {value!r:.80}")
     return value

@@ -11,7 +11,7 @@ import pytest
 import goskill
 
 ROOT = Path(goskill.__file__).parent
-BASE = ("errors", "files", "seeds", "settings")  # modules that anything may import
+BASE = ("errors", "files", "seeds", "settings", "terminal")  # modules that anything may import
 BELOW: dict[str, tuple[str, ...]] = {
     "kernels": (),
     "ops": ("kernels",),
@@ -129,6 +129,15 @@ def test_files_of_one_name_are_of_different_methods_or_suites_only() -> None:
             places.setdefault(path.name, set()).add(room)
     shared = {name: sorted(rooms) for name, rooms in places.items() if len(rooms) > 1}
     assert not shared
+
+
+def test_public_classes_have_names_of_their_own() -> None:
+    places: dict[str, list[str]] = {}
+    for path in modules():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    assert not {name: where for name, where in places.items() if len(where) > 1}
 
 
 def _name(path: Path) -> str:

@@ -140,6 +140,13 @@ void fill_transitions(const TransitionSampler& sampler, std::uint64_t step, std:
         const std::int64_t row_bytes = store.step_column(name)->row_bytes();
         target.columns.push_back(bytes_output(batch, name, count * row_bytes));
     }
+    if (const std::int64_t steps = sampler.settings().before + sampler.settings().after; steps > 0) {
+        target.window_observations =
+            output<float>(batch, "window_observations", {count, steps + 1, store.observation_dim()});
+        target.window_actions = output<float>(batch, "window_actions", {count, steps, store.action_dim()});
+        target.window_rewards = output<float>(batch, "window_rewards", {count, steps});
+        target.window_mask = output<bool>(batch, "window_mask", {count, steps});
+    }
     const py::gil_scoped_release released;
     sampler.fill(step, global_batch, first, count, target);
 }
@@ -272,31 +279,34 @@ void register_samplers(py::module_& module) {
         .def("locate", &locate_segments, py::arg("step"), py::arg("global_batch"), py::arg("first"),
              py::arg("batch"), "Fills only the arrays that say where the samples come from.");
     py::class_<TransitionSampler>(module, "TransitionSampler", "Fills batches of transitions.")
-        .def(
-            py::init([](std::shared_ptr<Store> store, std::shared_ptr<LabelColumn> labels,
-                        std::int64_t interval, double gamma, bool discounted_rewards,
-                        const std::optional<std::string>& terminated, const std::vector<std::string>& columns,
-                        const std::string& balance, const std::optional<std::vector<std::int64_t>>& episodes,
-                        std::vector<double> task_weights, std::vector<double> episode_weights,
-                        std::int64_t samples_per_task, const std::optional<std::vector<float>>& mean,
-                        const std::optional<std::vector<float>>& std, std::uint64_t seed, int threads) {
-                TransitionSettings settings{
-                    interval,
-                    gamma,
-                    discounted_rewards,
-                    terminated,
-                    columns,
-                    normalization(*store, mean, std),
-                    step_settings(*store, balance, std::move(task_weights), std::move(episode_weights),
-                                  samples_per_task, seed, threads)};
-                const py::gil_scoped_release released;
-                return std::make_unique<TransitionSampler>(std::move(store), std::move(labels), episodes,
-                                                           std::move(settings));
-            }),
-            py::arg("store"), py::arg("labels").none(true), py::arg("interval"), py::arg("gamma"),
-            py::arg("discounted_rewards"), py::arg("terminated"), py::arg("columns"), py::arg("balance"),
-            py::arg("episodes"), py::arg("task_weights"), py::arg("episode_weights"),
-            py::arg("samples_per_task"), py::arg("mean"), py::arg("std"), py::arg("seed"), py::arg("threads"))
+        .def(py::init([](std::shared_ptr<Store> store, std::shared_ptr<LabelColumn> labels,
+                         std::int64_t interval, double gamma, bool discounted_rewards,
+                         const std::optional<std::string>& terminated,
+                         const std::vector<std::string>& columns, std::int64_t before, std::int64_t after,
+                         const std::string& balance, const std::optional<std::vector<std::int64_t>>& episodes,
+                         std::vector<double> task_weights, std::vector<double> episode_weights,
+                         std::int64_t samples_per_task, const std::optional<std::vector<float>>& mean,
+                         const std::optional<std::vector<float>>& std, std::uint64_t seed, int threads) {
+                 TransitionSettings settings{
+                     interval,
+                     gamma,
+                     discounted_rewards,
+                     terminated,
+                     columns,
+                     before,
+                     after,
+                     normalization(*store, mean, std),
+                     step_settings(*store, balance, std::move(task_weights), std::move(episode_weights),
+                                   samples_per_task, seed, threads)};
+                 const py::gil_scoped_release released;
+                 return std::make_unique<TransitionSampler>(std::move(store), std::move(labels), episodes,
+                                                            std::move(settings));
+             }),
+             py::arg("store"), py::arg("labels").none(true), py::arg("interval"), py::arg("gamma"),
+             py::arg("discounted_rewards"), py::arg("terminated"), py::arg("columns"), py::arg("before"),
+             py::arg("after"), py::arg("balance"), py::arg("episodes"), py::arg("task_weights"),
+             py::arg("episode_weights"), py::arg("samples_per_task"), py::arg("mean"), py::arg("std"),
+             py::arg("seed"), py::arg("threads"))
         .def("fill", &fill_transitions, py::arg("step"), py::arg("global_batch"), py::arg("first"),
              py::arg("batch"), "Fills the arrays of a batch with samples first, first + 1, ... of a step.")
         .def("locate", &locate_transitions, py::arg("step"), py::arg("global_batch"), py::arg("first"),

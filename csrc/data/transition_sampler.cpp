@@ -103,6 +103,7 @@ void TransitionSampler::copy(const Source& source, const TransitionBatch& batch,
     batch.terminated[i] = *source.terminated != std::byte{0};
     if (batch.skill != nullptr) batch.skill[i] = labels_->labels()[source.step];
     if (!columns_.empty()) copy_columns(source, batch, i);
+    if (batch.window_mask != nullptr) copy_window(source, batch, i);
 }
 
 float TransitionSampler::total_reward(const Source& source) const {
@@ -129,6 +130,33 @@ void TransitionSampler::copy_columns(const Source& source, const TransitionBatch
             std::memcpy(target, row, static_cast<std::size_t>(column.row_bytes));
         }
     }
+}
+
+void TransitionSampler::copy_window(const Source& source, const TransitionBatch& batch,
+                                    std::int64_t i) const {
+    const std::int64_t steps = settings_.before + settings_.after;
+    const Episode& episode = store_->episodes()[static_cast<std::size_t>(source.episode)];
+    // The part of the window that lies within the episode: steps [begin, end), states [begin, last].
+    const std::int64_t shift = source.first - settings_.before;
+    const std::int64_t begin = std::max<std::int64_t>(shift, 0);
+    const std::int64_t end = std::min(shift + steps, episode.length);
+    const std::int64_t lead = begin - shift, count = end - begin;
+    float* const observations = batch.window_observations + i * (steps + 1) * width_;
+    float* const actions = batch.window_actions + i * steps * action_width_;
+    float* const rewards = batch.window_rewards + i * steps;
+    bool* const mask = batch.window_mask + i * steps;
+    std::fill_n(observations, (steps + 1) * width_, 0.0F);
+    std::fill_n(actions, steps * action_width_, 0.0F);
+    std::fill_n(rewards, steps, 0.0F);
+    std::fill_n(mask, steps, false);
+    float* const states = observations + lead * width_;
+    std::copy_n(episode.observations + begin * width_, (count + 1) * width_, states);
+    if (settings_.normalization) normalize(states, count + 1, *settings_.normalization);
+    std::copy_n(episode.actions + begin * action_width_, count * action_width_,
+                actions + lead * action_width_);
+    const float* const paid = results_[static_cast<std::size_t>(source.episode)].rewards;
+    std::copy_n(paid + begin, count, rewards + lead);
+    std::fill_n(mask + lead, count, true);
 }
 
 void TransitionSampler::normalize_states(const TransitionBatch& batch, std::int64_t begin,

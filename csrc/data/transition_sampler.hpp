@@ -21,6 +21,7 @@ struct TransitionSettings {
     bool discounted_rewards = false;        // whether gamma applies within the interval
     std::optional<std::string> terminated;  // the column that says where episodes end; none: nowhere
     std::vector<std::string> columns;       // further columns of the first step
+    std::int64_t before = 0, after = 0;     // steps of the window around the first state; none: no window
     std::optional<Normalization> normalization;
     StepSettings steps;
 };
@@ -38,6 +39,12 @@ struct TransitionBatch {
     std::int64_t* task;               // [B]
     std::int64_t* skill;              // [B], or null without labels
     std::vector<std::byte*> columns;  // [B, row] each, in the order of the settings
+    // The steps from `before` ahead of the first state to `after` behind it, W = before + after; zero outside
+    // of the episode. Null without a window.
+    float* window_observations;  // [B, W + 1, observation_dim]
+    float* window_actions;       // [B, W, action_dim]
+    float* window_rewards;       // [B, W]
+    bool* window_mask;           // [B, W]: whether the episode has the step
 };
 
 class TransitionSampler {
@@ -89,6 +96,7 @@ class TransitionSampler {
     void copy(const Source& source, const TransitionBatch& batch, std::int64_t i) const;
     float total_reward(const Source& source) const;
     void copy_columns(const Source& source, const TransitionBatch& batch, std::int64_t i) const;
+    void copy_window(const Source& source, const TransitionBatch& batch, std::int64_t i) const;
     void normalize_states(const TransitionBatch& batch, std::int64_t begin, std::int64_t end) const;
 
     std::shared_ptr<const Store> store_;

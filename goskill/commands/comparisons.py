@@ -80,13 +80,16 @@ def study(
 
     Stopped or killed at any moment, the same command goes on. Each task of each run becomes one line of
     `FOLDER/rows.jsonl`. Ready studies: paper-mt50, paper-mt30, paper-ablations, paper-hyperparameters, paper-ml45,
-    small-mt10.
+    small-mt10; in environments, one run at a time: spirl-maze.
 
     Examples: `goskill study small-mt10`, `goskill study paper-mt30 --data near-optimal=data/mt30`,
     `goskill study small-mt10 --table --into README.md`
     """
-    from goskill.experiments import studies
+    from goskill.experiments import online_studies, studies
 
+    if online_studies.is_online_study(source):
+        _study_online(source, out, table, into)
+        return
     if table:
         folder = out or Path("studies") / studies.read_study(source).name
         studies.show_study(source, folder, into=into, as_json=as_json)
@@ -97,6 +100,16 @@ def study(
     stores = dict(_named(text) for text in data or ())
     if studies.run_study(source, out, processes=processes, stores=stores):
         raise typer.Exit(1)
+
+
+def _study_online(source: str, out: Path | None, table: bool, into: Path | None) -> None:
+    from goskill.experiments import online_studies
+
+    found = online_studies.read_online_study(source)
+    folder = out or Path("studies") / found.name
+    if not table:
+        online_studies.run_online_study(found, folder)
+    online_studies.show_online_study(found, folder, into)
 
 
 def _named(text: str) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,6 +17,13 @@ Seed = Annotated[int, typer.Option(help="Decides every random choice.", min=0, m
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change a setting: section.key=value.", metavar="KEY=VALUE"),
+]
+Labels = Annotated[
+    Path | None,
+    typer.Option(
+        help="Where labels of the data go. Default: beside it, or into the run where it cannot be written to.",
+        metavar="FOLDER",
+    ),
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 

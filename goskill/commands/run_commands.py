@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from goskill.commands.options import Device, Overrides, Seed, Suite, Tasks, Workers
+from goskill.commands.options import Device, Labels, Overrides, Seed, Suite, Tasks, Workers
 from goskill.errors import InputError
 
 
@@ -42,7 +42,10 @@ def train(
         typer.Option("--ablation", help="Leave a part of the method out, such as no-focal.", metavar="NAME"),
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(help="quickstart, mt10 (default), mt50; mt30-paper, mt50-paper, ml45-paper.")
+        str | None,
+        typer.Option(
+            help="quickstart, mt10 (default), mt50, maze, kitchen; mt30-paper, mt50-paper, ml45-paper."
+        ),
     ] = None,
     overrides: Overrides = None,
     resume: Annotated[
@@ -58,6 +61,7 @@ def train(
         str | None, typer.Option(help="Tasks of the suite to learn in. Default: all.", metavar="A,B")
     ] = None,
     workers: Workers = None,
+    labels: Labels = None,
     device: Device = None,
     precision: Annotated[str | None, typer.Option(help="float32, tf32 (on a GPU), bfloat16 or auto.")] = None,
     seed: Annotated[
@@ -101,6 +105,7 @@ def train(
         suite=suite,
         tasks=[name.strip() for name in (tasks or "").split(",") if name.strip()],
         workers=workers,
+        labels=labels,
     )
 
 
@@ -142,6 +147,7 @@ def finetune(
     suite: Suite = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted RUN2.")] = False,
     workers: Workers = None,
+    labels: Labels = None,
 ) -> None:
     """Train a finished run on with other tasks. GO-Skill keeps its skills, other methods train everything.
 
@@ -164,6 +170,7 @@ def finetune(
             overrides=overrides or (),
             workers=workers,
             suite=suite,
+            labels=labels,
         )
         return
     for name, value in (
@@ -173,7 +180,9 @@ def finetune(
     ):
         if value is not None:
             raise InputError(f"{name}: --resume goes on as {out} was started, leave it out")
-    finetuning.resume(out, data, path=run, overrides=overrides or (), workers=workers, suite=suite)
+    finetuning.resume(
+        out, data, path=run, overrides=overrides or (), workers=workers, suite=suite, labels=labels
+    )
 
 
 def evaluate(
@@ -186,6 +195,13 @@ def evaluate(
     data: Annotated[
         Path | None,
         typer.Option(help="An episode store with demonstrations of tasks that the run never saw."),
+    ] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            help="Which of its demonstrations: best, successful, shortest, a column, or a .json file of indices.",
+            metavar="RULE",
+        ),
     ] = None,
     workers: Workers = None,
     seed: Seed = 0,
@@ -227,6 +243,7 @@ def evaluate(
         suite=suite,
         tasks=tasks,
         data=data,
+        prompts=prompts,
         workers=workers,
         seed=seed,
         device=device,
@@ -284,6 +301,7 @@ def diagnose(
     suite: Suite = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     workers: Workers = None,
+    labels: Labels = None,
     seed: Seed = 0,
     device: Device = None,
 ) -> None:
@@ -300,6 +318,7 @@ def diagnose(
         episodes=episodes,
         as_json=as_json,
         workers=workers,
+        labels=labels,
         seed=seed,
         device=device,
     )

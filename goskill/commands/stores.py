@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from goskill.commands.options import Device, Seed, Suite, Tasks, Workers, split
+from goskill.commands.options import Device, Labels, Seed, Suite, Tasks, Workers, split
 
 
 def collect(
@@ -189,6 +189,7 @@ def verify(data: Annotated[Path, typer.Argument(help="An episode store.")]) -> N
 def label(
     run: Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")],
     data: Annotated[Path, typer.Argument(help="An episode store.", metavar="DATA")],
+    labels: Labels = None,
     device: Device = None,
 ) -> None:
     """Label every step of an episode store with a run's skills; prints the name of the column.
@@ -200,6 +201,6 @@ def label(
     from goskill.experiments import pipeline
     from goskill.training import distributed
 
-    column = pipeline.label(run, data, device=device)
+    column = pipeline.label(run, data, device=device, labels=labels)
     if distributed.rank() == 0:
         typer.echo(column)

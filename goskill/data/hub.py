@@ -14,8 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from goskill.data.convert.converters import convert
 from goskill.data.convert.copying import Member, finished_members
-from goskill.data.convert.npz_layouts import convert
 from goskill.data.convert.report import ConversionReport
 from goskill.data.store import EpisodeStore
 from goskill.data.store_files import MANIFEST, open_regular, storage_errors

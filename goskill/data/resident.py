@@ -174,6 +174,22 @@ class ResidentColumns:
             batch[name] = rows.view(len(first), *dtype.shape)
         return batch
 
+    def windows(self, places: Batch, before: int, after: int) -> Batch:
+        """Steps around those of :meth:`transitions`, as a :class:`TransitionSampler` with ``window`` gives them."""
+        episode, start = places["episode"], places["start"]
+        length = self._length[episode][:, None]
+        steps = start[:, None] + torch.arange(-before, after + 1, device=self._device)
+        first = self._first_step[episode][:, None]
+        mask = (steps[:, :-1] >= 0) & (steps[:, :-1] < length)
+        own = first + torch.minimum(steps[:, :-1].clamp(min=0), length - 1)
+        states = self._first_state[episode][:, None] + torch.minimum(steps.clamp(min=0), length)
+        return {
+            "window_observations": self._observations(states, (steps >= 0) & (steps <= length)),
+            "window_actions": torch.where(mask[..., None], self._columns["actions"][own], 0.0),
+            "window_rewards": torch.where(mask, self._columns["rewards"][own][..., 0], 0.0),
+            "window_mask": mask,
+        }
+
     def contexts(
         self, places: Batch, horizon: int, context: int, prompt: int, return_scale: float, actions: bool
     ) -> Batch:

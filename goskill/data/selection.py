@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy.typing as npt
 from goskill.data.arguments import checked_indices, checked_integer, checked_store, is_real
 from goskill.data.store import EpisodeStore
 from goskill.errors import InputError, closest
+from goskill.files import parse_json, read_bytes
 
 RULES = ("best", "successful", "shortest")
 Rule = str | Sequence[int] | Mapping[str, Sequence[int]]
@@ -24,7 +27,7 @@ def select_episodes(
     rule: "best" (highest return first), "successful" (those that succeeded at some step, highest return first),
         "shortest" (fewest steps first, then highest return), the name of a declared column of the episodes (of bools:
         those that are true, highest return first; of numbers: largest first), or indices of episodes, which are kept
-        in their order, of all tasks together or by task name.
+        in their order, of all tasks together or by task name, also as JSON (:func:`read_rule`).
     episodes: indices to choose among; all by default. Equal episodes are ordered by index.
 
     Raises InputError for a rule that the store cannot follow, and names the task for which it finds no episode.
@@ -34,6 +37,8 @@ def select_episodes(
     among = np.arange(store.num_episodes)
     if episodes is not None:
         among = np.unique(np.array(checked_indices("episodes", episodes, store), dtype=np.int64))
+    if isinstance(rule, str) and is_indices(rule):
+        rule = parse_json(rule)
     if isinstance(rule, str):
         ordered = among[_order(store, rule)[among].argsort(kind="stable")]
         ordered = ordered[_eligible(store, rule)[ordered]]
@@ -50,21 +55,52 @@ def select_episodes(
     return chosen
 
 
-def top_episodes(store: EpisodeStore, share: float) -> list[int]:
-    """The best ``share`` in (0, 1] of each task's episodes by return, at least one, as indices in ascending order.
+def is_indices(rule: str) -> bool:
+    """Whether a rule holds indices, which mean something in one store only."""
+    return rule[:1] in ("[", "{")
 
-    Behaviour cloning of the best tenth, for example, is a sampler with ``episodes=top_episodes(store, 0.1)``.
-    Raises InputError for a share outside.
+
+def best_share(store: EpisodeStore, share: float) -> list[int] | None:
+    """The best ``share`` in (0, 1] of each task's episodes by return, as indices in ascending order; None for all.
+
+    Rounded up, so that every task with episodes keeps at least one. Behaviour cloning of the best tenth, for example,
+    is a sampler with ``episodes=best_share(store, 0.1)``. Raises InputError for a share outside.
     """
+    check_share("share", share)
+    if share == 1:
+        return None
+    counts = np.bincount(store.episode_task, minlength=len(store.tasks)).tolist()
+    chosen = [
+        store.best_episodes(task, math.ceil(share * count))
+        for task, count in zip(store.tasks, counts, strict=True)
+    ]
+    return sorted(index for indices in chosen for index in indices)
+
+
+def check_share(name: str, share: float) -> None:
+    """Raises InputError for a share of episodes outside of (0, 1]."""
     if not is_real(share) or not 0 < share <= 1:
-        raise InputError(f"share: expected a number in (0, 1], got {share!r:.80}")
-    counts = np.bincount(store.episode_task, minlength=len(store.tasks))
-    kept = np.maximum(np.round(counts * share), 1).astype(int)
-    return sorted(
-        index
-        for task, count in zip(store.tasks, kept, strict=True)
-        for index in store.best_episodes(task, count)
-    )
+        raise InputError(f"{name}: expected a number above 0 and at most 1, got {share!r:.80}")
+
+
+def read_rule(text: str) -> str:
+    """A rule as a setting has it: the name of a ``.json`` file with indices becomes what the file holds.
+
+    So a run that is resumed elsewhere, or after the file has changed, keeps its prompts. Raises InputError for a file
+    that holds anything but indices, or lists of them by task.
+    """
+    if not text.endswith(".json"):
+        return text
+    try:
+        found = parse_json(read_bytes(text))
+    except OSError as error:
+        raise InputError(f"prompts: {text}: {error.strerror}") from None
+    except ValueError as error:
+        raise InputError(f"prompts: {text}: expected JSON: {error}") from None
+    lists = list(found.values()) if isinstance(found, dict) else [found]
+    if not all(isinstance(one, list) and all(type(index) is int for index in one) for one in lists):
+        raise InputError(f"prompts: {text}: expected indices of episodes, or lists of them by task")
+    return json.dumps(found)
 
 
 def _order(store: EpisodeStore, rule: str) -> npt.NDArray[np.int64]:

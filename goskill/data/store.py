@@ -361,6 +361,13 @@ class EpisodeStore:
         write_labels(root, self.data_checksum, self.num_steps, name, labels, int(num_classes), threads)
         self._labels.pop(name, None)
 
+    @property
+    def takes_labels(self) -> bool:
+        """Whether this process may write into :attr:`labels_root`, or make it."""
+        root = self.labels_root
+        there = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
+        return os.access(there, os.W_OK | os.X_OK, effective_ids=True)
+
     def check_labels_writable(self) -> None:
         """Raise StoreError, before anything is computed, if labels cannot be written."""
         check_labels_writable(self.labels_root)

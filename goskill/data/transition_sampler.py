@@ -22,6 +22,7 @@ TERMINATED = "terminated"
 KEYS = (  # of batches
     *("observations", "actions", "rewards", "next_observations", "terminated", "discount"),
     *("start", "episode", "task", "skill"),
+    *("window_observations", "window_actions", "window_rewards", "window_mask"),
 )
 
 
@@ -42,7 +43,11 @@ class TransitionSampler(StepSampler):
     - ``terminated`` bool [B]: whether the episode ended for good within the interval (a time limit is no such end);
     - ``start`` (t), ``episode``, ``task`` int64 [B]: where the sample came from;
     - ``skill`` int64 [B]: the label at t, if ``labels`` is given;
-    - each of ``columns`` [B, ...] at t, in the column's own dtype.
+    - each of ``columns`` [B, ...] at t, in the column's own dtype;
+    - with ``window``, the W = before + after steps around t: ``window_observations`` float32
+      [B, W + 1, observation_dim] (row ``before`` is s(t)), ``window_actions`` float32 [B, W, action_dim],
+      ``window_rewards`` float32 [B, W] as stored, and ``window_mask`` bool [B, W], whether the episode has the step.
+      What lies outside of the episode is zero, also when normalised.
 
     A batch may be kept and changed freely; its memory is used again only when no tensor looks at it any more.
 
@@ -61,6 +66,7 @@ class TransitionSampler(StepSampler):
         of the episode) or "skill" (sample g belongs to class g mod the number of classes that occur; needs ``labels``).
     labels: name of a label column.
     columns: names of declared columns of the steps.
+    window: (before, after), the steps ahead of t and from t on that come with each transition; None: no window.
     task_weights: with balance "task", draw tasks at random in these proportions (tasks left out: 0).
     episode_weights: with balance "episode", one for each episode of the store.
     normalize, seed, threads, episodes, rank, world_size, device, pin_memory, resident: as for
@@ -85,6 +91,7 @@ class TransitionSampler(StepSampler):
         balance: str = "transition",
         labels: str | None = None,
         columns: Sequence[str] = (),
+        window: tuple[int, int] | None = None,
         normalize: bool | Normalization = False,
         seed: int = 0,
         threads: int = 1,
@@ -103,6 +110,7 @@ class TransitionSampler(StepSampler):
         self._discounted_rewards = checked_flag("discounted_rewards", discounted_rewards)
         self._terminated = _checked_terminated(store, terminated)
         self._sampled_columns = _checked_columns(store, columns)
+        self._before, self._after = _checked_window(window)
         super().__init__(
             store,
             batch_size,
@@ -129,6 +137,8 @@ class TransitionSampler(StepSampler):
             discounted_rewards=self._discounted_rewards,
             terminated=TERMINATED if self._terminated else None,
             columns=self._sampled_columns,
+            before=self._before,
+            after=self._after,
             **self._shared(),
         )
 
@@ -147,6 +157,13 @@ class TransitionSampler(StepSampler):
         for name in self._sampled_columns:
             type_ = self._store.columns[name]
             specs.append(ArraySpec(name, type_.base, (batch, *type_.shape)))
+        if steps := self._before + self._after:
+            specs += [
+                ArraySpec("window_observations", np.float32, (batch, steps + 1, width)),
+                ArraySpec("window_actions", np.float32, (batch, steps, self._store.action_dim)),
+                ArraySpec("window_rewards", np.float32, (batch, steps)),
+                ArraySpec("window_mask", np.bool_, (batch, steps)),
+            ]
         return specs
 
     def _column_names(self) -> list[str]:
@@ -154,7 +171,10 @@ class TransitionSampler(StepSampler):
         return ["actions", "rewards", *ends, *self._sampled_columns]
 
     def _gather(self, columns: ResidentColumns, places: Batch) -> Batch:
-        return columns.transitions(
+        window: Batch = {}
+        if self._before + self._after:
+            window = columns.windows(places, self._before, self._after)
+        return window | columns.transitions(
             places,
             min(self._interval, int(self._store.episode_length.max())),
             self._gamma,
@@ -173,6 +193,17 @@ def _checked_terminated(store: EpisodeStore, choice: str) -> bool:
             "was cut by a time limit; give terminated='never' if only time limits end its episodes"
         )
     return choice == "column"
+
+
+def _checked_window(window: tuple[int, int] | None) -> tuple[int, int]:
+    if window is None:
+        return 0, 0
+    if not isinstance(window, tuple) or len(window) != 2:
+        raise InputError(f"window: expected (before, after) or None, got {window!r:.80}")
+    before, after = (checked_integer("window", steps, 0, MOST_STEPS) for steps in window)
+    if not 1 <= before + after <= MOST_STEPS:
+        raise InputError(f"window: expected 1 to {MOST_STEPS} steps, got {before} and {after}")
+    return before, after
 
 
 def _checked_columns(store: EpisodeStore, names: Sequence[str]) -> list[str]:

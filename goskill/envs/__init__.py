@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from goskill.envs.pool import EnvironmentPool, make_vec
     from goskill.envs.suite import (
         CollectedEpisode,
-        Collector,
+        CollectEpisode,
         Expert,
         Suite,
         TaskBatch,
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SUITES",
+    "CollectEpisode",
     "CollectedEpisode",
-    "Collector",
     "EnvironmentPool",
     "Expert",
     "GymnasiumSuite",
@@ -55,7 +55,15 @@ _LAZY = {
     "make": "metaworld.environment",
     "GymnasiumSuite": "gymnasium_suite",
     **dict.fromkeys(
-        ("CollectedEpisode", "Collector", "Expert", "Suite", "TaskBatch", "find_suite", "register_suite"),
+        (
+            "CollectedEpisode",
+            "CollectEpisode",
+            "Expert",
+            "Suite",
+            "TaskBatch",
+            "find_suite",
+            "register_suite",
+        ),
         "suite",
     ),
     "suite_names": "suite",

@@ -20,7 +20,7 @@ Infos = list[tuple[int, dict[str, Any] | None, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
-class Layout:
+class BufferLayout:
     """The sizes of :class:`Buffers`."""
 
     num_envs: int
@@ -31,7 +31,7 @@ class Layout:
     info_keys: tuple[str, ...]
 
     @classmethod
-    def of(cls, suite: Suite, num_envs: int) -> Layout:
+    def of(cls, suite: Suite, num_envs: int) -> BufferLayout:
         observations, actions = suite.observation_space, suite.action_space
         sizes = observations.shape[0], observations.dtype, actions.shape[0], actions.dtype
         return cls(num_envs, *sizes, suite.info_keys or ())
@@ -82,7 +82,7 @@ class Buffers:
     final_observations: npt.NDArray[Any]
     final_infos: npt.NDArray[np.float64]
 
-    def __init__(self, memory: mmap.mmap | bytearray, layout: Layout) -> None:
+    def __init__(self, memory: mmap.mmap | bytearray, layout: BufferLayout) -> None:
         offset = 0
         for name, dtype, shape in layout.columns():
             array: npt.NDArray[Any] = np.ndarray((layout.num_envs, *shape), dtype, memory, offset)
@@ -232,6 +232,7 @@ class SteppedTogether(_Askable):
         self._batch = batch
         self._row = {index: row for row, index in enumerate(tasks)}
         self._finished = np.ones(len(tasks), np.bool_)
+        self._seeds = np.full(len(tasks), -1, np.int64)  # of their newest reset with one; -1: unknown
 
     def reset(self, indices: Sequence[int], options: dict[str, Any] | None = None) -> Infos:
         """Reset those of ``indices`` that the reset mask names."""
@@ -276,7 +277,9 @@ class SteppedTogether(_Askable):
         return [None for _ in indices]
 
     def call(self, indices: Sequence[int], name: str, arguments: Any, keywords: Any) -> list[Any]:
-        """The suite's spaces; other attributes of single environments are not there."""
+        """The suite's spaces and each environment's seed; other attributes of single environments are not there."""
+        if name == "np_random_seed":
+            return list(self._seeds[self._rows(np.asarray(indices, np.int64))].tolist())
         if name in ("observation_space", "action_space"):
             return [getattr(self._suite, name) for _ in indices]
         raise AttributeError(
@@ -296,6 +299,8 @@ class SteppedTogether(_Askable):
         if len(indices):
             rows = self._rows(indices)
             self._buffers.observations[indices] = self._batch.reset(rows, seeds)
+            known = [seed is not None for seed in seeds]
+            self._seeds[rows[known]] = [seed for seed in seeds if seed is not None]
             self._finished[rows] = False
 
 
@@ -331,7 +336,7 @@ class _named:  # noqa: N801 (a context manager, used as a function)
 
 def serve_batch(
     descriptor: int,
-    layout: Layout,
+    layout: BufferLayout,
     packed_suite: bytes,
     tasks: dict[int, str],
     groups: Sequence[Sequence[int]],

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from gymnasium.spaces import Box
 
 from goskill.envs.metaworld.tasks import episode_seed
-from goskill.envs.suite import CollectedEpisode, Collector, Expert, Suite
+from goskill.envs.suite import CollectedEpisode, CollectEpisode, Expert, Suite
 from goskill.errors import InputError
 
 POLICIES = ("scripted", "random")
@@ -35,7 +35,7 @@ def exploration(episode: int, episodes: int) -> float:
     return float(max(0.0, 1.0 - episode / max(episodes - expert, 1)) ** 2)
 
 
-def collector_of(suite: Suite, policy: str, options: dict[str, Any]) -> Collector:
+def collector_of(suite: Suite, policy: str, options: dict[str, Any]) -> CollectEpisode:
     """What rolls out episodes of a suite; ``options`` are what `Suite.prepare` gave.
 
     Raises InputError for a policy that is unknown or that the suite has not.

@@ -26,10 +26,10 @@ from goskill.envs.batch import (
     RESET,
     SET_ATTR,
     STEP,
+    BufferLayout,
     Buffers,
     EnvironmentBatch,
     Infos,
-    Layout,
     SteppedTogether,
     open_batch,
 )
@@ -151,7 +151,7 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
         self._infos: list[Infos] = [[] for _ in range(groups)]
         self._workers: list[WorkerProcess] = []
         self._batch: EnvironmentBatch | SteppedTogether | None = None
-        layout = Layout.of(self.suite, count)
+        layout = BufferLayout.of(self.suite, count)
         self._info_keys = layout.info_keys
         if self.num_workers == 0:
             self._buffers = Buffers(bytearray(layout.size), layout)
@@ -181,7 +181,7 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
                 )
         return shares
 
-    def _start_workers(self, layout: Layout, options: dict[str, Any]) -> None:
+    def _start_workers(self, layout: BufferLayout, options: dict[str, Any]) -> None:
         descriptor = os.memfd_create("goskill-environments")
         try:
             os.ftruncate(descriptor, layout.size)

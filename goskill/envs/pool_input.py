@@ -12,7 +12,7 @@ import numpy.typing as npt
 from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode
 
-from goskill.errors import InputError
+from goskill.errors import InputError, InputTypeError
 
 _MOST_GROUPS = 255
 
@@ -103,7 +103,8 @@ def checked_reset_options(
     rest = dict(options or {})
     mask = np.asarray(rest.pop("reset_mask", np.ones(num_envs, np.bool_)))
     if mask.dtype != np.bool_ or mask.shape != (num_envs,) or not mask.any():
-        raise InputError(
+        kind = InputError if mask.dtype == np.bool_ else InputTypeError
+        raise kind(
             f"reset_mask: expected bool [{num_envs}] with at least one true, got {mask.dtype} "
             f"{list(mask.shape)} with {int(np.count_nonzero(mask))} true"
         )

@@ -57,7 +57,7 @@ class CollectedEpisode:
     episode_columns: Mapping[str, Any] = field(default_factory=dict)
 
 
-Collector = Callable[[str, int, int, int], CollectedEpisode]
+CollectEpisode = Callable[[str, int, int, int], CollectedEpisode]
 """``(task, episode, episodes, seed)`` -> episode number ``episode`` of the task's ``episodes``.
 
 The answer is a pure function of the arguments; what a collector keeps from one call to the next only saves time.
@@ -185,7 +185,7 @@ class Suite(ABC):
         """A new scripted policy of a task; None where there is none."""
         return None
 
-    def collector(self) -> Collector | None:
+    def collector(self) -> CollectEpisode | None:
         """What ``goskill collect --policy scripted`` rolls out.
 
         None: the task's `expert` with exploration that decays from random to none over the episodes.

@@ -26,7 +26,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Contender:
+class ComparedRuns:
     """One name's numbers over its runs (training seeds), on the tasks that all have."""
 
     name: str
@@ -47,7 +47,7 @@ class Comparison:
 
     tasks: Sequence[str]
     left_out: Sequence[str]  # tasks that not every run has
-    contenders: Sequence[Contender]
+    contenders: Sequence[ComparedRuns]
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain lists and dicts; an estimate is {"value", "ci95"}."""
@@ -86,7 +86,7 @@ def compare(groups: Mapping[str, Results | Sequence[Results]]) -> Comparison:
 
 def _contender(
     name: str, runs: Sequence[Results], first: Sequence[Results] | None, tasks: Sequence[str]
-) -> Contender:
+) -> ComparedRuns:
     differences, overall_difference, paired_by = None, None, None
     if first is not None:
         paired_by = _pairing(first, runs, tasks)
@@ -96,7 +96,7 @@ def _contender(
     if len(runs) > 1:
         scores = [[run.episodes[task].returns.mean() for task in tasks] for run in runs]
         interquartile = statistics.bootstrap(scores)
-    return Contender(
+    return ComparedRuns(
         name=name,
         runs=len(runs),
         returns={task: statistics.stratified_mean(_strata(runs, [task], _returns)) for task in tasks},
@@ -158,7 +158,7 @@ def _success(episodes: TaskEpisodes) -> npt.NDArray[np.float64]:
     return episodes.success.astype(np.float64)
 
 
-def _contender_to_json(contender: Contender) -> dict[str, Any]:
+def _contender_to_json(contender: ComparedRuns) -> dict[str, Any]:
     def estimate(value: Estimate | None) -> dict[str, Any] | None:
         if value is None:
             return None

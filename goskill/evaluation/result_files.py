@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from goskill.errors import InputError
 from goskill.evaluation.results import UNKNOWN, DataReturns, Protocol, Results, Skills, TaskEpisodes
 from goskill.files import parse_json, read_text, write_atomically
+from goskill.settings import from_mapping
 
 FORMAT = "goskill-results"
 VERSION = 1
@@ -96,26 +96,58 @@ def save_csv(results: Results, path: str | Path) -> Path:
     return write_atomically(path, buffer.getvalue())
 
 
+@dataclass(frozen=True)
+class _Episodes:
+    """One task's episodes in a file, a list entry each; both successes of one that does not know are None."""
+
+    seed: list[int]
+    return_: list[float]
+    success_step: list[int | None]
+    success_last: list[bool | None]
+    length: list[int]
+
+    def rows(self, where: str) -> TaskEpisodes:
+        if [one is None for one in self.success_step] != [one is None for one in self.success_last]:
+            raise InputError(
+                f"{where}.success_last: expected null where success_step is null, and there only"
+            )
+        steps = [UNKNOWN if one is None else one for one in self.success_step]
+        columns = {
+            "seed": _array(f"{where}.seed", self.seed, np.int64),
+            "returns": _array(f"{where}.return", self.return_, np.float64),
+            "success_step": _array(f"{where}.success_step", steps, np.int64),
+            "success_last": np.array([bool(one) for one in self.success_last], np.bool_),
+            "length": _array(f"{where}.length", self.length, np.int64),
+        }
+        sizes = sorted({len(column) for column in columns.values()})
+        if len(sizes) != 1 or 0 in sizes:
+            raise InputError(f"{where}: expected columns of one length, got {sizes}")
+        return TaskEpisodes(**columns)
+
+
+@dataclass(frozen=True)
+class _File:
+    """What a results file holds besides its summaries, which are computed anew from the episodes."""
+
+    policy: str
+    protocol: Protocol
+    episodes: Mapping[str, _Episodes]
+    skills: Skills | None = None
+    data: Mapping[str, DataReturns] = field(default_factory=dict)
+    versions: Mapping[str, Any] = field(default_factory=dict)
+
+
 def load_results(path: str | Path) -> Results:
-    """Read a results file, trusting nothing in it. The summaries are computed anew from the episodes."""
-    source = _find(Path(path))
+    """Read a results file, trusting nothing in it."""
+    source = Path(path) / "results.json" if Path(path).is_dir() else Path(path)
     document = read_json(source, FORMAT, VERSION)
-    read = FileReader(source)
-    protocol = read.mapping(document, "protocol")
-    episodes = read.mapping(document, "episodes")
-    if not episodes:
+    names = [one.name for one in fields(_File)]
+    file = from_mapping(_File, {name: document[name] for name in names if name in document}, str(source))
+    if not file.episodes:
         raise InputError(f"{source}: episodes: expected at least one task, got none")
-    return Results(
-        policy=read.text(document, "policy"),
-        protocol=Protocol(
-            **{name: read.integer(protocol, name) for name in ("episodes", "max_steps", "seed", "batch")},
-            suite=read.text(protocol, "suite") if protocol.get("suite") is not None else None,
-        ),
-        episodes={task: read.task_episodes(task, episodes) for task in episodes},
-        skills=read.skills(read.mapping(document, "skills")) if "skills" in document else None,
-        data=read.data(read.mapping(document, "data")) if "data" in document else {},
-        versions={str(name): str(version) for name, version in read.mapping(document, "versions").items()},
-    )
+    episodes = {task: columns.rows(f"{source}: episodes.{task}") for task, columns in file.episodes.items()}
+    versions = {name: str(version) for name, version in file.versions.items()}
+    return Results(file.policy, file.protocol, episodes, file.skills, file.data, versions)
 
 
 def read_json(path: Path, expected_format: str, expected_version: int) -> dict[str, Any]:
@@ -134,119 +166,11 @@ def read_json(path: Path, expected_format: str, expected_version: int) -> dict[s
     return document
 
 
-def _find(path: Path) -> Path:
-    return path / "results.json" if path.is_dir() else path
-
-
-class FileReader:
-    """Takes values of the expected kind out of a document, or says where it is wrong."""
-
-    def __init__(self, source: Path) -> None:
-        self.source = source
-
-    def mapping(self, container: Mapping[str, Any], name: str) -> dict[str, Any]:
-        return dict(self._take(container, name, "an object", lambda value: isinstance(value, dict)))
-
-    def text(self, container: Mapping[str, Any], name: str) -> str:
-        return str(self._take(container, name, "text", lambda value: isinstance(value, str)))
-
-    def integer(self, container: Mapping[str, Any], name: str) -> int:
-        return int(self._take(container, name, "an integer", _is_integer))
-
-    def number(self, container: Mapping[str, Any], name: str) -> float:
-        return float(self._take(container, name, "a finite number", _is_number))
-
-    def integers(self, container: Mapping[str, Any], name: str) -> list[int]:
-        return list(self._take(container, name, "a list of integers", _list_of(_is_integer)))
-
-    def counts(self, container: Mapping[str, Any], name: str, length: int) -> list[int]:
-        counts = self.integers(container, name)
-        if len(counts) != length or min(counts, default=0) < 0:
-            raise InputError(f"{self.source}: {name}: expected {length} counts, got {str(counts)[:60]}")
-        return counts
-
-    def task_episodes(self, task: str, episodes: Mapping[str, Any]) -> TaskEpisodes:
-        rows = self.mapping(episodes, task)
-        found = TaskEpisodes(
-            np.array(self.integers(rows, "seed"), np.int64),
-            np.array(
-                self._take(rows, "return", "a list of finite numbers", _list_of(_is_number)), np.float64
-            ),
-            *self._success(rows),
-            np.array(self.integers(rows, "length"), np.int64),
-        )
-        sizes = {
-            len(column)
-            for column in (found.seed, found.returns, found.success_step, found.success_last, found.length)
-        }
-        if len(sizes) != 1 or 0 in sizes:
-            raise InputError(
-                f"{self.source}: episodes of {task!r}: expected columns of one length, got {sorted(sizes)}"
-            )
-        return found
-
-    def _success(self, rows: Mapping[str, Any]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-        """Steps and last successes; an episode that does not know has None for both."""
-        steps = self._take(rows, "success_step", "a list of integers", _list_of(_or_none(_is_integer)))
-        last = self._take(rows, "success_last", "a list of booleans", _list_of(_or_none(_is_boolean)))
-        if [one is None for one in steps] != [one is None for one in last]:
-            raise InputError(f"{self.source}: success_last: expected null where success_step is null")
-        return (
-            np.array([UNKNOWN if one is None else one for one in steps], np.int64),
-            np.array([bool(one) for one in last], np.bool_),
-        )
-
-    def data(self, document: Mapping[str, Any]) -> dict[str, DataReturns]:
-        rows = {task: self.mapping(document, task) for task in document}
-        return {
-            task: DataReturns(
-                self.number(row, "mean"), self.number(row, "best"), self.integer(row, "episodes")
-            )
-            for task, row in rows.items()
-        }
-
-    def skills(self, document: Mapping[str, Any]) -> Skills:
-        count, horizon = self.integer(document, "count"), self.integer(document, "horizon")
-        usage = self.mapping(document, "usage")
-        first = self.mapping(document, "first_episode")
-        skills = Skills(
-            count,
-            horizon,
-            {task: self.counts(usage, task, count) for task in usage},
-            {task: self.integers(first, task) for task in first},
-        )
-        if horizon < 1 or any(not 0 <= s < count for row in skills.first_episode.values() for s in row):
-            raise InputError(
-                f"{self.source}: skills: expected indices in [0, {count}) and a horizon of at least 1"
-            )
-        return skills
-
-    def _take(
-        self, container: Mapping[str, Any], name: str, expected: str, fits: Callable[[Any], bool]
-    ) -> Any:
-        if name not in container:
-            raise InputError(f"{self.source}: {name}: expected {expected}, found nothing")
-        value = container[name]
-        if not fits(value):
-            raise InputError(f"{self.source}: {name}: expected {expected}, got {str(value)[:60]!r}")
-        return value
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
-
-
-def _is_number(value: Any) -> bool:
-    return math.isfinite(value) if isinstance(value, float) else _is_integer(value)
-
-
-def _is_boolean(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _or_none(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: value is None or fits(value)
-
-
-def _list_of(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list) and all(fits(entry) for entry in value)
+def _array(name: str, values: list[Any], dtype: type[np.number[Any]]) -> npt.NDArray[Any]:
+    try:
+        array = np.array(values, dtype)
+    except OverflowError:
+        raise InputError(f"{name}: expected numbers that fit {dtype.__name__}") from None
+    if not np.isfinite(array).all():
+        raise InputError(f"{name}: expected finite numbers")
+    return array

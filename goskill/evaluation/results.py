@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -75,6 +76,13 @@ class Skills:
     usage: Mapping[str, Sequence[int]]  # decisions per skill over all episodes of a task, ``count`` entries
     first_episode: Mapping[str, Sequence[int]]  # the skills of each task's first episode, in order
 
+    def __post_init__(self) -> None:
+        check_counts("usage", self.usage, self.count)
+        if self.horizon < 1 or any(
+            not 0 <= s < self.count for row in self.first_episode.values() for s in row
+        ):
+            raise InputError(f"expected skills in [0, {self.count}) and a horizon of at least 1")
+
 
 @dataclass(frozen=True)
 class DataReturns:
@@ -83,6 +91,10 @@ class DataReturns:
     mean: float
     best: float
     episodes: int
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.mean) or not math.isfinite(self.best):
+            raise InputError(f"expected finite returns, got {self.mean} and {self.best}")
 
 
 @dataclass(frozen=True)
@@ -154,6 +166,13 @@ class Results:
         from goskill.evaluation import result_files as files
 
         return files.load_results(path)
+
+
+def check_counts(name: str, usage: Mapping[str, Sequence[int]], count: int) -> None:
+    """InputError unless every task has ``count`` counts."""
+    for task, counts in usage.items():
+        if len(counts) != count or min(counts, default=0) < 0:
+            raise InputError(f"{name}.{task}: expected {count} counts, got {str(counts)[:60]}")
 
 
 def merge(parts: Sequence[Results], tasks: Sequence[str]) -> Results:

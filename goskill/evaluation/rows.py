@@ -5,12 +5,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from goskill.errors import InputError
 from goskill.files import open_to_append, parse_json, read_bytes
+from goskill.settings import from_mapping
 
 Row = dict[str, Any]
 NAMES = ("contender", "data", "seed", "budget", "task", "iterations")
@@ -82,56 +84,45 @@ def _parse(content: bytes, file: Path) -> list[Row]:
             row = None
         if not isinstance(row, dict):
             raise InputError(f"{file}: line {number}: expected a row of a study, got {line[:60]!r}")
-        for name, is_right in FIELDS.items():
-            if name not in row and name in OPTIONAL:
-                continue
-            if name not in row or not is_right(row[name]):
-                got = f"{row[name]!r}" if name in row else "none"
-                raise InputError(f"{file}: line {number}: expected a row of a study: {name!r} is {got}")
+        known = {name: row[name] for name in _FIELDS if name in row}
+        from_mapping(_Fields, known, f"{file}: line {number}: row")
         rows.append(row)
     return rows
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
+@dataclass(frozen=True)
+class _Fields:
+    """What a row has, and how it is told to be right. What it has besides is kept."""
+
+    contender: str
+    method: str
+    data: str
+    task: str
+    fingerprint: str
+    settings: str
+    seed: int
+    iterations: int
+    episodes: int
+    return_mean: float
+    success: float | None
+    success_last: float | None
+    versions: Mapping[str, Any]
+    machine: Mapping[str, Any]
+    sweep: Mapping[str, Any]
+    finetuned: bool
+    scripted: bool
+    budget: Literal["iterations", "seconds"]
+    ablations: list[Any]
+    schedule: Mapping[str, int]
+    seconds: Mapping[str, float]
+    commit: str | None
+    device: str = "cpu"  # missing in rows from before it was written down
+    skills: Mapping[str, list[int]] = field(default_factory=dict)  # missing in rows of runs without skills
+
+    def __post_init__(self) -> None:
+        for name in ("wall", "cpu"):
+            if name not in self.seconds:
+                raise InputError(f"seconds.{name}: expected one, found nothing")
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_table(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-def _is_flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-FIELDS: Mapping[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("contender", "method", "data", "task", "fingerprint", "settings"), _is_text),
-    **dict.fromkeys(("seed", "iterations", "episodes"), _is_count),
-    "return_mean": _is_number,
-    **dict.fromkeys(("success", "success_last"), lambda value: value is None or _is_number(value)),
-    **dict.fromkeys(("versions", "machine", "sweep"), _is_table),
-    **dict.fromkeys(("finetuned", "scripted"), _is_flag),
-    "budget": lambda value: value in ("iterations", "seconds"),
-    "ablations": lambda value: isinstance(value, list),
-    "schedule": lambda value: _is_table(value) and all(map(_is_count, value.values())),
-    "seconds": lambda value: (
-        _is_table(value) and all(_is_number(value.get(name)) for name in ("wall", "cpu"))
-    ),
-    "commit": lambda value: value is None or _is_text(value),
-    "device": _is_text,
-    "skills": lambda value: (
-        _is_table(value)
-        and all(isinstance(counts, list) and all(map(_is_count, counts)) for counts in value.values())
-    ),
-}
-"""What a row has, and how it is told to be right. What it has besides is kept."""
-OPTIONAL = ("device", "skills")
-"""What rows may lack: runs before it was written down, and runs without skills."""
+_FIELDS = [one.name for one in fields(_Fields)]

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from goskill.errors import InputError
-from goskill.evaluation.result_files import FileReader, read_json
-from goskill.evaluation.results import Results
+from goskill.evaluation.result_files import read_json
+from goskill.evaluation.results import Results, check_counts
 from goskill.files import write_atomically
+from goskill.settings import from_mapping
 
 FILE_NAME = "data_skills.json"
 _FORMAT = "goskill-data-skills"
@@ -28,6 +29,9 @@ class DataSkills:
     labels: str  # name of the label column
     count: int  # size of the codebook
     usage: Mapping[str, Sequence[int]]  # steps per skill, ``count`` entries a task
+
+    def __post_init__(self) -> None:
+        check_counts("usage", self.usage, self.count)
 
     @classmethod
     def of_store(cls, store: Any, labels: str, count: int | None = None) -> DataSkills:
@@ -64,14 +68,9 @@ class DataSkills:
     @classmethod
     def load(cls, path: str | Path) -> DataSkills:
         """Read what :meth:`save` wrote. Raises InputError for anything else."""
-        source = Path(path)
-        document = read_json(source, _FORMAT, _VERSION)
-        read = FileReader(source)
-        count = read.integer(document, "count")
-        usage = read.mapping(document, "usage")
-        return cls(
-            read.text(document, "labels"), count, {task: read.counts(usage, task, count) for task in usage}
-        )
+        document = read_json(Path(path), _FORMAT, _VERSION)
+        content = {name: value for name, value in document.items() if name not in ("format", "version")}
+        return from_mapping(cls, content, str(path))
 
 
 def skills_of(run: Path) -> dict[str, Mapping[str, Sequence[int]]]:

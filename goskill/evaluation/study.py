@@ -38,6 +38,12 @@ class DataSource:
     quality: Literal["near-optimal", "sub-optimal"] = "near-optimal"  # all episodes, or the first half
     seed: int = 0  # of the collection
 
+    def __post_init__(self) -> None:
+        if self.suite and self.tasks:
+            raise InputError("suite: expected suite or tasks, got both")
+        if not (self.store or self.suite or self.tasks):
+            raise InputError("store: expected a store, or suite or tasks to collect")
+
 
 @dataclass(frozen=True)
 class Contender:
@@ -144,28 +150,21 @@ class _File:
     reference: str = "go_skill"
     baseline: str = ""
     seeds: tuple[int, ...] = (0,)
-    data: Mapping[str, Any] = field(default_factory=dict)
-    contenders: tuple[Any, ...] = ()
-    sweeps: tuple[Any, ...] = ()
-    families: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, DataSource] = field(default_factory=dict)
+    contenders: tuple[Contender, ...] = ()
+    sweeps: tuple[Sweep, ...] = ()
+    families: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     evaluation: Mapping[str, Any] = field(default_factory=dict)
-    finetuning: Mapping[str, Any] = field(default_factory=dict)
+    finetuning: Finetuning | None = None
 
 
 def _study(content: Mapping[str, Any], text: str, name: str) -> Study:
-    for section in ("data", "families", "training", "evaluation", "finetuning"):
-        _table(content.get(section, {}), section)
-    if "seed" in content.get("training", {}):
-        raise InputError("training.seed: the study's seeds decide it, leave it out")
     file = from_mapping(_File, content, "study")
+    if "seed" in file.training:
+        raise InputError("training.seed: the study's seeds decide it, leave it out")
     contenders = _with_sweeps(
-        [_contender(_table(one, f"contenders[{i}]"), i) for i, one in enumerate(file.contenders)],
-        [
-            from_mapping(Sweep, _table(one, f"sweeps[{i}]"), f"sweeps[{i}]")
-            for i, one in enumerate(file.sweeps)
-        ],
-        file.reference,
+        [_named(one, index) for index, one in enumerate(file.contenders)], file.sweeps, file.reference
     )
     known = [one.name for one in contenders]
     if not known or not file.data or not file.seeds:
@@ -177,7 +176,8 @@ def _study(content: Mapping[str, Any], text: str, name: str) -> Study:
     for key, value in (("reference", file.reference), ("baseline", baseline)):
         if value not in known:
             raise InputError(f"{key}: no contender is named {value!r}, {closest(value, known)}")
-    finetuning = _finetuning(file.finetuning, file.data, contenders) if file.finetuning else None
+    if file.finetuning is not None:
+        _check_finetuning(file.finetuning, file.data, contenders)
     if len(set(file.seeds)) < len(file.seeds):
         raise InputError(f"seeds: expected different ones, got {list(file.seeds)}")
     return Study(
@@ -187,24 +187,19 @@ def _study(content: Mapping[str, Any], text: str, name: str) -> Study:
         reference=file.reference,
         baseline=baseline,
         seeds=tuple(check_seed("seeds", seed) for seed in file.seeds),
-        data={key: _source(value, key) for key, value in file.data.items()},
+        data={_file_name(key, "data"): source for key, source in file.data.items()},
         contenders=contenders,
-        families={key: _table(value, f"families.{key}") for key, value in file.families.items()},
+        families=file.families,
         training=file.training,
         evaluation=file.evaluation,
-        finetuning=finetuning,
+        finetuning=file.finetuning,
         text=text,
     )
 
 
-def _contender(values: Mapping[str, Any], index: int) -> Contender:
-    where = f"contenders[{index}]"
-    if "method" not in values:
-        raise InputError(f"{where}.method: expected the name of a method, got none")
-    contender = from_mapping(Contender, values, where)
-    _table(contender.settings, f"{where}.settings")
+def _named(contender: Contender, index: int) -> Contender:
     name = contender.name or "-".join((contender.method, *contender.ablations))
-    return replace(contender, name=_file_name(name, f"{where}.name"))
+    return replace(contender, name=_file_name(name, f"contenders[{index}].name"))
 
 
 def _with_sweeps(contenders: list[Contender], sweeps: Sequence[Sweep], reference: str) -> list[Contender]:
@@ -233,13 +228,9 @@ def _with_sweeps(contenders: list[Contender], sweeps: Sequence[Sweep], reference
     return contenders
 
 
-def _finetuning(
-    values: Mapping[str, Any], data: Mapping[str, Any], contenders: Sequence[Contender]
-) -> Finetuning:
-    for name in ("preset", "data"):
-        if name not in values:
-            raise InputError(f"finetuning.{name}: expected a name, got none")
-    finetuning = from_mapping(Finetuning, values, "finetuning")
+def _check_finetuning(
+    finetuning: Finetuning, data: Mapping[str, DataSource], contenders: Sequence[Contender]
+) -> None:
     if finetuning.data not in data or len(data) < 2:
         raise InputError(
             f"finetuning.data: expected one of the study's data beside those to train on, got {finetuning.data!r}"
@@ -247,23 +238,6 @@ def _finetuning(
     for contender in contenders:
         if "seconds" in contender.budgets:
             raise InputError(f"contender {contender.name}: fine-tuned runs are compared by iterations only")
-    return finetuning
-
-
-def _source(values: Any, name: str) -> DataSource:
-    where = f"data.{_file_name(name, 'data')}"
-    source = from_mapping(DataSource, _table(values, where), where)
-    if source.suite and source.tasks:
-        raise InputError(f"{where}: expected suite or tasks, got both")
-    if not (source.store or source.suite or source.tasks):
-        raise InputError(f"{where}: expected a store, or suite or tasks to collect")
-    return source
-
-
-def _table(value: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise InputError(f"{where}: expected a table, got {value!r}")
-    return value
 
 
 def _file_name(name: str, where: str) -> str:

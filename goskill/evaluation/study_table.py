@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from goskill.evaluation.rows import VERSIONS, Row, versions
 from goskill.evaluation.statistics import Estimate
 from goskill.evaluation.study import SAME_SECONDS, Study
 from goskill.files import read_text, write_atomically
+from goskill.terminal import amount
 
 BUDGETS = {"iterations": "equal iterations", "seconds": "equal seconds"}
 COLUMNS = ("", "seeds", "iterations", "return", "IQM of returns", "success", "better than {baseline}")
@@ -253,18 +254,20 @@ def _cells(line: Line) -> list[str]:
         line.contender + (f" {TWICE}" if line.counted_twice else ""),
         str(line.seeds),
         str(line.iterations),
-        _with_interval(line.returns, ".0f"),
-        _with_interval(line.interquartile, ".0f"),
-        "unknown" if line.success is None else _with_interval(line.success, ".0%"),
-        "" if line.improvement is None else _with_interval(line.improvement, ".0%"),
+        _with_interval(line.returns, amount),
+        _with_interval(line.interquartile, amount),
+        "unknown" if line.success is None else _with_interval(line.success, _share),
+        "" if line.improvement is None else _with_interval(line.improvement, _share),
     ]
 
 
-def _with_interval(estimate: Estimate, form: str) -> str:
-    value = format(estimate.value, form)
-    if estimate.interval is None:
-        return value
-    return f"{value} [{estimate.interval.low:{form}}, {estimate.interval.high:{form}}]"
+def _share(value: float) -> str:
+    return format(value, ".0%")
+
+
+def _with_interval(estimate: Estimate, shown: Callable[[float], str]) -> str:
+    value, interval = shown(estimate.value), estimate.interval
+    return value if interval is None else f"{value} [{shown(interval.low)}, {shown(interval.high)}]"
 
 
 def to_json(found: Sequence[Group]) -> list[dict[str, Any]]:

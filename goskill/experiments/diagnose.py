@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 from rich import box
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 
 from goskill.errors import InputError
@@ -36,10 +37,13 @@ from goskill.experiments.runs import (
     Choice,
     check_finished,
     load_method,
+    open_store,
     prompts_of,
+    rule_elsewhere,
     settings_of,
 )
 from goskill.files import write_atomically
+from goskill.terminal import amount
 
 if TYPE_CHECKING:
     from goskill.data import EpisodeStore
@@ -68,18 +72,19 @@ def diagnose(
     device: str | None = None,
     seed: int = 0,
     method: Choice | None = None,
+    labels: PathLike | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Diagnose a finished run on a store of episodes; returns the document, which is also written into the run.
 
     ``episodes`` demonstrations of each task, its best, are followed in rollouts (fewer where a task has fewer; 0: no
     rollouts). ``samples`` windows and as many decision points' contexts are drawn, the same number from each task.
-    Labels that the store does not have yet are written beside it. ``suite`` is what the store's tasks are of, where it
+    Labels that the store does not have yet are written into the folder ``labels``, by default beside the data, or into
+    the run where that cannot be written to. ``suite`` is what the store's tasks are of, where it
     does not say. ``progress(done, total)`` is called with numbers of environment steps.
 
     Raises InputError for a run or store that is not finished, a store that does not fit the run, and wrong numbers.
     """
-    from goskill.data import EpisodeStore
     from goskill.methods import Diagnosable, HasSkills
     from goskill.training import RunFolder, choose_device
 
@@ -88,7 +93,7 @@ def diagnose(
             raise InputError(f"{name}: expected at least {least}, got {value}")
     run = RunFolder.open(path)
     name = settings_of(run, method=method).name
-    store = EpisodeStore.open(data)
+    store = open_store(data, run, labels)
     check_finished(store)
     if store.num_steps == 0:
         raise InputError(f"data: {store.path} has no episodes")
@@ -127,7 +132,7 @@ def diagnose(
         policies = {"policy": learned.policy()}
         if isinstance(learned, HasSkills):
             policies = {"oracle": learned.oracle(), **policies}
-        prompts = prompts_of(store, learned.prompt_episodes)
+        prompts = prompts_of(store, learned.prompt_episodes, rule_elsewhere(learned))
         document["rollouts"] = _roll_out(policies, store, where, prompts, episodes, workers, seed, progress)
     document["left_out"] = left_out
     write_atomically(run.path / FILE_NAME, json.dumps(document, indent=1, allow_nan=False) + "\n")
@@ -348,12 +353,12 @@ def _actions_table(document: dict[str, Any]) -> Table:
         )
         caption += f"\nalways the commonest skill is right in {constants}"
     table = Table(title=document["run"], caption=caption, box=box.SIMPLE_HEAD)
-    table.add_column("task", no_wrap=True)
+    table.add_column("task", overflow="fold")
     table.add_column("action error", justify="right")
     if policy is not None:
         table.add_column("skill accuracy", justify="right")
     for task, error in [*actions["by_task"].items(), ("all tasks", actions["error"])]:
-        row = [task, f"{error:.4f}"]
+        row = [escape(task), f"{error:.4f}"]
         if policy is not None:
             accuracy = policy["accuracy"] if task == "all tasks" else policy["by_task"].get(task)
             row.append("" if accuracy is None else f"{accuracy:.0%}")
@@ -371,7 +376,7 @@ def _skills_table(document: dict[str, Any]) -> Table:
     caption = "tasks: exp of the entropy of the tasks' shares in a skill's steps"
     table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD)
     for column in ("skill", "share", "tasks", "mostly", "action error", "accuracy", "mistaken for"):
-        table.add_column(column, justify="left" if column == "mostly" else "right")
+        table.add_column(column, justify="left" if column == "mostly" else "right", overflow="fold")
     for one in codebook["skills"]:
         skill = one["skill"]
         others = {other: n for other, n in enumerate(policy["confusion"][skill]) if other != skill and n}
@@ -380,7 +385,7 @@ def _skills_table(document: dict[str, Any]) -> Table:
             str(skill),
             f"{one['share']:.1%}",
             f"{one['effective_tasks']:.1f}",
-            f"{main} {one['tasks'][main]:.0%}",
+            f"{escape(main)} {one['tasks'][main]:.0%}",
             f"{errors[skill]:.4f}" if skill in errors else "",
             f"{accuracies[skill]:.0%}" if skill in accuracies else "",
             str(max(others, key=lambda other: others[other])) if others else "",
@@ -394,11 +399,11 @@ def _rollouts_table(rollouts: dict[str, Any]) -> Table:
     if "exact_starts" in rollouts:
         caption += f"; {rollouts['exact_starts']:.0%} of the oracle's starts are its demonstration's"
     table = Table(title="return (success)", caption=caption, box=box.SIMPLE_HEAD)
-    table.add_column("task", no_wrap=True)
+    table.add_column("task", overflow="fold")
     for name in names:
         table.add_column("oracle's skills" if name == "oracle" else name, justify="right")
     for task in rollouts["demonstrations"]["tasks"]:
-        table.add_row(task, *(_return_and_success(rollouts[name]["tasks"][task]) for name in names))
+        table.add_row(escape(task), *(_return_and_success(rollouts[name]["tasks"][task]) for name in names))
     table.add_section()
     table.add_row(
         "all tasks", *(_return_and_success(rollouts[name]["overall"]) for name in names), style="bold"
@@ -408,4 +413,4 @@ def _rollouts_table(rollouts: dict[str, Any]) -> Table:
 
 def _return_and_success(summary: dict[str, Any]) -> str:
     success = summary["success"]
-    return f"{summary['return_mean']:.0f}" + ("" if success is None else f" ({success:.0%})")
+    return amount(summary["return_mean"]) + ("" if success is None else f" ({success:.0%})")

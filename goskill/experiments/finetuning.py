@@ -17,9 +17,11 @@ from goskill.experiments.runs import (
     Choice,
     Settings,
     check_data,
+    chosen_prompts,
     data_path,
     evaluate_over_ranks,
     load_method,
+    open_store,
     prompts_of,
     record_of,
     settings_from,
@@ -27,6 +29,7 @@ from goskill.experiments.runs import (
     train_into,
 )
 from goskill.settings import from_mapping, to_mapping
+from goskill.terminal import amount
 
 if TYPE_CHECKING:
     from goskill.data import EpisodeStore
@@ -65,6 +68,7 @@ def finetune(
     workers: int | None = None,
     suite: str | Suite | None = None,
     method: Choice | None = None,
+    labels: PathLike | None = None,
 ) -> RunFolder:
     """Go on training a finished run on a store of other tasks, into the run folder ``out``.
 
@@ -73,14 +77,14 @@ def finetune(
     ``training.learning_rate=1e-4``. With ``evaluate_every`` positive the policy is evaluated in ``suite``, by default
     the one that ``data`` was collected in, before the first iteration, after every so many, and after the last; the
     points are in ``out/evaluations.jsonl`` (:mod:`goskill.evaluation.points`). Its seed is training's, so that the
-    last one is what ``goskill eval`` with that seed finds. ``workers`` are evaluation's.
+    last one is what ``goskill eval`` with that seed finds. ``workers`` are evaluation's, ``labels`` the folder for
+    labels of the data, as :func:`goskill.experiments.train.train` has it.
 
     The folder is a run like any other; ``settings.json`` says in section ``finetuning`` where it came from.
     :func:`resume` goes on with it after an interruption. Raises InputError for a run that is not finished, a store
     that does not fit it or has a task without episodes, wrong settings, and a folder that exists already; nothing
     is written then.
     """
-    from goskill.data import EpisodeStore
     from goskill.methods import Sources
     from goskill.training import RunFolder
     from goskill.training.devices import choose_execution
@@ -103,16 +107,17 @@ def finetune(
     )
     choose_execution(settings.training)  # raises before anything is written
     trained: Any = load_method(origin, method)
-    store = EpisodeStore.open(data)
+    store = open_store(data, RunFolder(Path(out)), labels)
     _check_tasks(store, tuning, preset)
     where = _evaluation_suite(store, suite, tuning)
     learner = trained.fine_tune(settings.method, Sources(store), settings.training)
     settings = replace(settings, method=learner.settings)
     came_from = {"run": str(origin.path.resolve()), "checkpoint": _checkpoint(origin)}
+    prompts = chosen_prompts(learner, store)
     record = {**record_of(settings, Sources(store)), SECTION: {**came_from, **to_mapping(tuning)}}
     run = RunFolder.create(out, record)
     milestones = _evaluations(run, learner, settings, store, where, tuning, workers)
-    train_into(run, learner, settings, store, milestones=milestones)
+    train_into(run, learner, settings, store, prompts=prompts, milestones=milestones)
     return run
 
 
@@ -141,6 +146,7 @@ def resume(
     workers: int | None = None,
     suite: str | Suite | None = None,
     method: Choice | None = None,
+    labels: PathLike | None = None,
 ) -> RunFolder:
     """Go on with an interrupted fine-tuning; on the CPU it ends with the same bits as one that was not interrupted.
 
@@ -148,7 +154,6 @@ def resume(
     ``path`` may be given to make sure that ``out`` came from that run. Raises InputError for a folder that
     :func:`finetune` did not make, came from another run, or was started with other settings.
     """
-    from goskill.data import EpisodeStore
     from goskill.methods import Sources
     from goskill.training import RunFolder
 
@@ -172,14 +177,15 @@ def resume(
             f"{run.path} has no checkpoint yet, and {source.path} has another than it came from"
         )
     trained: Any = load_method(source, method, finished=not begun)
-    store = EpisodeStore.open(data_path(run) if data is None else data)
+    store = open_store(data_path(run) if data is None else data, run, labels)
     where = _evaluation_suite(store, suite, tuning)
     learner = trained.fine_tune(settings.method, Sources(store), settings.training)
+    prompts = chosen_prompts(learner, store)
     record = {**record_of(settings, Sources(store)), SECTION: {**came_from, **to_mapping(tuning)}}
     check_data(run, store.path, record["data"])
     run = RunFolder.create(out, record, resume=True)
     milestones = _evaluations(run, learner, settings, store, where, tuning, workers)
-    train_into(run, learner, settings, store, resume=True, milestones=milestones)
+    train_into(run, learner, settings, store, prompts=prompts, resume=True, milestones=milestones)
     return run
 
 
@@ -198,6 +204,8 @@ def _settings(
     chosen: dict[str, dict[str, Any]],
     overrides: Sequence[str],
 ) -> Settings:
+    from goskill.data.selection import is_indices
+
     training = to_mapping(before.training)
     for name in ("warmup_iterations", "decay_iterations"):
         training[name] = min(training[name], tuning.iterations // 10)
@@ -207,6 +215,8 @@ def _settings(
         "training": training,
         "evaluation": to_mapping(before.evaluation),
     }
+    if is_indices(str(sections["method"].get("prompts", ""))):
+        sections["method"]["prompts"] = "best"  # they are the old data's
     for name in sections:
         sections[name] |= chosen.get(name, {})
     for override in overrides:
@@ -258,7 +268,7 @@ def _evaluations(
 
     if suite is None:
         return None
-    prompts = prompts_of(store, method.prompt_episodes)
+    prompts = prompts_of(store, method.prompt_episodes, method.prompts)
 
     def evaluate(iteration: int) -> str:
         if any(point["iteration"] == iteration for point in read_points(run.evaluations_file)):
@@ -278,6 +288,6 @@ def _evaluations(
             add_point(run.evaluations_file, iteration, results)
         found = results.overall
         success = percentage(found.success)
-        return f"after {iteration} iterations: return {found.returns.value:.0f}, success {success}"
+        return f"after {iteration} iterations: return {amount(found.returns.value)}, success {success}"
 
     return Milestones(tuning.evaluate_every, evaluate)

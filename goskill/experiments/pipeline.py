@@ -12,7 +12,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich import box
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -31,14 +32,17 @@ from goskill.experiments.runs import (
     check_finished,
     evaluate_over_ranks,
     load_method,
+    open_store,
     prompts_of,
     returns_of,
+    rule_elsewhere,
     settings_of,
     suite_of,
     tasks_of,
 )
 from goskill.experiments.suites import choose_tasks, suite_for
 from goskill.experiments.train import train
+from goskill.terminal import Terminal, amount
 
 if TYPE_CHECKING:
     from goskill.data import EpisodeStore
@@ -66,7 +70,7 @@ __all__ = [
 ]
 
 PathLike = str | Path
-console = Console()
+console = Terminal()
 
 
 def collect(
@@ -160,10 +164,13 @@ def show_store(data: PathLike, *, as_json: bool = False) -> None:
     if as_json:
         print(json.dumps(facts, indent=2))
         return
-    table = Table("task", "episodes", "steps", "mean return", "best return")
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("task", overflow="fold")
+    for column in ("episodes", "steps", "mean return", "best return"):
+        table.add_column(column, justify="right", overflow="fold")
     for name, task in facts["tasks"].items():
-        returns = ("" if task[key] is None else f"{task[key]:.0f}" for key in ("return_mean", "return_best"))
-        table.add_row(name, str(task["episodes"]), str(task["steps"]), *returns)
+        returns = ("" if task[key] is None else amount(task[key]) for key in ("return_mean", "return_best"))
+        table.add_row(escape(name), str(task["episodes"]), str(task["steps"]), *returns)
     console.print(table)
     if facts["unfinished"]:
         console.print("unfinished: run the command again that was writing it")
@@ -206,6 +213,7 @@ def evaluate(
     suite: str | Suite | None = None,
     tasks: str | None = None,
     data: PathLike | None = None,
+    prompts: str | None = None,
     workers: int | None = None,
     seed: int = 0,
     device: str | None = None,
@@ -219,7 +227,9 @@ def evaluate(
 
     ``episodes`` are per task, by default as many as the run's settings say. ``suite`` is where the run is evaluated
     instead of where its data was collected or it learned, ``tasks`` some of its tasks. ``data`` is a store with
-    demonstrations of tasks that the run never saw. ``video`` also films the first episode of each task into the
+    demonstrations of tasks that the run never saw. ``prompts`` chooses among its episodes, or those that the run
+    keeps: a rule of :func:`goskill.data.selection.select_episodes`, or a ``.json`` file of indices; by default the
+    run's rule, or the best where that was a file. ``video`` also films the first episode of each task into the
     folder's ``videos``. ``out`` is a file for the results (and a CSV file beside it) instead of the run's
     ``results.json``. ``method`` is the class that the run was trained with, where its name does not say all.
     ``checkpoint`` is the name of one of the run's, "newest" of a run under way.
@@ -237,7 +247,8 @@ def evaluate(
     chosen_device = choose_device(device or "auto")
     distributed.start(chosen_device)
     learned = load_method(run, method, checkpoint=checkpoint)
-    found, chosen, prompts = _where(run, suite, tasks, data, learned.prompt_episodes)
+    rule = prompts or ("best" if data is None else rule_elsewhere(learned))
+    found, chosen, demonstrations = _where(run, suite, tasks, data, learned.prompt_episodes, rule)
     if video:
         found.require_rendering()
     for module in learned.modules.values():
@@ -251,7 +262,7 @@ def evaluate(
             chosen,
             episodes,
             suite=found,
-            prompts=prompts,
+            prompts=demonstrations,
             seed=seed,
             workers=distributed.workers(workers),
             progress=report if distributed.rank() == 0 else None,
@@ -264,7 +275,13 @@ def evaluate(
     if video:
         with _progress("filming") as report:
             films = film(
-                policy, chosen, run.path / "videos", suite=found, prompts=prompts, seed=seed, progress=report
+                policy,
+                chosen,
+                run.path / "videos",
+                suite=found,
+                prompts=demonstrations,
+                seed=seed,
+                progress=report,
             )
         console.print(
             f"filmed {', '.join(path.name for path in films)} in {run.path / 'videos'}", highlight=False
@@ -304,7 +321,12 @@ def push(
 
 
 def _where(
-    run: RunFolder, suite: str | Suite | None, tasks: str | None, data: PathLike | None, count: int
+    run: RunFolder,
+    suite: str | Suite | None,
+    tasks: str | None,
+    data: PathLike | None,
+    count: int,
+    rule: str,
 ) -> tuple[Suite, list[str], Prompts]:
     """The suite and tasks that a run is evaluated in, and ``count`` demonstrations of each from ``data`` or the run."""
     from goskill.data import EpisodeStore
@@ -317,11 +339,12 @@ def _where(
         return found, tasks_in(found, tasks or tasks_of(run) or None)[1], {}
     store = EpisodeStore.open(run.prompts if data is None else data)
     check_finished(store)
-    prompts = prompts_of(store, count)
+    prompts = prompts_of(store, count, rule)
+    prompted = list(prompts) if count else store.tasks
     given = suite or (suite_of(run) if suite_of_store(store) is None else None)
-    found = suite_for(store, given, tasks=() if tasks is not None else list(prompts))
-    chosen = tasks_in(found, tasks)[1] if tasks is not None else list(prompts)
-    missing = [task for task in chosen if task not in prompts]
+    found = suite_for(store, given, tasks=() if tasks is not None else prompted)
+    chosen = tasks_in(found, tasks)[1] if tasks is not None else prompted
+    missing = [task for task in chosen if count and task not in prompts]
     if missing:
         hint = ": give an episode store that has some with --data" if data is None else ""
         raise InputError(f"{data or run.path} has no demonstrations of {', '.join(missing)}{hint}")
@@ -352,12 +375,14 @@ def diagnose(path: PathLike, data: PathLike, *, as_json: bool = False, **options
     return document
 
 
-def label(path: PathLike, data: PathLike, *, device: str | None = None) -> str:
+def label(
+    path: PathLike, data: PathLike, *, device: str | None = None, labels: PathLike | None = None
+) -> str:
     """Label every step of a store with a run's skills; returns the name of the label column.
 
+    ``labels`` is the folder for it, by default beside the data, or in the run where that cannot be written to.
     Interrupted, it goes on where it was when it is called again. Under torchrun the ranks share the work.
     """
-    from goskill.data import EpisodeStore
     from goskill.methods import HasSkills
     from goskill.training import RunFolder, choose_device, distributed
 
@@ -366,7 +391,7 @@ def label(path: PathLike, data: PathLike, *, device: str | None = None) -> str:
     if not isinstance(method, HasSkills) or not method.discrete_skills:
         name = settings_of(run).name
         raise InputError(f"{path}: this run of {name} has no codebook of skills to label with")
-    store = EpisodeStore.open(data)
+    store = open_store(data, run, labels)
     check_finished(store)
     chosen_device = choose_device(device or "auto")
     distributed.start(chosen_device)
@@ -405,7 +430,7 @@ def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    progress = Progress(*columns, console=Console(stderr=True))
+    progress = Progress(*columns, console=Terminal(stderr=True))
     bar = progress.add_task(title, total=None)
     with ExitStack() as shown:
 

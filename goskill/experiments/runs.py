@@ -121,11 +121,14 @@ def settings_from(
     ablations: Sequence[str] = (),
 ) -> Settings:
     """Settings of a method from plain sections. Raises InputError that names what is wrong."""
+    from goskill.data.selection import read_rule
     from goskill.training import TrainingSettings
 
     plain = {section: dict(values) for section, values in sections.items()}
     plain["method"] |= entry.ablated(ablations)
     sections = presets.override(plain, overrides)
+    if isinstance(sections["method"].get("prompts"), str):
+        sections["method"]["prompts"] = read_rule(sections["method"]["prompts"])
     return Settings(
         entry,
         from_mapping(DataSettings, sections["data"], "data"),
@@ -184,6 +187,16 @@ def action_repeat_of(run: RunFolder) -> int:
 def tasks_of(run: RunFolder) -> list[str]:
     """The tasks of its suite that a run learns in."""
     return [str(task) for task in _record(run)["data"].get("suite_tasks", ())]
+
+
+def open_store(data: str | Path, run: RunFolder, labels: str | Path | None = None) -> EpisodeStore:
+    """A store whose labels go to the folder ``labels``, by default beside the data, or into the run if they cannot."""
+    from goskill.data import EpisodeStore
+
+    store = EpisodeStore.open(data, labels=labels)
+    if labels is None and not store.takes_labels:
+        store = EpisodeStore.open(data, labels=run.labels)
+    return store
 
 
 def check_finished(store: EpisodeStore) -> None:
@@ -260,6 +273,17 @@ def find_checkpoint(run: RunFolder, name: str | None) -> Checkpoint:
             )
         return read_checkpoint(path)
     found = _last_checkpoint(run) if name is None else Checkpoints(run.checkpoints).newest()
+    return _there(run, found)
+
+
+def newest_checkpoint(run: RunFolder) -> Checkpoint:
+    """The newest whole checkpoint of a run, finished or under way. Raises CheckpointError if there is none."""
+    from goskill.training import Checkpoints
+
+    return _there(run, Checkpoints(run.checkpoints).newest())
+
+
+def _there(run: RunFolder, found: Checkpoint | None) -> Checkpoint:
     if found is None:
         raise CheckpointError(
             f"{run.checkpoints} holds no whole checkpoint: "
@@ -291,16 +315,17 @@ def train_into(
     settings: Settings,
     store: EpisodeStore | None,
     *,
+    prompts: Mapping[str, Sequence[int]],
     resume: bool = False,
     milestones: Milestones | None = None,
 ) -> None:
-    """Train a method into ``run``, which also keeps prompts of ``store`` and counts the skills of its episodes."""
+    """Train a method into ``run``, which also keeps these ``prompts`` of ``store`` and counts its episodes' skills."""
     from goskill.evaluation import DataSkills
     from goskill.methods import HasSkills
     from goskill.training import Trainer, distributed
 
-    if distributed.rank() == 0 and store is not None:
-        keep_prompts(store, run, method.prompt_episodes)
+    if distributed.rank() == 0 and store is not None and method.prompt_episodes:
+        keep_prompts(store, run, prompts, method.prompts)
     Trainer(method, run, settings.training, milestones=milestones).train(resume=resume)
     if store is not None and isinstance(method, HasSkills) and method.discrete_skills:
         column = method.label(store)
@@ -319,18 +344,30 @@ def evaluate_over_ranks(policy: Policy, tasks: Sequence[str], episodes: int, **o
     return merge([one for one in distributed.gather(part) if one is not None], tasks)
 
 
-def keep_prompts(store: EpisodeStore, run: RunFolder, count: int) -> None:
-    """Copy each task's best episodes into a run, so that it can be evaluated without its data."""
+def chosen_prompts(method: Method, store: EpisodeStore | None) -> dict[str, list[int]]:
+    """The episodes of a store that are a method's prompts, by task. Raises InputError for a rule that does not fit."""
+    from goskill.data.selection import select_episodes
+
+    if store is None or not method.prompt_episodes:
+        return {}
+    return select_episodes(store, method.prompts, method.prompt_episodes)
+
+
+def keep_prompts(store: EpisodeStore, run: RunFolder, chosen: Mapping[str, Sequence[int]], rule: str) -> None:
+    """Copy each task's prompts into a run, so that it can be evaluated without its data."""
     from goskill.data import StoreWriter
+    from goskill.data.selection import is_indices
     from goskill.rollouts.collection import suite_of_store
 
     if run.prompts.exists():
         return
     unfinished = run.path / ".prompts"
     shutil.rmtree(unfinished, ignore_errors=True)
+    count = max(map(len, chosen.values()), default=0)
+    by = "return" if rule == "best" else "index" if is_indices(rule) else rule
     origin: dict[str, Any] = {
         "source": str(store.path),
-        "selection": f"the {count} episodes of highest return of each task",
+        "selection": f"{count} episodes of each task by {by}",
     }
     name = suite_of_store(store)
     if name is not None:
@@ -340,8 +377,8 @@ def keep_prompts(store: EpisodeStore, run: RunFolder, count: int) -> None:
     with StoreWriter(
         unfinished, store.observation_dim, store.action_dim, store.tasks, provenance=origin
     ) as writer:
-        for task in store.tasks:
-            for index in store.best_episodes(task, count):
+        for task, indices in chosen.items():
+            for index in indices:
                 episode = store.episode(index)
                 writer.append(
                     task=task,
@@ -353,13 +390,22 @@ def keep_prompts(store: EpisodeStore, run: RunFolder, count: int) -> None:
     os.replace(unfinished, run.prompts)
 
 
-def prompts_of(store: EpisodeStore, count: int) -> Prompts:
-    """Each task's best episodes as demonstrations; tasks without episodes are left out."""
+def prompts_of(store: EpisodeStore, count: int, rule: str = "best") -> Prompts:
+    """Up to ``count`` of each task's episodes by a rule as demonstrations; tasks without episodes are left out."""
+    from goskill.data.selection import read_rule, select_episodes
     from goskill.rollouts import Demonstration
 
+    if count == 0 or store.num_episodes == 0:
+        return {}
     prompts = {}
-    for task in store.tasks:
-        best = [store.episode(index) for index in store.best_episodes(task, count)]
-        if best:
-            prompts[task] = [Demonstration(one.observations, one.actions, one.rewards) for one in best]
+    for task, indices in select_episodes(store, read_rule(rule), count).items():
+        chosen = [store.episode(index) for index in indices]
+        prompts[task] = [Demonstration(one.observations, one.actions, one.rewards) for one in chosen]
     return prompts
+
+
+def rule_elsewhere(method: Method) -> str:
+    """How a method's prompts are chosen in another store than it learned from, where indices mean nothing."""
+    from goskill.data.selection import is_indices
+
+    return "best" if is_indices(method.prompts) else method.prompts

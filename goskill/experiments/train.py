@@ -18,7 +18,9 @@ from goskill.experiments.runs import (
     Settings,
     check_data,
     check_finished,
+    chosen_prompts,
     data_path,
+    open_store,
     read_settings,
     record_of,
     settings_of,
@@ -52,6 +54,7 @@ def train(
     suite: str | Suite | None = None,
     tasks: Sequence[str] = (),
     workers: int | None = None,
+    labels: PathLike | None = None,
 ) -> RunFolder:
     """Train a method into a run folder, or go on with an interrupted run.
 
@@ -67,11 +70,11 @@ def train(
             iterations makes it longer.
         suite, tasks, workers: environments to learn in, for methods that do, which of its tasks, and how many
             processes step them.
+        labels: the folder for labels of the data, by default beside it, or in ``out`` where it cannot be written to.
 
     Raises InputError for wrong settings, a store or suite that does not fit them, and a folder that exists already
     without ``resume``; nothing is written then.
     """
-    from goskill.data import EpisodeStore
     from goskill.experiments import finetuning
     from goskill.training import RunFolder
     from goskill.training.devices import choose_execution
@@ -80,7 +83,7 @@ def train(
     if begun and (Path(out) / ORIGIN).exists():
         raise InputError(f"{out} is an exported run, which has no optimisers to go on with: fine-tune it")
     if begun and preset is None and finetuning.was_finetuned(out):
-        return finetuning.resume(out, data, overrides=overrides, method=method)
+        return finetuning.resume(out, data, overrides=overrides, method=method, labels=labels)
     if begun:
         data = data or data_path(RunFolder.open(out)) or None
     overrides = _with_numbers(overrides, data)
@@ -90,16 +93,18 @@ def train(
         chosen = method or DEFAULT_METHOD
         settings = read_settings(preset or DEFAULT_PRESET, overrides, method=chosen, ablations=ablations)
     choose_execution(settings.training)  # raises before anything is written
-    store = None if data is None else EpisodeStore.open(data)
+    store = None if data is None else open_store(data, RunFolder(Path(out)), labels)
     sources = _sources(settings, store, suite, tasks, workers, RunFolder.open(out) if begun else None)
+    sources = replace(sources, folder=RunFolder(Path(out)).made)
     learner = settings.entry.method.create(settings.method, sources, settings.training)
     settings = replace(settings, method=learner.settings)
+    prompts = chosen_prompts(learner, store)
     record = record_of(settings, sources)
     if begun and sources.store is not None:
         check_data(RunFolder.open(out), sources.store.path, record["data"])
     schedule = {f"method.{name}" for name in settings.entry.method.schedule}
     run = RunFolder.create(out, record, resume=begun, may_grow=schedule)
-    train_into(run, learner, settings, sources.store, resume=begun)
+    train_into(run, learner, settings, sources.store, prompts=prompts, resume=begun)
     return run
 
 

@@ -39,8 +39,8 @@ def draw_mazes(
 ) -> Figure:
     """A maze from above in each panel, rows going down: trajectories, a cross at the start, a ring around the goal.
 
-    ``walls`` is bool [rows, columns] (`goskill.envs.maze.Layout.walls`). Observations of the suite ``maze`` will do as
-    trajectories. Raises InputError for arrays of other shapes, and without a panel.
+    ``walls`` is bool [rows, columns] (`goskill.envs.maze.MazeLayout.walls`). Observations of the suite ``maze`` will
+    do as trajectories. Raises InputError for arrays of other shapes, and without a panel.
     """
     walls = np.asarray(walls)
     if walls.ndim != 2 or walls.dtype != np.bool_:

@@ -79,11 +79,12 @@ def _draw_skills(folder: Path, results: Results) -> list[Path]:
     skills = results.skills
     if skills is None:
         return []
-    panels = {"evaluation": skills.usage}
+    panels = {"decisions in evaluation": skills.usage}
     if (folder / DATA_SKILLS).is_file():
         in_data = DataSkills.load(folder / DATA_SKILLS)
         if in_data.count == skills.count:
-            panels = {"data": {t: u for t, u in in_data.usage.items() if t in skills.usage}, **panels}
+            of_data = {task: usage for task, usage in in_data.usage.items() if task in skills.usage}
+            panels = {"steps of the data": of_data, **panels}
     written = save(draw_skill_usage(panels), folder / "figures", "skill_usage")
     strips = []
     for task, chosen in skills.first_episode.items():

@@ -61,7 +61,7 @@ def draw_skill_usage(panels: Mapping[str, Mapping[str, Sequence[int]]]) -> Figur
     bar = figure.colorbar(
         image,
         ax=axes,
-        label="share of the task's decisions",
+        label="share within the task",
         aspect=30,
         pad=0.02,
         shrink=min(1.0, 14 / len(tasks)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
@@ -35,6 +36,7 @@ class Sources:
     suite_name: str = ""  # under which it is found again
     tasks: tuple[str, ...] = ()  # of the suite, to learn in; (): all
     workers: int | None = None  # processes that step environments; None: one per core
+    folder: Path | None = None  # where a method may keep what it makes of its data, in a folder of the run
 
     def episodes(self) -> EpisodeStore:
         """The store. Raises InputError if there is none."""
@@ -100,6 +102,11 @@ class Method(ABC):
     def prompt_episodes(self) -> int:
         """How many of a task's episodes a run keeps as demonstrations for its policy."""
         return int(getattr(self.settings, "prompt_episodes", 0))
+
+    @property
+    def prompts(self) -> str:
+        """Which episodes these are, a rule of :func:`goskill.data.selection.select_episodes`."""
+        return str(getattr(self.settings, "prompts", "best"))
 
 
 @runtime_checkable

@@ -39,7 +39,11 @@ _BUILT_IN: Mapping[str, str] = MappingProxyType(
         "td3_bc": "goskill.methods.td3_bc",
         "pcgrad": "goskill.methods.td3_bc",
         "soft_modularization": "goskill.methods.td3_bc",
+        "srtd": "goskill.methods.srtd",
+        "srtd_id": "goskill.methods.srtd",
         "bc": "goskill.methods.bc",
+        "skill_prior": "goskill.methods.skill_prior",
+        "spirl": "goskill.methods.spirl",
     }
 )
 _ENTRIES: dict[str, Entry] = {}

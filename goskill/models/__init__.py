@@ -8,12 +8,13 @@ from goskill.models.decision_transformer import (
     DecisionTransformer,
     scale_tables,
 )
+from goskill.models.diagonal_normal import DiagonalNormal
 from goskill.models.ensemble import EnsembleLinear, EnsembleMLP, mlp
 from goskill.models.goal_encoder import GoalEncoder
 from goskill.models.normalize import Normalize
 from goskill.models.padding import padding_last, take_rows
 from goskill.models.skill_decoder import SkillDecoder
-from goskill.models.skill_policy import SkillPolicy
+from goskill.models.skill_policy import SkillPolicyTransformer
 from goskill.models.squashed_normal import SquashedNormal
 from goskill.models.step_decoder import StepDecoder
 from goskill.models.transformer import CausalTransformer, KeyValueCache
@@ -25,13 +26,14 @@ __all__ = [
     "DecisionContext",
     "DecisionTransformer",
     "Decisions",
+    "DiagonalNormal",
     "EnsembleLinear",
     "EnsembleMLP",
     "GoalEncoder",
     "KeyValueCache",
     "Normalize",
     "SkillDecoder",
-    "SkillPolicy",
+    "SkillPolicyTransformer",
     "SquashedNormal",
     "StepDecoder",
     "mlp",

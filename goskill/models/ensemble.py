@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +47,16 @@ class EnsembleMLP(nn.Module):
             x = F.relu(layer(x))
         outputs: Tensor = self.layers[-1](x)
         return outputs
+
+    def of_members(self, x: Tensor, member: Tensor) -> Tensor:
+        """Each row by a member of its own: [N, inputs], int64 [N] -> [N, outputs]."""
+        x = x[:, None]
+        layers: Any = self.layers
+        for index, layer in enumerate(layers):
+            x = torch.baddbmm(layer.bias[member], x, layer.weight[member])
+            if index < len(layers) - 1:
+                x = F.relu(x)
+        return x[:, 0]
 
 
 def mlp(sizes: Sequence[int], *, last: type[nn.Module] | None = None) -> nn.Sequential:

@@ -25,7 +25,7 @@ class SkillEmbedding(DecisionEmbedding):
         return token
 
 
-class SkillPolicy(DecisionTransformer):
+class SkillPolicyTransformer(DecisionTransformer):
     """Scores of the next skill from a prompt and the history, read at the state tokens.
 
     ``output_size`` is the number of skills, or the embedding size for continuous skills. With ``skill_count``

@@ -36,8 +36,11 @@ class StepDecoder(nn.Module):
         self.embed_reached = nn.Linear(embedding_size, width, bias=False) if reached_goal else None
         self.embed_state = nn.Linear(observation_dim, width)
         self.embed_step = nn.Embedding(horizon, width)
-        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(layers - 1))
+        self.hidden = nn.ModuleList([nn.Linear(width, width) for _ in range(layers - 1)])
         self.action_head = ActionHead(width, action_dim, max(1, heads_per_skill))
+        # torch's own bounds shrink what centimetres make of a state by 2.4 in each layer.
+        for layer in (self.embed_state, *self.hidden):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
     def forward(
         self,

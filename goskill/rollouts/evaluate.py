@@ -16,7 +16,7 @@ from goskill.errors import InputError
 from goskill.evaluation.results import UNKNOWN, Protocol, Results, Skills, TaskEpisodes, package_versions
 from goskill.rollouts.batch_run import BatchRun, Moment, VectorEnv, has_skills, skill_history
 from goskill.rollouts.policy import Policy, Prompts
-from goskill.rollouts.schedule import EpisodeKey, Part, schedule
+from goskill.rollouts.schedule import EnvironmentPart, EpisodeKey, schedule
 from goskill.rollouts.side_by_side import half_of_torchs_threads, run_side_by_side
 from goskill.seeds import check_seed
 
@@ -119,7 +119,7 @@ class _Rollout:
         self._lock = Lock()
         self.results = self._collected.results
 
-    def play_halves(self, parts: Sequence[Part], workers: int) -> None:
+    def play_halves(self, parts: Sequence[EnvironmentPart], workers: int) -> None:
         """Parts with workers and a policy each, side by side where there is a worker for each."""
         shares = [max(workers // len(parts), min(workers, 1)) for _ in parts]
         jobs = [
@@ -133,7 +133,7 @@ class _Rollout:
                 for job in jobs:
                     job(Event())
 
-    def play(self, policy: Policy, workers: int, part: Part, stop: Event) -> None:
+    def play(self, policy: Policy, workers: int, part: EnvironmentPart, stop: Event) -> None:
         """All rounds of a part, in one set of environments, until ``stop`` is set."""
         environments = self._open(part.environments, workers)
         try:

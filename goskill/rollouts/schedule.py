@@ -23,7 +23,7 @@ _LEAST_HALF = 16
 
 
 @dataclass(frozen=True)
-class Part:
+class EnvironmentPart:
     """Environments and the episode of each, round by round; every round has the same shape."""
 
     environments: list[str]
@@ -31,7 +31,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Group:
+class TaskGroup:
     """Tasks that run side by side, ``copies`` environments each, for as many rounds as the episodes need."""
 
     tasks: tuple[str, ...]
@@ -39,12 +39,12 @@ class Group:
     episodes: int
 
     @property
-    def whole(self) -> Part:
+    def whole(self) -> EnvironmentPart:
         """All environments. Tasks alternate, so that worker processes get equal shares."""
         return self._part([(copy, task) for copy in range(self.copies) for task in self.tasks])
 
     @property
-    def halves(self) -> list[Part]:
+    def halves(self) -> list[EnvironmentPart]:
         """The environments in two parts that have few tasks in common; in one where they are few."""
         places = [(copy, task) for task in self.tasks for copy in range(self.copies)]
         if len(places) < 2 * _LEAST_HALF:
@@ -52,7 +52,7 @@ class Group:
         middle = len(places) // 2
         return [self._part(sorted(half)) for half in (places[:middle], places[middle:])]
 
-    def _part(self, places: list[tuple[int, str]]) -> Part:
+    def _part(self, places: list[tuple[int, str]]) -> EnvironmentPart:
         """Environments left over in the last round repeat an episode."""
         rounds = [
             [
@@ -61,10 +61,10 @@ class Group:
             ]
             for first in range(0, self.episodes, self.copies)
         ]
-        return Part([task for _, task in places], rounds)
+        return EnvironmentPart([task for _, task in places], rounds)
 
 
-def schedule(tasks: Sequence[str], episodes: int, batch: int) -> Iterator[Group]:
+def schedule(tasks: Sequence[str], episodes: int, batch: int) -> Iterator[TaskGroup]:
     """Split tasks x episodes into groups of at most ``batch`` environments, as equal as possible.
 
     Environments are made once per group and serve every round of it.
@@ -73,4 +73,4 @@ def schedule(tasks: Sequence[str], episodes: int, batch: int) -> Iterator[Group]
     bounds = [len(tasks) * i // count for i in range(count + 1)]
     for low, high in pairwise(bounds):
         rounds = -(-episodes // min(episodes, batch // (high - low)))
-        yield Group(tuple(tasks[low:high]), -(-episodes // rounds), episodes)
+        yield TaskGroup(tuple(tasks[low:high]), -(-episodes // rounds), episodes)

@@ -6,8 +6,9 @@ import contextlib
 import time
 from collections.abc import Mapping
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from goskill.terminal import Terminal
 
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -16,7 +17,7 @@ class TrainingProgress:
     """A bar per phase on a terminal, an occasional line elsewhere, nothing when not ``shown``."""
 
     def __init__(self, shown: bool) -> None:
-        self._console = Console(stderr=True)
+        self._console = Terminal(stderr=True)
         self._shown = shown
         self._bar: Progress | None = None
         if shown and self._console.is_terminal:
@@ -45,7 +46,7 @@ class TrainingProgress:
         """One line that stays. A terminal that has gone does not end the run."""
         if self._shown:
             with contextlib.suppress(OSError):
-                self._console.print(text, highlight=False)
+                self._console.print(text, highlight=False, soft_wrap=True)
 
     def begin(self, name: str, total: int, completed: int) -> None:
         """A phase of ``total`` iterations begins or goes on after ``completed`` of them."""

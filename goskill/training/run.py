@@ -32,6 +32,9 @@ SINCE_ADDED: Mapping[str, Any] = {
     "method.skill_noise": 0.0,
     "method.policy_every": 1,
     "method.table_std": 1.0,
+    "method.prompts": "best",
+    "method.tell_task": False,
+    "method.told_tasks": [],
 }
 
 
@@ -64,6 +67,16 @@ class RunFolder:
     @property
     def prompts(self) -> Path:
         return self.path / "prompts"
+
+    @property
+    def made(self) -> Path:
+        """What a method makes of its data, such as further episodes."""
+        return self.path / "made"
+
+    @property
+    def labels(self) -> Path:
+        """Where labels of data go that cannot be written to."""
+        return self.path / "labels"
 
     @property
     def profile(self) -> Path:

@@ -13,13 +13,17 @@ operations=(csrc/parallel.cpp $(find csrc/ops -name '*.cpp' ! -name 'register_*'
 # GCC's own intrinsics begin from variables without a value.
 flags=(-std=c++17 -O1 -g -fno-omit-frame-pointer -ffp-contract=off -Wall -Wextra -Wno-maybe-uninitialized -Wno-uninitialized -Icsrc -Itests/csrc -pthread)
 
-compile() {  # compile OUTPUT DRIVER SOURCES FLAG...
-    local output=$1 driver=$2 coverage=${coverage:-} objects=()
+compile() {  # compile OUTPUT DRIVER SOURCES FLAG..., all sources at the same time
+    local output=$1 driver=$2 coverage=${coverage:-} objects=() compilers=()
     local -n sources=$3
     shift 3
     for source in "${sources[@]}"; do
         objects+=("$output.$(basename "$source").o")
-        $CXX "${flags[@]}" "$@" $coverage -c "$source" -o "${objects[-1]}"
+        $CXX "${flags[@]}" "$@" $coverage -c "$source" -o "${objects[-1]}" &
+        compilers+=($!)
+    done
+    for compiler in "${compilers[@]}"; do
+        wait "$compiler" || return 1
     done
     $CXX "${flags[@]}" "$@" "tests/csrc/$driver.cpp" "${objects[@]}" -o "$output"
 }

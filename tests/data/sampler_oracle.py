@@ -109,6 +109,7 @@ def transition_batch(
     normalize: bool,
     seed: int,
     balance: str,
+    window: tuple[int, int] | None = None,
     **choice: object,
 ) -> dict[str, np.ndarray]:
     rows = []
@@ -133,9 +134,33 @@ def transition_batch(
                 "task": np.int64(store.episode_task[episode]),
                 "skill": np.int64(store.labels("skills")[store.episode_start[episode] + start]),
                 **{name: data.columns[name][start] for name in columns},
+                **({} if window is None else window_around(store, episode, start, *window, normalize)),
             }
         )
     return stack(rows)
+
+
+def window_around(
+    store: EpisodeStore, episode: int, start: int, before: int, after: int, normalize: bool
+) -> dict[str, np.ndarray]:
+    data = store.episode(episode)
+    length, steps = len(data.rewards), range(start - before, start + after)
+    nothing = np.zeros(store.observation_dim, np.float32)
+    return {
+        "window_observations": np.stack(
+            [
+                normalized(store, data.observations[t], normalize) if 0 <= t <= length else nothing
+                for t in range(start - before, start + after + 1)
+            ]
+        ),
+        "window_actions": np.stack(
+            [data.actions[t] if 0 <= t < length else 0 * data.actions[0] for t in steps]
+        ),
+        "window_rewards": np.array(
+            [data.rewards[t] if 0 <= t < length else 0 for t in steps], dtype=np.float32
+        ),
+        "window_mask": np.array([0 <= t < length for t in steps]),
+    }
 
 
 def segment(

@@ -9,7 +9,7 @@ import pytest
 from store_builders import ACTION_DIM, OBSERVATION_DIM
 
 from goskill.data import ContextSampler, EpisodeStore, StoreWriter
-from goskill.data.selection import select_episodes, top_episodes
+from goskill.data.selection import best_share, select_episodes
 from goskill.errors import InputError
 
 COLUMNS = {"level": "u8", "kept": bool, "source": "U8"}
@@ -106,13 +106,13 @@ def test_success_that_was_not_recorded_is_not_failure(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("share", "expected"),
-    [(0.01, [1, 2]), (0.5, [1, 2, 3]), (0.75, [0, 1, 2, 3, 4]), (1, [0, 1, 2, 3, 4, 5])],
+    [(0.01, [1, 2]), (0.5, [1, 2, 3]), (0.75, [0, 1, 2, 3, 4]), (1, None)],
 )
-def test_the_best_share_of_each_task(store: EpisodeStore, share: float, expected: list[int]) -> None:
-    assert top_episodes(store, share) == expected
+def test_the_best_share_of_each_task(store: EpisodeStore, share: float, expected: list[int] | None) -> None:
+    assert best_share(store, share) == expected
 
 
 @pytest.mark.parametrize("share", [0, 1.1, float("nan"), True, "half"])
 def test_shares_outside_are_refused(store: EpisodeStore, share) -> None:
     with pytest.raises(InputError, match="share"):
-        top_episodes(store, share)
+        best_share(store, share)

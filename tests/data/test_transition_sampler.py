@@ -45,6 +45,7 @@ def arrays(batch: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
     seed=st.integers(0, 2**63 - 1),
     episodes=st.none() | st.lists(st.integers(0, 11), min_size=1, max_size=12, unique=True),
     weighted=st.booleans(),
+    window=st.none() | st.tuples(st.integers(0, 60), st.integers(1, 60)) | st.just((3, 0)),
     placement=st.sampled_from([{}, {"resident": True}, {"threads": 3}]),
 )
 def test_transitions_equal_the_numpy_oracle(
@@ -61,6 +62,7 @@ def test_transitions_equal_the_numpy_oracle(
     seed: int,
     episodes: list[int] | None,
     weighted: bool,
+    window: tuple[int, int] | None,
     placement: dict[str, Any],
 ) -> None:
     weights = None
@@ -77,6 +79,7 @@ def test_transitions_equal_the_numpy_oracle(
         labels="skills",
         columns=columns,
         normalize=normalize,
+        window=window,
         seed=seed,
         episodes=episodes,
         episode_weights=weights,
@@ -94,6 +97,7 @@ def test_transitions_equal_the_numpy_oracle(
         normalize,
         seed,
         balance,
+        window,
         episodes=None if episodes is None else sorted(episodes),
         episode_weights=weights,
     )
@@ -198,6 +202,9 @@ def test_where_nothing_says_how_episodes_end_one_has_to(uneven: EpisodeStore) ->
         ({"balance": "class"}, "balance: expected one of transition, task, episode, skill, got 'class'"),
         ({"balance": "skill"}, "labels"),
         ({"columns": ["image"]}, "column: .* got 'image'"),
+        ({"window": (0, 0)}, "window: expected 1 to .* steps, got 0 and 0"),
+        ({"window": (-1, 2)}, "window"),
+        ({"window": 3}, r"window: expected \(before, after\) or None, got 3"),
         ({"columns": "feature"}, "columns: expected a sequence of names"),
         ({"columns": [3]}, "columns: expected a sequence of names"),
         ({"columns": ["terminated"]}, "columns: .* got 'terminated'"),

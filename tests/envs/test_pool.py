@@ -209,6 +209,12 @@ def test_wrong_resets_are_refused_by_name(arguments, named):
         pool.reset(**arguments)
 
 
+def test_masks_of_another_type_are_type_errors_as_in_gymnasium():
+    with make_vec(TASKS, workers=0) as pool, pytest.raises(TypeError, match=r"reset_mask.*int64") as raised:
+        pool.reset(options={"reset_mask": np.array([1, 0, 1])})
+    assert isinstance(raised.value, InputError)
+
+
 def test_a_worker_that_dies_is_named_and_the_pool_is_closed():
     pool = make_vec(TASKS, workers=2)
     pool.reset(seed=0)

@@ -231,3 +231,15 @@ def test_more_workers_than_cores_are_warned_about():
         EnvironmentPool(["short"], suite=SUITE, workers=3000) as pool,
     ):
         assert pool.num_workers == 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_environments_stepped_together_know_their_seeds(workers):
+    with make_vec(["maze-r12-c07"], 3, suite="maze", workers=workers) as pool:
+        assert pool.np_random_seed == (-1, -1, -1)
+        pool.reset(seed=[7, None, 9])
+        pool.reset(seed=[1, 2, 3], options={"reset_mask": np.array([False, True, False])})
+        pool.reset()
+        assert pool.np_random_seed == (7, 2, 9)
+        with pytest.raises(AttributeError, match="stepped together"):
+            pool.get_attr("sim")

@@ -85,9 +85,7 @@ def test_csv_has_a_row_per_episode(tmp_path) -> None:
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path) -> None:
     path = some_results().save(tmp_path / "results.json")
     before = path.read_bytes()
-    broken = some_results(
-        episodes={"reach": episodes_of([1.0, 2.0])}, data={"reach": DataReturns(math.nan, 0, 1)}
-    )
+    broken = some_results(episodes={"reach": episodes_of([1.0, 2.0])}, data={}, versions={"torch": math.nan})
     with pytest.raises(ValueError, match="JSON"):
         broken.save(path)
     assert path.read_bytes() == before

@@ -26,7 +26,7 @@ from goskill.methods.go_skill import (
     predict_skills,
 )
 from goskill.methods.go_skill.losses import PolicyLoss, SkillLoss
-from goskill.methods.prompt_dt.method import ActionLoss
+from goskill.methods.prompt_dt.method import PromptedActionLoss
 from goskill.methods.sequence.predictions import ActionPredictions, SkillPredictions
 from goskill.rollouts import Demonstration
 from goskill.rollouts.collection import collect, episode_seeds
@@ -324,7 +324,7 @@ def test_methods_without_skills_have_action_errors_and_rollouts(
     )
     batch = next(iter(contexts))
     with torch.no_grad():
-        error, _ = ActionLoss(networks, networks.task_index(TASKS))(batch)
+        error, _ = PromptedActionLoss(networks, networks.task_index(TASKS))(batch)
     assert document["actions"]["error"] == pytest.approx(float(error), rel=1e-5)
     assert document["actions"]["steps"] == int(batch["mask"].sum())
     other = write_store(tmp_path / "other", ["push"])

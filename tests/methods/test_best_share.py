@@ -10,11 +10,11 @@ import pytest
 from small_store import begin, small_prompt_dt, small_settings, small_store
 
 from goskill.data import EpisodeStore
+from goskill.data.selection import best_share
 from goskill.errors import InputError
 from goskill.methods.bc import BCSettings, BehaviourCloning
 from goskill.methods.go_skill import GoSkill
 from goskill.methods.prompt_dt import PromptDT
-from goskill.methods.sequence.episode_share import best_share
 from goskill.training import TrainingSettings
 
 
@@ -55,7 +55,7 @@ def test_methods_sample_from_the_best_episodes_alone(name: str, store: EpisodeSt
             seen: set[int] = set()
             for _, batch in zip(range(20), objective.sampler, strict=False):  # type: ignore[arg-type]
                 seen |= set(batch["episode"].tolist())
-            assert seen == set(expected.tolist()), (phase, objective.name)
+            assert seen == set(expected), (phase, objective.name)
 
 
 @pytest.mark.parametrize("share", [0.0, -0.5, 1.5, math.nan])

@@ -41,8 +41,11 @@ def prompts(lengths: Sequence[int] = (30, 17)) -> dict[str, list[Demonstration]]
 class PlainPolicy:
     """One environment, nothing cached: pads, stacks and recomputes everything at every step, in float64."""
 
-    def __init__(self, networks: GoSkillNetworks, shown: Demonstration, target: float) -> None:
+    def __init__(
+        self, networks: GoSkillNetworks, shown: Demonstration, target: float, task: str = ""
+    ) -> None:
         self.networks = networks.double()
+        self.told = torch.tensor([float(known == task) for known in networks.settings.told_tasks]).double()
         self.settings = networks.settings
         self.shown = shown
         self.target = target
@@ -136,7 +139,7 @@ class PlainPolicy:
             networks.vectors(skill),
             skill if self.settings.discrete else None,
             None if reached is None else reached[None],
-            states[None],
+            torch.cat([states, self.told.expand(horizon, -1)], dim=1)[None],
             actions[None],
         )[0, step - begin]
         self.actions.append(action)
@@ -158,6 +161,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "reached_goal": False,
     },
     "context-of-one": {"context": 1},
+    "told-task": {"tell_task": True, "told_tasks": ("short", "right", "left")},
+    "told-task-mlp": {"decoder": "mlp", "tell_task": True, "told_tasks": ("short", "right", "left")},
 }
 
 
@@ -181,7 +186,7 @@ def test_caches_equal_recomputing_everything_over_an_episode(variant: str) -> No
     networks = make_networks(**settings)
     for row, task in enumerate(tasks):
         target = float(shown[task][0].rewards.astype(np.float64).sum())
-        plain = PlainPolicy(networks, shown[task][0], target)
+        plain = PlainPolicy(networks, shown[task][0], target, task)
         with torch.no_grad():
             for step in range(45):
                 expected = plain.act(observations[step, row])

@@ -238,7 +238,7 @@ def test_skills_are_swapped_within_tasks_in_the_share_that_is_asked_for() -> Non
 
 
 def test_only_enhancement_shows_swapped_skills(store: EpisodeStore) -> None:
-    """What is said of the codes' use stays that of the windows' own."""
+    """And nothing is said of the use of codes in its batches, which are balanced by skill."""
     found: dict[tuple[float, bool], dict[str, Tensor]] = {}
     for noise in (0.0, 0.999):
         torch.manual_seed(1)  # k-means draws its first centres
@@ -250,7 +250,9 @@ def test_only_enhancement_shows_swapped_skills(store: EpisodeStore) -> None:
             found[noise, frozen] = {"loss": loss.detach(), **metrics}
     assert torch.equal(found[0.0, False]["loss"], found[0.999, False]["loss"])
     assert not torch.equal(found[0.0, True]["loss"], found[0.999, True]["loss"])
-    assert torch.equal(found[0.0, True]["usage"], found[0.999, True]["usage"])
+    for name in ("usage", "perplexity", "dead_codes"):
+        assert torch.equal(found[0.0, False][name], found[0.999, False][name])
+        assert name not in found[0.0, True]
 
 
 def test_what_lies_past_the_end_of_an_episode_never_matters(store: EpisodeStore) -> None:

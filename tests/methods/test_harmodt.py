@@ -17,7 +17,7 @@ from goskill.methods.harmodt import HarmoDT, HarmoDTPolicy, HarmoDTSettings
 from goskill.methods.harmodt.masks import changes_at, erdos_renyi_densities, exchanged
 from goskill.methods.harmodt.method import task_gradients
 from goskill.methods.prompt_dt import PromptDTPolicy
-from goskill.methods.prompt_dt.method import ActionLoss
+from goskill.methods.prompt_dt.method import PromptedActionLoss
 from goskill.training import RunFolder, Trainer, TrainingSettings
 
 
@@ -97,7 +97,7 @@ def test_one_pass_equals_a_masked_copy_of_the_networks_for_each_task(store: Epis
     for index, task in enumerate(TASKS):
         own = {name: rows[batch["task"] == index] for name, rows in batch.items()}
         copy = networks.of_task(task)
-        error, _ = ActionLoss(copy, None)(own)
+        error, _ = PromptedActionLoss(copy, None)(own)
         error.backward()
         names = [
             name for name, _ in networks.policy.named_parameters() if "blocks" in name and "norm" not in name

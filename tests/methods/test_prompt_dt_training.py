@@ -12,7 +12,7 @@ from small_store import ACTION, OBSERVATION, TASKS, episode, small_prompt_dt, sm
 from goskill.data import EpisodeStore, StoreWriter
 from goskill.errors import CheckpointError, InputError
 from goskill.methods.prompt_dt import PromptDT, PromptDTNetworks, networks_from_state
-from goskill.methods.prompt_dt.method import ActionLoss
+from goskill.methods.prompt_dt.method import PromptedActionLoss
 from goskill.models import Normalize
 from goskill.training import Objective, TrainingSettings
 
@@ -272,7 +272,7 @@ def test_steps_are_static_and_stay_on_the_device(name: str) -> None:
                 f"{prefix}mask": torch.empty(6, length, dtype=torch.bool, device="meta"),
             }
     place = torch.empty(2, dtype=torch.int64, device="meta") if tasks else None
-    loss, metrics = ActionLoss(networks, place)(batch)
+    loss, metrics = PromptedActionLoss(networks, place)(batch)
     loss.backward()
     assert loss.is_meta
     assert all(metric.is_meta and metric.ndim == 0 for metric in metrics.values())

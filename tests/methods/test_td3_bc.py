@@ -16,9 +16,9 @@ from goskill.errors import InputError
 from goskill.methods import find
 from goskill.methods.td3_bc import (
     TD3BC,
-    ActorLoss,
-    CriticLoss,
+    TD3BCActorLoss,
     TD3BCSettings,
+    TD3CriticLoss,
     project_conflicting,
     with_surgery,
 )
@@ -100,14 +100,14 @@ def test_losses_are_those_written_out(store: EpisodeStore) -> None:
     target = batch["rewards"].double().numpy() + 0.9 * ~batch["terminated"].numpy() * future
     taken = batch["actions"].double().numpy()
     expected = ((values(networks.critic, states, taken) - target) ** 2).mean(1).sum()
-    loss, metrics = CriticLoss(networks, index)(batch)
+    loss, metrics = TD3CriticLoss(networks, index)(batch)
     assert float(loss) == pytest.approx(expected, rel=1e-4)
     assert float(metrics["target"]) == pytest.approx(target.mean(), rel=1e-4, abs=1e-6)
 
     own = np.tanh(perceptron(networks.actor.body, 0, states))
     value = values(networks.critic, states, own)[0]
     expected = ((own - taken) ** 2).mean() - 2.5 / np.abs(value).mean() * value.mean()
-    assert float(ActorLoss(networks, index)(batch)[0]) == pytest.approx(expected, rel=1e-4)
+    assert float(TD3BCActorLoss(networks, index)(batch)[0]) == pytest.approx(expected, rel=1e-4)
 
 
 def test_noise_of_target_actions_is_drawn_for_each_sample_and_clipped(store: EpisodeStore) -> None:
@@ -121,7 +121,7 @@ def test_noise_of_target_actions_is_drawn_for_each_sample_and_clipped(store: Epi
 
     made.networks.values = watched  # type: ignore[method-assign]
     batch = batch_of(made)
-    CriticLoss(made.networks, made.networks.task_index(store.tasks))(batch)
+    TD3CriticLoss(made.networks, made.networks.task_index(store.tasks))(batch)
     task = made.networks.task_index(store.tasks)[batch["task"]]  # type: ignore[index]
     following = made.networks.inputs(batch["next_observations"], task)
     moved = seen[0] - made.networks.act(following, made.networks.target_actor)
@@ -166,7 +166,7 @@ def test_surgery_over_tasks_at_once_is_that_of_a_loop(store: EpisodeStore) -> No
     made = method(store, gradient_surgery=True, policy_noise=0.0)
     batch, index = batch_of(made), made.networks.task_index(store.tasks)
     assert batch["task"].tolist() == sorted(batch["task"].tolist())
-    plain = ActorLoss(made.networks, index)
+    plain = TD3BCActorLoss(made.networks, index)
     trained = list(made.networks.actor.parameters())
     gradients, losses = [], []
     for rows in range(3):
@@ -180,7 +180,7 @@ def test_surgery_over_tasks_at_once_is_that_of_a_loop(store: EpisodeStore) -> No
     order = torch.rand(3, 3).argsort(1).numpy()
     expected = surgery_oracle(np.stack(gradients), order) / 3
     torch.manual_seed(5)
-    loss, metrics = with_surgery(ActorLoss(made.networks, index), ["networks.actor"], 3)(batch)
+    loss, metrics = with_surgery(TD3BCActorLoss(made.networks, index), ["networks.actor"], 3)(batch)
     found = torch.cat([g.flatten() for g in torch.autograd.grad(loss, trained)])
     np.testing.assert_allclose(found.numpy(), expected, rtol=2e-3, atol=1e-6)
     assert float(loss) == pytest.approx(np.mean(losses), rel=1e-5)

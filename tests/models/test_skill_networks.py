@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from goskill.errors import InputError
-from goskill.models import Decisions, GoalEncoder, Normalize, SkillDecoder, SkillPolicy
+from goskill.models import Decisions, GoalEncoder, Normalize, SkillDecoder, SkillPolicyTransformer
 from goskill.models.goal_encoder import fold
 
 OBSERVATION, ACTION, EMBEDDING, HORIZON, SKILLS = 7, 3, 6, 5, 4
@@ -126,9 +126,9 @@ def test_multi_head_decoder_applies_the_head_of_each_rows_skill() -> None:
         torch.testing.assert_close(single(**inputs)[row], actions[row], rtol=0, atol=1e-6)
 
 
-def make_policy(skill_count: int = 0) -> SkillPolicy:
+def make_policy(skill_count: int = 0) -> SkillPolicyTransformer:
     torch.manual_seed(3)
-    policy = SkillPolicy(
+    policy = SkillPolicyTransformer(
         OBSERVATION, EMBEDDING, SKILLS, **TRANSFORMER, max_decisions=30, skill_count=skill_count
     ).eval()
     for parameter in policy.parameters():

@@ -1,12 +1,12 @@
 """Conversion of other datasets into episode stores, and of stores into other formats."""
 
+from goskill.data.convert.converters import LAYOUTS, convert
 from goskill.data.convert.hdf5 import from_hdf5, to_hdf5
 from goskill.data.convert.lerobot import from_lerobot
 from goskill.data.convert.merging import merge
 from goskill.data.convert.minari import from_minari
 from goskill.data.convert.minari_export import to_minari
 from goskill.data.convert.npz import from_npz
-from goskill.data.convert.npz_layouts import LAYOUTS, convert
 from goskill.data.convert.ogbench import from_ogbench
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.restricted_pickle import load_prompts

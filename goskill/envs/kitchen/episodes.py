@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from goskill.envs.kitchen.environment import EPISODE_STEPS, KitchenEnv
-from goskill.envs.kitchen.hand import Style
+from goskill.envs.kitchen.hand import HandStyle
 from goskill.envs.kitchen.scripted import ScriptedKitchen
 from goskill.envs.kitchen.simulation import ACTION_DIM, OBSERVATION_DIM
 from goskill.envs.kitchen.tasks import PLAY, SUBTASKS, KitchenTask, kitchen_task
@@ -44,7 +44,7 @@ class KitchenCollector:
         policy = ScriptedKitchen(
             _order(chosen, generator),
             generator,
-            style=Style.drawn(generator),
+            style=HandStyle.drawn(generator),
             noise=generator.uniform(0.0, MOST_NOISE),
             wander=_MOST_WANDER,
         )

@@ -34,7 +34,7 @@ _STATIONS = (
 
 
 @dataclass(frozen=True)
-class Style:
+class HandStyle:
     """How one demonstrator moves.
 
     ``pace`` scales speeds; ``sway`` and ``slip`` are the standard deviations of way-points in free space and of
@@ -50,7 +50,7 @@ class Style:
     grip: float = 0.7
 
     @classmethod
-    def drawn(cls, generator: np.random.Generator) -> Style:
+    def drawn(cls, generator: np.random.Generator) -> HandStyle:
         """A demonstrator at random."""
         return cls(
             pace=generator.uniform(0.85, 1.15),
@@ -77,7 +77,7 @@ Motion = Iterator[Command]
 class Hand:
     """The robot's hand in a kitchen: what it sees in an observation, and motions made of small ones."""
 
-    def __init__(self, style: Style, generator: np.random.Generator) -> None:
+    def __init__(self, style: HandStyle, generator: np.random.Generator) -> None:
         self._style, self._generator = style, generator
         self._arm = Arm()
         self._model: Any = load_model()

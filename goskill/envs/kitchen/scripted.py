@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from goskill.envs.kitchen.arm import JOINTS
-from goskill.envs.kitchen.hand import OPEN, Command, Hand, Motion, Style
+from goskill.envs.kitchen.hand import OPEN, Command, Hand, HandStyle, Motion
 from goskill.envs.kitchen.motions import MOTIONS
 from goskill.envs.kitchen.simulation import ACTION_DIM, MOST_SPEED, START, SUBSTEPS, load_model
 
@@ -18,7 +18,7 @@ _REACH = np.array([0.055] * 4 + [0.09] * 3)
 _GAIN = 0.55
 _MOST_ACTION = 0.9
 _TRIES = 2
-_PLAIN = Style()
+_PLAIN = HandStyle()
 
 
 class ScriptedKitchen:
@@ -34,7 +34,7 @@ class ScriptedKitchen:
         subtasks: Iterable[str],
         generator: np.random.Generator | None = None,
         *,
-        style: Style = _PLAIN,
+        style: HandStyle = _PLAIN,
         noise: float = 0.0,
         wander: int = 0,
     ) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from goskill.envs.kitchen.tasks import GROUPS, kitchen_task
-from goskill.envs.suite import Collector, Env, Expert, Suite
+from goskill.envs.suite import CollectEpisode, Env, Expert, Suite
 
 
 class KitchenSuite(Suite):
@@ -57,7 +57,7 @@ class KitchenSuite(Suite):
 
         return ScriptedKitchen(kitchen_task(task).subtasks)
 
-    def collector(self) -> Collector:
+    def collector(self) -> CollectEpisode:
         from goskill.envs.kitchen.episodes import KitchenCollector
 
         return KitchenCollector()

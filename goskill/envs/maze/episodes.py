@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from goskill.envs.maze.batch import ACTION_DIM, EPISODE_STEPS, OBSERVATION_DIM, REACHED_WITHIN, START_SPREAD
-from goskill.envs.maze.layouts import Cell, Layout
-from goskill.envs.maze.scripted import ScriptedMaze, Style
+from goskill.envs.maze.layouts import Cell, MazeLayout
+from goskill.envs.maze.scripted import PathStyle, ScriptedMaze
 from goskill.envs.maze.simulation import PointMasses
 from goskill.envs.maze.tasks import maze_task
 from goskill.envs.metaworld.tasks import episode_seed
@@ -35,7 +35,7 @@ class MazeCollector:
         start, goal = (
             _ends(chosen.layout, generator) if chosen.goal is None else (chosen.layout.start, chosen.goal)
         )
-        style, noise = Style.drawn(generator), generator.uniform(0.0, MOST_NOISE)
+        style, noise = PathStyle.drawn(generator), generator.uniform(0.0, MOST_NOISE)
         policy = ScriptedMaze(chosen.layout, goal, generator, style=style, noise=noise)
         state = np.empty(OBSERVATION_DIM)
         state[:2] = start + generator.uniform(-START_SPREAD, START_SPREAD, 2)
@@ -43,7 +43,7 @@ class MazeCollector:
         return _roll_out(PointMasses(chosen.layout), state, policy, start, goal, plays)
 
 
-def _ends(layout: Layout, generator: np.random.Generator) -> tuple[Cell, Cell]:
+def _ends(layout: MazeLayout, generator: np.random.Generator) -> tuple[Cell, Cell]:
     """Two cells between which a way leads that is not too short."""
     cells = np.argwhere(np.isfinite(layout.distances(layout.start)))
     while True:

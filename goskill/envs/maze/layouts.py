@@ -25,14 +25,14 @@ _NEIGHBOURS = ((1, 0), (-1, 0), (0, 1), (0, -1))
 
 
 @dataclass(frozen=True)
-class Layout:
+class MazeLayout:
     """Cells by (row, column), of which some are walls. Episodes start in ``start``."""
 
     rows: tuple[str, ...]
     start: Cell
 
     @classmethod
-    def of(cls, rows: str | Iterable[str], start: Sequence[int] | None = None) -> Layout:
+    def of(cls, rows: str | Iterable[str], start: Sequence[int] | None = None) -> MazeLayout:
         """A layout drawn with ``#`` for walls and ``O``, a point, a zero or a space for free cells, row by row.
 
         Episodes start in ``start``, (row, column), by default in the free cell nearest to the middle.
@@ -100,17 +100,17 @@ class Layout:
 
 
 @cache
-def simpl() -> tuple[Layout, dict[str, tuple[Cell, ...]]]:
+def simpl() -> tuple[MazeLayout, dict[str, tuple[Cell, ...]]]:
     """SiMPL's maze (20 x 20 cells and a border), and its goals by group."""
     content = json.loads((files("goskill.envs.maze") / "simpl.json").read_text(encoding="utf-8"))
-    layout = Layout.of(content["layout"], content["start"])
+    layout = MazeLayout.of(content["layout"], content["start"])
     return layout, {
         group: tuple(layout.goal(cell) for cell in goals) for group, goals in content["groups"].items()
     }
 
 
 @cache
-def layout_of_seed(seed: int) -> Layout:
+def layout_of_seed(seed: int) -> MazeLayout:
     """A maze of 20 x 20 cells and a border: straight walls with gaps, every free cell reachable from every other."""
     generator = np.random.default_rng([seed, _SIZE])
     walls = np.ones((_SIZE + 2, _SIZE + 2), bool)
@@ -119,7 +119,7 @@ def layout_of_seed(seed: int) -> Layout:
     while inside.mean() < _WALLED:
         _add_wall(inside, generator)
     _connect(walls, generator)
-    return Layout.of(["".join("#" if wall else "O" for wall in row) for row in walls])
+    return MazeLayout.of(["".join("#" if wall else "O" for wall in row) for row in walls])
 
 
 def _add_wall(inside: npt.NDArray[np.bool_], generator: np.random.Generator) -> None:
@@ -136,7 +136,7 @@ def _connect(walls: npt.NDArray[np.bool_], generator: np.random.Generator) -> No
     """Open cells of walls, but none of the border, until all free cells are connected."""
     while True:
         free = np.argwhere(~walls)
-        layout = Layout(tuple("".join("#" if wall else "O" for wall in row) for row in walls), (0, 0))
+        layout = MazeLayout(tuple("".join("#" if wall else "O" for wall in row) for row in walls), (0, 0))
         reached = np.isfinite(layout.distances((int(free[0][0]), int(free[0][1]))))
         if (reached | walls).all():
             return

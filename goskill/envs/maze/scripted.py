@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from goskill.envs.maze.batch import ACTION_DIM
-from goskill.envs.maze.layouts import Cell, Layout
+from goskill.envs.maze.layouts import Cell, MazeLayout
 from goskill.envs.maze.simulation import MOST_SPEED, OFF_CENTRE
 
 _STIFFNESS = 10.0
@@ -17,19 +17,19 @@ _STIFFNESS = 10.0
 
 
 @dataclass(frozen=True)
-class Style:
+class PathStyle:
     """How one demonstrator moves: its speed, and how far from the middle of a cell it passes, at most."""
 
     speed: float = MOST_SPEED
     sway: float = 0.0
 
     @classmethod
-    def drawn(cls, generator: np.random.Generator) -> Style:
+    def drawn(cls, generator: np.random.Generator) -> PathStyle:
         """A demonstrator at random."""
         return cls(generator.uniform(2.5, MOST_SPEED), generator.uniform(0.0, 0.25))
 
 
-_PLAIN = Style()
+_PLAIN = PathStyle()
 
 
 class ScriptedMaze:
@@ -41,11 +41,11 @@ class ScriptedMaze:
 
     def __init__(
         self,
-        layout: Layout,
+        layout: MazeLayout,
         goal: Cell,
         generator: np.random.Generator | None = None,
         *,
-        style: Style = _PLAIN,
+        style: PathStyle = _PLAIN,
         noise: float = 0.0,
     ) -> None:
         self._generator = np.random.default_rng() if generator is None else generator

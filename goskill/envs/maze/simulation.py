@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from mujoco.rollout import Rollout
 
-from goskill.envs.maze.layouts import Layout
+from goskill.envs.maze.layouts import MazeLayout
 
 MOST_SPEED = 5.0
 """Velocities are clipped to this, in both directions, before each step."""
@@ -44,7 +44,7 @@ _MODEL = """
 
 
 @cache
-def _model(layout: Layout) -> mujoco.MjModel:
+def _model(layout: MazeLayout) -> mujoco.MjModel:
     walls = "".join(_WALL.format(row + 1.0, column + 1.0) for row, column in np.argwhere(layout.walls))
     return mujoco.MjModel.from_xml_string(_MODEL.format(walls=walls))
 
@@ -56,7 +56,7 @@ class PointMasses:
     each step, so the next state is a function of state and action alone.
     """
 
-    def __init__(self, layout: Layout, threads: int = 0) -> None:
+    def __init__(self, layout: MazeLayout, threads: int = 0) -> None:
         self._model: Any = _model(layout)
         self._data = [mujoco.MjData(self._model) for _ in range(max(threads, 1))]
         self._rollout: Any = Rollout(nthread=threads)

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from goskill.envs.maze.tasks import GROUPS, TASKS, maze_task
-from goskill.envs.suite import Collector, Env, Expert, Suite, TaskBatch
+from goskill.envs.suite import CollectEpisode, Env, Expert, Suite, TaskBatch
 from goskill.errors import InputError
 
 
@@ -66,7 +66,7 @@ class MazeSuite(Suite):
             raise InputError(f"task: {task!r} has no goal of its own to go to")
         return ScriptedMaze(found.layout, found.goal)
 
-    def collector(self) -> Collector:
+    def collector(self) -> CollectEpisode:
         from goskill.envs.maze.episodes import MazeCollector
 
         return MazeCollector()

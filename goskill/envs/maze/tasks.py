@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
-from goskill.envs.maze.layouts import Cell, Layout, layout_of_seed, simpl
+from goskill.envs.maze.layouts import Cell, MazeLayout, layout_of_seed, simpl
 from goskill.errors import InputError, closest
 
 _NAME = re.compile(r"maze-(?:s(?P<seed>\d{1,9})-)?(?:r(?P<row>\d{1,4})-c(?P<column>\d{1,4})|play)")
@@ -17,7 +17,7 @@ class MazeTask:
     """A goal in a layout; None for play, where each episode of task-agnostic data has a start and goal of its own."""
 
     name: str
-    layout: Layout
+    layout: MazeLayout
     goal: Cell | None
 
 
@@ -59,6 +59,6 @@ def maze_task(name: str) -> MazeTask:
     return MazeTask(_name(goal, seed), layout, goal)
 
 
-def task_in(layout: Layout, goal: Cell, name: str = "maze") -> MazeTask:
+def task_in(layout: MazeLayout, goal: Cell, name: str = "maze") -> MazeTask:
     """A goal in a layout of one's own. Raises `InputError` for goals that are walls, outside, or out of reach."""
     return MazeTask(name, layout, layout.goal(goal))

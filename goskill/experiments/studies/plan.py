@@ -17,7 +17,7 @@ from goskill.evaluation.study import SAME_SECONDS, Budget, Contender, Study
 from goskill.experiments import presets
 from goskill.experiments.runs import read_settings
 from goskill.files import parse_json, read_text, write_atomically
-from goskill.settings import to_mapping
+from goskill.settings import from_mapping, to_mapping
 from goskill.training.run import FREE_ON_RESUME, SINCE_ADDED
 
 NAMED = 5
@@ -87,12 +87,9 @@ class Job:
     def load(cls, path: Path) -> Job:
         """What ``save`` wrote. Raises InputError for anything else."""
         try:
-            values = parse_json(read_text(path))
-            lists = {name: tuple(values[name]) for name in ("ablations", "overrides", "tasks")}
-            tuning = values["finetuning"] and FinetuningJob(**values["finetuning"])
-            return cls(**{**values, **lists, "finetuning": tuning})
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise InputError(f"{path}: expected a job of a study: {error!r}") from None
+            return from_mapping(cls, parse_json(read_text(path)), str(path))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: expected a job of a study: {error}") from None
 
 
 def open_data(name: str, path: str | Path, tasks: Sequence[str] = ()) -> Data:

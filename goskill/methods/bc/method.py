@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from goskill.data import EpisodeStore, SegmentSampler
+from goskill.data.selection import best_share
 from goskill.errors import InputError
 from goskill.methods.bc.networks import BCNetworks, networks_from_state
 from goskill.methods.bc.settings import BCSettings
@@ -17,7 +18,6 @@ from goskill.methods.feedforward import FeedForwardPolicy
 from goskill.methods.method import Method, Networks, Sources
 from goskill.methods.registry import register
 from goskill.methods.sequence.checking import check_dimensions, check_trained
-from goskill.methods.sequence.episode_share import best_share
 from goskill.methods.sequence.losses import masked_mean
 from goskill.methods.sequence.predictions import BATCH, ActionPredictions, as_array, batches
 from goskill.models import Normalize

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from goskill.data.selection import check_share
 from goskill.errors import InputError
-from goskill.methods.sequence.episode_share import check_share
 
 
 @dataclass(frozen=True)

@@ -40,11 +40,14 @@ class TaskInput(nn.Module):
         """
         if not self.tasks:
             return None
-        place = {name: index for index, name in enumerate(self.tasks)}
-        for task in tasks:
-            if task not in place:
-                raise InputError(
-                    f"tasks: this network was told {len(place)} tasks apart, and {task!r} is none of them: "
-                    "fine-tune it on it"
-                )
-        return torch.tensor([place[task] for task in tasks], device=self.normalize.mean.device)
+        places = [place_of(task, self.tasks) for task in tasks]
+        return torch.tensor(places, device=self.normalize.mean.device)
+
+
+def place_of(task: str, known: Sequence[str]) -> int:
+    """The place of ``task`` among the tasks that a network was told apart. Raises InputError if it is none of them."""
+    if task not in known:
+        raise InputError(
+            f"tasks: this network was told {len(known)} tasks apart, and {task!r} is none of them: fine-tune it on it"
+        )
+    return known.index(task)

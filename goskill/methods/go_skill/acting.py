@@ -14,7 +14,7 @@ from torch import Tensor
 from goskill.methods.go_skill.networks import GoSkillNetworks
 from goskill.methods.go_skill.prompting import read_prompts
 from goskill.methods.sequence.acting import PromptedPolicy, show_prompts
-from goskill.methods.sequence.acting_graphs import Steps
+from goskill.methods.sequence.acting_graphs import StepRunner
 from goskill.models import DecisionContext
 from goskill.rollouts.policy import Demonstration
 
@@ -60,11 +60,11 @@ class GoSkillPolicy(PromptedPolicy):
         history = torch.cat([torch.stack(group.chosen) for group in self._groups], dim=1)
         return np.asarray(history.cpu().numpy(), dtype=np.int64)
 
-    def new_group(self, count: int, steps: Steps) -> _Group:
+    def new_group(self, count: int, steps: StepRunner) -> _Group:
         return _Group(self.networks, count, steps)
 
 
-class Execution(ABC):
+class SkillExecution(ABC):
     """``count`` episodes in which the decoder carries out one skill after the other. All are at the same step.
 
     What changes from step to step lies in tensors that stay where they are.
@@ -79,6 +79,7 @@ class Execution(ABC):
         self._raw = like.new_zeros(count, networks.observation_dim)
         self._start = torch.zeros_like(networks.goals(self._raw))
         self._action = like.new_zeros(count, networks.action_dim)
+        self._told = like.new_zeros(count, len(settings.told_tasks))
         self._skill = (
             torch.zeros(count, dtype=torch.int64, device=like.device)
             if settings.discrete
@@ -88,6 +89,10 @@ class Execution(ABC):
     @abstractmethod
     def decide(self, observations: Tensor, normalized: Tensor) -> Tensor:
         """The skills of the next H steps, int64 [B], or [B, E] without a codebook, where the environments are."""
+
+    def tell(self, tasks: Sequence[str]) -> None:
+        """Which task each episode is of. Raises InputError for one that the decoder would have to know."""
+        self._told.copy_(self.networks.told(tasks))
 
     def act(self, observations: Tensor) -> Tensor:
         """Raw observations [B, observation_dim] on the CPU -> actions [B, action_dim], valid until the next."""
@@ -114,17 +119,18 @@ class Execution(ABC):
             self._start.copy_(networks.goals(raw))
         reached = networks.encoder(networks.goals(raw) - self._start) if settings.reached_goal else None
         index = self._skill if settings.discrete else None
+        state = networks.decoder_states(normalized[:, None], self._told)[:, 0]
         if within == 0:
-            action = decoder.begin(networks.vectors(self._skill), index, reached, normalized, self._cache)
+            action = decoder.begin(networks.vectors(self._skill), index, reached, state, self._cache)
         else:
-            action = decoder.step(index, self._action, reached, normalized, within, self._cache)
+            action = decoder.step(index, self._action, reached, state, within, self._cache)
         self._action.copy_(action)
 
 
-class _Group(Execution):
+class _Group(SkillExecution):
     """Episodes that share a forward pass, whose skills the policy chooses."""
 
-    def __init__(self, networks: GoSkillNetworks, count: int, steps: Steps) -> None:
+    def __init__(self, networks: GoSkillNetworks, count: int, steps: StepRunner) -> None:
         super().__init__(networks, count)
         self._steps = steps
         settings, like = networks.settings, networks.normalize.mean
@@ -133,11 +139,12 @@ class _Group(Execution):
         self._timestep = torch.zeros((), dtype=torch.int64, device=like.device)
 
     def begin(self, tasks: Sequence[str], shown: Sequence[Demonstration], returns_to_go: Tensor) -> None:
-        """New episodes, as ``goskill.methods.sequence.acting.Group`` says."""
+        """New episodes, as ``goskill.methods.sequence.acting.EpisodeGroup`` says."""
         networks = self.networks
         self.step = 0
         self.chosen = []
         self.returns_to_go = returns_to_go
+        self.tell(tasks)
         if networks.settings.prompt_length:
             show_prompts(
                 self._context,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from goskill.data import ContextSampler, EpisodeStore
+from goskill.data.selection import select_episodes
 from goskill.methods.go_skill.settings import GoSkillSettings
 
 
@@ -16,11 +17,10 @@ def contexts(
     seed: int,
     **options: Any,
 ) -> ContextSampler:
-    """Contexts of decision points, H steps apart, behind those of one of the task's best demonstrations.
+    """Contexts of decision points, H steps apart, behind those of one of the task's demonstrations.
 
     ``labels`` is the column with their skills, None for continuous ones. ``options`` are those of ``ContextSampler``.
     """
-    count = settings.prompt_episodes
     return ContextSampler(
         store,
         horizon=settings.horizon,
@@ -28,7 +28,7 @@ def contexts(
         prompt=settings.prompt_length,
         batch_size=batch_size,
         labels=labels,
-        prompt_episodes={task: store.best_episodes(task, count) for task in store.tasks},
+        prompt_episodes=select_episodes(store, settings.prompts, settings.prompt_episodes),
         return_scale=settings.return_scale,
         seed=seed,
         **options,

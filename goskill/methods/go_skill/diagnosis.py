@@ -10,7 +10,7 @@ from torch import Tensor
 
 from goskill.data import EpisodeStore, SegmentSampler
 from goskill.errors import InputError
-from goskill.methods.go_skill.acting import Execution
+from goskill.methods.go_skill.acting import SkillExecution
 from goskill.methods.go_skill.contexts import contexts
 from goskill.methods.go_skill.labelling import label_episodes
 from goskill.methods.go_skill.losses import decisions
@@ -41,11 +41,13 @@ def predict_actions(
     sampler = SegmentSampler(
         store, horizon=networks.settings.horizon, batch_size=min(BATCH, samples), balance="task", seed=seed
     )
+    told = networks.told(store.tasks)
     parts = []
     for batch, rows in batches(sampler, networks.normalize.mean.device, samples):
         window = networks.read_window(batch["observations"], batch["actions"])
         vector, index, _ = networks.quantize(window.embedding, frozen=True)
-        actions = networks.decoder(vector, index, window.reached, window.observations, batch["actions"])
+        states = networks.decoder_states(window.observations, told.index_select(0, batch["task"]))
+        actions = networks.decoder(vector, index, window.reached, states, batch["actions"])
         B, H, _ = actions.shape
         valid = batch["mask"].cpu().numpy()[:rows]
         where = np.broadcast_to(np.arange(H), (B, H))[:rows]
@@ -128,7 +130,7 @@ class OraclePolicy:
         return as_array(taken.clone())
 
 
-class _Following(Execution):
+class _Following(SkillExecution):
     """Episodes whose skills are those of the demonstration with the nearest start."""
 
     def __init__(self, networks: GoSkillNetworks, tasks: Sequence[str], prompts: Prompts) -> None:
@@ -136,6 +138,7 @@ class _Following(Execution):
         self.tasks = list(tasks)
         self.exact: list[bool] = []  # whether each episode began as its demonstration did
         self._demonstrations = prompts
+        self.tell(tasks)
 
     def decide(self, observations: Tensor, normalized: Tensor) -> Tensor:
         if self.step == 0:

@@ -17,10 +17,12 @@ LossAndMetrics = tuple[Tensor, dict[str, Tensor]]
 class SkillLoss(nn.Module):
     """Action reconstruction, and the VQ loss unless encoder and codebook are frozen (enhancement)."""
 
-    def __init__(self, networks: GoSkillNetworks, frozen: bool) -> None:
+    def __init__(self, networks: GoSkillNetworks, frozen: bool, told: Tensor | None = None) -> None:
+        """``told`` [tasks of the store, told tasks]: what ``GoSkillNetworks.told`` says of each; None: nothing."""
         super().__init__()
         self.networks = networks
         self.frozen = frozen
+        self.told = told
 
     def forward(self, batch: Batch) -> LossAndMetrics:
         """A batch of ``SegmentSampler``, not normalised -> loss, metrics."""
@@ -33,11 +35,15 @@ class SkillLoss(nn.Module):
         if self.frozen and index is not None and networks.settings.skill_noise:
             shown = some_swapped(index, batch["task"], networks.settings.skill_noise)
             skill = networks.vectors(shown)
-        predicted = networks.decoder(skill, shown, window.reached, window.observations, actions)
+        states = window.observations
+        if self.told is not None:
+            states = networks.decoder_states(states, self.told.index_select(0, batch["task"]))
+        predicted = networks.decoder(skill, shown, window.reached, states, actions)
         error = masked_mean((predicted.float() - actions).square().mean(-1), mask)
         loss = error * actions.shape[-1] if networks.settings.action_loss == "sum" else error
         metrics = {"action_error": error.detach()}
-        if index is not None:
+        # Enhancement's batches have as many windows of each skill: their codes' use says nothing of learning.
+        if index is not None and not self.frozen:
             share = usage(index, networks.settings.codebook_size)
             metrics["usage"] = share
             metrics["perplexity"] = perplexity(share)

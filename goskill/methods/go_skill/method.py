@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from goskill.data import ContextSampler, EpisodeStore, SegmentSampler
+from goskill.data.selection import best_share
 from goskill.errors import InputError
 from goskill.methods.go_skill.acting import GoSkillPolicy
 from goskill.methods.go_skill.contexts import contexts
@@ -23,7 +24,6 @@ from goskill.methods.go_skill.settings import ABLATIONS, GoSkillSettings
 from goskill.methods.method import Method, Networks, Sources
 from goskill.methods.registry import register
 from goskill.methods.sequence.checking import check_dimensions, check_lengths, check_trained
-from goskill.methods.sequence.episode_share import best_share
 from goskill.methods.sequence.predictions import ActionPredictions, SkillPredictions
 from goskill.models import Normalize
 from goskill.training import Objective, Phase, Sampler, TrainingSettings, distributed
@@ -36,8 +36,8 @@ EXTRACTION_STREAM, ENHANCEMENT_STREAM, POLICY_STREAM, STREAMS = 0, 1, 2, 3
 SCHEDULE = frozenset(
     {
         *("extraction_iterations", "policy_iterations", "policy_every"),
-        *("skill_batch_per_task", "policy_batch_per_task", "best_share", "prompt_episodes"),
-        *("resampling", "skill_noise", "action_loss", "policy_loss", "focal_gamma"),
+        *("skill_batch_per_task", "policy_batch_per_task", "best_share", "prompt_episodes", "prompts"),
+        *("resampling", "skill_noise", "action_loss", "policy_loss", "focal_gamma", "told_tasks"),
     }
 )
 
@@ -48,7 +48,7 @@ class GoSkill(Method):
     """GO-Skill on a store of episodes.
 
     Args:
-        settings: of the method.
+        settings: of the method; where the decoder is told the task, those of the store are added to ``told_tasks``.
         store: the training episodes; its label columns are written to. None: to act only, with ``networks``.
         training: seed and threads are used here.
         networks: trained networks to go on from (fine-tuning) or to act with; None makes new ones, whose
@@ -77,6 +77,9 @@ class GoSkill(Method):
                 raise InputError("store: expected one to learn from without trained networks, got None")
             self.settings, self.networks = settings, networks
             return
+        known = settings.told_tasks if networks is None else networks.settings.told_tasks
+        tasks = tuple(dict.fromkeys((*known, *store.tasks))) if settings.tell_task else ()
+        settings = replace(settings, told_tasks=tasks)
         if networks is None:
             if settings.extraction_iterations == 0:
                 raise InputError(
@@ -84,6 +87,7 @@ class GoSkill(Method):
                 )
             networks = self._new_networks(settings, store, training.seed)
         check_trained(settings, networks.settings, SCHEDULE)
+        networks = networks.with_tasks(tasks)
         check_dimensions(networks, store)
         check_lengths(store, settings.horizon, settings.max_decisions)
         networks.settings = settings
@@ -205,7 +209,8 @@ class GoSkill(Method):
 
     def _skill_objective(self, sampler: SegmentSampler, *, frozen: bool) -> Objective:
         modules = [*self.networks.abstraction, self.networks.decoder]
-        return sampled_objective("skill", sampler, SkillLoss(self.networks, frozen), modules)
+        loss = SkillLoss(self.networks, frozen, self.networks.told(self.store.tasks))
+        return sampled_objective("skill", sampler, loss, modules)
 
     def _freeze_abstraction(self, frozen: bool) -> None:
         for module in self.networks.abstraction:

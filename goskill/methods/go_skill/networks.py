@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,9 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from goskill.errors import CheckpointError, InputError
+from goskill.methods.feedforward import place_of
 from goskill.methods.go_skill.settings import GoSkillSettings
 from goskill.methods.sequence.checking import load_parts
-from goskill.models import GoalEncoder, Normalize, SkillDecoder, SkillPolicy, StepDecoder, scale_tables
+from goskill.models import (
+    GoalEncoder,
+    Normalize,
+    SkillDecoder,
+    SkillPolicyTransformer,
+    StepDecoder,
+    scale_tables,
+)
 from goskill.nn import VectorQuantize
 from goskill.ops import nearest_code
 
@@ -39,7 +47,8 @@ class GoSkillNetworks(nn.Module):
 
     All observations go in raw, in the store's units. ``goal_features`` replaces the observations (or
     ``settings.goal_dimensions`` of them) as that whose change is the goal; it is never trained. Raises
-    InputError for goal dimensions that the observations do not have.
+    InputError for goal dimensions that the observations do not have, and for settings that tell tasks apart and
+    name none.
     """
 
     codebook: VectorQuantize | None
@@ -52,6 +61,8 @@ class GoSkillNetworks(nn.Module):
         goal_features: GoalFeatures | None = None,
     ) -> None:
         super().__init__()
+        if settings.tell_task and not settings.told_tasks:
+            raise InputError("told_tasks: expected at least one with tell_task, got none")
         self.settings = settings
         self.observation_dim = normalize.mean.numel()
         self.action_dim = action_dim
@@ -70,8 +81,8 @@ class GoSkillNetworks(nn.Module):
             settings.encoder_layers,
         )
         self.codebook = _codebook(settings)
-        self.decoder = _decoder(settings, self.observation_dim, action_dim)
-        self.policy = SkillPolicy(
+        self.decoder = _decoder(settings, self.observation_dim + len(settings.told_tasks), action_dim)
+        self.policy = SkillPolicyTransformer(
             self.observation_dim,
             settings.embedding_size,
             settings.codebook_size if settings.discrete else settings.embedding_size,
@@ -150,6 +161,36 @@ class GoSkillNetworks(nn.Module):
     def policy_input(self, skills: Tensor) -> Tensor:
         """What the policy embeds of skills as ``assign`` gives them: vectors, or indices for its table."""
         return skills if self.policy.embeds_indices else self.vectors(skills)
+
+    def told(self, tasks: Sequence[str]) -> Tensor:
+        """What the decoder is told of each task: one-hot float32 [len(tasks), told tasks], or nothing [len(tasks), 0].
+
+        Raises InputError for a task that is none of those told apart.
+        """
+        like, known = self.normalize.mean, self.settings.told_tasks
+        if not known:
+            return like.new_zeros(len(tasks), 0)
+        return torch.eye(len(known), device=like.device)[[place_of(task, known) for task in tasks]]
+
+    def decoder_states(self, normalized: Tensor, told: Tensor) -> Tensor:
+        """Normalised states [..., L, observation_dim] as the decoder reads them, behind each ``told`` [..., tasks]."""
+        if not told.shape[-1]:
+            return normalized
+        return torch.cat([normalized, told[..., None, :].expand(*normalized.shape[:-1], -1)], dim=-1)
+
+    def with_tasks(self, tasks: Sequence[str]) -> GoSkillNetworks:
+        """Networks whose decoder is told these tasks as well; until it is trained, a new task changes nothing."""
+        added = [task for task in dict.fromkeys(tasks) if task not in self.settings.told_tasks]
+        if not self.settings.tell_task or not added:
+            return self
+        settings = replace(self.settings, told_tasks=(*self.settings.told_tasks, *added))
+        normalize = Normalize(self.normalize.mean.cpu(), self.normalize.std.cpu())
+        networks = GoSkillNetworks(settings, normalize, self.action_dim, self.goal_features)
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        columns = state["decoder"]["embed_state.weight"]
+        state["decoder"]["embed_state.weight"] = F.pad(columns, (0, len(added)))
+        load_parts(networks.parts, state)
+        return networks
 
     def _encoder_input_size(self) -> int:
         if self.settings.skill_source == "actions":

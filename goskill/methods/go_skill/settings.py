@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, Literal, get_args, get_type_hints
 
+from goskill.data.selection import check_share
 from goskill.errors import InputError
-from goskill.methods.sequence.episode_share import check_share
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class GoSkillSettings:
     )
     reached_goal: bool = True  # the decoder sees the goal reached so far at each step
     multi_head_decoder: bool = False  # MH-GO-Skill: an output layer per skill
+    tell_task: bool = False  # the decoder is told the task (one-hot), as bc is; the paper's is not
+    told_tasks: tuple[str, ...] = ()  # that it is told apart; those of the store are added
 
     # Networks
     encoder_width: int = 256  # of the goal encoder's hidden layers
@@ -54,7 +56,10 @@ class GoSkillSettings:
     # Skill policy
     context: int = 20  # decision points of history
     prompt_length: int = 10  # decision points of prompt; 0: no prompt
-    prompt_episodes: int = 4  # best episodes of a task that serve as its prompts
+    prompt_episodes: int = 4  # episodes of a task that serve as its prompts
+    prompts: str = (
+        "best"  # which: best, successful, shortest, a column of the episodes, or a .json file of indices
+    )
     max_decisions: int = 1000  # rows of the time tables; episodes may last this many decisions
     return_scale: float = 1000.0  # returns to go are divided by this
     policy_loss: Literal["focal", "cross_entropy"] = "focal"  # continuous skills are regressed instead
@@ -77,7 +82,7 @@ class GoSkillSettings:
         hints = get_type_hints(type(self))
         for field in fields(self):
             value, options = getattr(self, field.name), get_args(hints[field.name])
-            if isinstance(field.default, str) and value not in options:
+            if isinstance(field.default, str) and options and value not in options:
                 self._refuse(field.name, f"one of {', '.join(map(repr, options))}")
         self._check_ranges()
         self._check_combinations()
@@ -142,6 +147,10 @@ class GoSkillSettings:
             self._refuse("reached_goal", "False with skill_source = 'actions', which has no goal to reach")
         if self.skill_source == "actions" and self.goal_dimensions is not None:
             self._refuse("goal_dimensions", "None with skill_source = 'actions', which sees no goal")
+        if len(set(self.told_tasks)) < len(self.told_tasks):
+            self._refuse("told_tasks", "different names")
+        if self.told_tasks and not self.tell_task:
+            self._refuse("told_tasks", "none with tell_task = False")
         if not self.discrete and self.multi_head_decoder:
             self._refuse("multi_head_decoder", "False with codebook = 'none', which has no skill index")
         if not self.discrete and self.skill_noise:

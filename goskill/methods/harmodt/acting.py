@@ -9,8 +9,8 @@ from torch import Tensor
 
 from goskill.methods.harmodt.networks import HarmoDTNetworks
 from goskill.methods.prompt_dt.acting import PromptDTGroup, PromptDTPolicy
-from goskill.methods.sequence.acting import Group
-from goskill.methods.sequence.acting_graphs import Steps
+from goskill.methods.sequence.acting import EpisodeGroup
+from goskill.methods.sequence.acting_graphs import StepRunner
 from goskill.rollouts.policy import Demonstration
 
 
@@ -31,7 +31,7 @@ class HarmoDTPolicy(PromptDTPolicy):
         super().__init__(networks, chunk=chunk, precision=precision, cuda_graphs=cuda_graphs)
         self.name = "HarmoDT"
 
-    def new_group(self, count: int, steps: Steps) -> Group:
+    def new_group(self, count: int, steps: StepRunner) -> EpisodeGroup:
         return _TaskGroups(self.networks, steps)
 
 
@@ -40,7 +40,7 @@ class _TaskGroups:
 
     returns_to_go: Tensor
 
-    def __init__(self, networks: HarmoDTNetworks, steps: Steps) -> None:
+    def __init__(self, networks: HarmoDTNetworks, steps: StepRunner) -> None:
         self.networks = networks
         self.step = 0
         self._steps = steps
@@ -48,7 +48,7 @@ class _TaskGroups:
         self._groups: dict[str, PromptDTGroup] = {}
 
     def begin(self, tasks: Sequence[str], shown: Sequence[Demonstration], returns_to_go: Tensor) -> None:
-        """New episodes, as ``goskill.methods.sequence.acting.Group`` says."""
+        """New episodes, as ``goskill.methods.sequence.acting.EpisodeGroup`` says."""
         rows: dict[str, list[int]] = {}
         for row, task in enumerate(tasks):
             rows.setdefault(task, []).append(row)

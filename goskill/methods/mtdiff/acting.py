@@ -11,8 +11,8 @@ from torch import Tensor
 
 from goskill.methods.mtdiff.networks import MTDiffNetworks
 from goskill.methods.mtdiff.settings import OBSERVATIONS
-from goskill.methods.sequence.acting import Group, PromptedPolicy
-from goskill.methods.sequence.acting_graphs import Steps
+from goskill.methods.sequence.acting import EpisodeGroup, PromptedPolicy
+from goskill.methods.sequence.acting_graphs import StepRunner
 from goskill.methods.sequence.prompting import last_decisions
 from goskill.models import KeyValueCache
 from goskill.rollouts.policy import Demonstration, FloatArray, Prompts
@@ -44,7 +44,7 @@ class MTDiffPolicy(PromptedPolicy):
             cuda_graphs="off",
         )
 
-    def new_group(self, count: int, steps: Steps) -> Group:
+    def new_group(self, count: int, steps: StepRunner) -> EpisodeGroup:
         return PlanningGroup(self.networks, count)
 
     def reset(self, tasks: Sequence[str], prompts: Prompts, seed: int | Sequence[int] = 0) -> None:
@@ -76,7 +76,7 @@ class PlanningGroup:
         self._prefixes: dict[int, KeyValueCache] = {}
 
     def begin(self, tasks: Sequence[str], shown: Sequence[Demonstration], returns_to_go: Tensor) -> None:
-        """New episodes, as ``goskill.methods.sequence.acting.Group`` says."""
+        """New episodes, as ``goskill.methods.sequence.acting.EpisodeGroup`` says."""
         self.step, self.returns_to_go = 0, returns_to_go
         networks = self.networks
         settings, device = networks.settings, networks.normalize.mean.device

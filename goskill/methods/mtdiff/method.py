@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from goskill.data import ContextSampler, EpisodeStore
+from goskill.data.selection import best_share, select_episodes
 from goskill.errors import InputError
 from goskill.methods.method import Method, Networks, Sources
 from goskill.methods.mtdiff.acting import MTDiffPolicy
@@ -18,14 +19,13 @@ from goskill.methods.mtdiff.networks import MTDiffNetworks, networks_from_state
 from goskill.methods.mtdiff.settings import OBSERVATIONS, MTDiffSettings
 from goskill.methods.registry import register
 from goskill.methods.sequence.checking import check_dimensions, check_trained
-from goskill.methods.sequence.episode_share import best_share
 from goskill.models import Normalize
 from goskill.training import Batch, Objective, Phase, TrainingSettings, distributed
 from goskill.training.placement import placement, sampled_objective
 
 # What may change when trained networks go on or act: it is in no network.
 FREE = frozenset(
-    {"iterations", "batch_per_task", "best_share", "prompt_episodes", "sampling_steps", "guidance"}
+    {"iterations", "batch_per_task", "best_share", "prompt_episodes", "prompts", "sampling_steps", "guidance"}
     | {"noise_scale", "actions_per_plan", "return_dropout", "first_action_weight"}
 )
 
@@ -124,9 +124,7 @@ class MTDiff(Method):
             context=settings.plan + OBSERVATIONS - 1,
             prompt=settings.prompt_length,
             batch_size=distributed.share(settings.batch_per_task * tasks_with_episodes),
-            prompt_episodes={
-                task: store.best_episodes(task, settings.prompt_episodes) for task in store.tasks
-            },
+            prompt_episodes=select_episodes(store, settings.prompts, settings.prompt_episodes),
             return_scale=settings.reward_scale,
             actions=True,
             seed=self.training.seed,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from goskill.data.selection import check_share
 from goskill.errors import InputError
-from goskill.methods.sequence.episode_share import check_share
 
 OBSERVATIONS = 2  # the latest ones, that a plan begins from
 
@@ -23,7 +23,10 @@ class MTDiffSettings:
     # Sequences, in environment steps
     plan: int = 32  # actions that are diffused together
     prompt_length: int = 20  # last steps of a demonstration
-    prompt_episodes: int = 4  # best episodes of a task that serve as its demonstrations
+    prompt_episodes: int = 4  # episodes of a task that serve as its demonstrations
+    prompts: str = (
+        "best"  # which: best, successful, shortest, a column of the episodes, or a .json file of indices
+    )
     reward_scale: float = 10.0  # the return that is wanted is a mean reward per step, divided by this
 
     # Diffusion

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from goskill.methods.prompt_dt.networks import PromptDTNetworks
-from goskill.methods.sequence.acting import Group, PromptedPolicy, show_prompts
-from goskill.methods.sequence.acting_graphs import Steps
+from goskill.methods.sequence.acting import EpisodeGroup, PromptedPolicy, show_prompts
+from goskill.methods.sequence.acting_graphs import StepRunner
 from goskill.methods.sequence.prompting import last_decisions
 from goskill.models import DecisionContext, Decisions
 from goskill.rollouts.policy import Demonstration
@@ -46,14 +46,14 @@ class PromptDTPolicy(PromptedPolicy):
         family = "Prompt-DT" if settings.prompt_length else "MTDT"
         self.name = f"MH-{family}" if settings.multi_head else family
 
-    def new_group(self, count: int, steps: Steps) -> Group:
+    def new_group(self, count: int, steps: StepRunner) -> EpisodeGroup:
         return PromptDTGroup(self.networks, count, steps)
 
 
 class PromptDTGroup:
     """Episodes that share a forward pass. All are at the same step."""
 
-    def __init__(self, networks: PromptDTNetworks, count: int, steps: Steps) -> None:
+    def __init__(self, networks: PromptDTNetworks, count: int, steps: StepRunner) -> None:
         self.networks = networks
         self.step = 0
         self._steps = steps
@@ -66,7 +66,7 @@ class PromptDTGroup:
         self._action = like.new_zeros(count, networks.action_dim)
 
     def begin(self, tasks: Sequence[str], shown: Sequence[Demonstration], returns_to_go: Tensor) -> None:
-        """New episodes, as ``goskill.methods.sequence.acting.Group`` says."""
+        """New episodes, as ``goskill.methods.sequence.acting.EpisodeGroup`` says."""
         networks = self.networks
         self.step = 0
         self.returns_to_go = returns_to_go

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from goskill.data import ContextSampler, EpisodeStore
+from goskill.data.selection import select_episodes
 from goskill.methods.prompt_dt.settings import PromptDTSettings
 
 
@@ -12,16 +13,15 @@ def contexts(
     settings: PromptDTSettings, store: EpisodeStore, batch_size: int, seed: int, **options: Any
 ) -> ContextSampler:
     """Contexts of consecutive environment steps, whose start is uniform in [1 - context, T - context], behind the
-    last steps of one of the task's best demonstrations. ``options`` are those of ``ContextSampler``.
+    last steps of one of the task's demonstrations. ``options`` are those of ``ContextSampler``.
     """
-    count = settings.prompt_episodes
     return ContextSampler(
         store,
         horizon=1,
         context=settings.context,
         prompt=settings.prompt_length,
         batch_size=batch_size,
-        prompt_episodes={task: store.best_episodes(task, count) for task in store.tasks},
+        prompt_episodes=select_episodes(store, settings.prompts, settings.prompt_episodes),
         return_scale=settings.return_scale,
         actions=True,
         seed=seed,

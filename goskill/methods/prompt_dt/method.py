@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from goskill.data import ContextSampler, EpisodeStore
+from goskill.data.selection import best_share
 from goskill.errors import InputError
 from goskill.methods.method import Method, Networks, Sources
 from goskill.methods.prompt_dt.acting import PromptDTPolicy
@@ -21,7 +22,6 @@ from goskill.methods.prompt_dt.networks import PromptDTNetworks, networks_from_s
 from goskill.methods.prompt_dt.settings import PromptDTSettings
 from goskill.methods.registry import register
 from goskill.methods.sequence.checking import check_dimensions, check_lengths, check_trained
-from goskill.methods.sequence.episode_share import best_share
 from goskill.methods.sequence.losses import masked_mean
 from goskill.methods.sequence.predictions import ActionPredictions
 from goskill.models import Normalize
@@ -29,7 +29,7 @@ from goskill.training import Batch, Objective, Phase, TrainingSettings, distribu
 from goskill.training.placement import placement, sampled_objective
 
 # What may change when trained networks go on: it is in no network.
-SCHEDULE = frozenset({"iterations", "batch_per_task", "best_share", "prompt_episodes", "tasks"})
+SCHEDULE = frozenset({"iterations", "batch_per_task", "best_share", "prompt_episodes", "prompts", "tasks"})
 
 
 @register("prompt_dt")
@@ -127,7 +127,7 @@ class PromptDT(Method):
         ]
 
     def _begin(self) -> Sequence[Objective]:
-        loss = ActionLoss(self.networks, self.networks.task_index(self.store.tasks))
+        loss = PromptedActionLoss(self.networks, self.networks.task_index(self.store.tasks))
         return [sampled_objective("policy", self._contexts(), loss, [self.networks.policy])]
 
     def _contexts(self, seed: int | None = None, on_device: bool = True) -> ContextSampler:
@@ -145,7 +145,7 @@ class PromptDT(Method):
         )
 
 
-class ActionLoss(nn.Module):
+class PromptedActionLoss(nn.Module):
     """Mean squared error of the actions over the steps that are not padding."""
 
     def __init__(self, networks: PromptDTNetworks, task_index: Tensor | None) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from goskill.data.selection import check_share
 from goskill.errors import InputError
-from goskill.methods.sequence.episode_share import check_share
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,10 @@ class PromptDTSettings:
     # Sequences, in environment steps
     context: int = 20  # steps of history
     prompt_length: int = 10  # last steps of a demonstration; 0: no prompt (MTDT)
-    prompt_episodes: int = 4  # best episodes of a task that serve as its demonstrations
+    prompt_episodes: int = 4  # episodes of a task that serve as its demonstrations
+    prompts: str = (
+        "best"  # which: best, successful, shortest, a column of the episodes, or a .json file of indices
+    )
     max_decisions: int = 1000  # rows of the time tables; episodes may last this many steps
     return_scale: float = 1000.0  # returns to go are divided by this
 

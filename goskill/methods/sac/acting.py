@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from goskill.errors import InputError
 from goskill.methods.sac.networks import SACNetworks
@@ -43,17 +41,6 @@ class SACPolicy:
         if values.shape != expected:
             raise InputError(f"observations: expected shape {expected} as reset, got {values.shape}")
         x = torch.from_numpy(values).to(self._agent.device)
-        distribution = SquashedNormal.from_output(_of_agents(self.networks, x, self._agent))
+        distribution = SquashedNormal.from_output(self.networks.actor.of_members(x, self._agent))
         action = distribution.sample()[0] if explore else distribution.mode()
         return np.asarray(action.cpu().numpy(), dtype=np.float32)
-
-
-def _of_agents(networks: SACNetworks, x: Tensor, agent: Tensor) -> Tensor:
-    """The actor's output [N, ...] for rows [N, observation_dim], each by its own agent."""
-    x = x[:, None]
-    layers: Any = networks.actor.layers
-    for index, layer in enumerate(layers):
-        x = torch.baddbmm(layer.bias[agent], x, layer.weight[agent])
-        if index < len(layers) - 1:
-            x = F.relu(x)
-    return x[:, 0]

@@ -19,6 +19,7 @@ from goskill.methods.sac.losses import ActorLoss, CriticLoss
 from goskill.methods.sac.networks import SACNetworks, networks_from_state
 from goskill.methods.sac.settings import SACSettings
 from goskill.rollouts.collector import Collector, Steps
+from goskill.rollouts.episode_log import EpisodeLog
 from goskill.training import Objective, OptimizerSettings, Phase, Stateful, TrainingSettings
 
 
@@ -53,6 +54,7 @@ class SAC(Method):
         self._seed = seed
         tasks = [task for task in settings.tasks for _ in range(settings.environments_per_task)]
         self.collector = Collector(suite, tasks, seed, workers)
+        self.log = EpisodeLog(tasks)
         low, high = suite.action_space.low, suite.action_space.high
         self._middle, self._half = (high + low) / 2, (high - low) / 2
         self.replay = ReplayBuffer(
@@ -81,7 +83,7 @@ class SAC(Method):
 
     @property
     def state(self) -> Mapping[str, Stateful]:
-        return {"replay": self.replay, "environments": self.collector}
+        return {"replay": self.replay, "environments": self.collector, "episodes": self.log}
 
     def policy(self, precision: str = "float32") -> SACPolicy:
         """Acts deterministically unless it is asked to explore; always in float32."""
@@ -117,9 +119,9 @@ class SAC(Method):
         found: dict[str, list[float]] = {}
         while self.collector.steps < due:
             explored = self._explore()
-            step, ended = self.collector.step((self._middle + self._half * explored).astype(np.float32))
+            step, _ = self.collector.step((self._middle + self._half * explored).astype(np.float32))
             self._keep(step, explored)
-            for name, value in ended.items():
+            for name, value in self.log.add(step).items():
                 found.setdefault(name, []).append(value)
         means = {name: float(np.mean(values)) for name, values in found.items()}
         return {**means, "steps": float(self.collector.steps * len(self.collector.tasks))}

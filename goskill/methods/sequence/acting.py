@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from goskill.errors import InputError
-from goskill.methods.sequence.acting_graphs import EagerSteps, GraphedSteps, Steps
+from goskill.methods.sequence.acting_graphs import EagerSteps, GraphedSteps, StepRunner
 from goskill.methods.sequence.prompting import check_demonstrations, demonstrated_return
 from goskill.models import DecisionContext, Decisions
 from goskill.rollouts.policy import Demonstration, FloatArray, Prompts
@@ -23,7 +23,7 @@ from goskill.rollouts.policy import Demonstration, FloatArray, Prompts
 _ON_GPU = threading.Lock()
 
 
-class Group(Protocol):
+class EpisodeGroup(Protocol):
     """``B`` episodes that share a forward pass. All are at the same step."""
 
     step: int
@@ -91,7 +91,7 @@ class PromptedPolicy(ABC):
         return other
 
     @abstractmethod
-    def new_group(self, count: int, steps: Steps) -> Group:
+    def new_group(self, count: int, steps: StepRunner) -> EpisodeGroup:
         """Room for ``count`` episodes, whose steps ``steps`` runs."""
 
     def reset(self, tasks: Sequence[str], prompts: Prompts, seed: int | Sequence[int] = 0) -> None:
@@ -148,7 +148,7 @@ class PromptedPolicy(ABC):
         self._groups = [self.new_group(size, steps) for size in sizes]
         self._made_for = (sizes, self._device, weights)
 
-    def _new_steps(self) -> Steps:
+    def _new_steps(self) -> StepRunner:
         on_gpu = self._device.type == "cuda"
         if self._cuda_graphs == "on" and not on_gpu:
             raise InputError(f"cuda_graphs: 'on' needs networks on a CUDA device, got {self._device}")

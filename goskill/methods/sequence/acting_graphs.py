@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 
 
-class Steps(Protocol):
+class StepRunner(Protocol):
     """Runs the steps of a policy."""
 
     def run(self, key: Hashable, step: Callable[[], None]) -> None:

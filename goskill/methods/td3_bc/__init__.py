@@ -5,7 +5,7 @@ for Multi-Task Learning, NeurIPS 2020; Yang et al., Multi-Task Reinforcement Lea
 NeurIPS 2020.
 """
 
-from goskill.methods.td3_bc.losses import ActorLoss, CriticLoss
+from goskill.methods.td3_bc.losses import TD3BCActorLoss, TD3CriticLoss
 from goskill.methods.td3_bc.method import TD3BC
 from goskill.methods.td3_bc.networks import TD3BCNetworks, networks_from_state
 from goskill.methods.td3_bc.settings import TD3BCSettings
@@ -13,10 +13,10 @@ from goskill.methods.td3_bc.surgery import project_conflicting, with_surgery
 
 __all__ = [
     "TD3BC",
-    "ActorLoss",
-    "CriticLoss",
+    "TD3BCActorLoss",
     "TD3BCNetworks",
     "TD3BCSettings",
+    "TD3CriticLoss",
     "networks_from_state",
     "project_conflicting",
     "with_surgery",

@@ -11,7 +11,7 @@ from goskill.training import Batch
 LossAndMetrics = tuple[Tensor, dict[str, Tensor]]
 
 
-class CriticLoss(nn.Module):
+class TD3CriticLoss(nn.Module):
     """Squared error of both critics against the smaller target value of a smoothed target action (TD3, Eq. 14)."""
 
     def __init__(self, networks: TD3BCNetworks, task_index: Tensor | None) -> None:
@@ -36,7 +36,7 @@ class CriticLoss(nn.Module):
         return loss, {"value": values.mean(), "target": target.mean()}
 
 
-class ActorLoss(nn.Module):
+class TD3BCActorLoss(nn.Module):
     """Distance of the actor's actions to the data's, less their value over its mean absolute value (TD3+BC, Eq. 5)."""
 
     def __init__(self, networks: TD3BCNetworks, task_index: Tensor | None) -> None:

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from goskill.data import EpisodeStore, TransitionSampler
+from goskill.data.selection import best_share
 from goskill.errors import InputError
 from goskill.methods.feedforward import FeedForwardPolicy
 from goskill.methods.method import Method, Networks, Sources
 from goskill.methods.registry import register
 from goskill.methods.sequence.checking import check_dimensions
-from goskill.methods.sequence.episode_share import best_share
-from goskill.methods.td3_bc.losses import ActorLoss, CriticLoss
+from goskill.methods.td3_bc.losses import TD3BCActorLoss, TD3CriticLoss
 from goskill.methods.td3_bc.networks import TD3BCNetworks, networks_from_state
 from goskill.methods.td3_bc.settings import TD3BCSettings
 from goskill.methods.td3_bc.surgery import with_surgery
@@ -98,8 +98,8 @@ class TD3BC(Method):
     def _begin(self) -> Sequence[Objective]:
         networks, settings = self.networks, self.settings
         index = networks.task_index(self.store.tasks)
-        critic: nn.Module = CriticLoss(networks, index)
-        actor: nn.Module = ActorLoss(networks, index)
+        critic: nn.Module = TD3CriticLoss(networks, index)
+        actor: nn.Module = TD3BCActorLoss(networks, index)
         if settings.gradient_surgery:
             critic = with_surgery(critic, ["networks.critic"], self._tasks)
             actor = with_surgery(actor, ["networks.actor"], self._tasks)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from goskill.data.selection import check_share
 from goskill.errors import InputError
-from goskill.methods.sequence.episode_share import check_share
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import pytest
 
 from goskill.envs.kitchen import SUBTASKS, make, task_of
 from goskill.envs.kitchen.episodes import KitchenCollector
-from goskill.envs.kitchen.hand import Style
+from goskill.envs.kitchen.hand import HandStyle
 from goskill.envs.kitchen.scripted import ScriptedKitchen
 from goskill.envs.suite import find_suite
 
@@ -14,7 +14,7 @@ from goskill.envs.suite import find_suite
 def test_every_subtask_is_done_from_the_start(name):
     env = make(task_of([name]).name, 0)
     generator = np.random.default_rng(0)
-    policy = ScriptedKitchen([name], generator, style=Style(sway=0.01, slip=0.002), noise=0.05, wander=5)
+    policy = ScriptedKitchen([name], generator, style=HandStyle(sway=0.01, slip=0.002), noise=0.05, wander=5)
     observation, _ = env.reset()
     for _ in range(80):
         observation, reward, terminated, _, _ = env.step(policy(observation))

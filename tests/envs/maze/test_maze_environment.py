@@ -9,7 +9,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 
 from goskill.envs import make_vec
-from goskill.envs.maze import Layout, layout_of_seed, make, maze_task, task_in
+from goskill.envs.maze import MazeLayout, layout_of_seed, make, maze_task, task_in
 from goskill.envs.maze.batch import MazeBatch
 from goskill.envs.maze.simulation import PointMasses
 from goskill.envs.suite import find_suite
@@ -31,7 +31,7 @@ def test_a_step_is_that_of_gymnasium_robotics_point_maze_in_other_coordinates():
     grid = [[int(cell == "#") for cell in row] for row in ROOM]
     theirs = PointMazeEnv(maze_map=grid, continuing_task=False)
     theirs.reset(seed=0)
-    ours = PointMasses(Layout.of(ROOM))
+    ours = PointMasses(MazeLayout.of(ROOM))
     # Rows go down and positions are 0.2 off the middle of a cell here; y goes up from the middle of the maze there.
     height, width = len(grid), len(grid[0])
     to_rows = np.array([[0.0, -1.0], [1.0, 0.0]])
@@ -137,7 +137,7 @@ def test_passes_gymnasiums_environment_check():
 
 
 def test_a_picture_shows_walls_the_goal_and_where_the_point_mass_is():
-    env = make(task_in(Layout.of(ROOM), (1, 1)), 0, render_mode="rgb_array", size=60)
+    env = make(task_in(MazeLayout.of(ROOM), (1, 1)), 0, render_mode="rgb_array", size=60)
     env.reset()
     first = env.render()
     assert first.shape == (60, 60, 3)

@@ -5,7 +5,7 @@ import pytest
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import shortest_path
 
-from goskill.envs.maze import GROUPS, TASKS, Layout, layout_of_seed, maze_task, task_in
+from goskill.envs.maze import GROUPS, TASKS, MazeLayout, layout_of_seed, maze_task, task_in
 from goskill.envs.suite import find_suite
 from goskill.errors import InputError
 
@@ -56,10 +56,10 @@ def test_names_say_seed_row_and_column():
 
 
 def test_a_layout_of_ones_own_starts_near_its_middle():
-    layout = Layout.of("\n".join(ROOM))
+    layout = MazeLayout.of("\n".join(ROOM))
     assert layout.start == (1, 2)
     assert task_in(layout, (1, 1)).goal == (1, 1)
-    assert Layout.of(ROOM, (3, 1)).start == (3, 1)
+    assert MazeLayout.of(ROOM, (3, 1)).start == (3, 1)
 
 
 @pytest.mark.parametrize(
@@ -75,16 +75,16 @@ def test_a_layout_of_ones_own_starts_near_its_middle():
 )
 def test_layouts_that_hold_nothing_in_are_refused(rows, message):
     with pytest.raises(InputError, match=rf"^layout: .*{message}"):
-        Layout.of(rows)
+        MazeLayout.of(rows)
 
 
 def test_goals_and_starts_that_cannot_be_are_refused():
     with pytest.raises(InputError, match=r"^goal: no way leads from the start \(1, 3\)"):
-        task_in(Layout.of(SPLIT, (1, 3)), (1, 1))
+        task_in(MazeLayout.of(SPLIT, (1, 3)), (1, 1))
     with pytest.raises(InputError, match=r"^start: expected a free cell"):
-        Layout.of(ROOM, (2, 2))
+        MazeLayout.of(ROOM, (2, 2))
     with pytest.raises(InputError, match=r"^start: expected \(row, column\)"):
-        Layout.of(ROOM, "middle")
+        MazeLayout.of(ROOM, "middle")
     for name in ("maze-r13-c17", "maze-r00-c00", "maze-r99-c01", "maze-8-2", "maze-"):
         with pytest.raises(InputError, match=r"^task: .*" + name):
             maze_task(name)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from goskill.envs.maze import GROUPS, Layout, make, maze_task
+from goskill.envs.maze import GROUPS, MazeLayout, make, maze_task
 from goskill.envs.maze.episodes import MazeCollector
-from goskill.envs.maze.scripted import ScriptedMaze, Style
+from goskill.envs.maze.scripted import PathStyle, ScriptedMaze
 from goskill.envs.suite import find_suite
 from goskill.errors import InputError
 
@@ -14,7 +14,7 @@ from goskill.errors import InputError
 def test_goes_to_every_test_goal_with_noise(name):
     env, task = make(name, 0), maze_task(name)
     generator = np.random.default_rng(0)
-    policy = ScriptedMaze(task.layout, task.goal, generator, style=Style(sway=0.2), noise=0.2)
+    policy = ScriptedMaze(task.layout, task.goal, generator, style=PathStyle(sway=0.2), noise=0.2)
     observation, _ = env.reset()
     ended = False
     while not ended:
@@ -57,6 +57,6 @@ def test_an_episode_is_a_function_of_task_number_and_seed_alone():
 
 def test_goals_out_of_reach_are_refused():
     with pytest.raises(InputError, match=r"^goal: no way"):
-        ScriptedMaze(Layout.of(["#####", "#O#O#", "#####"], (1, 3)), (1, 1))
+        ScriptedMaze(MazeLayout.of(["#####", "#O#O#", "#####"], (1, 3)), (1, 1))
     with pytest.raises(InputError, match="has no goal"):
         find_suite("maze").expert("maze-play")

@@ -1,4 +1,4 @@
-"""The layouts by their names, and the one function that converts any of them."""
+"""The converters by the names of their layouts, and the one function that converts any of them."""
 
 from __future__ import annotations
 

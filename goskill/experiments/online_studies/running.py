@@ -1,0 +1,148 @@
+"""Running what is missing of a study in environments, and what its runs say as rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from goskill.errors import InputError
+from goskill.evaluation.results import package_versions
+from goskill.experiments import learning, pipeline
+from goskill.experiments.online_studies.specification import OnlineContender, OnlineStudy
+from goskill.experiments.studies import provenance
+from goskill.files import write_atomically
+from goskill.training import RunFolder
+
+ROWS = "rows.jsonl"
+
+
+def run_online_study(study: OnlineStudy, folder: str | Path) -> list[dict[str, Any]]:
+    """Collect, learn skills and run every contender with every seed, as far as ``folder`` does not hold it.
+
+    Interrupted, the same call goes on. Returns the rows, which are also in ``folder/rows.jsonl``.
+    """
+    root = Path(folder)
+    data = study.data
+    pipeline.collect(
+        root / "data", suite=study.suite, tasks=data.tasks, episodes=data.episodes, seed=data.seed
+    )
+    for name, run in study.skills.items():
+        pipeline.train(
+            root / "data",
+            root / "skills" / name,
+            method=run.method,
+            preset=study.preset,
+            overrides=_overrides(run.settings),
+            resume=True,
+        )
+    for contender, seed in _jobs(study):
+        _train(study, root, contender, seed)
+        _keep(root, rows_of_study(study, root))
+    rows = rows_of_study(study, root)
+    _keep(root, rows)
+    return rows
+
+
+def rows_of_study(study: OnlineStudy, folder: str | Path) -> list[dict[str, Any]]:
+    """A row for each contender, seed and task of which there is a checkpoint, finished or under way.
+
+    ``end``, ``length``, ``return`` and ``success`` are lists over the first ``study.episodes`` episodes;
+    ``end`` counts the environment's steps.
+    """
+    root = Path(folder)
+    origin = {"commit": provenance.commit(), "machine": provenance.machine(), "versions": package_versions()}
+    found = []
+    for contender, seed in _jobs(study):
+        run = _run(root, contender, seed)
+        if not (run / "checkpoints").exists() or not any((run / "checkpoints").iterdir()):
+            continue
+        for task, episodes in learning.episodes(run).items():
+            own = episodes[: study.episodes]
+            found.append(
+                {
+                    "study": study.name,
+                    "contender": contender.name,
+                    "method": contender.method,
+                    "seed": seed,
+                    "task": task,
+                    "scripted": True,
+                    "whole": len(episodes) >= study.episodes,
+                    "settings": RunFolder.open(run).settings["method"],
+                    **{name: [one[name] for one in own] for name in ("end", "length", "return", "success")},
+                    **origin,
+                }
+            )
+    return found
+
+
+def show_online_study(study: OnlineStudy, folder: str | Path, into: str | Path | None = None) -> None:
+    """Print the table of what ``folder`` holds of a study, and draw its curves there.
+
+    With ``into`` the table is put into a Markdown file as well, between its markers, and the figure beside the file.
+    Raises InputError if there is nothing yet.
+    """
+    from goskill.evaluation.study_table import write_between_markers
+    from goskill.figures.learning_curves import draw_learning, learning_table, read_learning
+    from goskill.figures.style import save, style
+
+    root = Path(folder)
+    rows = rows_of_study(study, root)
+    if rows:
+        _keep(root, rows)
+    elif not (root / ROWS).exists():
+        raise InputError(f"{root}: has nothing of study {study.name} yet")
+    rows = read_learning(root / ROWS)
+    marks = [count for count in (20, 50, 100, 200, 300, 500) if count <= study.episodes]
+    table = learning_table(rows, study.metric, marks)
+    pipeline.console.print(table, markup=False, highlight=False, soft_wrap=True)
+    with style():
+        save(draw_learning(rows, study.metric, study.episodes), root, study.name)
+    if into is not None:
+        file = Path(into)
+        text = f"{table}\n\n![{study.title}]({study.name}.png)"
+        write_between_markers(file, study.name, text)
+        with style():
+            save(draw_learning(rows, study.metric, study.episodes), file.parent, study.name)
+
+
+def _train(study: OnlineStudy, root: Path, contender: OnlineContender, seed: int) -> None:
+    changes = [*_overrides(contender.settings), f"training.seed={seed}"]
+    if contender.skills:
+        changes.append(f"method.skills={json.dumps(str(root / 'skills' / contender.skills))}")
+    pipeline.train(
+        root / "data" if contender.uses_data else None,
+        _run(root, contender, seed),
+        method=contender.method,
+        preset=study.preset,
+        overrides=changes,
+        suite=study.suite,
+        tasks=study.tasks,
+        workers=0,
+        resume=True,
+    )
+
+
+def _run(root: Path, contender: OnlineContender, seed: int) -> Path:
+    return root / "runs" / contender.name / f"seed-{seed}"
+
+
+def _jobs(study: OnlineStudy) -> Iterator[tuple[OnlineContender, int]]:
+    """Every contender with its first seed, then with the next, so that what is whole first is the comparison."""
+    most = max(len(study.seeds_of(one)) for one in study.contenders)
+    for place in range(most):
+        for contender in study.contenders:
+            seeds = study.seeds_of(contender)
+            if place < len(seeds):
+                yield contender, seeds[place]
+
+
+def _overrides(settings: Any) -> list[str]:
+    if not all(isinstance(name, str) for name in settings):
+        raise InputError(f"settings: expected names and values, got {settings!r:.80}")
+    return [f"method.{name}={json.dumps(value)}" for name, value in settings.items()]
+
+
+def _keep(root: Path, rows: list[dict[str, Any]]) -> None:
+    write_atomically(root / ROWS, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))

@@ -1,0 +1,81 @@
+"""Every choice about skills, and about learning to choose among them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from goskill.errors import InputError
+
+
+def check_positive(settings: Any, *names: str) -> None:
+    """Raises InputError that names the first setting which is not positive."""
+    for name in names:
+        if not getattr(settings, name) > 0:
+            raise InputError(f"{name}: expected a positive number, got {getattr(settings, name)!r}")
+
+
+@dataclass(frozen=True)
+class SkillSettings:
+    """Settings of the skills, their prior, and how both are learned. Raises InputError that names the setting."""
+
+    # Skills
+    skills: str = (
+        ""  # run folder whose skills are taken, together with its settings of them; "": learned here
+    )
+    decoder: Literal["closed", "open"] = "closed"  # sees each state (MLP) | only the skill (LSTM)
+    horizon: int = 10  # steps of a skill
+    skill_dim: int = 10  # dimensions of the latent skill
+    skill_width: int = 128  # of encoder and decoder
+    decoder_layers: int = 3  # hidden layers of the closed-loop decoder
+    prior_width: int = 128  # of the skill prior, and of what begins as the prior
+    prior_layers: int = 5  # hidden layers of the skill prior, and of what begins as the prior
+    beta: float = 5e-4  # weight of the divergence of skills from N(0, 1)
+
+    # Their schedule
+    skill_iterations: int = 20_000  # updates of skills and prior
+    skill_batch_size: int = 128  # windows in a batch
+    skill_learning_rate: float = 1e-3  # of RAdam
+
+    def __post_init__(self) -> None:
+        check_positive(self, "horizon", "skill_dim", "skill_width", "decoder_layers", "prior_width")
+        check_positive(self, "prior_layers", "skill_iterations", "skill_batch_size", "skill_learning_rate")
+        if not self.beta >= 0:
+            raise InputError(f"beta: expected a number that is not negative, got {self.beta!r}")
+
+
+@dataclass(frozen=True)
+class OnlineSettings(SkillSettings):
+    """Settings of soft actor-critic over skills as well. Raises InputError that names the setting."""
+
+    # Agents
+    tasks: tuple[str, ...] = ()  # with an agent each; those learned in
+    critic_width: int = 256  # of the critics' hidden layers
+    critic_layers: int = 3  # hidden layers of the critics
+
+    # Losses
+    discount: float = 0.999  # per environment step
+    reward_scale: float = 1.0  # rewards are multiplied by this
+    target_divergence: float = 1.0  # from the prior, in nats per decision, that the temperature aims at
+    initial_temperature: float = 0.1  # weight of the divergence from the prior at the beginning
+
+    # Schedule
+    iterations: int = 60_000  # updates of every agent
+    updates_per_decision: float = 1.0  # updates for one skill carried out in each environment
+    environments_per_task: int = 1  # that step side by side
+    warmup_decisions: int = 200  # in each environment, by the prior, before the first update
+    capacity: int = 100_000  # decisions of each agent that the replay buffer keeps
+    batch_size: int = 256  # decisions of each agent in a batch
+    target_rate: float = 0.005  # share by which target critics move at each update
+    learning_rate: float = 3e-4  # of Adam, for actor, critics and temperature
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "critic_width", "critic_layers", "target_divergence", "initial_temperature")
+        check_positive(self, "reward_scale", "iterations", "updates_per_decision", "environments_per_task")
+        check_positive(self, "warmup_decisions", "capacity", "batch_size", "learning_rate")
+        for name in ("discount", "target_rate"):
+            if not 0 < getattr(self, name) <= 1:
+                raise InputError(
+                    f"{name}: expected a number above 0 and at most 1, got {getattr(self, name)!r}"
+                )

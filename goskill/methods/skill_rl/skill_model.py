@@ -1,0 +1,148 @@
+"""Skills as latent variables of short action sequences, and the prior that says which fit a state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from goskill.data import EpisodeStore
+from goskill.errors import CheckpointError
+from goskill.methods.sequence.checking import load_parts
+from goskill.methods.skill_rl.settings import SkillSettings
+from goskill.models import DiagonalNormal, EnsembleMLP, Normalize, mlp
+
+
+class SkillEncoder(nn.Module):
+    """q(z | window): an LSTM over actions, and over states where the decoder sees them."""
+
+    def __init__(self, settings: SkillSettings, observation_dim: int, action_dim: int) -> None:
+        super().__init__()
+        self.sees_states = settings.decoder == "closed"
+        inputs = action_dim + (observation_dim if self.sees_states else 0)
+        self.lstm = nn.LSTM(inputs, settings.skill_width, batch_first=True)
+        self.output = nn.Linear(settings.skill_width, 2 * settings.skill_dim)
+
+    def forward(self, states: Tensor, actions: Tensor, length: Tensor) -> DiagonalNormal:
+        """Normalised states [B, H, observation_dim], actions [B, H, action_dim], steps int64 [B] that count."""
+        inputs = torch.cat([actions, states], -1) if self.sees_states else actions
+        hidden, _ = self.lstm(inputs)
+        last = hidden[torch.arange(len(hidden), device=hidden.device), length - 1]
+        return DiagonalNormal.from_output(self.output(last))
+
+
+class ClosedLoopDecoder(nn.Module):
+    """The action from each state and the skill."""
+
+    def __init__(self, settings: SkillSettings, observation_dim: int, action_dim: int) -> None:
+        super().__init__()
+        hidden = [settings.skill_width] * settings.decoder_layers
+        self.layers = mlp([observation_dim + settings.skill_dim, *hidden, action_dim], last=nn.Tanh)
+
+    def forward(self, states: Tensor, skill: Tensor) -> Tensor:
+        """Normalised states [..., observation_dim], skills [..., skill_dim] -> actions in [-1, 1]."""
+        actions: Tensor = self.layers(torch.cat([states, skill], -1))
+        return actions
+
+
+class OpenLoopDecoder(nn.Module):
+    """All actions of a skill at once: an LSTM that reads the skill at every step.
+
+    Its state holds all that it has put out, so that it is autoregressive without being fed its own actions.
+    """
+
+    def __init__(self, settings: SkillSettings, action_dim: int) -> None:
+        super().__init__()
+        self.horizon = settings.horizon
+        self.lstm = nn.LSTM(settings.skill_dim, settings.skill_width, batch_first=True)
+        self.output = nn.Linear(settings.skill_width, action_dim)
+
+    def forward(self, skill: Tensor) -> Tensor:
+        """Skills [B, skill_dim] -> actions [B, H, action_dim] in [-1, 1]."""
+        hidden, _ = self.lstm(skill[:, None].expand(-1, self.horizon, -1))
+        return torch.tanh(self.output(hidden))
+
+
+class SkillModel(nn.Module):
+    """Skill encoder, decoder and prior; observations go in raw.
+
+    Args:
+        settings: of the skills.
+        normalize: of observations.
+        action_dim: size of an action.
+    """
+
+    def __init__(self, settings: SkillSettings, normalize: Normalize, action_dim: int) -> None:
+        super().__init__()
+        self.settings, self.normalize = settings, normalize
+        self.observation_dim, self.action_dim = normalize.mean.numel(), action_dim
+        self.encoder = SkillEncoder(settings, self.observation_dim, action_dim)
+        self.decoder: ClosedLoopDecoder | OpenLoopDecoder
+        if settings.decoder == "closed":
+            self.decoder = ClosedLoopDecoder(settings, self.observation_dim, action_dim)
+        else:
+            self.decoder = OpenLoopDecoder(settings, action_dim)
+        # One member, so that agents' actors, which begin as the prior, have its weights in the same shape.
+        self.prior_network = EnsembleMLP(1, self.prior_sizes)
+
+    @property
+    def prior_sizes(self) -> list[int]:
+        """Sizes of the prior's layers."""
+        hidden = [self.settings.prior_width] * self.settings.prior_layers
+        return [self.observation_dim, *hidden, 2 * self.settings.skill_dim]
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """Every network by name: what a checkpoint holds."""
+        return {
+            "normalize": self.normalize,
+            "skill_encoder": self.encoder,
+            "skill_decoder": self.decoder,
+            "prior": self.prior_network,
+        }
+
+    def prior(self, observations: Tensor) -> DiagonalNormal:
+        """p(z | s) for observations [..., observation_dim]."""
+        flat = self.normalize(observations).reshape(-1, self.observation_dim)
+        output = self.prior_network(flat)[0]
+        return DiagonalNormal.from_output(output.view(*observations.shape[:-1], -1))
+
+    def encode(self, observations: Tensor, actions: Tensor, length: Tensor) -> DiagonalNormal:
+        """q(z | window) for observations [B, H, observation_dim], actions [B, H, action_dim], lengths int64 [B]."""
+        posterior: DiagonalNormal = self.encoder(self.normalize(observations), actions, length)
+        return posterior
+
+    def decode(self, observations: Tensor, skill: Tensor) -> Tensor:
+        """Actions [B, H, action_dim] for states [B, H, observation_dim] and skills [B, skill_dim]."""
+        if isinstance(self.decoder, OpenLoopDecoder):
+            planned: Tensor = self.decoder(skill)
+            return planned
+        every = skill[:, None].expand(-1, observations.shape[1], -1)
+        actions: Tensor = self.decoder(self.normalize(observations), every)
+        return actions
+
+
+def new_model(settings: SkillSettings, store: EpisodeStore, seed: int) -> SkillModel:
+    """A new model, whose normalisation is that of all the store's episodes."""
+    found = store.normalization()
+    normalize = Normalize(torch.as_tensor(found.mean), torch.as_tensor(found.std))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return SkillModel(settings, normalize, store.action_dim)
+
+
+def model_from_state(settings: SkillSettings, state: Mapping[str, Mapping[str, Tensor]]) -> SkillModel:
+    """The model of a checkpoint: ``state`` maps at least the names of ``SkillModel.parts`` to state dicts.
+
+    Raises CheckpointError that names the network that is missing, or the key that does not fit.
+    """
+    last = f"layers.{2 * settings.decoder_layers}.bias" if settings.decoder == "closed" else "output.bias"
+    try:
+        mean, std = state["normalize"]["mean"], state["normalize"]["std"]
+        action_dim = len(state["skill_decoder"][last])
+    except KeyError as error:
+        raise CheckpointError(f"checkpoint: {error.args[0]!r} is missing") from None
+    model = SkillModel(settings, Normalize(mean, std), action_dim)
+    load_parts(model.parts, {name: value for name, value in state.items() if name in model.parts})
+    return model

@@ -1,0 +1,107 @@
+"""Studies in environments: run whole, gone on with, read as tables; what is wrong with a file is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from goskill.errors import InputError
+from goskill.experiments import online_studies
+from goskill.figures.learning_curves import draw_learning, learning_table, moving_average, read_learning
+
+STUDY = """
+title = "small"
+preset = "maze"
+suite = "maze"
+metric = "success"
+tasks = ["maze-r12-c07", "maze-r05-c12"]
+episodes = 5
+seeds = [3]
+[data]
+tasks = ["maze-play"]
+episodes = 2
+[skills.closed]
+settings = { skill_width = 8, skill_batch_size = 4, skill_iterations = 2, prior_width = 8 }
+[[contenders]]
+name = "SPiRL"
+method = "spirl"
+skills = "closed"
+settings = { iterations = 2, warmup_decisions = 200, critic_width = 8, batch_size = 4 }
+"""
+
+
+def test_a_study_runs_whole_and_is_not_run_again(tmp_path: Path) -> None:
+    file = tmp_path / "small.toml"
+    file.write_text(STUDY)
+    assert online_studies.is_online_study(file)
+    study = online_studies.read_online_study(file)
+    rows = online_studies.run_online_study(study, tmp_path / "out")
+    assert [(row["contender"], row["seed"], row["task"]) for row in rows] == [
+        ("SPiRL", 3, "maze-r12-c07"),
+        ("SPiRL", 3, "maze-r05-c12"),
+    ]
+    for (
+        row
+    ) in rows:  # 2000 steps before the first update, ten more before the second: one whole episode at least
+        assert len(row["end"]) == len(row["success"]) >= 1
+        assert not row["whole"]
+        assert row["settings"]["skill_width"] == 8
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "runs").rglob("*.safetensors")}
+    online_studies.run_online_study(study, tmp_path / "out")
+    assert made == {path: path.stat().st_mtime_ns for path in made}
+    assert read_learning(tmp_path / "out" / "rows.jsonl") == rows
+    online_studies.show_online_study(study, tmp_path / "out")
+    assert (tmp_path / "out" / "small.png").stat().st_size > 0
+
+
+def test_every_ready_study_can_be_read() -> None:
+    for name in online_studies.online_names():
+        assert online_studies.read_online_study(name).contenders
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (('skills = "closed"', 'skills = "open"'), "contender SPiRL: skills"),
+        (('title = "small"', ""), "expected .*title"),
+        (("[data]", "colour = 1\n[data]"), "unknown key 'colour'"),
+        (("episodes = 2", "episodes = 0"), "data.episodes: expected at least 1, got 0"),
+        (("seeds = [3]", "seeds = ["), "study small: "),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_named(change: tuple[str, str], message: str, tmp_path: Path) -> None:
+    (tmp_path / "small.toml").write_text(STUDY.replace(*change))
+    with pytest.raises(InputError, match=message):
+        online_studies.read_online_study(tmp_path / "small.toml")
+
+
+def test_curves_are_means_over_the_last_episodes() -> None:
+    random = np.random.default_rng(0)
+    values = random.random(50)
+    expected = [values[max(0, end - 20) : end].mean() for end in range(1, 51)]
+    np.testing.assert_allclose(moving_average(values.tolist()), expected)
+    with pytest.raises(InputError, match="expected what every episode reported"):
+        moving_average([1.0, None])
+
+
+def test_tables_have_no_numbers_for_episodes_that_were_not_played() -> None:
+    def row(task: str, seed: int, success: list[float]) -> dict[str, object]:
+        ends = list(range(1, len(success) + 1))
+        return {
+            "contender": "A",
+            "task": task,
+            "seed": seed,
+            "end": ends,
+            "success": success,
+            "return": success,
+        }
+
+    rows = [row("x", 0, [0.0, 1.0]), row("x", 1, [1.0, 1.0]), row("y", 0, [0.0]), row("y", 1, [0.0])]
+    lines = learning_table(rows, "success", [1, 2]).splitlines()
+    assert lines[2].startswith("| A | x | 2 | 2 | 0.50 (0.00 to 1.00) | 0.75 (")
+    assert lines[3] == "| A | y | 2 | 1 | 0.00 (0.00 to 0.00) | - |"
+    assert lines[4].startswith("| A | mean | 2 | 1 | 0.25")
+    assert lines[4].endswith("| - |")
+    assert draw_learning(rows, "success", 2).axes
