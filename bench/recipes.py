@@ -2,8 +2,9 @@
 
 ``python -P -m goskill.bench.recipes run quickstart`` collects the stage's episodes once, trains and evaluates every
 recipe of it that has no row yet, and adds a row for each to ``results/recipes.jsonl``. Stopped, it goes on where it
-was. ``python -P -m goskill.bench.recipes tell`` prints the tables of the docs from the rows, and ``draw`` its figure.
-Seeds from 1000 on belong to the search: presets are reported with others.
+was. ``report`` runs ``goskill quickstart`` as a newcomer does, once for each seed. ``tell`` prints the tables of the
+docs from the rows, and ``draw`` makes their figure. Seeds from 1000 on belong to the search: presets are reported with
+others.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from goskill.bench.runner import append
 from goskill.data import EpisodeStore
 from goskill.evaluation import Results
 from goskill.experiments import pipeline
+from goskill.experiments.quickstart import run_quickstart
 from goskill.experiments.runs import load_method, prompts_of, read_settings
 from goskill.experiments.studies import provenance
 from goskill.experiments.studies.finished import training_seconds
@@ -33,6 +35,7 @@ from goskill.training import RunFolder
 ROWS = Path(__file__).parent / "results" / "recipes.jsonl"
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 SEARCH_SEED = 1_000
+REPORT = "preset quickstart"  # the stage of the rows that no search saw
 ONE_THREAD = ("training.threads=1", "training.checkpoint_every=200", "training.keep_checkpoints=1")
 
 
@@ -72,6 +75,32 @@ def run(stage_name: str, work: Path, names: Sequence[str], seeds: Sequence[int])
                 append([{"stage": stage_name, "recipe": name, "seed": seed, **row}], ROWS)
 
 
+def report(work: Path, seeds: Sequence[int]) -> None:
+    """Collect, train and evaluate preset quickstart for each seed that has no row yet."""
+    for seed in seeds:
+        if (REPORT, seed) not in [(row["stage"], row["seed"]) for row in read_rows()]:
+            out = work / f"report-{seed}"
+            run_folder = RunFolder(out)
+            if not run_folder.figures.exists():
+                run_quickstart(out, seed=seed, workers=1, overrides=ONE_THREAD)
+            row = _reported(run_folder, work / f"report-{seed}-data", seed)
+            append([{"stage": REPORT, "recipe": "preset", "seed": seed, **row}], ROWS)
+
+
+def _reported(run_folder: RunFolder, data: Path, seed: int) -> dict[str, Any]:
+    results, settings = Results.load(run_folder.results_file), run_folder.settings
+    episodes = settings["evaluation"]["episodes"]
+    return {
+        "about": "preset quickstart",
+        "method": settings["method"]["name"],
+        "changes": list(ONE_THREAD),
+        "settings": {section: settings[section] for section in ("method", "training")},
+        "data": {"seed": seed, "fingerprint": _fingerprint(data)},
+        "evaluation": {"episodes": episodes, "steps": 500, "seed": seed},
+        **_measured(results, run_folder.path),
+    }
+
+
 def _run(stage: Stage, recipe: Recipe, data: Path, folder: Path, seed: int) -> dict[str, Any]:
     changes = (
         *stage.common.get(recipe.method, ()),
@@ -99,6 +128,12 @@ def _run(stage: Stage, recipe: Recipe, data: Path, folder: Path, seed: int) -> d
         "settings": {"method": to_mapping(settings.method), "training": asdict(settings.training)},
         "data": {"episodes": stage.episodes, "seed": SEARCH_SEED, "fingerprint": _fingerprint(data)},
         "evaluation": {"episodes": stage.evaluated, "steps": stage.steps, "seed": seed},
+        **_measured(results, folder),
+    }
+
+
+def _measured(results: Results, folder: Path) -> dict[str, Any]:
+    return {
         "seconds": training_seconds(folder / "metrics.jsonl"),
         "tasks": {task: _numbers(results, task) for task in results.tasks},
         "commit": provenance.commit(),
@@ -265,7 +300,7 @@ STAGES = {
             "long": Recipe("go_skill", "the same, longer, no reached goal", LONG),
             "swap": Recipe("go_skill", "the same, 60 % swapped skills instead, small tables", SWAP),
             "rescaled": Recipe(
-                "go_skill", "the same, Kaiming initialisation of the decoder, longer decay", LONG_DECAY
+                "go_skill", "the same, Kaiming initialisation, longer, slower decay", LONG_DECAY
             ),
             "small-batches": Recipe(
                 "go_skill", "the same, twice the iterations, half the batch", SMALL_BATCHES
@@ -332,15 +367,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     running.add_argument("--work", type=Path, default=Path("runs/recipes"))
     running.add_argument("--recipes", nargs="*", default=[])
     running.add_argument("--seeds", nargs="*", type=int, default=[SEARCH_SEED + 1])
+    reporting = commands.add_parser("report")
+    reporting.add_argument("--work", type=Path, default=Path("runs/recipes"))
+    reporting.add_argument("--seeds", nargs="*", type=int, default=range(5))
     commands.add_parser("tell")
     commands.add_parser("draw")
     chosen = parser.parse_args(arguments)
     if chosen.command == "run":
         run(chosen.stage, chosen.work, chosen.recipes, chosen.seeds)
+    elif chosen.command == "report":
+        report(chosen.work, chosen.seeds)
     elif chosen.command == "draw":
         draw(DOCS)
     else:
-        for stage in STAGES:
+        for stage in (*STAGES, REPORT):
             print(f"\n{stage}\n")
             print("\n".join(table(stage)))
 

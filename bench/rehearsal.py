@@ -1,9 +1,10 @@
 """Every path of the CUDA code under a library that stands in for CUDA and computes nothing: ``bench/gpu-rehearsal.sh``.
 
 Launches, captures, streams and memory are exercised, not numbers. The library says on the standard error what CUDA
-would not allow; the script fails on any such line. ``python -m goskill.bench.rehearsal FOLDER train`` trains and acts,
-``... FOLDER steps`` counts what steps of the paper's size move and launch, against bounds. As a pytest plugin
-(``-p goskill.bench.rehearsal``) the module lets benchmarks run that compare values.
+would not allow; the script fails on any such line. ``python -m goskill.bench.rehearsal FOLDER train [METHOD ...]``
+trains and acts, with every method by default; ``... FOLDER steps`` counts what steps of the paper's size move and
+launch, against bounds. As a pytest plugin (``-p goskill.bench.rehearsal``) the module lets benchmarks run that
+compare values.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ import ctypes
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 
 from goskill.data import EpisodeStore, StoreWriter
+from goskill.envs.suite import Suite
 from goskill.methods.method import Sources
 from goskill.methods.registry import built_in_names, find
 from goskill.rollouts.policy import Demonstration
@@ -27,7 +30,8 @@ from goskill.training import RunFolder, Trainer, TrainingSettings
 
 OBSERVATION, ACTION, STEPS = 39, 4, 60
 TASKS = ("left", "right")
-# Sizes that the kernels of training take, as small as they may be.
+ITERATIONS = 9  # of each phase: eager ones, a capture, replays
+# Sizes that the kernels of training take, as small as they may be. Schedules are ITERATIONS long.
 SMALL: dict[str, Any] = {
     "horizon": 4,
     "codebook_size": 5,
@@ -45,9 +49,21 @@ SMALL: dict[str, Any] = {
     "prompt_length": 3,
     "prompt_episodes": 2,
     "max_decisions": 60,
-    "extraction_iterations": 9,
-    "policy_iterations": 9,
-    "iterations": 9,
+    "modules": 2,
+    "skill_width": 32,
+    "skill_dim": 4,
+    "task_width": 32,
+    "prior_width": 32,
+    "prior_layers": 2,
+    "critic_width": 32,
+    "critic_layers": 2,
+    "environments_per_task": 2,
+    "warmup_steps": 4,
+    "warmup_decisions": 2,
+    "capacity": 64,
+    "mask_every": 3,
+    "decomposition_batch": 8,
+    "skill_batch_size": 8,
     "skill_batch_per_task": 8,
     "policy_batch_per_task": 4,
     "batch_per_task": 4,
@@ -68,6 +84,31 @@ class InterruptedRunError(Exception):
 def pytest_configure() -> None:
     """As a plugin: nothing is computed, so nothing is compared."""
     torch.testing.assert_close = lambda *args, **options: None
+
+
+class Still(gymnasium.Env[Any, Any]):
+    """Goes nowhere, since what acts under the library is not computed."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (OBSERVATION,), np.float32)
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (ACTION,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return self._observation(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return self._observation(), 1.0, False, False, {"success": False}
+
+    def _observation(self) -> Any:
+        return self.np_random.normal(size=OBSERVATION).astype(np.float32)
+
+
+class StillSuite(Suite):
+    name, tasks, max_steps, prefer_workers = "still", TASKS, 10, False
+    observation_dim, action_dim = OBSERVATION, ACTION
+
+    def make(self, task: str, seed: int | None = None, *, render_mode: str | None = None) -> Still:
+        return Still()
 
 
 def write_store(path: Path) -> EpisodeStore:
@@ -92,9 +133,10 @@ class Rehearsal:
 
     def __init__(self, name: str, store: EpisodeStore, folder: Path) -> None:
         self.entry, self.store, self.folder = find(name), store, folder
-        own = self.entry.method.Settings.__dataclass_fields__
-        values = {key: value for key, value in SMALL.items() if key in own and key not in self.entry.decided}
-        self.settings: Any = self.entry.settings(values)
+        method = self.entry.method
+        sizes = {**SMALL, **dict.fromkeys(method.schedule, ITERATIONS)}
+        own = set(method.Settings.__dataclass_fields__) - set(self.entry.decided)
+        self.settings: Any = self.entry.settings({key: sizes[key] for key in sizes if key in own})
         self._runs = 0
 
     def train(self, *, stop_at: int = 0, **training: Any) -> Any:
@@ -136,7 +178,8 @@ class Rehearsal:
                     policy.observe(np.ones(environments))
 
     def _method(self, training: TrainingSettings) -> Any:
-        return self.entry.method.create(self.settings, Sources(store=self.store), training)
+        sources = Sources(self.store, StillSuite(), "still", TASKS)
+        return self.entry.method.create(self.settings, sources, training)
 
 
 def _demonstration(random: np.random.Generator, steps: int) -> Demonstration:
@@ -163,7 +206,7 @@ def _interrupted(method: Any, run: RunFolder, settings: TrainingSettings, stop_a
 class StandIn:
     """What the library tells about its graphs; a real device tells nothing."""
 
-    SMALLEST = 50  # nodes: a step that was captured elsewhere leaves an empty graph
+    SMALLEST = 20  # nodes: a step that was captured elsewhere leaves an empty graph
 
     def __init__(self) -> None:
         self._nodes: Any = None
@@ -206,12 +249,9 @@ def ways() -> Iterator[dict[str, Any]]:
         yield {"device": "cuda", "precision": "bfloat16", "cuda_graphs": "on", "stop_at": stop_at}
 
 
-def rehearse(folder: Path) -> None:
+def rehearse(folder: Path, names: Sequence[str]) -> None:
     store, standin = write_store(folder / "store"), StandIn()
-    for name in built_in_names():
-        if not find(name).method.needs_store:
-            print(f"{name}: left out, it learns in environments", flush=True)
-            continue
+    for name in names or built_in_names():
         rehearsal = Rehearsal(name, store, folder)
         iterations = sum(getattr(rehearsal.settings, key) for key in rehearsal.entry.method.schedule)
         for way in ways():
@@ -253,6 +293,6 @@ if __name__ == "__main__":
     os.environ.setdefault("TRITON_CACHE_DIR", tempfile.mkdtemp())
     folder, part = Path(sys.argv[1]), sys.argv[2]
     if part == "train":
-        rehearse(folder)
+        rehearse(folder, sys.argv[3:])
     elif excesses := count_steps(folder):
         sys.exit("\n".join(excesses))

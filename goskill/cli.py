@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import json
@@ -33,6 +34,7 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "collect": stores.collect,
     "convert": stores.convert,
     "merge": stores.merge,
+    "mix": stores.mix,
     "download": stores.download,
     "info": stores.info,
     "verify": stores.verify,
@@ -113,7 +115,7 @@ def main() -> None:
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """A warning as one line, without the place in the code; those for developers are left out."""
     if not issubclass(category, DeprecationWarning):
-        typer.echo("warning: " + " ".join(str(message).split()), err=True)
+        _tell("warning: " + " ".join(str(message).split()))
 
 
 def _status(command: Callable[[], Any]) -> int:
@@ -142,7 +144,7 @@ def _status(command: Callable[[], Any]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         status = 130
     if status == 130:  # some versions of typer catch Ctrl-C themselves
-        typer.echo("interrupted", err=True)
+        _tell("interrupted")
     return status if isinstance(status, int) else 0
 
 
@@ -154,8 +156,14 @@ def _without_frames(message: str) -> str:
 
 
 def _fail(message: str, status: int = 2) -> int:
-    typer.echo("error: " + " ".join(message.split()), err=True)
+    _tell("error: " + " ".join(message.split()))
     return status
+
+
+def _tell(line: str) -> None:
+    """A line on stderr, if anybody reads it."""
+    with contextlib.suppress(OSError):
+        typer.echo(line, err=True)
 
 
 if __name__ == "__main__":  # torchrun -m goskill.cli

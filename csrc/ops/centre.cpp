@@ -37,9 +37,10 @@ std::vector<float> codebook_centre(const float* codebook, std::int64_t codes, st
     for (std::int64_t code = 0; code < codes; ++code) {
         for (std::size_t d = 0; d < size; ++d) {
             const float value = codebook[static_cast<std::size_t>(code) * size + d];
-            const bool finite = value - value == 0;
-            least[d] = finite && value < least[d] ? value : least[d];
-            greatest[d] = finite && value > greatest[d] ? value : greatest[d];
+            // Without branches, which codes in no order would mispredict.
+            const bool finite = value - value == 0, below = value<least[d], above = value> greatest[d];
+            least[d] = finite & below ? value : least[d];
+            greatest[d] = finite & above ? value : greatest[d];
         }
         // Where zero lies among the codes it is the centre, whatever codes follow.
         if (code % 32 == 15 && around_zero(least, greatest)) return {};

@@ -116,8 +116,9 @@ inline void subtract_centre(const float* rows, std::int64_t stride, std::int64_t
 template <int VECTORS>
 void nearest_in_block(const float* rows, std::int64_t stride, std::int64_t groups, std::int64_t dim,
                       const PackedCodebook& codebook, float* centred, Best& best) {
-    const std::int64_t size = TILE_ROWS * dim;
     const bool moved = !codebook.centre.empty();
+    const float* scored = moved ? centred : rows;
+    const std::int64_t width = moved ? dim : stride;
     for (std::int64_t r = 0; r < groups * TILE_ROWS; ++r) {
         best.score[r] = splat(-__builtin_inff());
         best.tile[r] = Int{};
@@ -126,10 +127,10 @@ void nearest_in_block(const float* rows, std::int64_t stride, std::int64_t group
         const float* codes = codebook.values.data() + t * codebook.tile * dim;
         const float* offsets = codebook.offsets.data() + t * codebook.tile;
         for (std::int64_t g = 0; g < groups; ++g) {
-            const float* group = rows + g * TILE_ROWS * stride;
             if (moved && t == 0)
-                subtract_centre(group, stride, dim, codebook.centre.data(), centred + g * size);
-            score_tile<VECTORS>(moved ? centred + g * size : group, moved ? dim : stride, dim, codes, offsets,
+                subtract_centre(rows + g * TILE_ROWS * stride, stride, dim, codebook.centre.data(),
+                                centred + g * TILE_ROWS * dim);
+            score_tile<VECTORS>(scored + g * TILE_ROWS * width, width, dim, codes, offsets,
                                 static_cast<std::int32_t>(t), best.score + g * TILE_ROWS,
                                 best.tile + g * TILE_ROWS);
         }

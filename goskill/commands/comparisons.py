@@ -80,7 +80,8 @@ def study(
 
     Stopped or killed at any moment, the same command goes on. Each task of each run becomes one line of
     `FOLDER/rows.jsonl`. Ready studies: paper-mt50, paper-mt30, paper-ablations, paper-hyperparameters, paper-ml45,
-    small-mt10; in environments, one run at a time: spirl-maze.
+    small-mt10; in environments, one run at a time: spirl-maze,
+    skills-kitchen.
 
     Examples: `goskill study small-mt10`, `goskill study paper-mt30 --data near-optimal=data/mt30`,
     `goskill study small-mt10 --table --into README.md`
@@ -88,6 +89,9 @@ def study(
     from goskill.experiments import online_studies, studies
 
     if online_studies.is_online_study(source):
+        for option, value in (("--processes", processes), ("--data", data), ("--json", as_json or None)):
+            if value is not None:
+                raise InputError(f"{option}: studies in environments have no such option")
         _study_online(source, out, table, into)
         return
     if table:

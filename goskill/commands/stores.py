@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from goskill.commands.options import Device, Labels, Seed, Suite, Tasks, Workers, split
+from goskill.commands.options import Device, Labels, Overrides, Seed, Suite, Tasks, Workers, split
 
 
 def collect(
@@ -15,21 +15,42 @@ def collect(
     suite: Suite = None,
     tasks: Tasks = None,
     episodes: Annotated[int, typer.Option(help="Episodes per task, from random to expert.", min=1)] = 40,
-    policy: Annotated[str, typer.Option(help="Who acts: scripted, or random.")] = "scripted",
+    policy: Annotated[
+        str,
+        typer.Option(
+            help="Who acts: scripted, random, or sac: agents that learn, whose every episode is kept."
+        ),
+    ] = "scripted",
     quality: Annotated[
         str, typer.Option(help="near-optimal: all episodes; sub-optimal: the first half.")
     ] = "near-optimal",
     workers: Workers = None,
     seed: Seed = 0,
+    overrides: Overrides = None,
 ) -> None:
     """Collect episodes of a suite's tasks, by default MetaWorld's. Run it again to go on after an interruption.
 
     Examples: `goskill collect --suite mt10 --out data/mt10`,
+    `goskill collect --suite mt10 --policy sac --episodes 2000 --out data/sac`,
     `goskill collect --tasks reach,push --out data/two`,
     `goskill collect --suite my_module:suite --policy random --out data/mine`
     """
+    from goskill.errors import InputError
     from goskill.experiments import pipeline
 
+    if policy == "sac":
+        pipeline.collect_learning(
+            out,
+            suite=suite,
+            tasks=pipeline.choose_tasks(suite, tasks),
+            episodes=episodes,
+            overrides=overrides or (),
+            workers=workers,
+            seed=seed,
+        )
+        return
+    if overrides:
+        raise InputError(f"--set {overrides[0]}: only collections of agents that learn have settings")
     pipeline.collect(
         out,
         suite=suite,
@@ -134,6 +155,50 @@ def merge(
     from goskill.experiments import pipeline
 
     pipeline.merge(stores, out, workers=workers)
+
+
+def mix(
+    data: Annotated[Path, typer.Argument(help="An episode store, of agents that learned.", metavar="DATA")],
+    config: Annotated[
+        str,
+        typer.Option(
+            help="How many tasks get medium replay, replay, and medium to expert.", metavar="MR,RP,ME"
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The episode store to write. Default: say who gets what.", metavar="DATA"),
+    ] = None,
+    limits: Annotated[
+        str | None,
+        typer.Option(help="At most so many episodes of a task, such as 150,100,50.", metavar="MR,RP,ME"),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Cut each episode to so many steps.", min=1)] = None,
+    seed: Seed = 0,
+) -> None:
+    """Mix data of different quality out of what agents experienced while they learned: each task gets one quality.
+
+    Example: `goskill mix data/sac --config 5,3,2 --seed 0 --out data/mix`
+    """
+    from goskill.experiments import pipeline
+
+    pipeline.mix(
+        data,
+        out,
+        config=_numbers("config", config),
+        limits=_numbers("limits", limits),
+        steps=steps,
+        seed=seed,
+    )
+
+
+def _numbers(name: str, text: str | None) -> list[int]:
+    from goskill.errors import InputError
+
+    try:
+        return [int(part) for part in (text or "").split(",") if part.strip()]
+    except ValueError:
+        raise InputError(f"{name}: expected whole numbers with commas between them, got {text!r}") from None
 
 
 def download(

@@ -311,6 +311,11 @@ class ReplaySampler:
         self._rank = checked_integer("rank", rank, 0)
         self._step = 0
 
+    @property
+    def device(self) -> torch.device:
+        """Where the rows live."""
+        return self._buffer.device
+
     def places(self, step: int) -> Batch:
         """The ``rows`` of one step's batch, int64 [B] or [tasks, B], on the buffer's device."""
         sizes = self._buffer.sizes[self._rings]

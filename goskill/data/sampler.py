@@ -5,7 +5,7 @@ from __future__ import annotations
 import numbers
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -258,13 +258,23 @@ class StoreSampler(IterableDataset[Batch]):
         self._step = step
 
 
+class Gathering(Protocol):
+    """A sampler whose batches are gathered from their places."""
+
+    def next_places(self) -> Batch: ...
+
+    def state_dict(self) -> dict[str, int]: ...
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None: ...
+
+
 class PlaceStream:
     """The stream of a resident sampler before anything is gathered: what :meth:`StoreSampler.gather` takes.
 
     It moves the sampler on; its state is the sampler's.
     """
 
-    def __init__(self, sampler: StoreSampler) -> None:
+    def __init__(self, sampler: Gathering) -> None:
         self._sampler = sampler
 
     def __iter__(self) -> Iterator[Batch]:

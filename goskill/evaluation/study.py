@@ -29,14 +29,19 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]*")
 
 @dataclass(frozen=True)
 class DataSource:
-    """Where the episodes of one data set come from: a store that is there, or scripted ones to collect."""
+    """Where the episodes of a data set come from: a store that is there, scripted ones to collect, or a mix of them."""
 
     store: str = ""  # an episode store; "": collect
+    mix: tuple[
+        int, ...
+    ] = ()  # how many tasks get medium replay, replay, medium to expert of that; (): all of it
+    limits: Mapping[str, int] = field(default_factory=dict)  # episodes per task of each quality of a mix
+    steps: int = 0  # to which a mix cuts each episode; 0: whole ones
     suite: str = ""  # whose tasks are collected, or expected in the store
     tasks: tuple[str, ...] = ()  # or these
     episodes: int = 40  # per task, from random to expert
     quality: Literal["near-optimal", "sub-optimal"] = "near-optimal"  # all episodes, or the first half
-    seed: int = 0  # of the collection
+    seed: int = 0  # of the collection, and of the mix
 
     def __post_init__(self) -> None:
         if self.suite and self.tasks:
@@ -92,6 +97,7 @@ class Study:
     evaluation: Mapping[str, Any]
     finetuning: Finetuning | None
     text: str  # the file
+    last_step: bool = False  # the table also tells success at the last step
 
     @property
     def training_data(self) -> list[str]:
@@ -157,6 +163,7 @@ class _File:
     training: Mapping[str, Any] = field(default_factory=dict)
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     finetuning: Finetuning | None = None
+    last_step: bool = False
 
 
 def _study(content: Mapping[str, Any], text: str, name: str) -> Study:
@@ -194,6 +201,7 @@ def _study(content: Mapping[str, Any], text: str, name: str) -> Study:
         evaluation=file.evaluation,
         finetuning=file.finetuning,
         text=text,
+        last_step=file.last_step,
     )
 
 

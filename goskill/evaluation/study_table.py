@@ -24,6 +24,7 @@ from goskill.terminal import amount
 
 BUDGETS = {"iterations": "equal iterations", "seconds": "equal seconds"}
 COLUMNS = ("", "seeds", "iterations", "return", "IQM of returns", "success", "better than {baseline}")
+AT_LAST = "success at the last step"
 TWICE = "†"
 """Marks runs that count for both budgets."""
 ENOUGH_RUNS = 10
@@ -42,6 +43,7 @@ class Line:
     returns: Estimate  # mean over runs and tasks; all intervals are stratified bootstraps
     interquartile: Estimate  # of returns over runs x tasks
     success: Estimate | None  # at any step, mean over runs and tasks; None: unknown
+    success_last: Estimate | None  # at the last step; None: unknown, or not asked for
     improvement: Estimate | None  # probability that a run has a higher return than one of the baseline
     counted_twice: bool  # runs of equal iterations that count as ones of equal seconds, too
 
@@ -151,7 +153,7 @@ def _group(study: Study, rows: Sequence[Row], made: Collection[str]) -> Group:
         versions=versions(first),
         fingerprint=first["fingerprint"],
         lines=[
-            _line(name, mine, None if name == study.baseline else baseline, made)
+            _line(study, name, mine, None if name == study.baseline else baseline, made)
             for name, mine in by_contender.items()
         ],
         tasks=len({row["task"] for row in rows}),
@@ -162,7 +164,11 @@ def _group(study: Study, rows: Sequence[Row], made: Collection[str]) -> Group:
 
 
 def _line(
-    name: str, rows: Sequence[Row], baseline: npt.NDArray[np.float64] | None, made: Collection[str]
+    study: Study,
+    name: str,
+    rows: Sequence[Row],
+    baseline: npt.NDArray[np.float64] | None,
+    made: Collection[str],
 ) -> Line:
     returns = scores(rows, "return_mean")
     return Line(
@@ -171,22 +177,27 @@ def _line(
         iterations=int(np.median([row["iterations"] for row in rows])),
         returns=statistics.bootstrap(returns, np.mean),
         interquartile=statistics.bootstrap(returns),
-        success=statistics.bootstrap(scores(rows, "success"), np.mean) if is_known(rows, "success") else None,
+        success=_success(rows, "success"),
+        success_last=_success(rows, "success_last") if study.last_step else None,
         improvement=None if baseline is None else statistics.probability_of_improvement(baseline, returns),
         counted_twice=rows[0]["budget"] == "seconds" and any(_but_budget(row) in made for row in rows),
     )
 
 
+def _success(rows: Sequence[Row], value: str) -> Estimate | None:
+    return statistics.bootstrap(scores(rows, value), np.mean) if is_known(rows, value) else None
+
+
 def rich_table(study: Study, group: Group, distinction: str = "") -> Table:
     """One group for a terminal; ``distinction`` is what tells it from others (``distinctions``)."""
     table = Table(title=_title(group) + distinction, caption=_caption(study, group), box=box.SIMPLE_HEAD)
-    longest = max(len(_cells(line)[0]) for line in group.lines)
+    longest = max(len(_cells(study, line)[0]) for line in group.lines)
     table.add_column("", min_width=min(longest, 22), overflow="fold")
     for column in _columns(study)[1:]:
         table.add_column(column, justify="right", overflow="fold")
     for line in group.lines:
         # Rich reads square brackets as markup; on a line of their own they fit narrow terminals.
-        table.add_row(*(cell.replace(" [", "\n\\[") for cell in _cells(line)))
+        table.add_row(*(cell.replace(" [", "\n\\[") for cell in _cells(study, line)))
     return table
 
 
@@ -197,7 +208,7 @@ def markdown(study: Study, found: Sequence[Group], notices: Sequence[str] = ()) 
         columns = _columns(study)
         lines = [f"**{_title(group)}{distinction}**", ""]
         lines += ["| " + " | ".join(columns) + " |", "|---" + "|--:" * (len(columns) - 1) + "|"]
-        lines += ["| " + " | ".join(_cells(line)) + " |" for line in group.lines]
+        lines += ["| " + " | ".join(_cells(study, line)) + " |" for line in group.lines]
         lines += ["", _caption(study, group)]
         parts.append("\n".join(lines))
     return "\n\n".join([*parts, *notices]) + "\n"
@@ -246,17 +257,19 @@ def _about_intervals(group: Group) -> str:
 
 
 def _columns(study: Study) -> list[str]:
-    return [column.format(baseline=study.baseline) for column in COLUMNS]
+    names = [column.format(baseline=study.baseline) for column in COLUMNS]
+    return [*names[:-1], AT_LAST, names[-1]] if study.last_step else names
 
 
-def _cells(line: Line) -> list[str]:
+def _cells(study: Study, line: Line) -> list[str]:
+    successes = [line.success, line.success_last] if study.last_step else [line.success]
     return [
         line.contender + (f" {TWICE}" if line.counted_twice else ""),
         str(line.seeds),
         str(line.iterations),
         _with_interval(line.returns, amount),
         _with_interval(line.interquartile, amount),
-        "unknown" if line.success is None else _with_interval(line.success, _share),
+        *("unknown" if one is None else _with_interval(one, _share) for one in successes),
         "" if line.improvement is None else _with_interval(line.improvement, _share),
     ]
 
@@ -294,6 +307,7 @@ def to_json(found: Sequence[Group]) -> list[dict[str, Any]]:
                     "return": estimate(line.returns),
                     "return_iqm": estimate(line.interquartile),
                     "success": estimate(line.success),
+                    **({} if line.success_last is None else {"success_last": estimate(line.success_last)}),
                     "improvement": estimate(line.improvement),
                     "counted_twice": line.counted_twice,
                 }

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 __all__ = [
     "choose_tasks",
     "collect",
+    "collect_learning",
     "compare",
     "convert",
     "diagnose",
@@ -63,6 +64,7 @@ __all__ = [
     "label",
     "load_policy",
     "merge",
+    "mix",
     "push",
     "show_store",
     "train",
@@ -108,6 +110,61 @@ def collect(
     if distributed.rank() == 0:
         console.print(f"{out}: {store.num_episodes} {policy} episodes of {len(store.tasks)} tasks")
     return store
+
+
+def collect_learning(
+    out: PathLike,
+    *,
+    suite: str | Suite | None = None,
+    tasks: Sequence[str] | None = None,
+    **options: Any,
+) -> EpisodeStore:
+    """Collect what agents experience while they learn; see
+    :func:`goskill.experiments.learned_collection.collect_learning`, also for the options.
+    """
+    from goskill.envs.suite import tasks_in
+    from goskill.experiments.learned_collection import collect_learning as collect_experience
+
+    found, names = tasks_in(suite, tasks)
+    store = collect_experience(out, suite=suite or found.name, tasks=names, **options)
+    console.print(f"{out}: {store.num_episodes} episodes of {len(store.tasks)} agents that learned")
+    return store
+
+
+def mix(
+    data: PathLike,
+    out: PathLike | None = None,
+    *,
+    config: Sequence[int],
+    limits: Sequence[int] = (),
+    steps: int | None = None,
+    seed: int = 0,
+) -> None:
+    """Say which task gets data of which quality, and write the mix; see :func:`goskill.data.mixing.write_mix`.
+
+    ``limits``: how many episodes of a task at most, by quality. Raises InputError.
+    """
+    from goskill.data import EpisodeStore
+    from goskill.data.mixing import QUALITIES, RULES, mixed, write_mix
+
+    if limits and (len(limits) != len(QUALITIES) or min(limits) < 1):
+        raise InputError(
+            f"limits: expected {len(QUALITIES)} positive numbers, got {','.join(map(str, limits))}"
+        )
+    store = EpisodeStore.open(data)
+    most = dict(zip(QUALITIES, limits, strict=True)) if limits else None
+    if out is None:
+        parts = mixed(store, config, seed=seed, limits=most, steps=steps)
+    else:
+        parts = write_mix(store, out, config, seed=seed, limits=most, steps=steps)
+    table = Table("task", "quality", "episodes")
+    for part in parts:
+        table.add_row(part.task, part.quality, f"{len(part.episodes)} of {part.experienced}")
+    console.print(table)
+    for quality, rule in RULES.items():
+        console.print(f"{quality}: {rule}", highlight=False)
+    sources = {str(origin.get("source", "unknown")) for origin in store.provenance}
+    console.print(f"cut out of {data}, {', '.join(sorted(sources))} data", highlight=False, markup=False)
 
 
 def convert(layout: str, source: str, out: PathLike, *, workers: int | None = None, **options: Any) -> None:
@@ -253,8 +310,9 @@ def evaluate(
         found.require_rendering()
     for module in learned.modules.values():
         module.to(chosen_device)
+    wanted = settings_of(run, method=method).evaluation
     if episodes is None:
-        episodes = settings_of(run, method=method).evaluation.episodes
+        episodes = wanted.episodes
     policy = learned.policy(precision)
     with _progress("evaluating") as report:
         results = evaluate_over_ranks(
@@ -265,6 +323,7 @@ def evaluate(
             prompts=demonstrations,
             seed=seed,
             workers=distributed.workers(workers),
+            max_steps=wanted.max_steps,
             progress=report if distributed.rank() == 0 else None,
         )
     results = results.with_data(returns_of(run))

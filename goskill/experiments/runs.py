@@ -43,10 +43,13 @@ class EvaluationSettings:
     """How a run is evaluated. Raises InputError that names the setting."""
 
     episodes: int = 50  # new episodes per task
+    max_steps: int | None = None  # of each; None: as many as the suite's have
 
     def __post_init__(self) -> None:
-        if self.episodes < 1:
-            raise InputError(f"episodes: expected at least 1, got {self.episodes}")
+        for name in ("episodes", "max_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name}: expected at least 1, got {value}")
 
 
 @dataclass(frozen=True)

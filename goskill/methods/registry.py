@@ -36,6 +36,7 @@ _BUILT_IN: Mapping[str, str] = MappingProxyType(
         "harmodt": "goskill.methods.harmodt",
         "mtdiff": "goskill.methods.mtdiff",
         "sac": "goskill.methods.sac",
+        "bc_sac": "goskill.methods.sac",
         "td3_bc": "goskill.methods.td3_bc",
         "pcgrad": "goskill.methods.td3_bc",
         "soft_modularization": "goskill.methods.td3_bc",
@@ -44,6 +45,9 @@ _BUILT_IN: Mapping[str, str] = MappingProxyType(
         "bc": "goskill.methods.bc",
         "skill_prior": "goskill.methods.skill_prior",
         "spirl": "goskill.methods.spirl",
+        "extract": "goskill.methods.extract",
+        "extract_state": "goskill.methods.extract",
+        "extract_action": "goskill.methods.extract",
     }
 )
 _ENTRIES: dict[str, Entry] = {}

@@ -47,14 +47,18 @@ def fold(encoder: GoalEncoder) -> Callable[[Tensor], Tensor]:
     assert isinstance(second, nn.Linear)
     if first.in_features >= first.out_features:
         return encoder  # one matrix would be larger than the two
-    joined = torch.cat([first.weight, first.bias[:, None]], 1).double()
+    # In float64 on the CPU: small matrices, for which a GPU would have to load libraries first.
+    W1, b1, g, c, W2, b2 = (
+        parameter.detach().cpu().double()
+        for layer in (first, norm, second)
+        for parameter in layer.parameters()
+    )
+    joined = torch.cat([W1, b1[:, None]], 1)
     centred = joined - joined.mean(0)
-    # On the CPU: a small matrix, for which a GPU would have to load a library first.
-    scatter = torch.linalg.qr(centred.cpu(), mode="r").R.to(centred.device) / first.out_features**0.5
-    product = second.weight.double() @ (norm.weight.double()[:, None] * centred)
-    folded = torch.cat([scatter, product]).to(first.weight.dtype)
+    scatter = torch.linalg.qr(centred, mode="r").R / first.out_features**0.5
+    folded = torch.cat([scatter, W2 @ (g[:, None] * centred)]).to(first.weight)
     weight, bias = folded[:, :-1].contiguous(), folded[:, -1].contiguous()
-    shift = (second.weight.double() @ norm.bias.double() + second.bias.double()).to(first.weight.dtype)
+    shift = (W2 @ c + b2).to(first.weight)
     tail = nn.Sequential(*rest)
 
     def encode(change: Tensor) -> Tensor:

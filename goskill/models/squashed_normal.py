@@ -39,6 +39,16 @@ class SquashedNormal:
         noise = torch.randn_like(self.mean)
         x = self.mean + self.log_std.exp() * noise
         normal = -0.5 * (noise.square() + math.log(2 * math.pi)) - self.log_std
-        # log(1 - tanh(x)²) without cancellation.
-        squash = 2 * (math.log(2) - x - F.softplus(-2 * x)) + math.log(self.bound)
-        return self.bound * torch.tanh(x), (normal - squash).sum(-1)
+        return self.bound * torch.tanh(x), (normal - self._log_slope(x)).sum(-1)
+
+    def log_density(self, action: Tensor) -> Tensor:
+        """The log density [...] of actions [..., action_dim], which are moved inside the interval by 1e-4 of it."""
+        inside = 1 - 1e-4
+        x = torch.atanh((action / self.bound).clamp(-inside, inside))
+        scaled = (x - self.mean) * (-self.log_std).exp()
+        normal = -0.5 * (scaled.square() + math.log(2 * math.pi)) - self.log_std
+        return (normal - self._log_slope(x)).sum(-1)
+
+    def _log_slope(self, x: Tensor) -> Tensor:
+        """log of bound (1 - tanh(x)²), without cancellation."""
+        return 2 * (math.log(2) - x - F.softplus(-2 * x)) + math.log(self.bound)

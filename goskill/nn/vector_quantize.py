@@ -203,13 +203,9 @@ class VectorQuantize(nn.Module):
         Raises:
             InputError: wrong shapes or dtypes, or an argument that is not supported.
         """
-        options = {
-            "indices": indices,
-            "topk": topk,
-            "sample_codebook_temp": sample_codebook_temp,
-            **unsupported,
-        }
-        _refuse_others(options, _OPTIONS_AT_DEFAULT)
+        if unsupported or not (indices is None and topk is None and sample_codebook_temp is None):
+            options = {"indices": indices, "topk": topk, "sample_codebook_temp": sample_codebook_temp}
+            _refuse_others({**options, **unsupported}, _OPTIONS_AT_DEFAULT)
         channels_first = not self.channel_last and x.ndim > 2
         if channels_first:
             x = x.movedim(1, -1)

@@ -21,9 +21,16 @@ def _as_float(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.detach().to(torch.float32).contiguous()
 
 
+def _as_codes(codebook: Tensor) -> Tensor:
+    """Contiguous float32, without the microseconds that asking torch for it takes where it is so already."""
+    if codebook.dtype == torch.float32 and codebook.is_contiguous():
+        return codebook
+    return codebook.to(torch.float32).contiguous()
+
+
 def nearest_code(x: Tensor, codebook: Tensor, cosine: bool, with_distance: bool) -> tuple[Tensor, Tensor]:
-    codes = codebook.to(torch.float32)
-    codes = torch.nn.functional.normalize(codes, dim=-1) if cosine else codes.contiguous()
+    codes = _as_codes(codebook)
+    codes = torch.nn.functional.normalize(codes, dim=-1) if cosine else codes
     indices = x.new_empty(x.shape[0], dtype=torch.int64)
     distance = x.new_empty(x.shape[0] if with_distance else 0, dtype=torch.float32)
     _core.nearest_code(
@@ -46,12 +53,12 @@ def nearest_code(x: Tensor, codebook: Tensor, cosine: bool, with_distance: bool)
 def vector_quantize(
     x: Tensor, codebook: Tensor, mask: Tensor | None, commitment_weight: float, codebook_weight: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    codes = codebook.to(torch.float32).contiguous()
-    quantized_codes = codes.to(x.dtype)
+    codes = _as_codes(codebook)
+    quantized_codes = codes if x.dtype == torch.float32 else codes.to(x.dtype)
     mask = None if mask is None else mask.contiguous()
     quantized = x.new_empty(x.shape)
     indices = x.new_empty(x.shape[0], dtype=torch.int64)
-    error, elements = (x.new_empty((), dtype=torch.float32) for _ in range(2))
+    error, elements = torch.empty((), dtype=torch.float32), torch.empty((), dtype=torch.float32)
     counts = x.new_empty(codes.shape[0], dtype=torch.float32)
     sums = torch.empty_like(codes)
     _core.vector_quantize(
@@ -73,7 +80,8 @@ def vector_quantize(
         elements=elements.data_ptr(),
         threads=torch.get_num_threads(),
     )
-    return quantized, indices, error.mul_(commitment_weight + codebook_weight), counts, sums, elements
+    weight = commitment_weight + codebook_weight
+    return quantized, indices, error if weight == 1 else error.mul_(weight), counts, sums, elements
 
 
 def straight_through(
@@ -86,6 +94,8 @@ def straight_through(
     commitment_weight: float,
 ) -> Tensor:
     out = x.new_empty(x.shape)
+    if gradient.stride(0) == 0:  # that of a sum: one row is read again and again
+        gradient = gradient[:1].contiguous().expand(x.shape)
     _core.straight_through(
         x=x.data_ptr(),
         dtype=DTYPES[x.dtype],

@@ -62,4 +62,5 @@ def in_batches(*gradients: Tensor) -> bool:
     """Whether a backward pass takes several gradients at once: ``is_grads_batched``, or under ``vmap``."""
     if torch.compiler.is_compiling():
         return False
-    return transforms_active() or any(torch._C._functorch.is_legacy_batchedtensor(g) for g in gradients)
+    batched = torch._C._functorch.is_legacy_batchedtensor
+    return transforms_active() or any(map(batched, gradients))

@@ -74,7 +74,7 @@ def focal_loss(
     if not 0 <= label_smoothing <= 1:
         raise InputError(f"label_smoothing must be in [0, 1], got {label_smoothing}")
     rows = logits if logits.ndim == 2 else logits.movedim(1, -1).reshape(-1, logits.shape[1])
-    row_target = target.reshape(-1)
+    row_target = target if target.ndim == 1 else target.reshape(-1)
     row_mask = None if mask is None else mask.reshape(-1)
     chosen = choose(impl, logits)
     if weight is not None and weight.requires_grad and chosen != "reference":
@@ -133,7 +133,7 @@ class _FocalLoss(torch.autograd.Function):
         compiling = torch.compiler.is_compiling()
         ctx.save_for_backward(gradient, logits if compiling else None)
         # For second derivatives. Not among the saved tensors: first derivatives do not mind if the logits change.
-        ctx.formula = None if compiling else (arguments, _versions(arguments))
+        ctx.formula = None if compiling else (arguments, _versions(arguments[:4]))
         return cast(Tensor, loss)
 
     @staticmethod
@@ -153,14 +153,14 @@ class _FocalLoss(torch.autograd.Function):
         return gradient, *[None] * 7
 
 
-def _versions(arguments: tuple[Any, ...]) -> list[int]:
+def _versions(tensors: tuple[Any, ...]) -> list[int]:
     """How often each tensor has been changed in place; nobody counts that for those of inference mode."""
-    return [a._version for a in arguments if isinstance(a, Tensor) and not a.is_inference()]
+    return [one._version for one in tensors if one is not None and not one.is_inference()]
 
 
 def _gradient_by_formula(arguments: tuple[Any, ...], versions: list[int], factor: Tensor) -> Tensor:
     """The gradient by the logits, which can itself be differentiated by them and by ``factor``."""
-    if _versions(arguments) != versions:
+    if _versions(arguments[:4]) != versions:
         raise RuntimeError(
             "the second derivative of focal_loss needs its inputs, of which one has been changed in place since"
         )

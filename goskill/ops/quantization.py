@@ -159,7 +159,7 @@ class _Quantize(torch.autograd.Function):
             x, codebook, mask, commitment_weight, codebook_weight
         )
         # Copies, for the codebook moves before its gradient is asked for and the outputs are the caller's to change.
-        codes = codebook.detach().to(torch.float32, copy=True)
+        codes = codebook.to(torch.float32, copy=True)
         pull = counts.unsqueeze(-1) * codes - sums if ctx.needs_input_grad[1] else None
         ctx.save_for_backward(x if commitment_weight else None, codes, indices.clone(), elements, pull)
         ctx.mark_non_differentiable(indices, counts, sums)

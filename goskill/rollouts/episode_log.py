@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from goskill.rollouts.collector import Steps
 
@@ -31,7 +32,12 @@ class EpisodeLog:
         return len(self._rows)
 
     def add(self, step: Steps) -> dict[str, float]:
-        """Note a step of all environments. Returns means over the episodes that ended: return, length, success."""
+        """Note a step of all environments.
+
+        Returns means over the episodes that ended: return, length, success.
+
+        With several tasks also each one's, such as ``return/reach``.
+        """
         self._steps += 1
         self._length += 1
         self._return += step.rewards
@@ -43,11 +49,20 @@ class EpisodeLog:
         for row in over.tolist():
             values = (row, self._steps, self._length[row], self._return[row], self._success[row])
             self._rows.append(tuple(float(value) for value in values))
-        found = {"return": self._return[over].mean(), "length": self._length[over].mean()}
-        if not np.isnan(self._success[over]).any():
-            found["success"] = self._success[over].mean()
+        found = self._means(over)
+        ended = dict.fromkeys(self.tasks[row] for row in over.tolist())
+        for task in ended if len(set(self.tasks)) > 1 else ():
+            own = self._means(np.array([row for row in over.tolist() if self.tasks[row] == task]))
+            found |= {f"{name}/{task}": value for name, value in own.items()}
         self._length[over], self._return[over], self._success[over] = 0, 0.0, np.nan
-        return {name: float(value) for name, value in found.items()}
+        return found
+
+    def _means(self, rows: npt.NDArray[np.int64]) -> dict[str, float]:
+        """Over the episodes under way of some environments."""
+        found = {"return": float(self._return[rows].mean()), "length": float(self._length[rows].mean())}
+        if not np.isnan(self._success[rows]).any():
+            found["success"] = float(self._success[rows].mean())
+        return found
 
     def episodes(self, task: str) -> list[dict[str, float | int | None]]:
         """The episodes of a task: ``end`` (steps that its environment had taken), ``length``, ``return``, ``success``.

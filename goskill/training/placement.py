@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from goskill.data import EpisodeStore
+from goskill.data import EpisodeStore, ReplaySampler
 from goskill.data.sampler import PlaceStream, StoreSampler
 from goskill.training import Batch, Objective, TrainingSettings, choose_device
 
@@ -28,6 +28,18 @@ def placement(training: TrainingSettings, store: EpisodeStore) -> dict[str, Any]
     return {"device": device, "resident": True} if on_device else {}
 
 
+def replay_device(training: TrainingSettings, transitions: int, width: int) -> torch.device:
+    """Where a replay buffer of so many ``transitions`` lives, by ``training.data``.
+
+    ``width`` is the number of floats in each. "auto" keeps it on a GPU if it takes at most half of what is free there.
+    """
+    device = choose_device(training.device)
+    if training.data == "device":
+        return device
+    fits = training.data == "auto" and device.type == "cuda" and _has_room(4 * transitions * width, device)
+    return device if fits else torch.device("cpu")
+
+
 def column_bytes(store: EpisodeStore) -> int:
     """Bytes of all columns that samplers may keep on a device: float32 rows and labels of 4 bytes at most."""
     states = store.num_steps + store.num_episodes
@@ -37,17 +49,28 @@ def column_bytes(store: EpisodeStore) -> int:
 def _fits(store: EpisodeStore, device: torch.device) -> bool:
     if any(name == str(device) for name, _ in store.resident_columns):
         return True  # an earlier phase brought them there
+    return _has_room(column_bytes(store), device)
+
+
+def _has_room(size: int, device: torch.device) -> bool:
     free, _ = torch.cuda.mem_get_info(device)
-    return column_bytes(store) <= SHARE_FOR_DATA * free
+    return size <= SHARE_FOR_DATA * free
 
 
 def sampled_objective(
     name: str,
-    sampler: StoreSampler,
+    sampler: StoreSampler | ReplaySampler,
     loss: Callable[[Batch], tuple[Tensor, dict[str, Tensor]]],
     modules: Sequence[nn.Module],
+    **options: Any,
 ) -> Objective:
-    """An objective on a sampler's batches, which a resident one gathers inside the step."""
-    if sampler.resident:
-        return Objective(name, PlaceStream(sampler), loss, modules, sampler.gather)
-    return Objective(name, sampler, loss, modules)
+    """An objective on a sampler's batches, gathered inside the step where the data lies on the device.
+
+    ``options`` are further ones of :class:`Objective`.
+    """
+    inside = sampler.resident
+    if isinstance(sampler, ReplaySampler):
+        inside = sampler.device.type != "cpu"
+    if inside:
+        return Objective(name, PlaceStream(sampler), loss, modules, sampler.gather, **options)
+    return Objective(name, sampler, loss, modules, **options)

@@ -13,7 +13,7 @@ from typing import Any
 
 import goskill.training.distributed as distributed
 from goskill.errors import CheckpointError, InputError
-from goskill.files import parse_json, read_text, write_atomically
+from goskill.files import open_to_append, parse_json, read_text, write_atomically
 
 # Settings that cannot change what is learned (beyond rounding), so a run may be continued with other ones.
 FREE_ON_RESUME = {"data.path", "data.suite"} | frozenset(
@@ -35,6 +35,8 @@ SINCE_ADDED: Mapping[str, Any] = {
     "method.prompts": "best",
     "method.tell_task": False,
     "method.told_tasks": [],
+    "method.keep_experience": False,
+    "evaluation.max_steps": None,
 }
 
 
@@ -186,18 +188,17 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Hold the folder against other trainers; the lock goes with the process, however it ends.
 
-        Raises InputError if another process holds it.
+        Raises InputError if another process holds it, OSError for a lock that is no regular file.
         """
-        with open(self.path / ".lock", "a+", encoding="ascii") as file:
+        with open_to_append(self.path / ".lock") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.seek(0)
-                holder = file.read().strip() or "unknown"
+                holder = file.read().decode("ascii", "replace").strip() or "unknown"
                 raise InputError(f"{self.path} is being trained by another process (pid {holder})") from None
             file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
+            file.write(str(os.getpid()).encode())
             yield
 
 

@@ -112,7 +112,13 @@ class IterationStep:
             for name, step in self._by_name.items()
             if not isinstance(step.objective.sampler, str)
         }
-        self._copies = PinnedCopies(execution.device) if execution.device.type == "cuda" else None
+        # Of each sampler its own: batches of different samplers differ in shape.
+        on_host = self._batches if execution.device.type == "cuda" else ()
+        self._copies = {
+            name: PinnedCopies(execution.device)
+            for name in on_host
+            if self._by_name[name].objective.gather is None
+        }
         self._device = execution.device
         self._graphed = execution.graphs
         self._graphs: dict[tuple[str, ...], GraphedIteration] = {}  # by the objectives that are due
@@ -164,8 +170,8 @@ class IterationStep:
         for source in dict.fromkeys(self._source[name] for name in due):
             batch = next(self._batches[source])
             self.batch_size += len(next(iter(batch.values())))
-            if self._copies is not None and self._by_name[source].objective.gather is None:
-                batch = self._copies.to_device(batch)
+            if source in self._copies:
+                batch = self._copies[source].to_device(batch)
             batches[source] = batch
         return batches
 

@@ -14,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from goskill.ops.reference import codebook_centre
+
 interpreter = pytest.importorskip("triton.runtime.interpreter")
 
 pytestmark = [
@@ -201,6 +203,59 @@ def test_programs_take_several_tiles_and_lists_of_any_length(
     torch.manual_seed(0)
     assert check(screened, normal(1000, 8), normal(codes, 8)) < 0.5
     assert check(screened, normal(1000, 8) * 1e-7, normal(codes, 8) * 1e-7) > 0.9
+
+
+def cut(values: Any, bits: int) -> Any:
+    """float32 or float64 with so many significant bits, truncated."""
+    integer, fraction = (np.int32, 23) if values.dtype == np.float32 else (np.int64, 52)
+    kept = integer(-1) << integer(fraction + 1 - bits)
+    return (np.ascontiguousarray(values).view(integer) & kept).view(values.dtype)
+
+
+def tensor_core_product(_: Any, a: Any, b: Any, d: Any, precision: Any, *rest: Any) -> Any:
+    """What tensor cores may make of a product at worst: every sum is truncated to 22 bits."""
+    terms = [(a.data.astype(np.float32), b.data.astype(np.float32))]
+    if a.data.dtype == np.float32 and "TF32" in precision.name:
+        high_a, high_b = (cut(part, 11) for part in terms[0])
+        low_a, low_b = (cut(part - high, 11) for part, high in zip(terms[0], (high_a, high_b), strict=True))
+        small = [(low_a, high_b), (high_a, low_b)] if precision.name == "TF32x3" else []
+        terms = [*small, (high_a, high_b)]
+    total = d.data.astype(np.float64)
+    for left, right in terms:
+        for k in range(left.shape[1]):
+            total = cut(total + left[:, k, None].astype(np.float64) * right[k], 22)
+    return interpreter.TensorHandle(total.astype(d.data.dtype), d.dtype.scalar)
+
+
+@pytest.mark.parametrize(
+    ("codes", "dtype", "offset"),
+    [
+        (16, torch.float32, 0.0),
+        (16, torch.float32, 50.0),
+        (16, torch.bfloat16, 50.0),
+        (48, torch.float32, 50.0),
+    ],
+)
+def test_the_error_of_tensor_cores_is_within_its_bound(
+    codes: int, dtype: torch.dtype, offset: float, screened: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of few codes and many: what is decided stays right, and no other code is nearer by more than sums of float32
+    hide, where two codes are all but equally near."""
+    from goskill.kernels import nearest_code as direct
+
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", tensor_core_product)
+    torch.manual_seed(codes)
+    codebook = normal(codes, 40) + offset
+    one, other = codebook[torch.randint(codes, (2, 64))]
+    x = torch.lerp(one, other, 0.5 + 1e-4 * torch.randn(64, 1)).to(dtype)
+    check(screened, x, codebook)
+    indices, _ = found(direct, x, codebook)
+    centre = codebook_centre(codebook).double()
+    rows, moved = x.double() - centre, codebook.double() - centre
+    scores = moved.square().sum(1) - 2 * rows @ moved.T
+    excess = scores.gather(1, indices[:, None])[:, 0] - scores.amin(1)
+    hidden = 2.0**-18 * rows.norm(dim=1) * moved.norm(dim=1).max()
+    assert bool((excess <= hidden).all()), float((excess / hidden).max())
 
 
 def test_no_rows(screened: ModuleType) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from point_store import point_store
 from point_suite import PointSuite
 
 import goskill
 from goskill.errors import InputError
 from goskill.experiments import pipeline
 from goskill.methods import Sources, find
-from goskill.methods.sac import SAC, ActorLoss, CriticLoss, SACNetworks, SACSettings
+from goskill.methods.sac import SAC, ActorLoss, CloningLoss, CriticLoss, SACNetworks, SACSettings
 from goskill.models import SquashedNormal
 from goskill.rollouts import evaluate
 from goskill.rollouts.collector import Collector
@@ -209,3 +210,38 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
         policy.reset(["up"])
     with pytest.raises(InputError, match="warmup_steps: expected at least 1, got 0"):
         find("sac").settings({"warmup_steps": 0})
+
+
+def test_cloning_maximises_the_likelihood_of_actions() -> None:
+    """Against torch.distributions in float64; actions at the bounds count as just inside."""
+    torch.manual_seed(0)
+    networks = SACNetworks(replace(SMALL, tasks=("a", "b")), 2, 1)
+    random = torch.Generator().manual_seed(1)
+    actions = torch.cat([torch.rand(5, 1, 1, generator=random) * 4 - 2, torch.full((1, 1, 1), 2.0)])
+    batch = {"observations": torch.randn(6, 2, 2, generator=random), "actions": actions}
+    loss, _ = CloningLoss(networks, torch.tensor([-2.0]), torch.tensor([2.0]))(batch)
+    expected = 0.0
+    inside = (actions[:, 0].double() / 2).clamp(-0.9999, 0.9999)
+    for agent in range(2):
+        found = networks.distribution(batch["observations"][:, 0].expand(2, -1, -1))
+        normal = torch.distributions.Normal(found.mean[agent].double(), found.log_std[agent].double().exp())
+        squashed = torch.distributions.TransformedDistribution(
+            normal, [torch.distributions.transforms.TanhTransform()]
+        )
+        expected -= float(squashed.log_prob(inside).mean().detach())
+    assert float(loss.detach()) == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_cloned_actor_goes_on_from_what_it_imitated(tmp_path: Path) -> None:
+    store = point_store(tmp_path / "data")
+    changes = ["width=16", "cloning_iterations=20", "iterations=3", "warmup_steps=25", "batch_size=8"]
+    overrides = [*(f"method.{change}" for change in changes), "training.device=cpu", "training.threads=1"]
+    run = pipeline.train(
+        store.path, tmp_path / "run", method="bc_sac", overrides=overrides, suite="point_suite:PointSuite"
+    )
+    assert run.settings["method"]["cloning"]
+    policy = goskill.load_policy(run.path)
+    policy.reset(["left", "right"])
+    assert policy.act(np.zeros((2, 2), np.float32)).shape == (2, 1)
+    with pytest.raises(InputError, match="data: expected an episode store to learn from, got none"):
+        pipeline.train(None, tmp_path / "other", method="bc_sac", suite="point_suite:PointSuite")

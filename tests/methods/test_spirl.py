@@ -23,7 +23,7 @@ from goskill.methods.skill_rl import (
     SkillAgents,
     SkillCollector,
     SkillCriticLoss,
-    SkillLoss,
+    SkillModelLoss,
     new_model,
 )
 from goskill.methods.spirl import SPiRL, SPiRLSettings
@@ -66,7 +66,7 @@ def test_the_loss_of_skills_is_that_of_a_beta_vae_and_a_prior(decoder: Any, stor
     batch = next(iter(SegmentSampler(store, 5, 16, balance="transition")))
     assert not batch["mask"].all()
     torch.manual_seed(1)
-    loss, metrics = SkillLoss(model)(batch)
+    loss, metrics = SkillModelLoss(model)(batch)
     torch.manual_seed(1)
     noise = torch.randn(16, 2)
     errors, divergences, surprises = [], [], []
@@ -87,11 +87,11 @@ def test_the_loss_of_skills_is_that_of_a_beta_vae_and_a_prior(decoder: Any, stor
     assert float(metrics["divergence"]) == pytest.approx(float(torch.cat(divergences).mean()), rel=1e-5)
     # The prior follows the skills and pulls at nothing else.
     torch.manual_seed(1)
-    loss, _ = SkillLoss(model)(batch)
+    loss, _ = SkillModelLoss(model)(batch)
     for parameter in model.prior_network.parameters():
         parameter.requires_grad_(False)
     torch.manual_seed(1)
-    frozen, _ = SkillLoss(model)(batch)
+    frozen, _ = SkillModelLoss(model)(batch)
     own = list(model.encoder.parameters())
     for one, other in zip(torch.autograd.grad(loss, own), torch.autograd.grad(frozen, own), strict=True):
         assert torch.equal(one, other)

@@ -14,8 +14,8 @@ from goskill.data import EpisodeStore, StoreWriter
 from goskill.errors import InputError
 from goskill.experiments import pipeline
 from goskill.methods import find
-from goskill.methods.srtd import SRTD, SkillLoss, SRTDSettings, TaskLoss, discrepancy
-from goskill.methods.srtd.stores import embed, episode_quality, imagine, write_stores
+from goskill.methods.srtd import SRTD, SRTDSettings, SRTDSkillLoss, SRTDTaskLoss, discrepancy
+from goskill.methods.srtd.latent_stores import embed, episode_quality, imagine, write_stores
 from goskill.training import RunFolder, Trainer, TrainingSettings
 
 TASKS = ("left", "right", "up")
@@ -154,13 +154,13 @@ def test_losses_are_those_written_out(store: EpisodeStore, quality: bool) -> Non
     prior = torch.randn(12, 3).double().numpy()
     expected = np.mean(skill_error) + 100 * oracle_discrepancy(np.array(skills), prior)
     torch.manual_seed(5)
-    loss, metrics = SkillLoss(made.networks)(batch)
+    loss, metrics = SRTDSkillLoss(made.networks)(batch)
     assert loss.item() == pytest.approx(expected, rel=1e-4)
     assert float(metrics["action_error"]) == pytest.approx(np.mean(skill_error), rel=1e-4)
     expected = np.mean(next_error) + np.mean(reward_error) + 1e-2 * np.mean(distances)
     expected += 100 * oracle_discrepancy(np.array(tasks), prior)
     torch.manual_seed(5)
-    loss, metrics = TaskLoss(made.networks, episode_quality(store, made.settings))(batch)
+    loss, metrics = SRTDTaskLoss(made.networks, episode_quality(store, made.settings))(batch)
     assert loss.item() == pytest.approx(expected, rel=1e-4)
     assert float(metrics["reward_error"]) == pytest.approx(np.mean(reward_error), rel=1e-4)
     loss.backward()

@@ -63,7 +63,7 @@ def method(store: EpisodeStore, **changes: Any) -> TD3BC:
 
 
 def batch_of(made: TD3BC) -> dict[str, Tensor]:
-    return next(iter(made._sampler()))
+    return next(iter(made._sampler({})))
 
 
 def perceptron(module: EnsembleMLP, member: int, x: np.ndarray) -> np.ndarray:

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from goskill.training import graphs
 from goskill.training.devices import Execution
-from goskill.training.graphs import EAGER_ITERATIONS, GraphedIteration, PinnedCopies
+from goskill.training.graphs import COPIES_IN_FLIGHT, EAGER_ITERATIONS, GraphedIteration, PinnedCopies
+from goskill.training.objectives import Objective
 from goskill.training.timing import StepTimer
 
 SECOND = torch.device("cuda", 1)
@@ -216,6 +217,28 @@ def test_events_are_recorded_on_the_device_that_trains(
     monkeypatch.setattr(Tensor, "to", lambda tensor, device, non_blocking: tensor)
     copies.to_device({"x": torch.ones(2)})
     assert copies._slots[0][1].recorded_on is cuda.default[SECOND]
+
+
+def test_batches_of_several_samplers_may_differ_in_shape(
+    cuda: RecordedCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from goskill.training.step import IterationStep, ObjectiveStep
+
+    monkeypatch.setattr(torch, "empty_like", lambda tensor, pin_memory: tensor.clone())
+    monkeypatch.setattr(Tensor, "to", lambda tensor, device, non_blocking: tensor.clone())
+    sizes = {"one": 3, "other": 5}
+    steps = []
+    for name, size in sizes.items():
+        batches = [{"x": torch.full((size,), number)} for number in range(2 * COPIES_IN_FLIGHT)]
+        step = ObjectiveStep.__new__(ObjectiveStep)
+        step.objective = Objective(name, batches, lambda batch: (batch["x"], {}), [])
+        steps.append(step)
+    iteration = IterationStep(
+        steps, Execution(SECOND, "float32", compile=False, graphs=False), StepTimer(SECOND)
+    )
+    for number in range(2 * COPIES_IN_FLIGHT):
+        for name, batch in iteration._sample(list(sizes)).items():
+            assert batch["x"].tolist() == [number] * sizes[name]
 
 
 def test_the_device_that_trains_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,12 +11,14 @@ import pytest
 import torch
 from small_store import small_prompt_dt, small_settings, small_store
 
-from goskill.data import ContextSampler, EpisodeStore, SegmentSampler
+from goskill.data import ContextSampler, EpisodeStore, ReplayBuffer, ReplaySampler, SegmentSampler
 from goskill.errors import InputError
 from goskill.methods.go_skill import GoSkill
 from goskill.methods.prompt_dt import PromptDT
+from goskill.methods.td3_bc import TD3BC, TD3BCSettings
 from goskill.training import RunFolder, Trainable, Trainer, TrainingSettings
 from goskill.training import placement as placement
+from goskill.training.placement import sampled_objective
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +32,11 @@ METHODS: dict[str, Any] = {
         small_settings(codebook="none", dropout=0.0), store, training
     ),
     "Prompt-DT": lambda store, training: PromptDT(small_prompt_dt(dropout=0.0), store, training),
+    "TD3+BC": lambda store, training: TD3BC(
+        TD3BCSettings(width=16, layers=2, iterations=6, batch_size=8, policy_noise=0.0, ends="never"),
+        store,
+        training,
+    ),
 }
 
 
@@ -129,6 +136,32 @@ def test_a_gpu_keeps_data_that_fits_in_half_of_it(
         assert bool(placement.placement(TrainingSettings(), store)) is keeps
         assert placement.placement(TrainingSettings(data="host"), store) == {}
         assert placement.placement(TrainingSettings(data="device"), store)
+
+
+def test_a_gpu_keeps_a_replay_buffer_that_fits_in_half_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 100 transitions of 10 floats, which are 4,000 bytes."""
+    monkeypatch.setattr(placement, "choose_device", lambda name: torch.device("cuda", 0))
+    for free, kept in ((7_900, "cpu"), (8_100, "cuda")):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10 * free))
+        assert placement.replay_device(TrainingSettings(), 100, 10).type == kept
+        assert placement.replay_device(TrainingSettings(data="host"), 100, 10).type == "cpu"
+        assert placement.replay_device(TrainingSettings(data="device"), 100, 10).type == "cuda"
+
+
+def test_a_replay_buffer_on_the_device_is_gathered_inside_the_step() -> None:
+    """Meta tensors have no values: whatever reads one raises."""
+    objectives = {}
+    for device in ("cpu", "meta"):
+        buffer = ReplayBuffer(20, 3, 2, tasks=2, device=device)
+        buffer._added[:] = 5
+        sampler = ReplaySampler(buffer, 4)
+        objectives[device] = sampled_objective("critic", sampler, lambda batch: (batch["rewards"], {}), [])
+    on_host, on_device = objectives["cpu"], objectives["meta"]
+    assert on_host.gather is None
+    assert on_device.gather is not None
+    batch = on_device.gather(next(iter(on_device.sampler)))
+    assert batch["observations"].shape == (2, 4, 3)
+    assert all(value.is_meta for value in batch.values())
 
 
 def test_samplers_that_fill_their_batches_have_no_places(store: EpisodeStore) -> None:

@@ -64,3 +64,14 @@ def test_a_file_that_cannot_be_written_is_named_and_the_old_one_stays(tmp_path, 
             write_atomically(target, "new")
     assert caught.value.filename == str(target)
     assert [path.read_text() for path in target.parent.iterdir()] == ["old"]
+
+
+@pytest.mark.parametrize("kind", ["named pipe", "device"])
+def test_a_lock_that_is_no_regular_file_is_refused(kind, tmp_path):
+    run = RunFolder.create(tmp_path / "run", {})
+    if kind == "device":
+        (run.path / ".lock").symlink_to("/dev/zero")
+    else:
+        os.mkfifo(run.path / ".lock")
+    with pytest.raises(OSError, match="not a regular file"), run.lock():
+        pass

@@ -69,7 +69,8 @@ def rows_of_study(study: OnlineStudy, folder: str | Path) -> list[dict[str, Any]
                     "task": task,
                     "scripted": True,
                     "whole": len(episodes) >= study.episodes,
-                    "settings": RunFolder.open(run).settings["method"],
+                    # Not the path, which is another on every machine.
+                    "settings": {**RunFolder.open(run).settings["method"], "skills": contender.skills},
                     **{name: [one[name] for one in own] for name in ("end", "length", "return", "success")},
                     **origin,
                 }

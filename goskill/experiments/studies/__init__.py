@@ -128,7 +128,9 @@ def _data(study: Study, folder: StudyFolder) -> dict[str, Data]:
         try:
             named = source.suite or source.tasks
             tasks = tasks_in(source.suite or None, source.tasks or None)[1] if named else []
-            if not source.store:
+            if source.mix:
+                path = _mix(folder, name, source, tasks)
+            elif not source.store:
                 _collect(path, source, tasks)
             data[name] = open_data(name, path, tasks)
         except InputError as error:
@@ -136,6 +138,26 @@ def _data(study: Study, folder: StudyFolder) -> dict[str, Data]:
                 f"study {study.name}: data {name}: {error} (give a store with --data {name}=PATH)"
             ) from None
     return data
+
+
+def _mix(folder: StudyFolder, name: str, source: DataSource, tasks: Sequence[str]) -> Path:
+    """The mix of a store, or of a collection that mixes of the same one share."""
+    from goskill.data import EpisodeStore
+    from goskill.data.mixing import write_mix
+
+    whole = Path(source.store) if source.store else folder.data(f"{source.suite}-{source.episodes}")
+    if not source.store:
+        _collect(whole, source, tasks)
+    path = folder.data(name)
+    write_mix(
+        EpisodeStore.open(whole),
+        path,
+        source.mix,
+        seed=source.seed,
+        limits=source.limits,
+        steps=source.steps or None,
+    )
+    return path
 
 
 def _collect(path: Path, source: DataSource, tasks: Sequence[str]) -> None:

@@ -176,7 +176,13 @@ def _job(study: Study, contender: Contender, every: Mapping[str, Data], name: st
         overrides=tuple(overrides),
         schedule=schedule,
         settings=_digest(
-            [contender.method, values, training, to_mapping(settings.evaluation), tuning and tuning.preset]
+            [
+                contender.method,
+                values,
+                training,
+                _without_added("evaluation", to_mapping(settings.evaluation)),
+                tuning and tuning.preset,
+            ]
         ),
         store=data.path,
         fingerprint="+".join(dict.fromkeys((data.fingerprint, evaluated.fingerprint))),

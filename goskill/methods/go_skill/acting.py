@@ -64,7 +64,7 @@ class GoSkillPolicy(PromptedPolicy):
         return _Group(self.networks, count, steps)
 
 
-class SkillExecution(ABC):
+class DecoderExecution(ABC):
     """``count`` episodes in which the decoder carries out one skill after the other. All are at the same step.
 
     What changes from step to step lies in tensors that stay where they are.
@@ -127,7 +127,7 @@ class SkillExecution(ABC):
         self._action.copy_(action)
 
 
-class _Group(SkillExecution):
+class _Group(DecoderExecution):
     """Episodes that share a forward pass, whose skills the policy chooses."""
 
     def __init__(self, networks: GoSkillNetworks, count: int, steps: StepRunner) -> None:

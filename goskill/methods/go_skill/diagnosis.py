@@ -10,7 +10,7 @@ from torch import Tensor
 
 from goskill.data import EpisodeStore, SegmentSampler
 from goskill.errors import InputError
-from goskill.methods.go_skill.acting import SkillExecution
+from goskill.methods.go_skill.acting import DecoderExecution
 from goskill.methods.go_skill.contexts import contexts
 from goskill.methods.go_skill.labelling import label_episodes
 from goskill.methods.go_skill.losses import decisions
@@ -130,7 +130,7 @@ class OraclePolicy:
         return as_array(taken.clone())
 
 
-class _Following(SkillExecution):
+class _Following(DecoderExecution):
     """Episodes whose skills are those of the demonstration with the nearest start."""
 
     def __init__(self, networks: GoSkillNetworks, tasks: Sequence[str], prompts: Prompts) -> None:

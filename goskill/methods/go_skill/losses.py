@@ -47,7 +47,7 @@ class SkillLoss(nn.Module):
             share = usage(index, networks.settings.codebook_size)
             metrics["usage"] = share
             metrics["perplexity"] = perplexity(share)
-            metrics["dead_codes"] = (share == 0).sum()
+            metrics["dead_codes"] = (share == 0).sum(dtype=torch.float32)
         if not self.frozen and networks.settings.discrete:
             loss = loss + vq_loss
             metrics["vq_loss"] = vq_loss.detach()
@@ -122,4 +122,5 @@ def usage(index: Tensor, count: int) -> Tensor:
 
 def perplexity(share: Tensor) -> Tensor:
     """exp of the entropy of shares [count] that sum to 1: from 1 to count."""
-    return torch.exp(-torch.special.xlogy(share, share).sum())
+    entropy: Tensor = torch.special.entr(share).sum()
+    return entropy.exp()

@@ -112,10 +112,15 @@ class GoSkillNetworks(nn.Module):
 
     def goals(self, observations: Tensor) -> Tensor:
         """That whose change is the goal: raw observations [..., observation_dim] -> [..., G]."""
+        return self._goals(observations, None)
+
+    def _goals(self, observations: Tensor, normalized: Tensor | None) -> Tensor:
+        """``goals`` of observations that may be normalised already."""
         if self.goal_features is not None:
             with torch.no_grad():
                 return self.goal_features(observations)
-        normalized: Tensor = self.normalize(observations)
+        if normalized is None:
+            normalized = self.normalize(observations)
         return normalized if self._goal_index is None else normalized.index_select(-1, self._goal_index)
 
     def read_window(self, observations: Tensor, actions: Tensor) -> Window:
@@ -123,10 +128,11 @@ class GoSkillNetworks(nn.Module):
 
         observations [B, H + 1, observation_dim], raw, the goal state last; actions [B, H, action_dim].
         """
-        normalized = self.normalize(observations[:, :-1])
+        all_normalized = self.normalize(observations)
+        normalized = all_normalized[:, :-1]
         if self.settings.skill_source == "actions":
             return Window(self.encoder(actions.flatten(1)), None, normalized)
-        goals = self.goals(observations)
+        goals = self._goals(observations, all_normalized)
         if not self.settings.reached_goal:
             return Window(self.encoder(goals[:, -1] - goals[:, 0]), None, normalized)
         # Reached goals and the skill's own in one pass through the encoder.

@@ -64,12 +64,12 @@ class HarmoDT(PromptDT):
         loss = self._loss()
         return [sampled_objective("policy", self._contexts(), loss, [self.networks.policy])]
 
-    def _loss(self) -> TaskLoss:
+    def _loss(self) -> MaskedTaskLoss:
         index = self.networks.task_index(self.store.tasks)
         assert index is not None
         there = torch.as_tensor(np.unique(self.store.episode_task), device=index.device)
         self.networks.expect(index[there])
-        return TaskLoss(self.networks, index, self._tasks)
+        return MaskedTaskLoss(self.networks, index, self._tasks)
 
     def _update_masks(self, iteration: int) -> Mapping[str, float]:
         """Exchange weights before iteration ``iteration`` if it is time to."""
@@ -96,7 +96,7 @@ class HarmoDT(PromptDT):
         return {"mask_changes": float(changes)}
 
 
-class TaskLoss(nn.Module):
+class MaskedTaskLoss(nn.Module):
     """Mean squared error of the actions over the steps that are not padding, as Prompt-DT's."""
 
     def __init__(self, networks: HarmoDTNetworks, task_index: Tensor, tasks: int) -> None:
@@ -124,7 +124,7 @@ class TaskLoss(nn.Module):
         return error, {"action_error": error.detach()}
 
 
-def task_gradients(networks: HarmoDTNetworks, loss: TaskLoss, batch: Batch) -> Tensor:
+def task_gradients(networks: HarmoDTNetworks, loss: MaskedTaskLoss, batch: Batch) -> Tensor:
     """The gradient of each task's mean error by the masked weights that it sees: float32 [tasks, weights]."""
     layers = networks.masked_layers
     try:

@@ -29,7 +29,28 @@ class CriticLoss(nn.Module):
             target = settings.reward_scale * batch["rewards"] + goes_on * future
         values = networks.values(batch["observations"], batch["actions"])
         loss = (values - target[:, None]).square().mean(2).sum()
-        return loss, {"value": values.mean(), "target": target.mean()}
+        by_agent = values.mean((1, 2))
+        return loss, {"value": values.mean(), "target": target.mean(), "value_of_task": by_agent}
+
+
+class CloningLoss(nn.Module):
+    """Minus the log density of the actions of a store, for every actor."""
+
+    def __init__(self, networks: SACNetworks, low: Tensor, high: Tensor) -> None:
+        """``low`` and ``high`` [action_dim]: the bounds of the store's actions, which are those of the suite."""
+        super().__init__()
+        self.networks = networks
+        device = networks.temperature.log_value.device
+        self._middle, self._half = ((low + high) / 2).to(device), ((high - low) / 2).to(device)
+
+    def forward(self, batch: Batch) -> LossAndMetrics:
+        """A batch of ``SegmentSampler`` with horizon 1, not normalised -> loss, metrics."""
+        actions = (batch["actions"][:, 0] - self._middle) / self._half
+        observations = batch["observations"][:, 0].expand(self.networks.agents, -1, -1)
+        policy = self.networks.distribution(observations)
+        loss = -policy.log_density(actions).mean(1).sum()
+        error = (policy.mode() - actions).square().mean()
+        return loss, {"action_error": error.detach()}
 
 
 class ActorLoss(nn.Module):
@@ -51,4 +72,9 @@ class ActorLoss(nn.Module):
         actor = (temperature[:, None] * density - value).mean(1).sum()
         surplus = (density.detach() + self.target_entropy).mean(1)
         loss = actor - (logarithm.exp() * surplus).sum()
-        return loss, {"entropy": -density.mean(), "temperature": temperature.mean(), "value": value.mean()}
+        return loss, {
+            "entropy": -density.mean(),
+            "temperature": temperature.mean(),
+            "value": value.mean(),
+            "temperature_of_task": temperature,
+        }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -12,15 +11,8 @@ from goskill.errors import CheckpointError, InputError
 from goskill.methods.sac.settings import SACSettings
 from goskill.methods.sequence.checking import load_parts
 from goskill.models import EnsembleMLP, SquashedNormal
+from goskill.models.temperature import Temperature
 from goskill.training.targets import TargetNetwork
-
-
-class Temperature(nn.Module):
-    """The weight of the entropy of each agent, learned as its logarithm."""
-
-    def __init__(self, agents: int, initial: float) -> None:
-        super().__init__()
-        self.log_value = nn.Parameter(torch.full((agents,), math.log(initial)))
 
 
 class SACNetworks(nn.Module):

@@ -16,6 +16,13 @@ class SACSettings:
     layers: int = 2  # hidden layers of actor and critics
     tasks: tuple[str, ...] = ()  # with an agent each; those learned in
 
+    # Cloning
+    cloning: bool = (
+        False  # actors begin by imitating the actions of all episodes of a store, whatever their task
+    )
+    cloning_iterations: int = 10_000  # updates of cloning
+    cloning_batch_size: int = 256  # steps in its batches
+
     # Losses
     discount: float = 0.99  # per environment step
     reward_scale: float = 1.0  # rewards are multiplied by this
@@ -32,9 +39,20 @@ class SACSettings:
     target_rate: float = 0.005  # share by which target critics move at each update
     learning_rate: float = 3e-4  # of Adam, for actor, critics and temperature
 
+    # Data
+    keep_experience: bool = False  # every episode is kept, in a store in the run's folder
+
     def __post_init__(self) -> None:
         positive = ("width", "layers", "initial_temperature", "iterations", "updates_per_step")
-        for name in (*positive, "environments_per_task", "capacity", "batch_size", "learning_rate"):
+        for name in (
+            *positive,
+            "cloning_iterations",
+            "cloning_batch_size",
+            "environments_per_task",
+            "capacity",
+            "batch_size",
+            "learning_rate",
+        ):
             if not getattr(self, name) > 0:
                 self._refuse(name, "a positive number")
         if self.warmup_steps < 1:

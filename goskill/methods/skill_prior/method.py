@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from goskill.data import EpisodeStore
 from goskill.errors import InputError
 from goskill.methods.method import Method, Networks, Sources
 from goskill.methods.registry import register
 from goskill.methods.skill_rl import (
+    SkillChoosingPolicy,
     SkillModel,
-    SkillPolicy,
     SkillSettings,
     model_from_state,
     new_model,
     skills_phase,
 )
+from goskill.models import DiagonalNormal
 from goskill.training import Phase, TrainingSettings
 
 
@@ -76,6 +80,32 @@ class SkillPrior(Method):
             raise InputError("store: expected one to learn from, got None")
         return [skills_phase(self.model, self._store, self._training)]
 
-    def policy(self, precision: str = "float32") -> SkillPolicy:
+    def policy(self, precision: str = "float32") -> PriorPolicy:
         """Carries out skills that are drawn from the prior, whatever the task; always in float32."""
-        return SkillPolicy("skill prior", self.model, lambda tasks: self.model.prior, sampled=True)
+        return PriorPolicy("skill prior", self.model)
+
+
+class PriorPolicy(SkillChoosingPolicy):
+    """Skills drawn from their prior, by random numbers of the ``seed`` of each reset."""
+
+    def __init__(self, name: str, model: SkillModel) -> None:
+        super().__init__(name, model, lambda tasks: self._drawn)
+        self._prior = model.prior
+        self._generators: list[np.random.Generator] = []
+
+    def reset(self, tasks: Sequence[str], prompts: Any = None, seed: int | Sequence[int] = 0) -> None:
+        """Begin an episode in each environment, whatever its task."""
+        super().reset(tasks, prompts, seed)
+        seeds = (
+            [[seed, row] for row in range(len(tasks))] if isinstance(seed, int) else [[one] for one in seed]
+        )
+        self._generators = [
+            np.random.Generator(np.random.Philox(np.random.SeedSequence(one))) for one in seeds
+        ]
+
+    def _drawn(self, observations: Tensor) -> DiagonalNormal:
+        prior = self._prior(observations)
+        size = prior.mean.shape[1]
+        noise = np.stack([one.standard_normal(size, np.float32) for one in self._generators])
+        drawn = prior.mean + prior.log_std.exp() * torch.from_numpy(noise).to(prior.mean.device)
+        return DiagonalNormal(drawn, prior.log_std)

@@ -3,30 +3,30 @@
 Pertsch et al., Accelerating Reinforcement Learning with Learned Skill Priors, CoRL 2020 (SPiRL).
 """
 
-from goskill.methods.skill_rl.acting import SkillPolicy
-from goskill.methods.skill_rl.agents import SkillAgents, Temperature, agents_from_state
+from goskill.methods.skill_rl.acting import SkillChoosingPolicy
+from goskill.methods.skill_rl.agents import SkillAgents, agents_from_state
 from goskill.methods.skill_rl.collecting import SkillCollector, SkillTransitions
-from goskill.methods.skill_rl.execution import SkillExecution
+from goskill.methods.skill_rl.execution import ExecutableSkills, SkillExecution
 from goskill.methods.skill_rl.losses import SkillActorLoss, SkillCriticLoss, soft_target, temperature_loss
 from goskill.methods.skill_rl.settings import OnlineSettings, SkillSettings
-from goskill.methods.skill_rl.skill_loss import SkillLoss
+from goskill.methods.skill_rl.skill_loss import SkillModelLoss
 from goskill.methods.skill_rl.skill_model import SkillModel, model_from_state, new_model
 from goskill.methods.skill_rl.skill_training import skills_phase
 from goskill.methods.skill_rl.trained import TrainedSkills, skills_of_run
 
 __all__ = [
+    "ExecutableSkills",
     "OnlineSettings",
     "SkillActorLoss",
     "SkillAgents",
+    "SkillChoosingPolicy",
     "SkillCollector",
     "SkillCriticLoss",
     "SkillExecution",
-    "SkillLoss",
     "SkillModel",
-    "SkillPolicy",
+    "SkillModelLoss",
     "SkillSettings",
     "SkillTransitions",
-    "Temperature",
     "TrainedSkills",
     "agents_from_state",
     "model_from_state",

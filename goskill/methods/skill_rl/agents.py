@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -13,20 +12,8 @@ from goskill.methods.sequence.checking import load_parts
 from goskill.methods.skill_rl.settings import OnlineSettings
 from goskill.methods.skill_rl.skill_model import SkillModel, model_from_state
 from goskill.models import DiagonalNormal, EnsembleMLP
+from goskill.models.temperature import Temperature
 from goskill.training.targets import TargetNetwork
-
-
-class Temperature(nn.Module):
-    """The weight of the divergence from the prior, of each agent, learned as its logarithm."""
-
-    def __init__(self, agents: int, initial: float) -> None:
-        super().__init__()
-        self.log_value = nn.Parameter(torch.full((agents,), math.log(initial)))
-
-    @property
-    def value(self) -> Tensor:
-        """The weights, [agents]."""
-        return self.log_value.exp()
 
 
 class SkillAgents(nn.Module):

@@ -11,15 +11,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from goskill.data import ReplayBuffer
 from goskill.envs.suite import Suite
-from goskill.methods.skill_rl.execution import SkillExecution
-from goskill.methods.skill_rl.skill_model import SkillModel
+from goskill.methods.skill_rl.execution import ExecutableSkills, SkillExecution
 from goskill.rollouts.collector import Collector, Steps
 from goskill.rollouts.episode_log import EpisodeLog
 from goskill.rollouts.policy import FloatArray
 
 Choose = Callable[[Tensor], Tensor]
-"""Observations [N, observation_dim] of all environments, raw -> a skill for each, [N, skill_dim]."""
+"""Observations [N, observation_dim] of all environments, raw -> a skill for each, [N, skill_size]."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class SkillCollector:
         self,
         suite: Suite,
         tasks: Sequence[str],
-        model: SkillModel,
+        model: ExecutableSkills,
         discount: float,
         seed: int,
         workers: int | None = None,
@@ -121,6 +121,33 @@ class SkillCollector:
             step.terminated[rows],
             (self.discount ** self._lengths[rows]).astype(np.float32),
         )
+
+    def advance(
+        self, steps: int, choose: Choose, replay: ReplayBuffer, ring: npt.NDArray[np.int64]
+    ) -> dict[str, float]:
+        """Step until every environment has taken ``steps`` in all; decisions go into the buffer.
+
+        ``ring``: which of the buffer's rings each environment fills, int64 [environments]. Returns what to log: means
+        over the episodes that ended, and ``steps`` of all environments together.
+        """
+        self.start()
+        found: dict[str, list[float]] = {}
+        while self.steps < steps:
+            over, ended = self.step(choose)
+            if len(over.rows):
+                replay.add(
+                    observations=over.observations,
+                    actions=over.skills,
+                    rewards=over.rewards,
+                    next_observations=over.next_observations,
+                    terminated=over.terminated,
+                    discount=over.discount,
+                    task=ring[over.rows],
+                )
+            for name, value in ended.items():
+                found.setdefault(name, []).append(value)
+        means = {name: float(np.mean(values)) for name, values in found.items()}
+        return {**means, "steps": float(self.steps * len(self.tasks))}
 
     def close(self) -> None:
         """End the environments."""

@@ -9,7 +9,7 @@ from goskill.methods.skill_rl.skill_model import SkillModel
 from goskill.training import Batch
 
 
-class SkillLoss(nn.Module):
+class SkillModelLoss(nn.Module):
     """A beta-VAE of windows, and the prior's likelihood of their skills (SPiRL, Eq. 2 and 3), as released.
 
     Each term is a mean over elements; actions have unit variance. The prior learns from the skills and does not

@@ -93,6 +93,16 @@ class SkillModel(nn.Module):
         return [self.observation_dim, *hidden, 2 * self.settings.skill_dim]
 
     @property
+    def horizon(self) -> int:
+        """Steps of a skill."""
+        return self.settings.horizon
+
+    @property
+    def skill_size(self) -> int:
+        """Numbers that a skill is told by."""
+        return self.settings.skill_dim
+
+    @property
     def parts(self) -> dict[str, nn.Module]:
         """Every network by name: what a checkpoint holds."""
         return {
@@ -120,6 +130,17 @@ class SkillModel(nn.Module):
             return planned
         every = skill[:, None].expand(-1, observations.shape[1], -1)
         actions: Tensor = self.decoder(self.normalize(observations), every)
+        return actions
+
+    def plan(self, skill: Tensor) -> tuple[Tensor, Tensor] | None:
+        """All actions [N, H, action_dim] of skills [N, skill_dim], and H for each; None of the closed-loop decoder."""
+        if not isinstance(self.decoder, OpenLoopDecoder):
+            return None
+        return self.decoder(skill), torch.full((len(skill),), self.horizon)
+
+    def act(self, observations: Tensor, skill: Tensor) -> Tensor:
+        """Actions [N, action_dim] of the closed-loop decoder for raw observations [N, observation_dim]."""
+        actions: Tensor = self.decoder(self.normalize(observations), skill)
         return actions
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from goskill.data import EpisodeStore, SegmentSampler
-from goskill.methods.skill_rl.skill_loss import SkillLoss
+from goskill.methods.skill_rl.skill_loss import SkillModelLoss
 from goskill.methods.skill_rl.skill_model import SkillModel
 from goskill.training import Objective, OptimizerSettings, Phase, TrainingSettings, distributed
 from goskill.training.placement import placement, sampled_objective
@@ -28,7 +28,7 @@ def skills_phase(model: SkillModel, store: EpisodeStore, training: TrainingSetti
             **placement(training, store),
         )
         trained = [model.encoder, model.decoder, model.prior_network]
-        objective = sampled_objective("skills", windows, SkillLoss(model), trained)
+        objective = sampled_objective("skills", windows, SkillModelLoss(model), trained)
         objective.optimizer = OptimizerSettings(settings.skill_learning_rate, "radam", gradient_clip=1.0)
         return [objective]
 

@@ -18,10 +18,9 @@ from goskill.methods.skill_rl import (
     OnlineSettings,
     SkillActorLoss,
     SkillAgents,
+    SkillChoosingPolicy,
     SkillCollector,
     SkillCriticLoss,
-    SkillPolicy,
-    SkillTransitions,
     agents_from_state,
     new_model,
     skills_of_run,
@@ -104,10 +103,10 @@ class SPiRL(Method):
     def state(self) -> Mapping[str, Stateful]:
         return {"replay": self.replay, "environments": self.collector, "episodes": self.collector.log}
 
-    def policy(self, precision: str = "float32") -> SkillPolicy:
+    def policy(self, precision: str = "float32") -> SkillChoosingPolicy:
         """Acts by each agent's mean skill unless it is asked to explore; always in float32."""
 
-        return SkillPolicy("SPiRL", self.agents.skills, self.agents.policy_in)
+        return SkillChoosingPolicy("SPiRL", self.agents.skills, self.agents.policy_in)
 
     def phases(self) -> Sequence[Phase]:
         first = [] if self._store is None else [skills_phase(self.agents.skills, self._store, self._training)]
@@ -137,31 +136,11 @@ class SPiRL(Method):
 
     def _interact(self, iteration: int) -> Mapping[str, float]:
         """As many steps as there should have been before this iteration."""
-        settings, collector = self.settings, self.collector
+        settings = self.settings
         decisions = settings.warmup_decisions + iteration / settings.updates_per_decision
         due = int(decisions * settings.horizon)
-        collector.start()
-        found: dict[str, list[float]] = {}
-        while collector.steps < due:
-            over, ended = collector.step(self._choose)
-            self._keep(over)
-            for name, value in ended.items():
-                found.setdefault(name, []).append(value)
-        means = {name: float(np.mean(values)) for name, values in found.items()}
-        return {**means, "steps": float(collector.steps * len(collector.tasks))}
+        return self.collector.advance(due, self._choose, self.replay, self._agent)
 
     @torch.inference_mode()
     def _choose(self, observations: Tensor) -> Tensor:
         return self._policy(observations).sample()
-
-    def _keep(self, over: SkillTransitions) -> None:
-        if len(over.rows):
-            self.replay.add(
-                observations=over.observations,
-                actions=over.skills,
-                rewards=over.rewards,
-                next_observations=over.next_observations,
-                terminated=over.terminated,
-                discount=over.discount,
-                task=self._agent[over.rows],
-            )

@@ -4,7 +4,7 @@ Yoo, Cho and Woo, Skills Regularized Task Decomposition for Multi-task Offline R
 """
 
 from goskill.methods.srtd.acting import SRTDPolicy
-from goskill.methods.srtd.losses import SkillLoss, TaskLoss, discrepancy
+from goskill.methods.srtd.losses import SRTDSkillLoss, SRTDTaskLoss, discrepancy
 from goskill.methods.srtd.method import SRTD
 from goskill.methods.srtd.networks import SRTDNetworks, networks_from_state
 from goskill.methods.srtd.settings import SRTDSettings
@@ -14,8 +14,8 @@ __all__ = [
     "SRTDNetworks",
     "SRTDPolicy",
     "SRTDSettings",
-    "SkillLoss",
-    "TaskLoss",
+    "SRTDSkillLoss",
+    "SRTDTaskLoss",
     "discrepancy",
     "networks_from_state",
 ]

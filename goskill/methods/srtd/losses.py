@@ -14,7 +14,7 @@ from goskill.training import Batch
 LossAndMetrics = tuple[Tensor, dict[str, Tensor]]
 
 
-class Window(NamedTuple):
+class SRTDWindow(NamedTuple):
     """2n steps around t, the n before it first; zero outside of the episode."""
 
     states: Tensor  # [B, 2n + 1, S], normalised
@@ -23,7 +23,7 @@ class Window(NamedTuple):
     mask: Tensor  # float [B, 2n]
 
     @classmethod
-    def of(cls, batch: Batch, settings: SRTDSettings) -> Window:
+    def of(cls, batch: Batch, settings: SRTDSettings) -> SRTDWindow:
         """The window of a batch, which has one step more at its beginning."""
         rewards = settings.reward_scale * batch["window_rewards"]
         own = rewards[:, 1:]
@@ -60,7 +60,7 @@ def discrepancy(samples: Tensor, prior: Tensor) -> Tensor:
         return own / (count * (count - 1)) - 2 * kernel(samples, prior).mean()
 
 
-class SkillLoss(nn.Module):
+class SRTDSkillLoss(nn.Module):
     """Squared error of the actions of a window, decoded from its latent, and the latents' discrepancy (Eq. 1)."""
 
     def __init__(self, networks: SRTDNetworks) -> None:
@@ -70,7 +70,7 @@ class SkillLoss(nn.Module):
     def forward(self, batch: Batch) -> LossAndMetrics:
         """A batch of windows -> loss, metrics."""
         networks, settings = self.networks, self.networks.settings
-        window = Window.of(batch, settings)
+        window = SRTDWindow.of(batch, settings)
         states, actions = window.skill()
         latents = networks.encode_skill(states, actions)
         spread = latents[:, None].expand(-1, states.shape[1], -1)
@@ -80,7 +80,7 @@ class SkillLoss(nn.Module):
         return error + settings.prior_weight * prior, {"action_error": error, "discrepancy": prior}
 
 
-class TaskLoss(nn.Module):
+class SRTDTaskLoss(nn.Module):
     """Eq. 5: squared error of the next states and rewards of t - n ... t, decoded from the task's latent (Eq. 3), the
     latents' discrepancy, and their distance to the skill's, weighted by the quality of the episode (Eq. 4).
 
@@ -98,7 +98,7 @@ class TaskLoss(nn.Module):
         """A batch of windows -> loss, metrics."""
         networks, settings = self.networks, self.networks.settings
         n = settings.history
-        window = Window.of(batch, settings)
+        window = SRTDWindow.of(batch, settings)
         latents = networks.encode_task(window.history(n))
         spread = latents[:, None].expand(-1, n + 1, -1)
         following, rewards = networks.decode_task(

@@ -18,10 +18,10 @@ from goskill.methods.method import Method, Networks, Sources
 from goskill.methods.registry import register
 from goskill.methods.sequence.checking import check_dimensions
 from goskill.methods.srtd.acting import SRTDPolicy
-from goskill.methods.srtd.losses import SkillLoss, TaskLoss
+from goskill.methods.srtd.latent_stores import AUGMENTED, EMBEDDED, episode_quality, write_stores
+from goskill.methods.srtd.losses import SRTDSkillLoss, SRTDTaskLoss
 from goskill.methods.srtd.networks import SRTDNetworks, networks_from_state
 from goskill.methods.srtd.settings import SRTDSettings
-from goskill.methods.srtd.stores import AUGMENTED, EMBEDDED, episode_quality, write_stores
 from goskill.methods.td3_bc import TD3BCActorLoss, TD3CriticLoss
 from goskill.models import Normalize
 from goskill.training import Objective, OptimizerSettings, Phase, TrainingSettings, distributed
@@ -120,14 +120,14 @@ class SRTD(Method):
     def _begin_decomposition(self) -> Sequence[Objective]:
         networks, settings = self.networks, self.settings
         device = networks.normalize.mean.device
-        task = TaskLoss(networks, episode_quality(self.store, settings).to(device))
+        task = SRTDTaskLoss(networks, episode_quality(self.store, settings).to(device))
         plain = OptimizerSettings(settings.learning_rate, "adam")
         # Adam adds the decay to the gradient, and the gradient of w² is 2w.
         decayed = OptimizerSettings(settings.learning_rate, "adam", weight_decay=2 * settings.weight_penalty)
         skills = [networks.skill_encoder, networks.skill_decoder]
         tasks = [networks.task_encoder, networks.task_decoder]
         return [
-            Objective("skills", self._windows(), SkillLoss(networks), skills, optimizer=plain),
+            Objective("skills", self._windows(), SRTDSkillLoss(networks), skills, optimizer=plain),
             Objective("tasks", "skills", task, tasks, optimizer=decayed),
         ]
 

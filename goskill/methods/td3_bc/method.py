@@ -23,6 +23,7 @@ from goskill.methods.td3_bc.settings import TD3BCSettings
 from goskill.methods.td3_bc.surgery import with_surgery
 from goskill.models import Normalize
 from goskill.training import Objective, OptimizerSettings, Phase, TrainingSettings, distributed
+from goskill.training.placement import placement, sampled_objective
 
 NAMES = {(False, "mlp"): "TD3+BC", (True, "mlp"): "PCGrad", (False, "soft_modules"): "SoftMod"}
 
@@ -36,7 +37,7 @@ class TD3BC(Method):
     Args:
         settings: of the method; the store's tasks are added to its ``tasks``.
         store: the training episodes. None: to act only, with ``networks``.
-        training: seed and threads are used here.
+        training: seed, threads and where the data lies are used here.
         networks: trained networks to act with.
 
     Raises InputError for settings and a store that do not fit together, and for a store that does not say where
@@ -70,7 +71,7 @@ class TD3BC(Method):
         check_dimensions(self.networks, store)
         self.settings, self.store = settings, store
         self._tasks = len(np.unique(store.episode_task))
-        self._sampler()  # refuses what does not fit before anything is written
+        self._sampler({})  # refuses what does not fit before anything is written
 
     @classmethod
     def create(cls, settings: TD3BCSettings, sources: Sources, training: TrainingSettings) -> TD3BC:
@@ -97,6 +98,7 @@ class TD3BC(Method):
 
     def _begin(self) -> Sequence[Objective]:
         networks, settings = self.networks, self.settings
+        transitions = self._sampler(placement(self.training, self.store))
         index = networks.task_index(self.store.tasks)
         critic: nn.Module = TD3CriticLoss(networks, index)
         actor: nn.Module = TD3BCActorLoss(networks, index)
@@ -105,7 +107,7 @@ class TD3BC(Method):
             actor = with_surgery(actor, ["networks.actor"], self._tasks)
         adam = OptimizerSettings(settings.learning_rate, "adam")
         return [
-            Objective("critic", self._sampler(), critic, [networks.critic], optimizer=adam),
+            sampled_objective("critic", transitions, critic, [networks.critic], optimizer=adam),
             Objective(
                 "actor",
                 "critic",
@@ -117,7 +119,7 @@ class TD3BC(Method):
             ),
         ]
 
-    def _sampler(self) -> TransitionSampler:
+    def _sampler(self, place: Mapping[str, Any]) -> TransitionSampler:
         settings = self.settings
         share = distributed.share(settings.batch_size)
         size: dict[str, Any] = {"batch_size": share}
@@ -136,4 +138,5 @@ class TD3BC(Method):
             threads=self.training.threads or 1,
             rank=distributed.rank(),
             world_size=distributed.world_size(),
+            **place,
         )

@@ -19,6 +19,8 @@ RUNS = {
     "paper-mt30": 10 * 2 * 5,
     "paper-mt50": 10 * 2 * 5,
     "small-mt10": 10 * 2 * 3,
+    "srtd-mt10": 8 * 10 * 3,
+    "srtd-small": 5 * 3 * 2,
     "small-mt10-transformers": 4 * 2 * 3,
 }
 
