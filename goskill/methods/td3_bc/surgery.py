@@ -20,15 +20,19 @@ def project_conflicting(gradients: Tensor, order: Tensor) -> Tensor:
     changes nothing): where the inner product with the other's original gradient is negative, its projection on it is
     subtracted. Returns [P].
     """
-    squares = gradients.square().sum(1).clamp(min=1e-12)
-    own = gradients.clone()
-    for step in range(order.shape[1]):
-        against = order[:, step]
-        others = gradients.index_select(0, against)
-        inner = (own * others).sum(1).clamp(max=0)
-        inner = inner.masked_fill(against == torch.arange(len(against), device=against.device), 0.0)
-        own = own - (inner / squares.index_select(0, against))[:, None] * others
-    return own.sum(0)
+    # Whatever is projected stays a combination of the original gradients, so that their inner products say all.
+    with torch.autocast(gradients.device.type, enabled=False):
+        inner_products = gradients @ gradients.T
+        squares = inner_products.diagonal().clamp(min=1e-12)
+        every = torch.eye(len(gradients), dtype=gradients.dtype, device=gradients.device)
+        weights = every  # of the original gradients in each task's
+        for step in range(order.shape[1]):
+            against = order[:, step]
+            inner = (weights * inner_products.index_select(0, against)).sum(1).clamp(max=0)
+            itself = against == torch.arange(len(against), device=against.device)
+            share = inner.masked_fill(itself, 0.0) / squares.index_select(0, against)
+            weights = weights - share[:, None] * every.index_select(0, against)
+        return weights.sum(0) @ gradients
 
 
 class SurgeryLoss(nn.Module):
