@@ -18,9 +18,12 @@ from goskill.settings import to_mapping
 @pytest.mark.parametrize("name", registry.built_in_names())
 def test_settings_of_every_method_survive_json(name: str) -> None:
     entry = registry.find(name)
-    prompted = hasattr(entry.settings({}), "prompt_episodes")
-    settings = entry.settings({"prompt_episodes": 3} if prompted else {"iterations": 3})
-    assert getattr(settings, "prompt_episodes" if prompted else "iterations") == 3
+    defaults = entry.settings({})
+    changed = next(
+        one for one in ("prompt_episodes", "iterations", "skill_iterations") if hasattr(defaults, one)
+    )
+    settings = entry.settings({changed: 3})
+    assert getattr(settings, changed) == 3
     assert entry.settings(to_mapping(settings)) == settings
     assert {key: getattr(settings, key) for key in entry.decided} == dict(entry.decided)
 
