@@ -21,7 +21,7 @@ from goskill.models import Normalize
 TASKS, TURNS = 20, 5
 OBSERVATION, ACTION = 4, 2
 SIZES: dict[str, dict[str, Any]] = {
-    "as the study simpl-small": {
+    "small": {
         "width": 64,
         "embedding_dim": 5,
         "encoder_width": 32,

@@ -78,7 +78,7 @@ class _WithLatents(Normalize):
 
     def __init__(self, states: Normalize, latent: int) -> None:
         nn.Module.__init__(self)
-        self.states, self.latent = states, latent
+        self.states, self.latent, self.limit = states, latent, None
 
     @property
     def mean(self) -> Tensor:  # type: ignore[override]
