@@ -60,8 +60,8 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
         (["collect", "--out", "data", "--suite", "json:dumps"], "suite 'json:dumps': "),
         (["collect", "--out", "data", "--suite", "maze", "--tasks", "reach"], "task: "),
         (
-            ["collect", "--out", "data", "--suite", "mt10", "--policy", "sac"],
-            "policy: expected one of scripted, random",
+            ["collect", "--out", "data", "--suite", "mt10", "--policy", "expert"],
+            "policy: expected one of scripted, random, sac",
         ),
         (["collect", "--out", "data", "--tasks", "reech"], "reach"),
         (["collect", "--out", "data", "--tasks", "reach", "--quality", "best"], "best"),

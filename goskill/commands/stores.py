@@ -35,9 +35,12 @@ def collect(
     `goskill collect --tasks reach,push --out data/two`,
     `goskill collect --suite my_module:suite --policy random --out data/mine`
     """
+    from goskill.envs.collectors import POLICIES
     from goskill.errors import InputError
     from goskill.experiments import pipeline
 
+    if policy not in (*POLICIES, "sac"):
+        raise InputError(f"policy: expected one of {', '.join(POLICIES)}, sac, got {policy!r:.80}")
     if policy == "sac":
         pipeline.collect_learning(
             out,

@@ -95,6 +95,6 @@ def test_the_comparison_is_json_and_a_table() -> None:
     text = console.export_text()
     assert "paired by episode" in text
     lines = text.splitlines()
-    assert any(line.split()[:2] == ["b", "14"] and " +1 [" in line for line in lines)
-    assert any(line.split() == ["push", "23", "25", "(+1)"] for line in lines)
+    assert any(line.split()[:2] == ["b", "13.9"] and " +1.25 [" in line for line in lines)
+    assert any(line.split() == ["push", "23.3", "24.7", "(+1.33)"] for line in lines)
     assert any(line.split() == ["reach", "33%", "67%", "(+33%)"] for line in lines)

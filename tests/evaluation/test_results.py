@@ -190,5 +190,5 @@ def test_the_table_shows_returns_intervals_success_and_data() -> None:
     console.print(results_table(some_results()))
     text = console.export_text()
     reach = next(line for line in text.splitlines() if "reach" in line)
-    assert all(part in reach for part in ("3 [-4, 10]", "67%", "2", "2"))
+    assert all(part in reach for part in ("3 [-3.57, 9.57]", "67%", "1.5", "2.5"))
     assert "all tasks" in text

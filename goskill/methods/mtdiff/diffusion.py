@@ -12,10 +12,12 @@ from torch import Tensor, nn
 class Diffusion(nn.Module):
     """A variance-preserving schedule (Song et al. 2021) in ``steps`` steps, noise rate ``beta_min`` to ``beta_max``.
 
-    ``signal`` float32 [steps]: the share of variance that is still signal at each step (alpha-bar).
+    ``signal`` float32 [steps]: the share of variance that is still signal at each step (alpha-bar);
+    ``noise``: the rest.
     """
 
     signal: Tensor
+    noise: Tensor
 
     def __init__(self, steps: int, beta_min: float, beta_max: float) -> None:
         super().__init__()
@@ -25,11 +27,13 @@ class Diffusion(nn.Module):
         signal = np.exp(np.cumsum(log_alpha))
         self._signal: list[float] = [*signal.tolist(), 1.0]  # of step -1 as well: no noise
         self.register_buffer("signal", torch.tensor(signal, dtype=torch.float32), persistent=False)
+        # Not 1 - signal in float32, which cancels at the first steps.
+        self.register_buffer("noise", torch.tensor(1 - signal, dtype=torch.float32), persistent=False)
 
     def noised(self, actions: Tensor, noise: Tensor, step: Tensor) -> Tensor:
         """Actions [B, n, A] at diffusion steps int64 [B], with standard normal noise of their shape."""
-        signal = self.signal.index_select(0, step)[:, None, None]
-        return signal.sqrt() * actions + (1 - signal).sqrt() * noise
+        signal, rest = (share.index_select(0, step)[:, None, None] for share in (self.signal, self.noise))
+        return signal.sqrt() * actions + rest.sqrt() * noise
 
     def sampling_steps(self, count: int) -> list[int]:
         """Diffusion steps that sampling visits, from the noisiest: all for 0, otherwise ``count``, evenly spaced."""
