@@ -9,7 +9,7 @@ from goskill.models.decision_transformer import (
     scale_tables,
 )
 from goskill.models.diagonal_normal import DiagonalNormal
-from goskill.models.ensemble import EnsembleLinear, EnsembleMLP, mlp
+from goskill.models.ensemble import EnsembleLinear, EnsembleMLP, mlp, twin_values
 from goskill.models.goal_encoder import GoalEncoder
 from goskill.models.normalize import Normalize
 from goskill.models.padding import padding_last, take_rows
@@ -42,4 +42,5 @@ __all__ = [
     "padding_last",
     "scale_tables",
     "take_rows",
+    "twin_values",
 ]

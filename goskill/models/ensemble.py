@@ -66,6 +66,15 @@ class EnsembleMLP(nn.Module):
         return x[:, 0]
 
 
+def twin_values(critics: nn.Module, inputs: Tensor) -> Tensor:
+    """What the two critics of each agent, which follow one another, give for inputs [agents, B, n].
+
+    Returns float32 [agents, 2, B, outputs].
+    """
+    values: Tensor = critics(inputs.repeat_interleave(2, dim=0))
+    return values.float().view(len(inputs), 2, *values.shape[1:])
+
+
 def mlp(sizes: Sequence[int], *, last: type[nn.Module] | None = None) -> nn.Sequential:
     """A multilayer perceptron with ReLU between its layers, and ``last`` behind them."""
     hidden = [part for here, there in pairwise(sizes[:-1]) for part in (nn.Linear(here, there), nn.ReLU())]

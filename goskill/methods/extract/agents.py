@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from goskill.errors import InputError
 from goskill.methods.extract.model import ExtractModel, model_from_state
 from goskill.methods.extract.settings import ExtractSettings
+from goskill.methods.feedforward import agents_in
 from goskill.methods.sequence.checking import load_parts
-from goskill.models import DiagonalNormal, EnsembleMLP
+from goskill.models import DiagonalNormal, EnsembleMLP, twin_values
 from goskill.training.targets import TargetNetwork
 
 
@@ -112,9 +113,8 @@ class ExtractAgents(nn.Module):
     def values(self, observations: Tensor, argument: Tensor, critic: nn.Module | None = None) -> Tensor:
         """What both critics (or the target critics) expect of every skill with one argument: [agents, 2, B, K]."""
         states = self.skills.normalize(observations)
-        together = torch.cat([states, argument], -1).repeat_interleave(2, dim=0)
-        values: Tensor = (self.critic if critic is None else critic)(together)
-        return values.float().view(self.agents, 2, *values.shape[1:])
+        inputs = torch.cat([states, argument], -1)
+        return twin_values(self.critic if critic is None else critic, inputs)
 
     def values_of_each(
         self, observations: Tensor, arguments: Tensor, critic: nn.Module | None = None
@@ -127,11 +127,7 @@ class ExtractAgents(nn.Module):
 
     def agent_of(self, tasks: Sequence[str]) -> Tensor:
         """Which agent acts in each task, int64 [len(tasks)]. Raises InputError for a task that none has learned."""
-        place = {name: index for index, name in enumerate(self.settings.tasks)}
-        for task in tasks:
-            if task not in place:
-                raise InputError(f"tasks: no agent has learned {task!r}, only {', '.join(place)}")
-        return torch.tensor([place[task] for task in tasks], device=self.skills.normalize.mean.device)
+        return agents_in(tasks, self.settings.tasks, self.skills.normalize.mean.device)
 
 
 def agents_from_state(settings: ExtractSettings, state: Mapping[str, Mapping[str, Tensor]]) -> ExtractAgents:

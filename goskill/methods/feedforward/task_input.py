@@ -51,3 +51,15 @@ def place_of(task: str, known: Sequence[str]) -> int:
             f"tasks: this network was told {len(known)} tasks apart, and {task!r} is none of them: fine-tune it on it"
         )
     return known.index(task)
+
+
+def agents_in(tasks: Sequence[str], learned: Sequence[str], device: torch.device) -> Tensor:
+    """Which agent acts in each task, int64 [len(tasks)], where each of ``learned`` has one.
+
+    Raises InputError for a task that none has learned.
+    """
+    place = {name: index for index, name in enumerate(learned)}
+    for task in tasks:
+        if task not in place:
+            raise InputError(f"tasks: no agent has learned {task!r}, only {', '.join(place)}")
+    return torch.tensor([place[task] for task in tasks], device=device)

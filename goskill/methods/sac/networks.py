@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from goskill.errors import CheckpointError, InputError
+from goskill.methods.feedforward import agents_in
 from goskill.methods.sac.settings import SACSettings
 from goskill.methods.sequence.checking import load_parts
-from goskill.models import EnsembleMLP, SquashedNormal
+from goskill.models import EnsembleMLP, SquashedNormal, twin_values
 from goskill.models.temperature import Temperature
 from goskill.training.targets import TargetNetwork
 
@@ -49,17 +50,12 @@ class SACNetworks(nn.Module):
 
     def values(self, observations: Tensor, actions: Tensor, critic: nn.Module | None = None) -> Tensor:
         """Both critics' values [agents, 2, B] of observations and actions [agents, B, ...]."""
-        together = torch.cat([observations, actions], -1).repeat_interleave(2, dim=0)
-        values: Tensor = (self.critic if critic is None else critic)(together)[..., 0]
-        return values.float().view(self.agents, 2, -1)
+        inputs = torch.cat([observations, actions], -1)
+        return twin_values(self.critic if critic is None else critic, inputs)[..., 0]
 
     def agent_of(self, tasks: Sequence[str]) -> Tensor:
         """Which agent acts in each task, int64 [len(tasks)]. Raises InputError for a task that none has learned."""
-        place = {name: index for index, name in enumerate(self.settings.tasks)}
-        for task in tasks:
-            if task not in place:
-                raise InputError(f"tasks: no agent has learned {task!r}, only {', '.join(place)}")
-        return torch.tensor([place[task] for task in tasks], device=self.temperature.log_value.device)
+        return agents_in(tasks, self.settings.tasks, self.temperature.log_value.device)
 
 
 def networks_from_state(settings: SACSettings, state: Mapping[str, Mapping[str, Tensor]]) -> SACNetworks:

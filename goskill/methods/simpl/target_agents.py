@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from goskill.errors import InputError
+from goskill.methods.feedforward import agents_in
 from goskill.methods.sequence.checking import load_parts
 from goskill.methods.simpl.networks import LARGE, MetaAgent, add_residual
 from goskill.methods.simpl.settings import TargetSettings
 from goskill.methods.skill_rl import SkillModel, model_from_state, soft_target, temperature_loss
-from goskill.models import DiagonalNormal, EnsembleMLP
+from goskill.models import DiagonalNormal, EnsembleMLP, twin_values
 from goskill.models.temperature import Temperature
 from goskill.training import Batch
 from goskill.training.targets import TargetNetwork
@@ -97,16 +98,11 @@ class TargetAgents(nn.Module):
         """What both critics (or the target critics) of each agent expect: [agents, 2, B]."""
         embedding = self.known.embedding[:, None].expand(-1, observations.shape[1], -1)
         seen = torch.cat([self.skills.normalize(observations), embedding, skill], -1)
-        values: Tensor = (self.critic if critic is None else critic)(seen.repeat_interleave(2, dim=0))[..., 0]
-        return values.float().view(self.agents, 2, -1)
+        return twin_values(self.critic if critic is None else critic, seen)[..., 0]
 
     def agent_of(self, tasks: Sequence[str]) -> Tensor:
         """Which agent acts in each task, int64 [len(tasks)]. Raises InputError for a task that none has learned."""
-        place = {name: index for index, name in enumerate(self.settings.tasks)}
-        for task in tasks:
-            if task not in place:
-                raise InputError(f"tasks: no agent has learned {task!r}, only {', '.join(place)}")
-        return torch.tensor([place[task] for task in tasks], device=self.known.since.device)
+        return agents_in(tasks, self.settings.tasks, self.known.since.device)
 
 
 class TargetCriticLoss(nn.Module):

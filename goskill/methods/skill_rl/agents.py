@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from goskill.errors import InputError
+from goskill.methods.feedforward import agents_in
 from goskill.methods.sequence.checking import load_parts
 from goskill.methods.skill_rl.settings import OnlineSettings
 from goskill.methods.skill_rl.skill_model import SkillModel, model_from_state
-from goskill.models import DiagonalNormal, EnsembleMLP
+from goskill.models import DiagonalNormal, EnsembleMLP, twin_values
 from goskill.models.temperature import Temperature
 from goskill.training.targets import TargetNetwork
 
@@ -69,17 +70,12 @@ class SkillAgents(nn.Module):
 
     def values(self, observations: Tensor, skill: Tensor, critic: nn.Module | None = None) -> Tensor:
         """What both critics (or the target critics) of each agent expect: [agents, 2, B]."""
-        together = torch.cat([self.skills.normalize(observations), skill], -1).repeat_interleave(2, dim=0)
-        values: Tensor = (self.critic if critic is None else critic)(together)[..., 0]
-        return values.float().view(self.agents, 2, -1)
+        inputs = torch.cat([self.skills.normalize(observations), skill], -1)
+        return twin_values(self.critic if critic is None else critic, inputs)[..., 0]
 
     def agent_of(self, tasks: Sequence[str]) -> Tensor:
         """Which agent acts in each task, int64 [len(tasks)]. Raises InputError for a task that none has learned."""
-        place = {name: index for index, name in enumerate(self.settings.tasks)}
-        for task in tasks:
-            if task not in place:
-                raise InputError(f"tasks: no agent has learned {task!r}, only {', '.join(place)}")
-        return torch.tensor([place[task] for task in tasks], device=self.temperature.log_value.device)
+        return agents_in(tasks, self.settings.tasks, self.temperature.log_value.device)
 
 
 def agents_from_state(settings: OnlineSettings, state: Mapping[str, Mapping[str, Tensor]]) -> SkillAgents:
