@@ -23,6 +23,7 @@ from goskill.methods.skill_rl import SkillChoosingPolicy, SkillCollector
 from goskill.methods.skill_rl.settings import LARGEST_OBSERVATION
 from goskill.models import Normalize
 from goskill.training import Objective, OptimizerSettings, Phase, Stateful, TrainingSettings
+from goskill.training.actor_critic import actor_critic
 from goskill.training.placement import placement, sampled_objective
 
 
@@ -141,18 +142,17 @@ class Extract(Method):
     def _begin_online(self) -> Sequence[Objective]:
         agents, settings = self.agents, self.settings
         self._policy = agents.policy_in(self.collector.tasks)
-        adam = OptimizerSettings(settings.learning_rate, "adam")
         decisions = ReplaySampler(self.replay, settings.batch_size, seed=self._training.seed)
-        critic = Objective(
-            "critic",
+        trained = [agents.choice_actor, agents.argument_actor]
+        return actor_critic(
             decisions,
             ExtractCriticLoss(agents),
-            [agents.critic],
-            optimizer=adam,
-            after=agents.target.update,
+            agents.critic,
+            agents.target,
+            ExtractActorLoss(agents),
+            trained,
+            settings.learning_rate,
         )
-        trained = [agents.choice_actor, agents.argument_actor]
-        return [critic, Objective("actor", "critic", ExtractActorLoss(agents), trained, optimizer=adam)]
 
     def _interact(self, iteration: int) -> Mapping[str, float]:
         """As many steps as there should have been before this iteration."""

@@ -26,6 +26,7 @@ from goskill.methods.sac.settings import SACSettings
 from goskill.rollouts.collector import Collector, Steps
 from goskill.rollouts.episode_log import EpisodeLog
 from goskill.training import Objective, OptimizerSettings, Phase, Stateful, TrainingSettings
+from goskill.training.actor_critic import actor_critic
 from goskill.training.placement import placement, replay_device, sampled_objective
 
 EXPERIENCE = "experience"  # the store's name in the folder
@@ -185,19 +186,15 @@ class SAC(Method):
 
 def objectives(networks: SACNetworks, transitions: ReplaySampler) -> list[Objective]:
     """An update of all agents: critics and their targets, then actors and temperatures, on the same batch."""
-    adam = OptimizerSettings(networks.settings.learning_rate, "adam")
-    trained = [networks.actor, networks.temperature]
-    return [
-        sampled_objective(
-            "critic",
-            transitions,
-            CriticLoss(networks),
-            [networks.critic],
-            optimizer=adam,
-            after=networks.target.update,
-        ),
-        Objective("actor", "critic", ActorLoss(networks), trained, optimizer=adam),
-    ]
+    return actor_critic(
+        transitions,
+        CriticLoss(networks),
+        networks.critic,
+        networks.target,
+        ActorLoss(networks),
+        [networks.actor, networks.temperature],
+        networks.settings.learning_rate,
+    )
 
 
 def _provenance(suite: Suite, settings: SACSettings, seed: int) -> dict[str, Any]:

@@ -27,7 +27,8 @@ from goskill.methods.simpl.target_agents import (
 )
 from goskill.methods.simpl.trained import check_suite_name, meta_trained
 from goskill.methods.skill_rl import SkillChoosingPolicy, SkillCollector, SkillTransitions
-from goskill.training import Objective, OptimizerSettings, Phase, Stateful, TrainingSettings
+from goskill.training import Objective, Phase, Stateful, TrainingSettings
+from goskill.training.actor_critic import actor_critic
 
 
 @register("simpl_ft")
@@ -116,18 +117,17 @@ class SiMPLTarget(Method):
         agents, settings = self.agents, self.settings
         self._meta.to(self._device)
         self._agent = agents.agent_of(self.collector.tasks)
-        adam = OptimizerSettings(settings.learning_rate, "adam")
         decisions = ReplaySampler(self.replay, settings.batch_size, seed=self._seed)
-        critic = Objective(
-            "critic",
+        trained = [agents.actor, agents.temperature]
+        return actor_critic(
             decisions,
             TargetCriticLoss(agents),
-            [agents.critic],
-            optimizer=adam,
-            after=agents.target.update,
+            agents.critic,
+            agents.target,
+            TargetActorLoss(agents),
+            trained,
+            settings.learning_rate,
         )
-        trained = [agents.actor, agents.temperature]
-        return [critic, Objective("actor", "critic", TargetActorLoss(agents), trained, optimizer=adam)]
 
     def _interact(self, iteration: int) -> Mapping[str, float]:
         """Until a task is known, then as many steps as there should have been before this iteration."""

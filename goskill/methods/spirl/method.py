@@ -26,7 +26,8 @@ from goskill.methods.skill_rl import (
     skills_of_run,
     skills_phase,
 )
-from goskill.training import Objective, OptimizerSettings, Phase, Stateful, TrainingSettings
+from goskill.training import Objective, Phase, Stateful, TrainingSettings
+from goskill.training.actor_critic import actor_critic
 
 
 @dataclass(frozen=True)
@@ -121,18 +122,17 @@ class SPiRL(Method):
     def _begin(self) -> Sequence[Objective]:
         agents, settings = self.agents, self.settings
         self._policy = agents.policy_in(self.collector.tasks)
-        adam = OptimizerSettings(settings.learning_rate, "adam")
         decisions = ReplaySampler(self.replay, settings.batch_size, seed=self._training.seed)
-        critic = Objective(
-            "critic",
+        trained = [agents.actor, agents.temperature]
+        return actor_critic(
             decisions,
             SkillCriticLoss(agents),
-            [agents.critic],
-            optimizer=adam,
-            after=agents.target.update,
+            agents.critic,
+            agents.target,
+            SkillActorLoss(agents),
+            trained,
+            settings.learning_rate,
         )
-        trained = [agents.actor, agents.temperature]
-        return [critic, Objective("actor", "critic", SkillActorLoss(agents), trained, optimizer=adam)]
 
     def _interact(self, iteration: int) -> Mapping[str, float]:
         """As many steps as there should have been before this iteration."""
