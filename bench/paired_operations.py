@@ -3,7 +3,8 @@ goskill.bench.paired_operations BEFORE --commit NAME``.
 
 BEFORE is a folder that holds the other version's package, built. Each process has one thread and counts the seconds of
 CPU time that it takes, so that the machine's other work matters little; every round asks both, the later one first in
-every other round. A row per operation and size goes to ``bench/results/paired-operations.jsonl``: ``speed`` is the
+every other round. Where a process's memory lies changes its times by some per cent, so each case is asked of several
+pairs of processes. A row per operation and size goes to ``bench/results/paired-operations.jsonl``: ``speed`` is the
 median over the rounds of before's time divided by after's, 1.1 where it became a tenth faster; ``speed_fastest`` is the
 same of each one's fastest round, which other processes disturbed least.
 """
@@ -22,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 ROWS = Path("bench/results/paired-operations.jsonl")
-ROUNDS = 41
+PAIRS = 9  # of processes
+ROUNDS = 9  # a pair
 LEAST_SECONDS = 0.02  # of a block that is timed as one
 CASES: tuple[tuple[str, tuple[int, ...]], ...] = (
     *(("nearest code", (rows, 64, 16)) for rows in (1_000, 10_000, 100_000)),
@@ -110,14 +112,25 @@ class Version:
         self._process.communicate()
 
 
-def compare(before: Version, after: Version, name: str, size: tuple[int, ...]) -> dict[str, Any]:
+def rounds_of(folders: list[Path], name: str, size: tuple[int, ...]) -> list[list[float]]:
+    """Seconds of a call before and after, ROUNDS times, of one pair of processes."""
+    versions = [Version(folder) for folder in folders]
+    try:
+        calls = 1 + int(LEAST_SECONDS / max(version.seconds(name, size, 3) for version in versions))
+        rounds = []
+        for number in range(ROUNDS):
+            order = versions if number % 2 else versions[::-1]
+            times = [version.seconds(name, size, calls) for version in order]
+            rounds.append(times if number % 2 else times[::-1])
+        return rounds
+    finally:
+        for version in versions:
+            version.close()
+
+
+def compare(folders: list[Path], name: str, size: tuple[int, ...]) -> dict[str, Any]:
     """A row's facts: times and the median of the rounds' quotients, with its quartiles."""
-    calls = 1 + int(LEAST_SECONDS / max(before.seconds(name, size, 3), after.seconds(name, size, 3)))
-    rounds = []
-    for number in range(ROUNDS):
-        pair = [before, after] if number % 2 else [after, before]
-        times = [one.seconds(name, size, calls) for one in pair]
-        rounds.append(times if number % 2 else times[::-1])
+    rounds = [pair for _ in range(PAIRS) for pair in rounds_of(folders, name, size)]
     low, speed, high = statistics.quantiles([first / second for first, second in rounds], n=4)
     medians = [statistics.median(times) for times in zip(*rounds, strict=True)]
     fastest = [min(times) for times in zip(*rounds, strict=True)]
@@ -125,8 +138,8 @@ def compare(before: Version, after: Version, name: str, size: tuple[int, ...]) -
         "kind": "paired operations",
         "operation": name,
         "size": list(size),
-        "rounds": ROUNDS,
-        "calls": calls,
+        "pairs": PAIRS,
+        "rounds": len(rounds),
         "cpu_seconds": dict(zip(("before", "after"), medians, strict=True)),
         "speed": speed,
         "speed_quartiles": [low, high],
@@ -144,14 +157,12 @@ def main() -> None:
     parser.add_argument("--commit", required=True, help="what the other version is")
     parser.add_argument("--rows", type=Path, default=ROWS)
     chosen = parser.parse_args()
-    versions = [Version(chosen.before), Version(Path(goskill.__file__).parents[1])]
+    folders = [chosen.before, Path(goskill.__file__).parents[1]]
     for name, size in CASES:
-        facts = compare(versions[0], versions[1], name, size)
+        facts = compare(folders, name, size)
         shape = "x".join(map(str, size))
         print(f"{name} {shape}: {facts['speed']:.3f}, fastest {facts['speed_fastest']:.3f}", flush=True)
         runner.append([{**facts, "before": chosen.commit, **runner.provenance()}], chosen.rows)
-    for version in versions:
-        version.close()
 
 
 if __name__ == "__main__":

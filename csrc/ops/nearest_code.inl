@@ -98,27 +98,24 @@ inline void finish_row(const Lookup& lookup, std::int64_t row, const float* valu
     if (statistics != nullptr && selected) add_to_statistics(values, code, index, dim, *statistics);
 }
 
-// TILE_ROWS rows less the centre; asks for the next ones meanwhile.
-inline void subtract_centre(const float* rows, std::int64_t stride, std::int64_t dim, const float* centre,
-                            float* out) {
-    for (int r = 0; r < TILE_ROWS; ++r) {
+// Rows less the centre, one after the other; asks for the next block meanwhile.
+inline void subtract_centre(const float* rows, std::int64_t stride, std::int64_t count, std::int64_t dim,
+                            const float* centre, float* out) {
+    for (std::int64_t r = 0; r < count; ++r, out += dim) {
         const float* row = rows + r * stride;
         std::int64_t d = 0;
         for (; d + LANES <= dim; d += LANES) {
-            __builtin_prefetch(row + TILE_ROWS * stride + d);
-            store(out + r * dim + d, load(row + d) - load(centre + d));
+            __builtin_prefetch(row + count * stride + d);
+            store(out + d, load(row + d) - load(centre + d));
         }
-        for (; d < dim; ++d) out[r * dim + d] = row[d] - centre[d];
+        for (; d < dim; ++d) out[d] = row[d] - centre[d];
     }
 }
 
-// Groups of TILE_ROWS rows, `stride` floats apart; `centred` has room for them if the codebook has a centre.
+// Groups of TILE_ROWS rows, `stride` floats apart.
 template <int VECTORS>
 void nearest_in_block(const float* rows, std::int64_t stride, std::int64_t groups, std::int64_t dim,
-                      const PackedCodebook& codebook, float* centred, Best& best) {
-    const bool moved = !codebook.centre.empty();
-    const float* scored = moved ? centred : rows;
-    const std::int64_t width = moved ? dim : stride;
+                      const PackedCodebook& codebook, Best& best) {
     for (std::int64_t r = 0; r < groups * TILE_ROWS; ++r) {
         best.score[r] = splat(-__builtin_inff());
         best.tile[r] = Int{};
@@ -127,10 +124,7 @@ void nearest_in_block(const float* rows, std::int64_t stride, std::int64_t group
         const float* codes = codebook.values.data() + t * codebook.tile * dim;
         const float* offsets = codebook.offsets.data() + t * codebook.tile;
         for (std::int64_t g = 0; g < groups; ++g) {
-            if (moved && t == 0)
-                subtract_centre(rows + g * TILE_ROWS * stride, stride, dim, codebook.centre.data(),
-                                centred + g * TILE_ROWS * dim);
-            score_tile<VECTORS>(scored + g * TILE_ROWS * width, width, dim, codes, offsets,
+            score_tile<VECTORS>(rows + g * TILE_ROWS * stride, stride, dim, codes, offsets,
                                 static_cast<std::int32_t>(t), best.score + g * TILE_ROWS,
                                 best.tile + g * TILE_ROWS);
         }
@@ -158,10 +152,17 @@ void nearest_rows(const Lookup& lookup, const PackedCodebook& codebook, std::int
                       lookup.x.column_stride, dim, copy.data() + r * dim);
             }
         }
+        const float* scored = rows;
+        std::int64_t width = stride;
+        if (!centred.empty()) {
+            subtract_centre(rows, stride, groups * TILE_ROWS, dim, codebook.centre.data(), centred.data());
+            scored = centred.data();
+            width = dim;
+        }
         if (codebook.tile == LANES) {
-            nearest_in_block<1>(rows, stride, groups, dim, codebook, centred.data(), best);
+            nearest_in_block<1>(scored, width, groups, dim, codebook, best);
         } else {
-            nearest_in_block<2>(rows, stride, groups, dim, codebook, centred.data(), best);
+            nearest_in_block<2>(scored, width, groups, dim, codebook, best);
         }
         for (std::int64_t r = 0; r < count; ++r) {
             const std::int64_t index = first_best(best.score[r], best.tile[r]);
