@@ -91,6 +91,9 @@ SMALL: dict[str, Any] = {
 # Methods that begin with a finished run: the setting that names it, and the method of that run.
 BEGIN_WITH = {"simpl": ("skills", "skill_prior"), "simpl_ft": ("meta", "simpl")}
 
+# Methods whose course depends on what lies on the device: for them the library makes the copies to it.
+WITH_COPIES = ("simpl_ft",)
+
 # What a step may move beside matrix products and attention, and the nodes of its graph, at MT50 shapes.
 MOST_GIGABYTES = {"extraction": 3.5, "enhancement": 3.5, "policy": 5.5}
 MOST_NODES = {"extraction": 300, "enhancement": 300, "policy": 300}
@@ -109,7 +112,8 @@ class Still(gymnasium.Env[Any, Any]):
     """Goes nowhere, since what acts under the library is not computed."""
 
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (OBSERVATION,), np.float32)
-    action_space = gymnasium.spaces.Box(-1.0, 1.0, (ACTION,), np.float32)
+    # What was not computed may be any number.
+    action_space = gymnasium.spaces.Box(-1e30, 1e30, (ACTION,), np.float32)
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
@@ -308,6 +312,9 @@ ABLATED = {"device": "cuda", "precision": "bfloat16", "data": "device", "cuda_gr
 def rehearse(folder: Path, names: Sequence[str]) -> None:
     store, standin = write_store(folder / "store"), StandIn()
     for name in names or built_in_names():
+        os.environ.pop("FAKE_COPY", None)
+        if name in WITH_COPIES:
+            os.environ["FAKE_COPY"] = "1"
         rehearsal = Rehearsal(name, store, folder)
         _rehearse(rehearsal, name, standin, [way for way in ways() if _is_possible(way, rehearsal)])
         for ablation in rehearsal.entry.method.ablations:

@@ -92,7 +92,8 @@ def choice_statistics(scores: Tensor, skills: Tensor, mask: Tensor, gamma: float
         "easy_share": probability > 0.5,
         "focal_weight": (1 - probability) ** gamma,
     }
-    totals = torch.stack([torch.where(mask, values.float(), 0.0).sum() for values in statistics.values()])
+    each = torch.stack([values.float() for values in statistics.values()])
+    totals = torch.where(mask, each, 0.0).sum((1, 2))
     return dict(zip(statistics, distributed.global_mean(totals, mask.sum()), strict=True))
 
 
