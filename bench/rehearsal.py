@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from goskill.data import EpisodeStore, StoreWriter
+from goskill.envs import pool
 from goskill.envs.suite import Suite
 from goskill.errors import InputError
 from goskill.methods.method import Sources
@@ -112,8 +113,7 @@ class Still(gymnasium.Env[Any, Any]):
     """Goes nowhere, since what acts under the library is not computed."""
 
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (OBSERVATION,), np.float32)
-    # What was not computed may be any number.
-    action_space = gymnasium.spaces.Box(-1e30, 1e30, (ACTION,), np.float32)
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (ACTION,), np.float32)
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
@@ -311,6 +311,8 @@ ABLATED = {"device": "cuda", "precision": "bfloat16", "data": "device", "cuda_gr
 
 def rehearse(folder: Path, names: Sequence[str]) -> None:
     store, standin = write_store(folder / "store"), StandIn()
+    # What was not computed may be anything.
+    pool.checked_actions = lambda actions, *_: np.zeros_like(actions)  # type: ignore[assignment]
     for name in names or built_in_names():
         os.environ.pop("FAKE_COPY", None)
         if name in WITH_COPIES:
