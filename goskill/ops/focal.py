@@ -87,14 +87,14 @@ def focal_loss(
         if impl != "auto":
             raise InputError(f"impl={impl!r} has no gradient for weight: use impl='auto' or 'reference'")
         chosen = "reference"
-    options: tuple[Any, ...] = (gamma, ignore_index, label_smoothing)
+    options: tuple[float | Tensor, int, float | Tensor] = (gamma, ignore_index, label_smoothing)
     if traced:
         options = (as_tensor(gamma), ignore_index, as_tensor(label_smoothing))
     if chosen == "reference":
         if logits.device.type == "cpu" and not (torch.compiler.is_compiling() or transforms_active()):
             _check_targets(row_target, row_mask, ignore_index, logits.shape[1])
         if traced:
-            torch._check(gamma >= 0)
+            torch._check(gamma >= 0)  # type: ignore[no-untyped-call]
         losses = reference.focal_loss(rows, row_target, weight, row_mask, *options, reduction)
     else:
         losses = _focal_loss(rows, row_target, weight, row_mask, *options, reduction)
