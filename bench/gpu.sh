@@ -164,8 +164,8 @@ fi
 stage() {
   local share
   share=$(seconds "$3")
-  [ "$share" -ge 10 ] || return
-  wait_for "$work/$1.log" "$share" "$python" -m goskill bench "$2" --gpu --limit $((share - 5)) -k "$4" \
+  [ "$share" -ge 15 ] || return
+  wait_for "$work/$1.log" "$share" "$python" -m goskill bench "$2" --gpu --limit $((share - 10)) -k "$4" \
     --json "$out/gpu-$2.jsonl" && reached+=("$1") || troubles+=("$1: $(why $? "$work/$1.log")")
   ended "$1"
 }

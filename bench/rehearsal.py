@@ -23,6 +23,7 @@ import torch
 
 from goskill.data import EpisodeStore, StoreWriter
 from goskill.envs.suite import Suite
+from goskill.errors import InputError
 from goskill.methods.method import Sources
 from goskill.methods.registry import built_in_names, find
 from goskill.rollouts.policy import Demonstration
@@ -154,12 +155,13 @@ class Rehearsal:
     ) -> None:
         self.entry, self.store, self.folder = find(name), store, folder
         method = self.entry.method
-        sizes = {**SMALL, **dict.fromkeys(method.schedule, ITERATIONS), **(changes or {})}
+        sizes = {**SMALL, **dict.fromkeys(method.schedule, ITERATIONS)}
         if name in BEGIN_WITH:
             setting, first = BEGIN_WITH[name]
             sizes[setting] = str(finished_run(first, store, folder))
         own = set(method.Settings.__dataclass_fields__) - set(self.entry.decided)
-        self.settings: Any = self.entry.settings({key: sizes[key] for key in sizes if key in own})
+        chosen = {key: value for key, value in sizes.items() if key in own}
+        self.settings: Any = self.entry.settings({**chosen, **(changes or {})})
 
     def iterations(self) -> int:
         """Of all phases together."""
@@ -185,7 +187,7 @@ class Rehearsal:
         trainer, said = Trainer(method, self.run, settings, progress=False), []
         trainer._progress.say = said.append  # type: ignore[method-assign]
         trainer.train()
-        if settings.data != "auto":
+        if settings.data != "auto" and settings.device != "cpu":
             self._check_place(said, settings)
         return method
 
@@ -221,11 +223,11 @@ class Rehearsal:
 
 
 def finished_run(name: str, store: EpisodeStore, folder: Path) -> Path:
-    """A run of that method, trained once."""
+    """A run of that method, trained once: on the CPU, since what is computed is read."""
     kept = folder / f"finished-{name}"
     if not kept.exists():
         rehearsal = Rehearsal(name, store, folder)
-        rehearsal.train(device="cuda", precision="float32", cuda_graphs="off")
+        rehearsal.train(device="cpu", precision="float32", data="host")
         rehearsal.run.path.rename(kept)
     return kept
 
@@ -309,10 +311,13 @@ def rehearse(folder: Path, names: Sequence[str]) -> None:
         rehearsal = Rehearsal(name, store, folder)
         _rehearse(rehearsal, name, standin, [way for way in ways() if _is_possible(way, rehearsal)])
         for ablation in rehearsal.entry.method.ablations:
-            changes = rehearsal.entry.ablated([ablation])
-            if not changes.keys() & rehearsal.entry.decided.keys():
-                changed = Rehearsal(name, store, folder, changes)
-                _rehearse(changed, f"{name} without {ablation}", standin, [ABLATED])
+            title = f"{name}, {ablation}"
+            try:
+                changed = Rehearsal(name, store, folder, rehearsal.entry.ablated([ablation]))
+            except InputError as error:  # it contradicts the name
+                print(f"{title}: {error}", flush=True)
+            else:
+                _rehearse(changed, title, standin, [ABLATED])
 
 
 def _is_possible(way: Mapping[str, Any], rehearsal: Rehearsal) -> bool:

@@ -118,6 +118,8 @@ class SiMPLTarget(Method):
         agents, settings = self.agents, self.settings
         self._meta.to(self._device)
         self._agent = agents.agent_of(self.collector.tasks)
+        # On the host: each step of the environments depends on it.
+        self._known_since: list[int] = agents.known.since.tolist()
         decisions = ReplaySampler(self.replay, settings.batch_size, seed=self._seed)
         trained = [agents.actor, agents.temperature]
         return actor_critic(
@@ -147,12 +149,11 @@ class SiMPLTarget(Method):
         return {**means, "steps": float(collector.steps * len(collector.tasks))}
 
     def _is_due(self, iteration: int) -> bool:
-        since = self.agents.known.since
-        begun = since[since >= 0]
-        if not len(begun):
+        begun = [since for since in self._known_since if since >= 0]
+        if not begun:
             return True
         decisions = iteration / self.settings.updates_per_decision
-        due = int(begun.min()) + int(decisions * self.settings.horizon)
+        due = min(begun) + int(decisions * self.settings.horizon)
         return self.collector.steps < due
 
     def _is_prior(self, environment: int, episode: int) -> bool:
@@ -163,11 +164,12 @@ class SiMPLTarget(Method):
     def _embedding_in(self, environment: int) -> Tensor:
         """That of the environment's task, which is drawn once from the posterior of all that it has met."""
         known = self.agents.known
-        if known.since[environment] < 0:
+        if self._known_since[environment] < 0:
             count = int(self.replay.sizes[environment])
             rows = torch.arange(count, device=self.replay.device) + environment * self.settings.capacity
             context = {name: value[None].to(self._device) for name, value in self.replay.gather(rows).items()}
             known.embedding[environment] = self._meta.encode(context).sample()[0]
+            self._known_since[environment] = self.collector.steps
             known.since[environment] = self.collector.steps
         return known.embedding[environment].cpu()
 
