@@ -32,6 +32,9 @@ GOSKILL_COMMIT=${GOSKILL_COMMIT:-$(git -C "$root" describe --always --dirty --ab
 export GOSKILL_COMMIT
 [ -n "$GOSKILL_COMMIT" ] || echo "warning: no git here and no GOSKILL_COMMIT: the rows will not say what they measured"
 
+# Also if nothing else can be said.
+device=$(timeout 10 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null)
+
 running=()
 finish() {
   trap - EXIT INT TERM
@@ -46,7 +49,8 @@ trap finish EXIT
 
 table() {
   echo
-  cat "$out/gpu-device.log" 2>/dev/null
+  echo "$device"
+  grep '^{' "$out/gpu-device.log" 2>/dev/null
   "$python" - "$began" "$out"/gpu-{kernels,training}.jsonl <<'PYTHON' 2>/dev/null || echo "no rows"
 import json, pathlib, sys
 from goskill.bench import report
@@ -129,7 +133,7 @@ share=$(seconds 60 90)
 if [ "$share" -ge 1 ]; then
   wait_for "$out/gpu-device.log" "$share" "$python" -W ignore -m goskill.bench.device &&
     reached+=(device) || troubles+=("no whole device report: $(why $? "$out/gpu-device.log")")
-  cat "$out/gpu-device.log"
+  grep '^{' "$out/gpu-device.log"
   ended "device reported"
 fi
 
