@@ -176,7 +176,7 @@ stage() {
 stage kernels kernels 75 goskill
 stage training training 75 "goskill and fused"
 share=$(seconds 60)
-if [ "$share" -ge 10 ]; then
+if [ "$share" -ge 15 ]; then
   wait_for "$work/profile.log" "$share" \
     "$python" -m goskill.bench.steps --json "$out/gpu-steps.json" &&
     reached+=(profile) || troubles+=("profile: $(why $? "$work/profile.log")")
