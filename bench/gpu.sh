@@ -104,7 +104,7 @@ wait_for() {
 # seconds SHARE [LEAST]: what a stage may take of 420 s, and in proportion of other limits, but LEAST (default: 40) for
 # programs to start in, which takes longest the first time; no more than is left.
 seconds() {
-  local left=$((limit - SECONDS - 10)) share=$(($1 * limit / 420)) least=${2:-40}
+  local left=$((limit - SECONDS - 15)) share=$(($1 * limit / 420)) least=${2:-40}
   share=$((share > least ? share : least))
   echo $((share < left ? share : left))
 }
