@@ -17,14 +17,15 @@ from goskill.training import Batch, Objective, TrainingSettings, choose_device
 SHARE_FOR_DATA = 0.5
 
 
-def placement(training: TrainingSettings, *stores: EpisodeStore) -> dict[str, Any]:
+def placement(training: TrainingSettings, *stores: EpisodeStore, beside: int = 0) -> dict[str, Any]:
     """What the samplers of ``stores`` are told by ``training.data``: ``device`` and ``resident``, or nothing.
 
-    "auto" keeps the columns on a GPU if those of all stores take at most half of what is free there.
+    "auto" keeps the columns on a GPU if those of all stores, and ``beside`` bytes that are kept there with them, take
+    at most half of what is free there.
     """
     device = choose_device(training.device)
     on_device = training.data == "device" or (
-        training.data == "auto" and device.type == "cuda" and _fit(stores, device)
+        training.data == "auto" and device.type == "cuda" and _fit(stores, beside, device)
     )
     return {"device": device, "resident": True} if on_device else {}
 
@@ -53,12 +54,12 @@ def column_bytes(store: EpisodeStore) -> int:
     return 4 * (states * store.observation_dim + store.num_steps * (store.action_dim + 2))
 
 
-def _fit(stores: Sequence[EpisodeStore], device: torch.device) -> bool:
+def _fit(stores: Sequence[EpisodeStore], beside: int, device: torch.device) -> bool:
     """Whether there is room for what an earlier phase has not brought there yet."""
     missing = [
         store for store in stores if not any(name == str(device) for name, _ in store.resident_columns)
     ]
-    return _has_room(sum(column_bytes(store) for store in missing), device)
+    return _has_room(beside + sum(column_bytes(store) for store in missing), device)
 
 
 def _has_room(size: int, device: torch.device) -> bool:

@@ -156,6 +156,7 @@ def test_a_gpu_keeps_data_that_fits_in_half_of_it(
         assert placement.placement(TrainingSettings(data="host"), store) == {}
         assert placement.placement(TrainingSettings(data="device"), store)
         assert placement.placement(TrainingSettings(), store, store) == {}
+        assert placement.placement(TrainingSettings(), store, beside=2 * needed) == {}
 
 
 def test_a_gpu_keeps_a_replay_buffer_that_fits_in_half_of_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -195,8 +195,10 @@ class GoSkill(Method):
         segments = self._segments(balance, labels if balance == "skill" else None, ENHANCEMENT_STREAM)
         loss, modules = PolicyLoss(self.networks), [self.networks.policy]
         if labels is None:
-            vectors = ContinuousContexts(self._contexts(None, {}), self.store, self.networks)
-            policy = Objective("policy", vectors, loss, modules)
+            size = 4 * self.store.num_steps * self.settings.embedding_size
+            decisions = self._contexts(None, placement(self.training, self.store, beside=size))
+            vectors = ContinuousContexts(decisions, self.store, self.networks)
+            policy = sampled_objective("policy", vectors, loss, modules)
         else:
             decisions = self._contexts(labels, placement(self.training, self.store))
             policy = sampled_objective("policy", decisions, loss, modules)
