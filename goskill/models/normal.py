@@ -70,6 +70,10 @@ class SquashedNormal:
         """The deterministic action: the squashed mean."""
         return self.bound * torch.tanh(self.mean)
 
+    def at(self, noise: Tensor) -> Tensor:
+        """The action that standard normal ``noise`` [..., action_dim] leads to."""
+        return self.bound * torch.tanh(self.mean + self.log_std.exp() * noise)
+
     def sample(self) -> tuple[Tensor, Tensor]:
         """A reparameterised action [..., action_dim] and its log density [...]."""
         noise = torch.randn_like(self.mean)

@@ -1,6 +1,12 @@
-"""Set Transformer: a set of any size becomes one vector, whatever the order (Lee et al., ICML 2019)."""
+"""Set Transformer: a set of any size becomes one vector, whatever the order (Lee et al., ICML 2019).
+
+Elements are many, learned points and seeds few. So weights are multiplied with the few: ``q (W x)`` is computed as
+``(q W) x``, and ``W (a x)`` stands for ``a (W x)``. Where rows are embedded elements, that skips the embedding too.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -10,28 +16,77 @@ from goskill.models.attending import masked_attention
 from goskill.models.ensemble import mlp
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Many rows ``value`` [B, N, width]: with a ``layer``, what it makes of ``raw`` [B, N, inputs]."""
+
+    value: Tensor
+    raw: Tensor | None = None
+    layer: nn.Linear | None = None
+
+    def products(self, vectors: Tensor, offset: Tensor) -> Tensor:
+        """Inner products of all rows with ``vectors`` [B, R, width], and ``offset`` [B, R]: [B, N, R]."""
+        if self.raw is None or self.layer is None:
+            return torch.baddbmm(offset[:, None], self.value, vectors.mT)
+        offset = offset + vectors @ self.layer.bias
+        return torch.baddbmm(offset[:, None], self.raw, (vectors @ self.layer.weight).mT)
+
+    def averages(self, weights: Tensor) -> Tensor:
+        """Averages of the rows by ``weights`` [B, R, N], which sum to 1: [B, R, width]."""
+        if self.raw is None or self.layer is None:
+            return weights @ self.value
+        averages: Tensor = self.layer(weights @ self.raw)
+        return averages
+
+
 class AttentionBlock(nn.Module):
     """MAB(X, Y): rows of X attend to those of Y, and pass a linear layer; both with residuals and LayerNorm."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.scale = heads, (width // heads) ** -0.5
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.mixed, self.output = nn.Linear(width, width), nn.Linear(width, width)
         self.first_norm, self.second_norm = nn.LayerNorm(width), nn.LayerNorm(width)
 
+<<<<<<< HEAD
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """[B, N, width], [B, M, width] -> [B, N, width]."""
         key, value = self.key_value(y).chunk(2, -1)
         query, key, value = (self._by_head(part) for part in (self.query(x), key, value))
         seen = masked_attention(query, key, value, None).transpose(1, 2).flatten(2)
         x = self.first_norm(x + self.mixed(seen))
+=======
+    def few(self, x: Tensor, y: Rows) -> Tensor:
+        """A few rows [B, n, width] attend to many [B, N, width] -> [B, n, width].
+
+        The keys' bias, which adds the same to all scores of a query, is left out.
+        """
+        key, value = self.key_value.weight.unflatten(0, (2, self.heads, -1))  # [heads, width / heads, width]
+        query = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        folded = (self.scale * query @ key).flatten(1, 2)  # [B, heads n, width]
+        weights = y.products(folded, torch.zeros_like(folded[..., 0])).mT.softmax(-1)
+        averages = y.averages(weights).unflatten(1, (self.heads, -1))
+        seen = (averages @ value.mT).transpose(1, 2).flatten(2) + self.key_value.bias.chunk(2)[1]
+        return self._after(x, self.mixed(seen))
+
+    def many(self, x: Rows, y: Tensor) -> Tensor:
+        """Many rows [B, N, width] attend to a few [B, n, width] -> [B, N, width]."""
+        key, value = self.key_value(y).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        query = self.query.weight.unflatten(0, (self.heads, -1))  # [heads, width / heads, width]
+        bias = self.query.bias.unflatten(0, (self.heads, -1, 1))
+        folded, offset = (self.scale * key @ query).flatten(1, 2), (self.scale * key @ bias).flatten(1)
+        scores = x.products(folded, offset).unflatten(-1, (self.heads, -1))
+        mixed = self.mixed.weight.unflatten(1, (self.heads, -1)).permute(1, 2, 0)
+        values = (value @ mixed).flatten(1, 2)  # [B, heads n, width]
+        return self._after(x.value, torch.baddbmm(self.mixed.bias, scores.softmax(-1).flatten(2), values))
+
+    def _after(self, x: Tensor, seen: Tensor) -> Tensor:
+        x = self.first_norm(x + seen)
+>>>>>>> meta
         result: Tensor = self.second_norm(x + F.relu(self.output(x)))
         return result
-
-    def _by_head(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 class InducedAttention(nn.Module):
@@ -43,11 +98,10 @@ class InducedAttention(nn.Module):
         nn.init.xavier_uniform_(self.points)
         self.gather, self.spread = AttentionBlock(width, heads), AttentionBlock(width, heads)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Rows) -> Rows:
         """[B, N, width] -> [B, N, width]."""
-        gathered = self.gather(self.points.expand(len(x), -1, -1), x)
-        spread: Tensor = self.spread(x, gathered)
-        return spread
+        gathered = self.gather.few(self.points.expand(len(x.value), -1, -1), x)
+        return Rows(self.spread.many(x, gathered))
 
 
 class SetTransformer(nn.Module):
@@ -72,9 +126,9 @@ class SetTransformer(nn.Module):
 
     def forward(self, elements: Tensor) -> Tensor:
         """Sets [B, N, inputs], N at least 1 -> [B, outputs]."""
-        x = self.embed(elements)
+        x = Rows(self.embed(elements), elements, self.embed)
         for layer in self.layers:
             x = layer(x)
-        pooled = self.pool(self.seed.expand(len(x), -1, -1), x)
+        pooled = self.pool.few(self.seed.expand(len(elements), -1, -1), x)
         outputs: Tensor = self.head(pooled[:, 0])
         return outputs
