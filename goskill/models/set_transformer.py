@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from goskill.models.attending import masked_attention
 from goskill.models.ensemble import mlp
 
 
@@ -50,14 +49,6 @@ class AttentionBlock(nn.Module):
         self.mixed, self.output = nn.Linear(width, width), nn.Linear(width, width)
         self.first_norm, self.second_norm = nn.LayerNorm(width), nn.LayerNorm(width)
 
-<<<<<<< HEAD
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """[B, N, width], [B, M, width] -> [B, N, width]."""
-        key, value = self.key_value(y).chunk(2, -1)
-        query, key, value = (self._by_head(part) for part in (self.query(x), key, value))
-        seen = masked_attention(query, key, value, None).transpose(1, 2).flatten(2)
-        x = self.first_norm(x + self.mixed(seen))
-=======
     def few(self, x: Tensor, y: Rows) -> Tensor:
         """A few rows [B, n, width] attend to many [B, N, width] -> [B, n, width].
 
@@ -84,7 +75,6 @@ class AttentionBlock(nn.Module):
 
     def _after(self, x: Tensor, seen: Tensor) -> Tensor:
         x = self.first_norm(x + seen)
->>>>>>> meta
         result: Tensor = self.second_norm(x + F.relu(self.output(x)))
         return result
 

@@ -70,15 +70,9 @@ class SiMPL(Method):
         self._seed, each = training.seed, settings.environments_per_task
         tasks = [task for task in settings.tasks for _ in range(each)]
         self.collector = SkillCollector(suite, tasks, agent.skills, settings.discount, self._seed, workers)
-<<<<<<< HEAD
-        sizes = (settings.capacity, suite.observation_dim, settings.skill_dim)
+        sizes = (settings.capacity, suite.observation_dim, agent.skills.skill_size)
         self.replay = replay_buffer(training, *sizes, tasks=len(settings.tasks))
         self.contexts = replay_buffer(training, *sizes, tasks=len(settings.tasks))
-=======
-        sizes = (settings.capacity, suite.observation_dim, agent.skills.skill_size)
-        self.replay = ReplayBuffer(*sizes, tasks=len(settings.tasks))
-        self.contexts = ReplayBuffer(*sizes, tasks=len(settings.tasks))
->>>>>>> meta
         self.embeddings = EpisodeEmbeddings(len(tasks), settings.embedding_dim, self._seed)
         self._task = np.repeat(np.arange(len(settings.tasks)), each)
 

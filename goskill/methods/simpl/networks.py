@@ -13,10 +13,6 @@ from goskill.methods.simpl.decisions import DecisionDistribution, SingleActions,
 from goskill.methods.simpl.settings import EmbeddingSettings, MetaSettings, TaskSettings
 from goskill.methods.skill_rl import SkillModel, model_from_state
 from goskill.models import DiagonalNormal, EnsembleMLP, SetTransformer
-<<<<<<< HEAD
-from goskill.models.normal import LOG_STD_MAX, LOG_STD_MIN
-=======
->>>>>>> meta
 from goskill.models.temperature import Temperature
 from goskill.training.targets import TargetNetwork
 

@@ -80,14 +80,8 @@ class SiMPLTarget(Method):
         self._meta, self._seed = meta, training.seed
         tasks = list(settings.tasks)
         self.collector = SkillCollector(suite, tasks, agents.skills, settings.discount, self._seed, workers)
-<<<<<<< HEAD
-        sizes = (settings.capacity, suite.observation_dim, settings.skill_dim)
+        sizes = (settings.capacity, suite.observation_dim, agents.skills.skill_size)
         self.replay = replay_buffer(training, *sizes, tasks=len(tasks))
-=======
-        self.replay = ReplayBuffer(
-            settings.capacity, suite.observation_dim, agents.skills.skill_size, tasks=len(tasks)
-        )
->>>>>>> meta
         self.embeddings = EpisodeEmbeddings(len(tasks), settings.embedding_dim, self._seed)
 
     @classmethod
@@ -172,11 +166,7 @@ class SiMPLTarget(Method):
         if not begun:
             return True
         decisions = iteration / self.settings.updates_per_decision
-<<<<<<< HEAD
-        due = min(begun) + int(decisions * self.settings.horizon)
-=======
-        due = int(begun.min()) + int(decisions * self.collector.model.horizon)
->>>>>>> meta
+        due = min(begun) + int(decisions * self.collector.model.horizon)
         return self.collector.steps < due
 
     def _is_prior(self, environment: int, episode: int) -> bool:

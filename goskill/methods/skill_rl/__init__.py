@@ -10,11 +10,7 @@ from goskill.methods.skill_rl.execution import ExecutableSkills, SkillExecution
 from goskill.methods.skill_rl.losses import SkillActorLoss, SkillCriticLoss, soft_target, temperature_loss
 from goskill.methods.skill_rl.settings import OnlineSettings, SkillSettings
 from goskill.methods.skill_rl.skill_model import SkillModel, model_from_state, new_model
-<<<<<<< HEAD
 from goskill.methods.skill_rl.skill_training import SkillModelLoss, skills_phase
-from goskill.methods.skill_rl.trained import TrainedSkills, skills_of_run
-=======
-from goskill.methods.skill_rl.skill_training import skills_phase
 from goskill.methods.skill_rl.trained import (
     TrainedSkills,
     check_sizes,
@@ -23,7 +19,6 @@ from goskill.methods.skill_rl.trained import (
     skills_of_run,
     warn_of_known,
 )
->>>>>>> meta
 
 __all__ = [
     "ExecutableSkills",
