@@ -68,7 +68,7 @@ class AttentionBlock(nn.Module):
         query = self.query.weight.unflatten(0, (self.heads, -1))  # [heads, width / heads, width]
         bias = self.query.bias.unflatten(0, (self.heads, -1, 1))
         folded, offset = (self.scale * key @ query).flatten(1, 2), (self.scale * key @ bias).flatten(1)
-        scores = x.products(folded, offset).unflatten(-1, (self.heads, -1))
+        scores: Tensor = x.products(folded, offset).unflatten(-1, (self.heads, -1))  # type: ignore[no-untyped-call]
         mixed = self.mixed.weight.unflatten(1, (self.heads, -1)).permute(1, 2, 0)
         values = (value @ mixed).flatten(1, 2)  # [B, heads n, width]
         return self._after(x.value, torch.baddbmm(self.mixed.bias, scores.softmax(-1).flatten(2), values))

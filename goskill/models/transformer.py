@@ -250,7 +250,7 @@ def _feedforward(block: Block, tokens: Tensor) -> Tensor:
         output: Tensor = second(first(tokens).relu_())
         return output
     hidden, out = rows.new_empty(at_once, first.out_features), torch.empty_like(rows)
-    for part, result in zip(rows.split(at_once), out.split(at_once), strict=True):
+    for part, result in zip(torch.split(rows, at_once), torch.split(out, at_once), strict=True):
         filled = hidden[: len(part)]
         torch.addmm(first.bias, part, first.weight.t(), out=filled)
         torch.addmm(second.bias, filled.relu_(), second.weight.t(), out=result)

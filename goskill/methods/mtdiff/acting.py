@@ -101,7 +101,7 @@ class PlanningGroup:
         self._prefixes.clear()
         self._kept = 0  # bytes of them
         steps = torch.tensor(self._visited, device=device)
-        embedded = networks.denoiser.embed_step(steps).split(1)
+        embedded = torch.split(networks.denoiser.embed_step(steps), 1)
         self._times = dict(zip(self._visited, embedded, strict=True))
 
     def act(self, observations: Tensor) -> Tensor:
