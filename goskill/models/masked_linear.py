@@ -75,6 +75,7 @@ class _Masked(torch.autograd.Function):
             masks, order = masks.index_select(0, order), None
         ctx.save_for_backward(masks, order)
         if native:
+            assert order is not None
             return ops.mask_weights(weight, masks, order)
         masked = weight.new_empty(masks.shape)
         for own, kept in zip(masked, masks, strict=True):  # task by task: no temporary of all

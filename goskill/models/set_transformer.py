@@ -54,22 +54,24 @@ class AttentionBlock(nn.Module):
 
         The keys' bias, which adds the same to all scores of a query, is left out.
         """
-        key, value = self.key_value.weight.unflatten(0, (2, self.heads, -1))  # [heads, width / heads, width]
-        query = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        key, value = torch.unflatten(
+            self.key_value.weight, 0, (2, self.heads, -1)
+        )  # [heads, width / heads, width]
+        query = torch.unflatten(self.query(x), -1, (self.heads, -1)).transpose(1, 2)
         folded = (self.scale * query @ key).flatten(1, 2)  # [B, heads n, width]
         weights = y.products(folded, torch.zeros_like(folded[..., 0])).mT.softmax(-1)
-        averages = y.averages(weights).unflatten(1, (self.heads, -1))
+        averages = torch.unflatten(y.averages(weights), 1, (self.heads, -1))
         seen = (averages @ value.mT).transpose(1, 2).flatten(2) + self.key_value.bias.chunk(2)[1]
         return self._after(x, self.mixed(seen))
 
     def many(self, x: Rows, y: Tensor) -> Tensor:
         """Many rows [B, N, width] attend to a few [B, n, width] -> [B, N, width]."""
-        key, value = self.key_value(y).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        query = self.query.weight.unflatten(0, (self.heads, -1))  # [heads, width / heads, width]
-        bias = self.query.bias.unflatten(0, (self.heads, -1, 1))
+        key, value = torch.unflatten(self.key_value(y), -1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        query = torch.unflatten(self.query.weight, 0, (self.heads, -1))  # [heads, width / heads, width]
+        bias = torch.unflatten(self.query.bias, 0, (self.heads, -1, 1))
         folded, offset = (self.scale * key @ query).flatten(1, 2), (self.scale * key @ bias).flatten(1)
-        scores: Tensor = x.products(folded, offset).unflatten(-1, (self.heads, -1))  # type: ignore[no-untyped-call]
-        mixed = self.mixed.weight.unflatten(1, (self.heads, -1)).permute(1, 2, 0)
+        scores = torch.unflatten(x.products(folded, offset), -1, (self.heads, -1))
+        mixed = torch.unflatten(self.mixed.weight, 1, (self.heads, -1)).permute(1, 2, 0)
         values = (value @ mixed).flatten(1, 2)  # [B, heads n, width]
         return self._after(x.value, torch.baddbmm(self.mixed.bias, scores.softmax(-1).flatten(2), values))
 
