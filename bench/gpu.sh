@@ -32,6 +32,9 @@ GOSKILL_COMMIT=${GOSKILL_COMMIT:-$(git -C "$root" describe --always --dirty --ab
 export GOSKILL_COMMIT
 [ -n "$GOSKILL_COMMIT" ] || echo "warning: no git here and no GOSKILL_COMMIT: the rows will not say what they measured"
 
+# Also if nothing else can be said.
+device=$(timeout 10 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null)
+
 running=()
 finish() {
   trap - EXIT INT TERM
@@ -46,7 +49,8 @@ trap finish EXIT
 
 table() {
   echo
-  cat "$out/gpu-device.log" 2>/dev/null
+  echo "$device"
+  grep '^{' "$out/gpu-device.log" 2>/dev/null
   "$python" - "$began" "$out"/gpu-{kernels,training}.jsonl <<'PYTHON' 2>/dev/null || echo "no rows"
 import json, pathlib, sys
 from goskill.bench import report
@@ -100,7 +104,7 @@ wait_for() {
 # seconds SHARE [LEAST]: what a stage may take of 420 s, and in proportion of other limits, but LEAST (default: 40) for
 # programs to start in, which takes longest the first time; no more than is left.
 seconds() {
-  local left=$((limit - SECONDS - 10)) share=$(($1 * limit / 420)) least=${2:-40}
+  local left=$((limit - SECONDS - 15)) share=$(($1 * limit / 420)) least=${2:-40}
   share=$((share > least ? share : least))
   echo $((share < left ? share : left))
 }
@@ -129,7 +133,7 @@ share=$(seconds 60 90)
 if [ "$share" -ge 1 ]; then
   wait_for "$out/gpu-device.log" "$share" "$python" -W ignore -m goskill.bench.device &&
     reached+=(device) || troubles+=("no whole device report: $(why $? "$out/gpu-device.log")")
-  cat "$out/gpu-device.log"
+  grep '^{' "$out/gpu-device.log"
   ended "device reported"
 fi
 
@@ -172,7 +176,7 @@ stage() {
 stage kernels kernels 75 goskill
 stage training training 75 "goskill and fused"
 share=$(seconds 60)
-if [ "$share" -ge 10 ]; then
+if [ "$share" -ge 15 ]; then
   wait_for "$work/profile.log" "$share" \
     "$python" -m goskill.bench.steps --json "$out/gpu-steps.json" &&
     reached+=(profile) || troubles+=("profile: $(why $? "$work/profile.log")")

@@ -113,7 +113,7 @@ def test_a_stage_that_outlasts_its_time_or_fails_stops_no_other(tmp_path: Path) 
     assert "trouble: kernels: status 2: error: broken" in printed
     assert "not reached or not ended: kernels\n" in printed
     assert (tmp_path / "out" / "gpu-training.jsonl").exists()
-    status, printed = run_gpu_script(tmp_path, hang="device", end=None, LIMIT="12")
+    status, printed = run_gpu_script(tmp_path, hang="device", end=None, LIMIT="17")
     assert status == 1
     assert "trouble: no whole device report: cut when its time was over" in printed
     assert '{"device": "one"}' in printed
