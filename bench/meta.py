@@ -1,8 +1,8 @@
 """A meta-training step of SiMPL over 20 tasks as one batch, beside loops that add up gradients task by task.
 
 One loop has the same networks; the other has attention as it is usually written, which multiplies weights with all
-decisions of a context. Gradients are compared before anything is timed. All are timed in turn, in float32 on one thread,
-by the processor's time, which other programs disturb less than a clock.
+decisions of a context. Gradients are compared before anything is timed. All are timed in turn, in float32 on one
+thread, by the processor's time, which other programs disturb less than a clock.
 """
 
 from __future__ import annotations
