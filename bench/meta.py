@@ -93,7 +93,7 @@ def plain(block: AttentionBlock, x: torch.Tensor, y: torch.Tensor) -> torch.Tens
     parts = (block.query(x), *block.key_value(y).chunk(2, -1))
     query, key, value = (one.unflatten(-1, (block.heads, -1)).transpose(1, 2) for one in parts)
     seen = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-    return block._after(x, block.mixed(seen))
+    return block._after(x + block.mixed(seen))
 
 
 def with_plain_attention(step: Callable[[], None]) -> Callable[[], None]:

@@ -30,6 +30,15 @@ class Rows:
         offset = offset + vectors @ self.layer.bias
         return torch.baddbmm(offset[:, None], self.raw, (vectors @ self.layer.weight).mT)
 
+    def attention(self, queries: Tensor) -> Tensor:
+        """Weights of all rows for ``queries`` [B, R, width], by a softmax over the rows: [B, R, N].
+
+        The layer's bias adds the same to all scores of a query, and is left out.
+        """
+        if self.raw is None or self.layer is None:
+            return (queries @ self.value.mT).softmax(-1)
+        return (queries @ self.layer.weight @ self.raw.mT).softmax(-1)
+
     def averages(self, weights: Tensor) -> Tensor:
         """Averages of the rows by ``weights`` [B, R, N], which sum to 1: [B, R, width]."""
         if self.raw is None or self.layer is None:
@@ -57,10 +66,9 @@ class AttentionBlock(nn.Module):
         key, value = self.key_value.weight.unflatten(0, (2, self.heads, -1))  # [heads, width / heads, width]
         query = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         folded = (self.scale * query @ key).flatten(1, 2)  # [B, heads n, width]
-        weights = y.products(folded, torch.zeros_like(folded[..., 0])).mT.softmax(-1)
-        averages = y.averages(weights).unflatten(1, (self.heads, -1))
+        averages = y.averages(y.attention(folded)).unflatten(1, (self.heads, -1))
         seen = (averages @ value.mT).transpose(1, 2).flatten(2) + self.key_value.bias.chunk(2)[1]
-        return self._after(x, self.mixed(seen))
+        return self._after(x + self.mixed(seen))
 
     def many(self, x: Rows, y: Tensor) -> Tensor:
         """Many rows [B, N, width] attend to a few [B, n, width] -> [B, N, width]."""
@@ -70,12 +78,13 @@ class AttentionBlock(nn.Module):
         folded, offset = (self.scale * key @ query).flatten(1, 2), (self.scale * key @ bias).flatten(1)
         scores = x.products(folded, offset).unflatten(-1, (self.heads, -1))
         mixed = self.mixed.weight.unflatten(1, (self.heads, -1)).permute(1, 2, 0)
-        values = (value @ mixed).flatten(1, 2)  # [B, heads n, width]
-        return self._after(x.value, torch.baddbmm(self.mixed.bias, scores.softmax(-1).flatten(2), values))
+        # The weights of each head sum to 1, so that the bias is the sum of its shares among the values.
+        values = (value @ mixed).flatten(1, 2) + self.mixed.bias / self.heads  # [B, heads n, width]
+        return self._after(torch.baddbmm(x.value, scores.softmax(-1).flatten(2), values))
 
-    def _after(self, x: Tensor, seen: Tensor) -> Tensor:
-        x = self.first_norm(x + seen)
-        result: Tensor = self.second_norm(x + F.relu(self.output(x)))
+    def _after(self, seen: Tensor) -> Tensor:
+        x = self.first_norm(seen)
+        result: Tensor = self.second_norm(x + F.relu(self.output(x), inplace=True))
         return result
 
 
