@@ -52,7 +52,7 @@ class AttentionBlock(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.heads, self.scale = heads, (width // heads) ** -0.5
+        self.width, self.heads, self.scale = width, heads, (width // heads) ** -0.5
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.mixed, self.output = nn.Linear(width, width), nn.Linear(width, width)
@@ -63,21 +63,23 @@ class AttentionBlock(nn.Module):
 
         The keys' bias, which adds the same to all scores of a query, is left out.
         """
-        key, value = self.key_value.weight.unflatten(0, (2, self.heads, -1))  # [heads, width / heads, width]
-        query = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        key, value = self.key_value.weight.view(
+            2, self.heads, -1, self.width
+        )  # [heads, width / heads, width]
+        query = self.query(x).view(*x.shape[:2], self.heads, -1).transpose(1, 2)
         folded = (self.scale * query @ key).flatten(1, 2)  # [B, heads n, width]
-        averages = y.averages(y.attention(folded)).unflatten(1, (self.heads, -1))
+        averages = y.averages(y.attention(folded)).view(len(x), self.heads, -1, self.width)
         seen = (averages @ value.mT).transpose(1, 2).flatten(2) + self.key_value.bias.chunk(2)[1]
         return self._after(x + self.mixed(seen))
 
     def many(self, x: Rows, y: Tensor) -> Tensor:
         """Many rows [B, N, width] attend to a few [B, n, width] -> [B, N, width]."""
-        key, value = self.key_value(y).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        query = self.query.weight.unflatten(0, (self.heads, -1))  # [heads, width / heads, width]
-        bias = self.query.bias.unflatten(0, (self.heads, -1, 1))
+        key, value = self.key_value(y).view(*y.shape[:2], 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+        query = self.query.weight.view(self.heads, -1, self.width)  # [heads, width / heads, width]
+        bias = self.query.bias.view(self.heads, -1, 1)
         folded, offset = (self.scale * key @ query).flatten(1, 2), (self.scale * key @ bias).flatten(1)
-        scores = x.products(folded, offset).unflatten(-1, (self.heads, -1))
-        mixed = self.mixed.weight.unflatten(1, (self.heads, -1)).permute(1, 2, 0)
+        scores = x.products(folded, offset).view(*x.value.shape[:2], self.heads, -1)
+        mixed = self.mixed.weight.view(self.width, self.heads, -1).permute(1, 2, 0)
         # The weights of each head sum to 1, so that the bias is the sum of its shares among the values.
         values = (value @ mixed).flatten(1, 2) + self.mixed.bias / self.heads  # [B, heads n, width]
         return self._after(torch.baddbmm(x.value, scores.softmax(-1).flatten(2), values))
