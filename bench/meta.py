@@ -1,7 +1,7 @@
 """A meta-training step of SiMPL over 20 tasks as one batch, beside loops that add up gradients task by task.
 
 One loop has the same networks; the other has attention as it is usually written, which multiplies weights with all
-decisions of a context. Gradients are compared before anything is timed. All are timed in turn, in float32, on one
+decisions of a context. Gradients are compared before anything is timed. All are timed in turn, in float32 on one
 thread, by the processor's time, which other programs disturb less than a clock.
 """
 
@@ -93,7 +93,7 @@ def plain(block: AttentionBlock, x: torch.Tensor, y: torch.Tensor) -> torch.Tens
     parts = (block.query(x), *block.key_value(y).chunk(2, -1))
     query, key, value = (one.unflatten(-1, (block.heads, -1)).transpose(1, 2) for one in parts)
     seen = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-    return block._after(x, block.mixed(seen))
+    return block._after(x + block.mixed(seen))
 
 
 def with_plain_attention(step: Callable[[], None]) -> Callable[[], None]:

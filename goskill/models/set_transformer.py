@@ -30,6 +30,15 @@ class Rows:
         offset = offset + vectors @ self.layer.bias
         return torch.baddbmm(offset[:, None], self.raw, (vectors @ self.layer.weight).mT)
 
+    def attention(self, queries: Tensor) -> Tensor:
+        """Weights of all rows for ``queries`` [B, R, width], by a softmax over the rows: [B, R, N].
+
+        The layer's bias adds the same to all scores of a query, and is left out.
+        """
+        if self.raw is None or self.layer is None:
+            return (queries @ self.value.mT).softmax(-1)
+        return (queries @ self.layer.weight @ self.raw.mT).softmax(-1)
+
     def averages(self, weights: Tensor) -> Tensor:
         """Averages of the rows by ``weights`` [B, R, N], which sum to 1: [B, R, width]."""
         if self.raw is None or self.layer is None:
@@ -43,7 +52,7 @@ class AttentionBlock(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.heads, self.scale = heads, (width // heads) ** -0.5
+        self.width, self.heads, self.scale = width, heads, (width // heads) ** -0.5
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.mixed, self.output = nn.Linear(width, width), nn.Linear(width, width)
@@ -54,30 +63,30 @@ class AttentionBlock(nn.Module):
 
         The keys' bias, which adds the same to all scores of a query, is left out.
         """
-        key, value = torch.unflatten(
-            self.key_value.weight, 0, (2, self.heads, -1)
+        key, value = self.key_value.weight.view(
+            2, self.heads, -1, self.width
         )  # [heads, width / heads, width]
-        query = torch.unflatten(self.query(x), -1, (self.heads, -1)).transpose(1, 2)
+        query = self.query(x).view(*x.shape[:2], self.heads, -1).transpose(1, 2)
         folded = (self.scale * query @ key).flatten(1, 2)  # [B, heads n, width]
-        weights = y.products(folded, torch.zeros_like(folded[..., 0])).mT.softmax(-1)
-        averages = torch.unflatten(y.averages(weights), 1, (self.heads, -1))
+        averages = y.averages(y.attention(folded)).view(len(x), self.heads, -1, self.width)
         seen = (averages @ value.mT).transpose(1, 2).flatten(2) + self.key_value.bias.chunk(2)[1]
-        return self._after(x, self.mixed(seen))
+        return self._after(x + self.mixed(seen))
 
     def many(self, x: Rows, y: Tensor) -> Tensor:
         """Many rows [B, N, width] attend to a few [B, n, width] -> [B, N, width]."""
-        key, value = torch.unflatten(self.key_value(y), -1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        query = torch.unflatten(self.query.weight, 0, (self.heads, -1))  # [heads, width / heads, width]
-        bias = torch.unflatten(self.query.bias, 0, (self.heads, -1, 1))
+        key, value = self.key_value(y).view(*y.shape[:2], 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+        query = self.query.weight.view(self.heads, -1, self.width)  # [heads, width / heads, width]
+        bias = self.query.bias.view(self.heads, -1, 1)
         folded, offset = (self.scale * key @ query).flatten(1, 2), (self.scale * key @ bias).flatten(1)
-        scores = torch.unflatten(x.products(folded, offset), -1, (self.heads, -1))
-        mixed = torch.unflatten(self.mixed.weight, 1, (self.heads, -1)).permute(1, 2, 0)
-        values = (value @ mixed).flatten(1, 2)  # [B, heads n, width]
-        return self._after(x.value, torch.baddbmm(self.mixed.bias, scores.softmax(-1).flatten(2), values))
+        scores = x.products(folded, offset).view(*x.value.shape[:2], self.heads, -1)
+        mixed = self.mixed.weight.view(self.width, self.heads, -1).permute(1, 2, 0)
+        # The weights of each head sum to 1, so that the bias is the sum of its shares among the values.
+        values = (value @ mixed).flatten(1, 2) + self.mixed.bias / self.heads  # [B, heads n, width]
+        return self._after(torch.baddbmm(x.value, scores.softmax(-1).flatten(2), values))
 
-    def _after(self, x: Tensor, seen: Tensor) -> Tensor:
-        x = self.first_norm(x + seen)
-        result: Tensor = self.second_norm(x + F.relu(self.output(x)))
+    def _after(self, seen: Tensor) -> Tensor:
+        x = self.first_norm(seen)
+        result: Tensor = self.second_norm(x + F.relu(self.output(x), inplace=True))
         return result
 
 

@@ -15,7 +15,7 @@ from point_suite import PointSuite
 from torch.distributions import Normal, kl_divergence
 
 import goskill
-from goskill.data import ReplayBuffer
+from goskill.data import ReplayBuffer, ReplaySampler
 from goskill.errors import InputError
 from goskill.experiments import learning, pipeline
 from goskill.methods import Sources, find
@@ -30,8 +30,8 @@ from goskill.methods.simpl import (
     add_residual,
 )
 from goskill.methods.simpl.target_agents import TargetActorLoss, TargetAgents, TargetCriticLoss
-from goskill.methods.skill_rl import new_model
-from goskill.models import DiagonalNormal, SetTransformer
+from goskill.methods.skill_rl import SkillModel, new_model
+from goskill.models import DiagonalNormal, Normalize, SetTransformer
 from goskill.models.set_transformer import AttentionBlock, Rows
 from goskill.rollouts import evaluate
 from goskill.training import TrainingSettings, placement
@@ -333,6 +333,59 @@ def test_target_learning_that_was_cut_ends_with_the_same_bits(kill: int, meta: P
             return SiMPLTarget.create(settings, sources, TRAINING)
 
     check_cut_and_resumed(make, TRAINING, kill, tmp_path)
+
+
+class OpenSkills(SkillModel):
+    """Skills whose prior is N(0, 1) in every state."""
+
+    def prior(self, observations: torch.Tensor) -> DiagonalNormal:
+        nothing = torch.zeros(*observations.shape[:-1], 1)
+        return DiagonalNormal(nothing, nothing)
+
+
+def tries(sides: list[float], count: int, seed: int) -> ReplayBuffer:
+    """Decisions by the prior, each an episode that pays 1 on its task's side of 0, half a deviation from it or more."""
+    buffer, random = ReplayBuffer(count, 1, 1, tasks=len(sides)), np.random.default_rng(seed)
+    for task, side in enumerate(sides):
+        skills, nothing = random.normal(size=(count, 1)), np.zeros((count, 1))
+        buffer.add(
+            observations=nothing,
+            actions=skills,
+            rewards=(side * skills[:, 0] > 0.5).astype(np.float32),
+            next_observations=nothing,
+            terminated=np.ones(count, np.bool_),
+            task=task,
+        )
+    return buffer
+
+
+def test_what_new_tasks_pay_is_found_in_their_contexts() -> None:
+    """Meta-training on both sides: tasks never met are solved from a context, and without one neither side is."""
+    settings = SiMPLSettings(
+        **{"skill_dim": 1, "embedding_dim": 2, "encoder_width": 16, "encoder_heads": 2, "encoder_points": 4},
+        **{"width": 32, "layers": 2, "tasks_per_step": 4, "small_tasks": 1, "large_context": 32},
+        **{"batch_size": 64, "large_divergence": 2.0, "initial_temperature": 0.05, "learning_rate": 3e-3},
+        tasks=("a", "b", "c", "d"),
+    )
+    torch.manual_seed(0)
+    agent = MetaAgent(settings, OpenSkills(settings, Normalize(torch.zeros(1), torch.ones(1)), 1))
+    decisions = tries([1.0, 1.0, -1.0, -1.0], 500, 0)
+    batches, loss = TaskSampler(decisions, decisions, settings, settings.tasks, 0), MetaLoss(agent)
+    adam = torch.optim.Adam(agent.parameters(), settings.learning_rate)
+    for _ in range(300):
+        adam.zero_grad()
+        loss(next(batches))[0].backward()
+        adam.step()
+        agent.target.update()
+    new = tries([1.0, -1.0], 32, 1)
+    context = ReplaySampler(new, 32, tasks=[0, 1], seed=0).batch(0)
+    states = torch.zeros(2, 200, 1)
+    with torch.no_grad():
+        embedding = agent.encode(context).sample()[:, None].expand(-1, 200, -1)
+        chosen = agent.policy(states, embedding).sample()[..., 0]
+        anything = agent.policy(states, torch.randn(2, 200, 2)).sample()
+    assert ((torch.tensor([[1.0], [-1.0]]) * chosen) > 0.5).float().mean(1).min() > 0.9
+    assert 0.1 < (anything > 0).float().mean() < 0.9
 
 
 def test_agents_begin_as_the_meta_trained_one_and_wait_for_their_tasks(tmp_path: Path) -> None:
