@@ -260,7 +260,8 @@ def _interrupted(method: Any, run: RunFolder, settings: TrainingSettings, stop_a
 class StandIn:
     """What the library tells about its graphs; a real device tells nothing."""
 
-    SMALLEST = 50  # nodes: bc, the smallest, has 54 in float32; a step captured elsewhere leaves an empty graph
+    # Nodes: bc, the smallest, has 54 in float32; a step captured elsewhere leaves an empty graph.
+    SMALLEST = 50
 
     def __init__(self) -> None:
         self._nodes: Any = None
