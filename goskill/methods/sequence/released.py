@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import re
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from goskill.errors import CheckpointError
+from goskill.files import read_bytes
 from goskill.methods.sequence.checking import load_part
 
 # GPT-2's buffers, and a token table that the release never uses.
@@ -32,7 +34,7 @@ class ReleasedState:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
-            loaded = torch.load(self.path, map_location="cpu", weights_only=True)
+            loaded = torch.load(io.BytesIO(read_bytes(self.path)), map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise CheckpointError(f"released file {self.path} cannot be read: {reason}") from None

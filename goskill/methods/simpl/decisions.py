@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from goskill.methods.simpl.settings import EmbeddingSettings, TaskSettings
 from goskill.methods.skill_rl import SkillModel
 from goskill.models import DiagonalNormal, Normalize, SquashedNormal
-from goskill.models.diagonal_normal import LOG_STD_MAX, LOG_STD_MIN
+from goskill.models.normal import LOG_STD_MAX, LOG_STD_MIN
 
 
 class DecisionDistribution(Protocol):
