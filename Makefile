@@ -37,6 +37,7 @@ test: $(VENV)/test
 	root=$$PWD; python=$$(cd $(BIN) && pwd)/python; cd "$$(mktemp -d)" && export OMP_NUM_THREADS=1 && \
 	  pytest="$$python -m pytest -q -p no:cacheprovider -n $(TEST_PROCESSES) --dist loadfile --durations 25 \
 	    -c $$root/pyproject.toml --rootdir $$root" && \
+	  $$python $$root/scripts/try_wheel.py && \
 	  $$pytest $$root/tests && TRITON_INTERPRET=1 $$pytest -m interpret $$root/tests
 
 lint: $(VENV)/test

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -17,19 +18,21 @@ COPIES, ROUNDS = 8, 5
 SEQUENCES = {"extraction": (800, 30), "policy": (400, 89)}
 
 
-def facts() -> dict[str, Any]:
-    """Name, capability, memory, versions, the bandwidth of a copy (bytes read and written), attention by shape."""
+def facts() -> Iterator[dict[str, Any]]:
+    """Name, capability, memory, versions; the bandwidth of a copy (bytes read and written); attention by shape."""
     device = torch.cuda.get_device_properties(0)
-    return {
+    yield {
         "device": device.name,
         "capability": f"{device.major}.{device.minor}",
         "multiprocessors": device.multi_processor_count,
         "memory_gb": round(device.total_memory / 1e9, 1),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "copy_gb_per_s": round(copy_bandwidth() / 1e9),
-        "attention": {name: attention(*shape) for name, shape in SEQUENCES.items()},
     }
+    yield {"copy_gb_per_s": round(copy_bandwidth() / 1e9)}
+    yield {"graphs_replay": one_replay_is_right()}
+    for name, shape in SEQUENCES.items():
+        yield {f"attention of the {name}": attention(*shape)}
 
 
 def copy_bandwidth() -> float:
@@ -79,4 +82,5 @@ def one_replay_is_right() -> bool:
 
 
 if __name__ == "__main__":
-    print(json.dumps({**facts(), "graphs_replay": one_replay_is_right()}, indent=1))
+    for found in facts():  # each when it is there: what follows may be cut off
+        print(json.dumps(found), flush=True)

@@ -20,7 +20,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
 from goskill.envs import tasks_of
 from goskill.methods.go_skill import GoSkillNetworks, GoSkillPolicy, GoSkillSettings
-from goskill.methods.go_skill.prompting import read_prompts
+from goskill.methods.go_skill.contexts import read_prompts
 from goskill.methods.sequence.prompting import demonstrated_return
 from goskill.models import Decisions, Normalize
 from goskill.rollouts import Demonstration, Policy, evaluate

@@ -19,10 +19,10 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 status=0
 
-# Only Python runs under it: other programs need no CUDA.
+# Only Python runs under it: other programs need no CUDA. Copies are made, so that what only is copied has its values.
 cat >"$work/python" <<WRAPPER
 #!/usr/bin/env bash
-LD_PRELOAD=$standin LD_LIBRARY_PATH=$(dirname "$standin") TRITON_LIBCUDA_PATH=$(dirname "$standin") exec $python "\$@"
+FAKE_COPY=1 LD_PRELOAD=$standin LD_LIBRARY_PATH=$(dirname "$standin") TRITON_LIBCUDA_PATH=$(dirname "$standin") exec $python "\$@"
 WRAPPER
 chmod +x "$work/python"
 

@@ -8,7 +8,8 @@
 #           peers, which are skipped where they are missing: vector-quantize-pytorch, torch-einops-utils, einx,
 #           frozendict, loguru; flash-kmeans (0.3.1); liger-kernel (0.8.5). These two are pure Python wheels of PyPI
 #           (py3-none-any) and need nothing but torch and triton here.
-#   OUT     folder that gets the rows, one gpu-SUITE.jsonl per suite, and the logs (default: bench/results)
+#   OUT     folder that gets six files (default: bench/results): gpu-device.log, the rows in gpu-kernels.jsonl and
+#           gpu-training.jsonl, gpu-steps.json, all output in gpu.log, and gpu-table.txt, which is written after each stage
 #   PYTHON  the interpreter (default: python3)
 #   LIMIT   seconds for everything (default: 420)
 #   TESTS   processes that share the GPU tests (default: 4)
@@ -25,6 +26,7 @@ site=$work/site
 stages=(device tests kernels training profile kernel-peers training-peers)
 reached=()
 troubles=()
+tested=() # the last line of each process of tests
 began=$(date -u +%Y-%m-%dT%H:%M:%SZ)
 GOSKILL_COMMIT=${GOSKILL_COMMIT:-$(git -C "$root" describe --always --dirty --abbrev=12 2>/dev/null)}
 export GOSKILL_COMMIT
@@ -34,6 +36,7 @@ running=()
 finish() {
   trap - EXIT INT TERM
   [ ${#running[@]} -eq 0 ] || kill -TERM "${running[@]}" 2>/dev/null
+  keep_logs
   table | tee "$out/gpu-table.txt"
   rm -rf "$work"
 }
@@ -52,9 +55,8 @@ began, *files = sys.argv[1:]
 rows = [json.loads(line) for name in files if pathlib.Path(name).exists() for line in open(name)]
 report.print_table([row for row in rows if row["date"] >= began])
 PYTHON
-  for log in "$out"/gpu-tests-*.log; do
-    [ -f "$log" ] && echo "GPU tests: $(tail -n 1 "$log")"
-  done
+  local line
+  for line in "${tested[@]}"; do echo "GPU tests: $line"; done
   for trouble in "${troubles[@]}"; do echo "trouble: $trouble"; done
   local stage missing=()
   for stage in "${stages[@]}"; do
@@ -63,9 +65,31 @@ PYTHON
   echo "ended after $SECONDS of $limit s; not reached or not ended: ${missing[*]:-nothing}"
 }
 
-# wait_for LOG COMMAND: runs it in the background, so that a signal to this script acts at once.
+# keep_logs: what stages have printed moves to gpu.log.
+keep_logs() {
+  local log
+  for log in "$work"/*.log; do
+    [ -f "$log" ] || continue
+    printf '\n== %s\n' "$(basename "$log" .log)" >>"$out/gpu.log"
+    cat "$log" >>"$out/gpu.log" && rm "$log"
+  done
+}
+
+# why STATUS LOG: how a command that failed ended.
+why() {
+  case $1 in
+    124 | 137) echo "cut when its time was over" ;;
+    *) echo "status $1: $(grep -v '^[[:space:]]*$' "$2" | tail -n 1)" ;;
+  esac
+}
+
+# Before SECONDS COMMAND: interrupts the command and all that it starts then, which would ignore it otherwise, as what a
+# script starts in the background does; passes other signals on to all of them.
+within=(timeout --signal=INT --kill-after=5)
+
+# wait_for LOG SECONDS COMMAND: runs it in the background, so that a signal to this script acts at once.
 wait_for() {
-  "${@:2}" >"$1" 2>&1 &
+  "${within[@]}" "${@:2}" >"$1" 2>&1 &
   running=($!)
   wait "${running[0]}"
   local status=$?
@@ -73,11 +97,19 @@ wait_for() {
   return $status
 }
 
-# seconds SHARE: what a stage may take of 420 s, and in proportion of other limits; no more than is left.
+# seconds SHARE [LEAST]: what a stage may take of 420 s, and in proportion of other limits, but LEAST (default: 40) for
+# programs to start in, which takes longest the first time; no more than is left.
 seconds() {
-  local left=$((limit - SECONDS - 10))
-  local share=$(($1 * limit / 420))
+  local left=$((limit - SECONDS - 10)) share=$(($1 * limit / 420)) least=${2:-40}
+  share=$((share > least ? share : least))
   echo $((share < left ? share : left))
+}
+
+# ended NAME: what is said after a stage, and kept for the case that nothing else will be.
+ended() {
+  keep_logs
+  table >"$out/gpu-table.txt"
+  echo "$1 after $SECONDS s"
 }
 
 install() { "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target "$site" "$@"; }
@@ -90,13 +122,16 @@ if ! [ -d "$site/goskill" ]; then
 fi
 export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}
 cd "$work" || exit 1 # so that what runs is what was installed
-rm -f "$out"/gpu-tests-*.log "$out/gpu-device.log" "$out/gpu-table.txt"
+rm -f "$out"/gpu.log "$out/gpu-device.log" "$out/gpu-table.txt"
 echo "installed after $SECONDS s"
 
-wait_for "$out/gpu-device.log" timeout "$(seconds 60)" "$python" -m goskill.bench.device &&
-  reached+=(device) || troubles+=("no device report: $(tail -n 1 "$out/gpu-device.log")")
-cat "$out/gpu-device.log"
-echo "device reported after $SECONDS s"
+share=$(seconds 60 90)
+if [ "$share" -ge 1 ]; then
+  wait_for "$out/gpu-device.log" "$share" "$python" -W ignore -m goskill.bench.device &&
+    reached+=(device) || troubles+=("no whole device report: $(why $? "$out/gpu-device.log")")
+  cat "$out/gpu-device.log"
+  ended "device reported"
+fi
 
 # Only the files that have GPU tests: the others may need packages that are not here.
 mapfile -t files < <(grep -rl 'mark\.gpu' "$root/tests" --include='test_*.py' | sort)
@@ -108,37 +143,40 @@ run_tests() {
     local own=()
     for ((index = process; index < ${#files[@]}; index += processes)); do own+=("${files[index]}"); done
     [ ${#own[@]} -gt 0 ] || continue
-    timeout --signal=INT --kill-after=5 "$share" "$python" -m pytest -q -p no:cacheprovider \
+    "${within[@]}" "$share" "$python" -m pytest -q -p no:cacheprovider \
       --continue-on-collection-errors -c "$root/pyproject.toml" --rootdir "$root" -m gpu "${own[@]}" \
-      >"$out/gpu-tests-$process.log" 2>&1 &
+      >"$work/tests-$process.log" 2>&1 &
     workers+=($!)
   done
   running=("${workers[@]}")
   for process in "${workers[@]}"; do wait "$process" || status=1; done
   running=()
+  local log
+  for log in "$work"/tests-*.log; do tested+=("$(tail -n 1 "$log")"); done
   return $status
 }
-run_tests && reached+=(tests) || troubles+=("GPU tests failed or were cut: $out/gpu-tests-*.log")
-echo "tested after $SECONDS s"
+if [ "$(seconds 110)" -ge 10 ]; then
+  run_tests && reached+=(tests) || troubles+=("GPU tests failed or were cut: $out/gpu.log")
+  ended tested
+fi
 
 # stage NAME SUITE SHARE EXPRESSION: the benchmarks of a suite that match; each row is kept when it is there.
 stage() {
   local share
   share=$(seconds "$3")
-  [ "$share" -ge 10 ] || return
-  wait_for "$out/gpu-$1.log" "$python" -m goskill bench "$2" --gpu --limit $((share - 5)) -k "$4" \
-    --json "$out/gpu-$2.jsonl" && reached+=("$1") || troubles+=("$1: $(tail -n 1 "$out/gpu-$1.log")")
-  table >"$out/gpu-table.txt"
-  echo "$1 after $SECONDS s"
+  [ "$share" -ge 15 ] || return
+  wait_for "$work/$1.log" "$share" "$python" -m goskill bench "$2" --gpu --limit $((share - 10)) -k "$4" \
+    --json "$out/gpu-$2.jsonl" && reached+=("$1") || troubles+=("$1: $(why $? "$work/$1.log")")
+  ended "$1"
 }
 stage kernels kernels 75 goskill
 stage training training 75 "goskill and fused"
 share=$(seconds 60)
 if [ "$share" -ge 10 ]; then
-  wait_for "$out/gpu-profile.log" timeout --signal=INT --kill-after=5 "$share" \
+  wait_for "$work/profile.log" "$share" \
     "$python" -m goskill.bench.steps --json "$out/gpu-steps.json" &&
-    reached+=(profile) || troubles+=("profile: $(tail -n 1 "$out/gpu-profile.log")")
-  echo "profiled after $SECONDS s"
+    reached+=(profile) || troubles+=("profile: $(why $? "$work/profile.log")")
+  ended profiled
 fi
 stage kernel-peers kernels 90 "not goskill"
 stage training-peers training 600 "not (goskill and fused)"

@@ -269,7 +269,38 @@ SMALL_BATCHES = (
     *("method.policy_iterations=8000", "training.decay_iterations=4000"),
 )
 
+THREE_TIMES = (
+    *("method.extraction_iterations=2000", "method.policy_iterations=24000"),
+    "training.decay_iterations=22000",
+)
 STAGES = {
+    "quickstart-80": Stage(
+        QUICKSTART,
+        episodes=80,
+        evaluated=20,
+        steps=500,
+        preset="quickstart",
+        recipes={
+            "preset": Recipe("go_skill", "GO-Skill, the preset: best half of 80 episodes"),
+            "quarter": Recipe(
+                "go_skill", "GO-Skill, best quarter of 80 episodes", ("method.best_share=0.25",)
+            ),
+            "bc-half": Recipe("bc", "BC, best half of 80 episodes", BC_RATE),
+        },
+    ),
+    "mt10-80": Stage(
+        "mt10",
+        episodes=80,
+        evaluated=20,
+        steps=500,
+        preset="mt10",
+        common={"bc": BC_RATE},
+        recipes={
+            "preset": Recipe("go_skill", "GO-Skill, the preset, 80 episodes"),
+            "long": Recipe("go_skill", "GO-Skill, the preset, 80 episodes, three times as long", THREE_TIMES),
+            "bc-half": Recipe("bc", "BC, best half of 80 episodes"),
+        },
+    ),
     "quickstart": Stage(
         QUICKSTART,
         episodes=40,

@@ -2,9 +2,9 @@
 
 Launches, captures, streams and memory are exercised, not numbers. The library says on the standard error what CUDA
 would not allow; the script fails on any such line. ``python -m goskill.bench.rehearsal FOLDER train [METHOD ...]``
-trains and acts, with every method by default; ``... FOLDER steps`` counts what steps of the paper's size move and
-launch, against bounds. As a pytest plugin (``-p goskill.bench.rehearsal``) the module lets benchmarks run that
-compare values.
+trains and acts, with every built-in method and its ablations by default; ``... FOLDER steps`` counts what steps of
+the paper's size move and launch, against bounds. As a pytest plugin (``-p goskill.bench.rehearsal``) the module lets
+benchmarks run that compare values.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import ctypes
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,12 @@ import torch
 
 from goskill.data import EpisodeStore, StoreWriter
 from goskill.envs.suite import Suite
+from goskill.errors import InputError
 from goskill.methods.method import Sources
 from goskill.methods.registry import built_in_names, find
 from goskill.rollouts.policy import Demonstration
-from goskill.training import RunFolder, Trainer, TrainingSettings
+from goskill.settings import to_mapping
+from goskill.training import RunFolder, Trainer, TrainingSettings, choose_device
 
 OBSERVATION, ACTION, STEPS = 39, 4, 60
 TASKS = ("left", "right")
@@ -68,6 +70,13 @@ SMALL: dict[str, Any] = {
     "shortest": 2,
     "longest": 8,
     "steps_per_update": 2,
+    "tasks_per_step": 2,
+    "small_tasks": 1,
+    "small_context": 2,
+    "large_context": 6,
+    "prior_episodes": 2,
+    "encoder_heads": 2,
+    "encoder_points": 4,
     "cloning_batch_size": 8,
     "decomposition_batch": 8,
     "skill_batch_size": 8,
@@ -78,6 +87,9 @@ SMALL: dict[str, Any] = {
     "ends": "never",
 }
 
+
+# Methods that begin with a finished run: the setting that names it, and the method of that run.
+BEGIN_WITH = {"simpl": ("skills", "skill_prior"), "simpl_ft": ("meta", "simpl")}
 
 # What a step may move beside matrix products and attention, and the nodes of its graph, at MT50 shapes.
 MOST_GIGABYTES = {"extraction": 3.5, "enhancement": 3.5, "policy": 5.5}
@@ -136,34 +148,55 @@ def _episode(random: np.random.Generator) -> dict[str, Any]:
 
 
 class Rehearsal:
-    """One method on one store, trained in every way that a GPU offers."""
+    """One method on one store, trained in every way that a GPU offers; with ``changes`` of its settings."""
 
-    def __init__(self, name: str, store: EpisodeStore, folder: Path) -> None:
+    def __init__(
+        self, name: str, store: EpisodeStore, folder: Path, changes: Mapping[str, Any] | None = None
+    ) -> None:
         self.entry, self.store, self.folder = find(name), store, folder
         method = self.entry.method
         sizes = {**SMALL, **dict.fromkeys(method.schedule, ITERATIONS)}
+        if name in BEGIN_WITH:
+            setting, first = BEGIN_WITH[name]
+            sizes[setting] = str(finished_run(first, store, folder))
         own = set(method.Settings.__dataclass_fields__) - set(self.entry.decided)
-        self.settings: Any = self.entry.settings({key: sizes[key] for key in sizes if key in own})
-        self._runs = 0
+        chosen = {key: value for key, value in sizes.items() if key in own}
+        self.settings: Any = self.entry.settings({**chosen, **(changes or {})})
+
+    def iterations(self) -> int:
+        """Of all phases together."""
+        return sum(getattr(self.settings, key) for key in self.entry.method.schedule)
 
     def train(self, *, stop_at: int = 0, **training: Any) -> Any:
         """The trained method; with ``stop_at``, interrupted before that iteration of the run and resumed."""
         settings = TrainingSettings(
             **{"warmup_iterations": 2, "log_every": 3, "checkpoint_every": 2, "threads": 1, **training}
         )
-        self._runs += 1
-        run = RunFolder.create(self.folder / f"{self.entry.name}-{self._runs}", {"training": settings})
         method = self._method(settings)
+        sections = {"method": {"name": self.entry.name, **to_mapping(method.settings)}, "data": {}}
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        self.run = RunFolder.create(folder / "run", {**sections, "training": settings})
         if stop_at:
             try:
-                _interrupted(method, run, settings, stop_at)
+                _interrupted(method, self.run, settings, stop_at)
             except InterruptedRunError:
                 method = self._method(settings)
-                Trainer(method, run, settings, progress=False).train(resume=True)
+                Trainer(method, self.run, settings, progress=False).train(resume=True)
                 return method
             raise AssertionError(f"{self.entry.name} has no iteration {stop_at}")
-        Trainer(method, run, settings, progress=False).train()
+        trainer, said = Trainer(method, self.run, settings, progress=False), []
+        trainer._progress.say = said.append  # type: ignore[method-assign]
+        trainer.train()
+        if settings.data != "auto" and settings.device != "cpu":
+            self._check_place(said, settings)
         return method
+
+    @staticmethod
+    def _check_place(said: Sequence[str], settings: TrainingSettings) -> None:
+        """Raises AssertionError if a phase had its data elsewhere than it should."""
+        wanted = {"host": "the host", "device": str(choose_device(settings.device))}[settings.data]
+        places = [words for words in said if words.startswith("data lies")]
+        assert set(places) == {f"data lies on {wanted}"}, places
 
     def act(self, method: Any, precision: str) -> None:
         """Episodes of several lengths and sizes, twice, so that steps are warmed up, captured and replayed."""
@@ -187,6 +220,16 @@ class Rehearsal:
     def _method(self, training: TrainingSettings) -> Any:
         sources = Sources(self.store, StillSuite(), "still", TASKS)
         return self.entry.method.create(self.settings, sources, training)
+
+
+def finished_run(name: str, store: EpisodeStore, folder: Path) -> Path:
+    """A run of that method, trained once: on the CPU, since what is computed is read."""
+    kept = folder / f"finished-{name}"
+    if not kept.exists():
+        rehearsal = Rehearsal(name, store, folder)
+        rehearsal.train(device="cpu", precision="float32", data="host")
+        rehearsal.run.path.rename(kept)
+    return kept
 
 
 def _demonstration(random: np.random.Generator, steps: int) -> Demonstration:
@@ -233,13 +276,15 @@ class StandIn:
         """Nodes of the graphs that were captured after the first ``before``."""
         return [self._nodes(index) for index in range(before, self.graphs())]
 
-    def check_new_graphs(self, before: int, *, expected: bool) -> None:
-        """Raises AssertionError if steps of training that were to be captured were not, or the other way."""
+    def check_new_graphs(self, before: int, *, expected: bool) -> list[int]:
+        """Nodes of new graphs. Raises AssertionError if steps of training that were to be captured were not, or the
+        other way."""
         if self._nodes is None:
-            return
+            return []
         sizes = self.sizes(before)
         assert bool(sizes) == expected, sizes
         assert all(size >= self.SMALLEST for size in sizes), sizes
+        return sizes
 
 
 def ways() -> Iterator[dict[str, Any]]:
@@ -256,23 +301,41 @@ def ways() -> Iterator[dict[str, Any]]:
         yield {"device": "cuda", "precision": "bfloat16", "cuda_graphs": "on", "stop_at": stop_at}
 
 
+# How what a method can leave out is trained.
+ABLATED = {"device": "cuda", "precision": "bfloat16", "data": "device", "cuda_graphs": "on"}
+
+
 def rehearse(folder: Path, names: Sequence[str]) -> None:
     store, standin = write_store(folder / "store"), StandIn()
     for name in names or built_in_names():
         rehearsal = Rehearsal(name, store, folder)
-        iterations = sum(getattr(rehearsal.settings, key) for key in rehearsal.entry.method.schedule)
-        for way in ways():
-            if way.get("stop_at", 0) > iterations:
-                continue
-            print(f"{name}: {', '.join(f'{key} {value}' for key, value in way.items())}", flush=True)
-            # The library reports on the standard error: it has to follow what it is about.
-            print(f"# {name} {way}", file=sys.stderr, flush=True)
-            captured = standin.graphs()
-            method = rehearsal.train(**way)
-            standin.check_new_graphs(captured, expected=way["cuda_graphs"] == "on")
-        for precision in ("float32", "bfloat16"):
-            print(f"{name}: acting in {precision}", flush=True)
-            rehearsal.act(method, precision)
+        _rehearse(rehearsal, name, standin, [way for way in ways() if _is_possible(way, rehearsal)])
+        for ablation in rehearsal.entry.method.ablations:
+            title = f"{name}, {ablation}"
+            try:
+                changed = Rehearsal(name, store, folder, rehearsal.entry.ablated([ablation]))
+            except InputError as error:  # it contradicts the name
+                print(f"{title}: {error}", flush=True)
+            else:
+                _rehearse(changed, title, standin, [ABLATED])
+
+
+def _is_possible(way: Mapping[str, Any], rehearsal: Rehearsal) -> bool:
+    return bool(way.get("stop_at", 0) <= rehearsal.iterations())
+
+
+def _rehearse(rehearsal: Rehearsal, title: str, standin: StandIn, chosen: Sequence[dict[str, Any]]) -> None:
+    for way in chosen:
+        # The library reports on the standard error: it has to follow what it is about.
+        print(f"# {title} {way}", file=sys.stderr, flush=True)
+        captured = standin.graphs()
+        method = rehearsal.train(**way)
+        sizes = standin.check_new_graphs(captured, expected=way["cuda_graphs"] == "on")
+        words = ", ".join(f"{key} {value}" for key, value in way.items())
+        print(f"{title}: {words}; nodes of its graphs: {sizes}", flush=True)
+    for precision in ("float32", "bfloat16"):
+        rehearsal.act(method, precision)
+        print(f"{title}: acted in {precision}", flush=True)
 
 
 def count_steps(folder: Path) -> list[str]:

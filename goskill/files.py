@@ -20,29 +20,37 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("is nested too deeply") from None
 
 
+class NotRegularError(OSError):
+    """A named pipe, a device, a folder: opening it could wait, and reading it never end."""
+
+
+def open_regular(path: str | os.PathLike[str], flags: int = os.O_RDONLY, mode: str = "rb") -> io.FileIO:
+    """A file, opened unbuffered. Raises NotRegularError for what is no regular file, else OSError as open does.
+
+    Every file that may be someone else's is opened here: of a run, a store, a study, or data to be converted.
+    """
+    # Without O_NONBLOCK opening a named pipe would wait for its other end.
+    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise NotRegularError(errno.EINVAL, "not a regular file", os.fspath(path))
+    return io.FileIO(descriptor, mode)
+
+
+def open_to_append(path: str | Path) -> io.FileIO:
+    """A regular file, made if it is missing, to write at its end. Raises as :func:`open_regular`."""
+    return open_regular(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, "ab+")
+
+
 def read_bytes(path: str | Path) -> bytes:
-    """What a regular file holds. Raises OSError for anything else, such as a named pipe, which would never end."""
-    with io.FileIO(_open_regular(path, os.O_RDONLY), "rb") as file:
+    """What a regular file holds. Raises as :func:`open_regular`."""
+    with open_regular(path) as file:
         return file.readall()
 
 
 def read_text(path: str | Path) -> str:
     """A regular file of UTF-8. Raises OSError as :func:`read_bytes` does, and UnicodeDecodeError, a ValueError."""
     return read_bytes(path).decode("utf-8")
-
-
-def open_to_append(path: str | Path) -> io.FileIO:
-    """A regular file, made if it is missing, to write at its end. Raises OSError for anything else."""
-    return io.FileIO(_open_regular(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "ab+")
-
-
-def _open_regular(path: str | Path, flags: int) -> int:
-    # Without O_NONBLOCK opening a named pipe would wait for its other end.
-    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
-    return descriptor
 
 
 def write_atomically(path: str | Path, contents: str | bytes) -> Path:

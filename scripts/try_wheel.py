@@ -37,7 +37,18 @@ def try_store(folder: Path) -> None:
     store.verify()
 
     sampler = _core.SegmentSampler(
-        store.native, store.label_column("skills"), 4, "transition", None, [], None, None, seed=1, threads=2
+        store=store.native,
+        labels=store.label_column("skills"),
+        horizon=4,
+        balance="transition",
+        episodes=None,
+        task_weights=[],
+        episode_weights=[],
+        samples_per_task=1,
+        mean=None,
+        std=None,
+        seed=1,
+        threads=2,
     )
     batch = {
         "observations": np.empty((64, 5, 3), np.float32),

@@ -15,6 +15,13 @@ ENDS = {"short": 3, "long": 5, "endless": 10**6}
 LOW, HIGH = np.array([-2.0, 0.0], np.float32), np.array([3.0, 1.0], np.float32)
 
 
+class TwoWordsError(Exception):
+    """One that pickle takes apart but cannot make again."""
+
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(f"{one} {two}")
+
+
 class CountingEnv(gymnasium.Env[Any, Any]):
     """Observation (random number of the episode, step, action); "short" terminates, "long" is truncated."""
 
@@ -62,6 +69,14 @@ class CountingEnv(gymnasium.Env[Any, Any]):
 
     def double(self, number: int, plus: int = 0) -> int:
         return 2 * number + plus
+
+    def refuse(self, only: str, error: type[Exception], *arguments: Any) -> str:
+        if self.task == only:
+            raise error(*arguments)
+        return self.task
+
+    def closure(self) -> Any:
+        return lambda: self
 
 
 suite = GymnasiumSuite("counting", CountingEnv, TASKS, max_steps=20)

@@ -38,9 +38,11 @@ std::vector<float> codebook_centre(const float* codebook, std::int64_t codes, st
         for (std::size_t d = 0; d < size; ++d) {
             const float value = codebook[static_cast<std::size_t>(code) * size + d];
             // Without branches, which codes in no order would mispredict.
-            const bool finite = value - value == 0, below = value<least[d], above = value> greatest[d];
-            least[d] = finite & below ? value : least[d];
-            greatest[d] = finite & above ? value : greatest[d];
+            const bool finite = value - value == 0;
+            const bool below = finite & (value < least[d]);
+            const bool above = finite & (value > greatest[d]);
+            least[d] = below ? value : least[d];
+            greatest[d] = above ? value : greatest[d];
         }
         // Where zero lies among the codes it is the centre, whatever codes follow.
         if (code % 32 == 15 && around_zero(least, greatest)) return {};

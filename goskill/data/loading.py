@@ -207,6 +207,15 @@ def _why_unwatched(sampler: StoreSampler, worker: Any) -> str | None:
     return None
 
 
+def refuse_workers(sampler: object) -> None:
+    """For samplers whose copies in a DataLoader's workers would all give the same batches. Raises InputError in one."""
+    if get_worker_info() is not None:
+        raise InputError(
+            f"{type(sampler).__name__}: expected to be read by the loop itself, got a DataLoader's worker, whose copy "
+            "knows nothing of the batches that others take: use num_workers=0"
+        )
+
+
 def _shared(cells: Tensor) -> Tensor:
     try:
         return cells if cells.is_shared() else cells.share_memory_()  # type: ignore[no-untyped-call]

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
+from goskill.data.loading import refuse_workers
 from goskill.data.replay import ReplaySampler
 from goskill.data.sampler import Batch, StoreSampler
 from goskill.errors import InputError
@@ -17,7 +18,7 @@ class MixedSampler:
     Each sampler's batch size is its share: real and imaginary transitions half and half are two samplers of 640. A
     batch holds what all of them give (start and episode of a store, say, are not among what a replay buffer gives),
     and ``source`` int64 [B], the place of the sampler that a sample came from. Task indices are those of each
-    sampler's own store.
+    sampler's own store. The workers of a DataLoader cannot read it.
 
     Raises InputError for no samplers, or samplers of which some are resident and some are not.
     """
@@ -37,6 +38,7 @@ class MixedSampler:
         return self._samplers[0].resident
 
     def __iter__(self) -> Iterator[Batch]:
+        refuse_workers(self)
         return self
 
     def __next__(self) -> Batch:

@@ -13,6 +13,7 @@ from goskill import _core
 from goskill.data.arguments import LARGEST_SEED, MOST_STEPS, checked_integer
 from goskill.data.buffers import TORCH_DTYPES, checked_device
 from goskill.data.columns import Columns, checked_columns
+from goskill.data.loading import refuse_workers
 from goskill.data.normalization import Normalization
 from goskill.data.sampler import Batch
 from goskill.errors import InputError
@@ -268,7 +269,7 @@ class ReplaySampler:
 
     Batches hold the buffer's columns, [B, ...], or [tasks, B, ...] of a buffer with rings of tasks: B of each. The
     random numbers are Philox4x64-10 of (seed, step, sample): with the states of buffer and sampler a stream goes on
-    exactly.
+    exactly. The workers of a DataLoader cannot read it: they would copy the buffer as it was when they began.
 
     Parameters
     ----------
@@ -340,6 +341,7 @@ class ReplaySampler:
         return self.gather(self.places(step))
 
     def __iter__(self) -> Iterator[Batch]:
+        refuse_workers(self)
         return self
 
     def __next__(self) -> Batch:

@@ -10,7 +10,6 @@ import os
 import re
 import secrets
 import shutil
-import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from goskill import files
 from goskill.errors import StoreError
 from goskill.files import parse_json, sync_folder
 
@@ -65,21 +65,19 @@ def write_manifest(path: Path, content: Mapping[str, Any]) -> str:
 
 def open_regular(path: str | os.PathLike[str]) -> io.FileIO:
     """A regular file, open for reading, unbuffered. Raises StoreError for anything else, OSError as open does."""
-    return io.FileIO(_regular(path, os.O_RDONLY), "rb")
+    return _regular(path, os.O_RDONLY, "rb")
 
 
 def open_lock(path: str | os.PathLike[str]) -> io.FileIO:
     """A file to be locked, made if it is missing and left as it is otherwise. Raises as :func:`open_regular`."""
-    return io.FileIO(_regular(path, os.O_RDWR | os.O_CREAT), "rb+")
+    return _regular(path, os.O_RDWR | os.O_CREAT, "rb+")
 
 
-def _regular(path: str | os.PathLike[str], flags: int) -> int:
-    # Without O_NONBLOCK opening a named pipe would wait for its other end.
-    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise StoreError(f"{os.fspath(path)}: is not a regular file")
-    return descriptor
+def _regular(path: str | os.PathLike[str], flags: int, mode: str) -> io.FileIO:
+    try:
+        return files.open_regular(path, flags, mode)
+    except files.NotRegularError:
+        raise StoreError(f"{os.fspath(path)}: is not a regular file") from None
 
 
 def read_whole(path: Path, limit: int, kind: str) -> bytes:

@@ -6,12 +6,14 @@ import mmap
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
+from goskill.envs.answers import answer_of, packed_answers
 from goskill.envs.suite import Env, Suite, TaskBatch, check_env, unpacked
 from goskill.errors import InputError
 
@@ -94,15 +96,16 @@ STEP, RESET, RENDER, CALL, SET_ATTR = range(5)
 
 
 class _Askable:
-    """What a batch of environments answers besides steps and resets, an entry for each of ``indices``."""
+    """What the environments of a batch answer besides steps and resets."""
 
-    render: Callable[..., list[Any]]
-    call: Callable[..., list[Any]]
-    set_attr: Callable[..., list[Any]]
+    render: Callable[..., Any]
+    call: Callable[..., Any]
+    set_attr: Callable[..., Any]
 
     def ask(self, operation: int, indices: Sequence[int], *arguments: Any) -> list[Any]:
+        """An answer of each of ``indices``, :class:`~goskill.envs.answers.Raised` where it raised."""
         ask = {RENDER: self.render, CALL: self.call, SET_ATTR: self.set_attr}[operation]
-        return ask(indices, *arguments)
+        return [answer_of(partial(ask, index, *arguments)) for index in indices]
 
 
 class EnvironmentBatch(_Askable):
@@ -191,23 +194,17 @@ class EnvironmentBatch(_Askable):
             raise InputError(f"expected observations of shape {self._shape}, got {np.shape(observation)}")
         return observation
 
-    def render(self, indices: Sequence[int]) -> list[Any]:
-        """The picture of each of ``indices``."""
-        return [self._envs[index].render() for index in indices]
+    def render(self, index: int) -> Any:
+        """Its picture."""
+        return self._envs[index].render()
 
-    def call(self, indices: Sequence[int], name: str, arguments: Any, keywords: Any) -> list[Any]:
-        """What the attribute ``name`` of each environment is, or answers where it can be called."""
-        found = []
-        for index in indices:
-            with _named(index, self._tasks[index]):
-                attribute = self._envs[index].get_wrapper_attr(name)
-                found.append(attribute(*arguments, **keywords) if callable(attribute) else attribute)
-        return found
+    def call(self, index: int, name: str, arguments: Any, keywords: Any) -> Any:
+        """What its attribute ``name`` is, or answers where it can be called."""
+        attribute = self._envs[index].get_wrapper_attr(name)
+        return attribute(*arguments, **keywords) if callable(attribute) else attribute
 
-    def set_attr(self, indices: Sequence[int], name: str, values: dict[int, Any]) -> list[Any]:
-        for index in indices:
-            self._envs[index].set_wrapper_attr(name, values[index])
-        return [None for _ in indices]
+    def set_attr(self, index: int, name: str, values: dict[int, Any]) -> None:
+        self._envs[index].set_wrapper_attr(name, values[index])
 
     def close(self) -> None:
         for env in self._envs.values():
@@ -273,21 +270,21 @@ class SteppedTogether(_Askable):
             self._begin(last, [None] * len(last))
         return []
 
-    def render(self, indices: Sequence[int]) -> list[Any]:
-        return [None for _ in indices]
+    def render(self, index: int) -> None:
+        return None
 
-    def call(self, indices: Sequence[int], name: str, arguments: Any, keywords: Any) -> list[Any]:
-        """The suite's spaces and each environment's seed; other attributes of single environments are not there."""
+    def call(self, index: int, name: str, arguments: Any, keywords: Any) -> Any:
+        """The suite's spaces and its seed; other attributes of single environments are not there."""
         if name == "np_random_seed":
-            return list(self._seeds[self._rows(np.asarray(indices, np.int64))].tolist())
+            return int(self._seeds[self._row[index]])
         if name in ("observation_space", "action_space"):
-            return [getattr(self._suite, name) for _ in indices]
+            return getattr(self._suite, name)
         raise AttributeError(
             f"{name!r}: the environments of suite {self._suite.name!r} are stepped together and have no attributes"
         )
 
-    def set_attr(self, indices: Sequence[int], name: str, values: dict[int, Any]) -> list[Any]:
-        return self.call(indices, name, (), {})
+    def set_attr(self, index: int, name: str, values: dict[int, Any]) -> Any:
+        return self.call(index, name, (), {})
 
     def close(self) -> None:
         self._batch.close()
@@ -345,7 +342,8 @@ def serve_batch(
 ) -> Any:
     """In a worker process: environments that answer ``bytes([operation, group])`` and pickled arguments.
 
-    The answer to a step or a reset is pickled `Infos`, or empty where all infos are in the arrays.
+    The answer to a step or a reset is pickled `Infos`, or empty where all infos are in the arrays; to anything else,
+    the answers of the environments.
     """
     buffers = Buffers(mmap.mmap(descriptor, layout.size), layout)
     batch = open_batch(buffers, unpacked(packed_suite), tasks, autoreset_mode, options)
@@ -359,6 +357,6 @@ def serve_batch(
         if operation == RESET:
             infos = batch.reset(indices, *arguments)
             return pickle.dumps(infos) if infos else b""
-        return pickle.dumps(batch.ask(operation, indices, *arguments))
+        return packed_answers(batch.ask(operation, indices, *arguments))
 
     return handle

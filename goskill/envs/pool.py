@@ -20,6 +20,7 @@ from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
+from goskill.envs.answers import unpacked_answers, without_errors
 from goskill.envs.batch import (
     CALL,
     RENDER,
@@ -104,7 +105,9 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
     Raises `InputError` for wrong arguments, and for actions that are misshapen, NaN or out of bounds
     (named by environment and step); `WorkerDied` when a worker process ends, `WorkerFailed` when its work
     raises. The pool is closed then, and after Ctrl-C in a call while workers are asked; nothing hangs. A closed
-    pool raises `gymnasium.error.ClosedEnvironmentError`.
+    pool raises `gymnasium.error.ClosedEnvironmentError`. What an environment raises when it is asked something
+    (`render`, `call`, `get_attr`, `set_attr`) is raised as it is, and the pool goes on: an AttributeError for an
+    unknown name.
     """
 
     def __init__(
@@ -214,9 +217,10 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
         mask, rest = checked_reset_options(options, self.num_envs)
         self._buffers.seeds[:] = self._seeds(seed)
         self._buffers.reset_mask[:] = mask
+        arguments = b"" if rest is None or not self._workers else pickle.dumps((rest,))
         with self._exchange():
             for group in range(len(self._groups)):
-                self._begin(RESET, group, () if rest is None else (rest,))
+                self._begin(RESET, group, rest, arguments)
             for group in range(len(self._groups)):
                 self._finish(group)
         self._finished &= ~self._buffers.reset_mask
@@ -266,7 +270,10 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
         return self._ask(RENDER)
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """What each environment's method ``name`` answers; the attribute, where it cannot be called."""
+        """What each environment's method ``name`` answers; the attribute, where it cannot be called.
+
+        All environments are asked, also if one of them raises: the exception of the first that did is raised then.
+        """
         self._check_idle(f"call({name!r})")
         return self._ask(CALL, name, args, kwargs)
 
@@ -332,15 +339,16 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
 
     def _ask(self, operation: int, *arguments: Any) -> tuple[Any, ...]:
         """Answers of all environments, in their order."""
-        answers: dict[int, Any] = {}
         if self._batch is not None:
-            return tuple(self._batch.ask(operation, range(self.num_envs), *arguments))
+            return without_errors(self._batch.ask(operation, range(self.num_envs), *arguments), self.tasks)
+        answers: dict[int, Any] = {}
+        content = pickle.dumps(arguments)  # what cannot be pickled is refused before anybody is asked
         with self._exchange():
             for group in range(len(self._groups)):
-                self._request(operation, group, arguments)
+                self._request(operation, group, content)
                 for worker, share in zip(self._workers, self._shares, strict=True):
-                    answers.update(zip(share[group], pickle.loads(worker.reply()), strict=True))
-        return tuple(answers[index] for index in range(self.num_envs))
+                    answers.update(zip(share[group], unpacked_answers(worker.reply()), strict=True))
+        return without_errors([answers[index] for index in range(self.num_envs)], self.tasks)
 
     def _send(self, actions: npt.NDArray[Any], group: int) -> None:
         indices = self._groups[group]
@@ -348,21 +356,22 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
         self._begin(STEP, group)
         self._pending[group] = True
 
-    def _begin(self, operation: int, group: int, arguments: tuple[Any, ...] = ()) -> None:
+    def _begin(self, operation: int, group: int, options: Any = None, content: bytes = b"") -> None:
         if self._batch is not None:
             indices = self._groups[group]
             self._infos[group] = (
-                self._batch.step(indices) if operation == STEP else self._batch.reset(indices, *arguments)
+                self._batch.step(indices) if operation == STEP else self._batch.reset(indices, options)
             )
             return
         self._in_flight.append(group)
         self._infos[group] = []
-        self._request(operation, group, arguments)
+        self._request(operation, group, content)
 
-    def _request(self, operation: int, group: int, arguments: tuple[Any, ...] = ()) -> None:
-        content = bytes([operation, group]) + (pickle.dumps(arguments) if arguments else b"")
+    def _request(self, operation: int, group: int, content: bytes = b"") -> None:
+        """``content``: pickled arguments."""
+        message = bytes([operation, group]) + content
         for worker in self._workers:
-            worker.request(content)
+            worker.request(message)
 
     def _finish(self, group: int) -> None:
         # Workers answer in the order in which they were asked.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from goskill.errors import CheckpointError, InputError
 from goskill.experiments.runs import find_checkpoint, settings_of
-from goskill.files import parse_json, read_text, write_atomically
+from goskill.files import parse_json, read_bytes, read_text, write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,7 +63,7 @@ def export(
             _copy_prompts(run.prompts, unfinished / "prompts")
         results = _results(run)
         if results is not None:
-            shutil.copyfile(run.results_file, unfinished / "results.json")
+            write_atomically(unfinished / "results.json", read_bytes(run.results_file))
         origin = {**_origin(run, found, settings, results, half), "commit": commit or provenance.commit()}
         write_atomically(unfinished / ORIGIN, json.dumps(origin, indent=1) + "\n")
         write_atomically(unfinished / CARD, card(origin))

@@ -8,15 +8,14 @@ from goskill.models.decision_transformer import (
     DecisionTransformer,
     scale_tables,
 )
-from goskill.models.diagonal_normal import DiagonalNormal
 from goskill.models.ensemble import EnsembleLinear, EnsembleMLP, mlp, twin_values
 from goskill.models.goal_encoder import GoalEncoder
+from goskill.models.normal import DiagonalNormal, SquashedNormal
 from goskill.models.normalize import Normalize
 from goskill.models.padding import padding_last, take_rows
 from goskill.models.set_transformer import SetTransformer
 from goskill.models.skill_decoder import SkillDecoder
 from goskill.models.skill_policy import SkillPolicyTransformer
-from goskill.models.squashed_normal import SquashedNormal
 from goskill.models.step_decoder import StepDecoder
 from goskill.models.transformer import CausalTransformer, KeyValueCache
 

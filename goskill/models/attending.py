@@ -31,7 +31,10 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, probability: flo
 
 
 def masked_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention of n queries [B, heads, n, head width] to L keys where bool ``mask`` [1 or B, 1, n, L] says so."""
+    """Attention of n queries [B, heads, n, head width] to L keys where bool ``mask`` [1 or B, 1, n, L] says so.
+
+    None: to all of them.
+    """
     with _backends(query):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 

@@ -24,7 +24,8 @@ class GoalEncoder(nn.Module):
             raise InputError(f"encoder layers: expected at least 1, got {layers}")
         stack: list[nn.Module] = [nn.Linear(input_size, width), nn.LayerNorm(width)]
         for _ in range(layers - 1):
-            stack += [nn.Linear(width, width), nn.ReLU(inplace=True)]
+            # Not in place: what Linear returns is a view, whose gradient would be copied five times.
+            stack += [nn.Linear(width, width), nn.ReLU()]
         self.stack = nn.Sequential(*stack, nn.Linear(width, embedding_size), nn.Tanh())
 
     def forward(self, change: Tensor) -> Tensor:
@@ -59,7 +60,7 @@ def fold(encoder: GoalEncoder) -> Callable[[Tensor], Tensor]:
     folded = torch.cat([scatter, W2 @ (g[:, None] * centred)]).to(first.weight)
     weight, bias = folded[:, :-1].contiguous(), folded[:, -1].contiguous()
     shift = (W2 @ c + b2).to(first.weight)
-    tail = nn.Sequential(*rest)
+    tail = nn.Sequential(*(nn.ReLU(inplace=True) if isinstance(layer, nn.ReLU) else layer for layer in rest))
 
     def encode(change: Tensor) -> Tensor:
         outputs = F.linear(change, weight, bias)

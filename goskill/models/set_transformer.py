@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from goskill.models.attending import masked_attention
 from goskill.models.ensemble import mlp
 
 
@@ -24,7 +25,7 @@ class AttentionBlock(nn.Module):
         """[B, N, width], [B, M, width] -> [B, N, width]."""
         key, value = self.key_value(y).chunk(2, -1)
         query, key, value = (self._by_head(part) for part in (self.query(x), key, value))
-        seen = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        seen = masked_attention(query, key, value, None).transpose(1, 2).flatten(2)
         x = self.first_norm(x + self.mixed(seen))
         result: Tensor = self.second_norm(x + F.relu(self.output(x)))
         return result

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -40,6 +42,13 @@ def check_mask(mask: Tensor, shape: torch.Size, device: torch.device) -> None:
     if mask.shape != shape:
         raise InputError(f"mask must have shape {list(shape)}, got {list(mask.shape)}")
     check_device("mask", mask, device)
+
+
+def check_focal_numbers(gamma: float, label_smoothing: float) -> None:
+    if not 0 <= gamma < math.inf:
+        raise InputError(f"gamma must be finite and at least 0, got {gamma}")
+    if not 0 <= label_smoothing <= 1:
+        raise InputError(f"label_smoothing must be in [0, 1], got {label_smoothing}")
 
 
 def target_error(value: int, row: int, classes: int, ignore_index: int) -> InputError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal, cast
 
 import torch
@@ -10,9 +9,17 @@ from torch import Tensor
 
 import goskill.ops.reference as reference
 from goskill.errors import InputError
-from goskill.ops.checks import check_choice, check_device, check_floating, check_mask, target_error
+from goskill.ops.checks import (
+    check_choice,
+    check_device,
+    check_floating,
+    check_focal_numbers,
+    check_mask,
+    target_error,
+)
 from goskill.ops.dispatch import Implementation, choose, in_batches, transforms_active
 from goskill.ops.operators import REDUCTIONS
+from goskill.ops.tracing import as_tensor, changes
 
 
 def focal_loss(
@@ -69,10 +76,9 @@ def focal_loss(
             raise InputError(f"weight must have shape [{logits.shape[1]}], got {list(weight.shape)}")
     if mask is not None:
         check_mask(mask, expected, logits.device)
-    if not 0 <= gamma < math.inf:
-        raise InputError(f"gamma must be finite and at least 0, got {gamma}")
-    if not 0 <= label_smoothing <= 1:
-        raise InputError(f"label_smoothing must be in [0, 1], got {label_smoothing}")
+    traced = torch.compiler.is_compiling() and any(map(changes, (gamma, label_smoothing, ignore_index)))
+    if not traced:
+        check_focal_numbers(gamma, label_smoothing)
     rows = logits if logits.ndim == 2 else logits.movedim(1, -1).reshape(-1, logits.shape[1])
     row_target = target if target.ndim == 1 else target.reshape(-1)
     row_mask = None if mask is None else mask.reshape(-1)
@@ -81,10 +87,14 @@ def focal_loss(
         if impl != "auto":
             raise InputError(f"impl={impl!r} has no gradient for weight: use impl='auto' or 'reference'")
         chosen = "reference"
-    options = (gamma, ignore_index, label_smoothing)
+    options: tuple[float | Tensor, int, float | Tensor] = (gamma, ignore_index, label_smoothing)
+    if traced:
+        options = (as_tensor(gamma), ignore_index, as_tensor(label_smoothing))
     if chosen == "reference":
         if logits.device.type == "cpu" and not (torch.compiler.is_compiling() or transforms_active()):
             _check_targets(row_target, row_mask, ignore_index, logits.shape[1])
+        if traced:
+            torch._check(gamma >= 0)  # type: ignore[no-untyped-call]
         losses = reference.focal_loss(rows, row_target, weight, row_mask, *options, reduction)
     else:
         losses = _focal_loss(rows, row_target, weight, row_mask, *options, reduction)
@@ -104,15 +114,21 @@ def _focal_loss(
     target: Tensor,
     weight: Tensor | None,
     mask: Tensor | None,
-    gamma: float,
+    gamma: float | Tensor,
     ignore_index: int,
-    label_smoothing: float,
+    label_smoothing: float | Tensor,
     reduction: str,
 ) -> Tensor:
     arguments = (logits, target, weight, mask, gamma, ignore_index, label_smoothing, REDUCTIONS[reduction])
     if torch.is_grad_enabled() and logits.requires_grad:
         return cast(Tensor, _FocalLoss.apply(*arguments))  # type: ignore[no-untyped-call]
-    return cast(Tensor, torch.ops.goskill.focal_loss(*arguments, False)[0])
+    return cast(Tensor, _operator(gamma)(*arguments, False)[0])
+
+
+def _operator(gamma: float | Tensor) -> Any:
+    """The operator that takes its numbers as ``gamma`` comes."""
+    operators = torch.ops.goskill
+    return operators.focal_loss_of_tensors if isinstance(gamma, Tensor) else operators.focal_loss
 
 
 class _FocalLoss(torch.autograd.Function):
@@ -123,13 +139,13 @@ class _FocalLoss(torch.autograd.Function):
         target: Tensor,
         weight: Tensor | None,
         mask: Tensor | None,
-        gamma: float,
+        gamma: float | Tensor,
         ignore_index: int,
-        label_smoothing: float,
+        label_smoothing: float | Tensor,
         reduction: int,
     ) -> Tensor:
         arguments = (logits, target, weight, mask, gamma, ignore_index, label_smoothing, reduction)
-        loss, gradient = torch.ops.goskill.focal_loss(*arguments, True)
+        loss, gradient = _operator(gamma)(*arguments, True)
         compiling = torch.compiler.is_compiling()
         ctx.save_for_backward(gradient, logits if compiling else None)
         # For second derivatives. Not among the saved tensors: first derivatives do not mind if the logits change.

@@ -8,6 +8,7 @@ Gradients are autograd functions beside the public operations, which cost a thir
 - ``goskill::straight_through``: the gradient of ``vector_quantize`` by x, from float32 codes [M, D] and its indices
 - ``goskill::move_codebook_``: moves averages [M], [M, D] and codes [M, D] by counts [M] and sums [M, D]
 - ``goskill::focal_loss``: logits [N, C], target [N] to the loss and the logits' gradient (or empty)
+- ``goskill::focal_loss_of_tensors``: the same, of numbers that change from call to call of a compiled graph
 - ``goskill::scale_rows``: a saved gradient times the loss's, one factor for all rows or one per row. ``of`` is what
   the gradient is taken by, and not read: torch.compile refuses second derivatives if it sees what they are of
 - ``goskill::scale_rows_``: the same in place
@@ -15,11 +16,13 @@ Gradients are autograd functions beside the public operations, which cost a thir
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.library import define, register_fake
+from torch.library import define, impl, register_fake
+
+from goskill.ops.checks import check_focal_numbers
 
 NONE, MEAN, SUM = 0, 1, 2
 REDUCTIONS = {"none": NONE, "mean": MEAN, "sum": SUM}
@@ -47,6 +50,11 @@ define(
     "goskill::focal_loss",
     "(Tensor logits, Tensor target, Tensor? weight, Tensor? mask, float gamma, int ignore_index, "
     "float label_smoothing, int reduction, bool with_gradient) -> (Tensor, Tensor)",
+)
+define(
+    "goskill::focal_loss_of_tensors",
+    "(Tensor logits, Tensor target, Tensor? weight, Tensor? mask, Tensor gamma, SymInt ignore_index, "
+    "Tensor label_smoothing, int reduction, bool with_gradient) -> (Tensor, Tensor)",
 )
 define("goskill::scale_rows", "(Tensor rows, Tensor factor, Tensor? of) -> Tensor")
 define("goskill::scale_rows_", "(Tensor(a!) rows, Tensor factor) -> ()")
@@ -86,9 +94,9 @@ def _fake_focal_loss(
     target: Tensor,
     weight: Tensor | None,
     mask: Tensor | None,
-    gamma: float,
+    gamma: float | Tensor,
     ignore_index: int,
-    label_smoothing: float,
+    label_smoothing: float | Tensor,
     reduction: int,
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -96,10 +104,30 @@ def _fake_focal_loss(
     return loss, logits.new_empty(logits.shape if with_gradient else (0,))
 
 
+def _focal_loss_of_tensors(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    mask: Tensor | None,
+    gamma: Tensor,
+    ignore_index: int,
+    label_smoothing: Tensor,
+    reduction: int,
+    with_gradient: bool,
+) -> tuple[Tensor, Tensor]:
+    exponent, smoothing = float(gamma), float(label_smoothing)
+    check_focal_numbers(exponent, smoothing)
+    numbers = (exponent, ignore_index, smoothing)
+    found = torch.ops.goskill.focal_loss(logits, target, weight, mask, *numbers, reduction, with_gradient)
+    return cast(tuple[Tensor, Tensor], found)
+
+
+impl("goskill::focal_loss_of_tensors", "default", _focal_loss_of_tensors)
 register_fake("goskill::nearest_code", _fake_nearest_code)
 register_fake("goskill::vector_quantize", _fake_vector_quantize)
 register_fake("goskill::straight_through", _fake_like_the_first)
 register_fake("goskill::move_codebook_", _fake_in_place)
 register_fake("goskill::focal_loss", _fake_focal_loss)
+register_fake("goskill::focal_loss_of_tensors", _fake_focal_loss)
 register_fake("goskill::scale_rows", _fake_like_the_first)
 register_fake("goskill::scale_rows_", _fake_in_place)

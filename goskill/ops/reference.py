@@ -113,9 +113,9 @@ def focal_loss(
     target: Tensor,
     weight: Tensor | None,
     mask: Tensor | None,
-    gamma: float,
+    gamma: float | Tensor,
     ignore_index: int,
-    label_smoothing: float,
+    label_smoothing: float | Tensor,
     reduction: str,
 ) -> Tensor:
     """Focal loss of ``logits`` [N, C] and ``target`` [N]; see :func:`goskill.ops.focal_loss`."""
@@ -133,9 +133,11 @@ def focal_loss(
         safe_target = torch.where(selected & valid, target, 0)
         target_weight = torch.where(selected, class_weight[safe_target], 0)
         losses = target_weight * class_loss(log_p.gather(-1, safe_target.unsqueeze(-1)).squeeze(-1), gamma)
-        if label_smoothing > 0:
+        if isinstance(label_smoothing, Tensor) or label_smoothing > 0:
             spread = (class_loss(log_p, gamma) * class_weight).sum(-1) / classes
-            losses = (1 - label_smoothing) * losses + label_smoothing * torch.where(selected, spread, 0)
+            # Without smoothing, an infinite loss of another class counts nothing.
+            spread = torch.where(selected & torch.as_tensor(label_smoothing > 0), spread, 0)
+            losses = (1 - label_smoothing) * losses + label_smoothing * spread
         losses = torch.where(selected, torch.where(valid, losses, torch.nan), 0)
         if reduction == "none":
             return losses
@@ -145,7 +147,7 @@ def focal_loss(
         return losses.sum() / torch.where(total_weight == 0, 1, total_weight)
 
 
-def class_loss(log_p: Tensor, gamma: float) -> Tensor:
+def class_loss(log_p: Tensor, gamma: float | Tensor) -> Tensor:
     """``-(1 - p)^gamma log p``; all derivatives are finite where p is 0 or 1."""
     # Autograd multiplies the derivatives of branches that are not taken by 0: they must be finite, too.
     p_is_0, p_is_1 = log_p == -torch.inf, log_p > -torch.finfo(log_p.dtype).tiny

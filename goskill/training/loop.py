@@ -156,7 +156,8 @@ class Trainer:
         with stop.immediate():
             objectives = phase.begin()
         if self._execution.device.type == "cuda" and objectives:
-            gathered = all(objective.gather is not None for objective in objectives)
+            own = [objective for objective in objectives if not isinstance(objective.sampler, str)]
+            gathered = all(objective.gather is not None for objective in own)
             self._progress.say(f"data lies {f'on {self._execution.device}' if gathered else 'on the host'}")
         self._running = IterationStep(
             [self._start(objective) for objective in objectives], self._execution, self._timer

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from goskill.data import EpisodeStore, ReplaySampler
+from goskill.data import EpisodeStore, ReplayBuffer, ReplaySampler
+from goskill.data.mixed_sampler import MixedSampler
 from goskill.data.sampler import PlaceStream, StoreSampler
 from goskill.training import Batch, Objective, TrainingSettings, choose_device
 
@@ -16,28 +17,34 @@ from goskill.training import Batch, Objective, TrainingSettings, choose_device
 SHARE_FOR_DATA = 0.5
 
 
-def placement(training: TrainingSettings, store: EpisodeStore) -> dict[str, Any]:
-    """What the samplers of ``store`` are told by ``training.data``: ``device`` and ``resident``, or nothing.
+def placement(training: TrainingSettings, *stores: EpisodeStore) -> dict[str, Any]:
+    """What the samplers of ``stores`` are told by ``training.data``: ``device`` and ``resident``, or nothing.
 
-    "auto" keeps the columns on a GPU if they take at most half of what is free there.
+    "auto" keeps the columns on a GPU if those of all stores take at most half of what is free there.
     """
     device = choose_device(training.device)
     on_device = training.data == "device" or (
-        training.data == "auto" and device.type == "cuda" and _fits(store, device)
+        training.data == "auto" and device.type == "cuda" and _fit(stores, device)
     )
     return {"device": device, "resident": True} if on_device else {}
 
 
-def replay_device(training: TrainingSettings, transitions: int, width: int) -> torch.device:
-    """Where a replay buffer of so many ``transitions`` lives, by ``training.data``.
+def replay_buffer(
+    training: TrainingSettings, capacity: int, observation_dim: int, action_dim: int, *, tasks: int
+) -> ReplayBuffer:
+    """A buffer with a ring of ``capacity`` for each task, where ``training.data`` says.
 
-    ``width`` is the number of floats in each. "auto" keeps it on a GPU if it takes at most half of what is free there.
+    "auto" keeps it on a GPU if it takes at most half of what is free there.
     """
-    device = choose_device(training.device)
-    if training.data == "device":
-        return device
-    fits = training.data == "auto" and device.type == "cuda" and _has_room(4 * transitions * width, device)
-    return device if fits else torch.device("cpu")
+    device, size = (
+        choose_device(training.device),
+        4 * tasks * capacity * (2 * observation_dim + action_dim + 3),
+    )
+    on_device = training.data == "device" or (
+        training.data == "auto" and device.type == "cuda" and _has_room(size, device)
+    )
+    place = device if on_device else torch.device("cpu")
+    return ReplayBuffer(capacity, observation_dim, action_dim, tasks=tasks, device=place)
 
 
 def column_bytes(store: EpisodeStore) -> int:
@@ -46,10 +53,12 @@ def column_bytes(store: EpisodeStore) -> int:
     return 4 * (states * store.observation_dim + store.num_steps * (store.action_dim + 2))
 
 
-def _fits(store: EpisodeStore, device: torch.device) -> bool:
-    if any(name == str(device) for name, _ in store.resident_columns):
-        return True  # an earlier phase brought them there
-    return _has_room(column_bytes(store), device)
+def _fit(stores: Sequence[EpisodeStore], device: torch.device) -> bool:
+    """Whether there is room for what an earlier phase has not brought there yet."""
+    missing = [
+        store for store in stores if not any(name == str(device) for name, _ in store.resident_columns)
+    ]
+    return _has_room(sum(column_bytes(store) for store in missing), device)
 
 
 def _has_room(size: int, device: torch.device) -> bool:
@@ -57,9 +66,27 @@ def _has_room(size: int, device: torch.device) -> bool:
     return size <= SHARE_FOR_DATA * free
 
 
+class GatheredSampler(Protocol):
+    """A method's own sampler, whose batches are gathered from their places."""
+
+    @property
+    def resident(self) -> bool:
+        """Whether they are gathered on the device, inside the step."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def next_places(self) -> Batch: ...
+
+    def gather(self, places: Batch) -> Batch: ...
+
+    def state_dict(self) -> dict[str, int]: ...
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None: ...
+
+
 def sampled_objective(
     name: str,
-    sampler: StoreSampler | ReplaySampler,
+    sampler: StoreSampler | ReplaySampler | MixedSampler | GatheredSampler,
     loss: Callable[[Batch], tuple[Tensor, dict[str, Tensor]]],
     modules: Sequence[nn.Module],
     **options: Any,

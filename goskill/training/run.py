@@ -152,7 +152,7 @@ class RunFolder:
     def open(cls, path: str | Path) -> RunFolder:
         """An existing run folder. Raises InputError if there is none."""
         run = cls(Path(path))
-        if not run.settings_file.is_file():
+        if not run.settings_file.exists():
             raise InputError(f"{run.path} is not a run folder: it has no settings.json")
         return run
 

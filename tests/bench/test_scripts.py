@@ -12,26 +12,29 @@ import pytest
 
 BENCH = Path(__file__).parents[2] / "bench"
 
-# Does what each stage would leave; hangs in the stage that HANG names.
+# Does what each stage would leave; hangs in the stage that HANG names, fails in the one that FAIL names.
 PYTHON = """#!/usr/bin/env bash
 hang() { touch "$OUT/hanging"; exec sleep 600; }
 case "$*" in
   *pip*) echo "$*" >> "$OUT/pip"; for word in "$@"; do case $word in */site) mkdir -p "$word/goskill" ;; esac; done ;;
-  *bench.device*) echo '{"device": "one"}' ;;
+  *bench.device*) echo '{"device": "one"}'; [ "$HANG" = device ] && hang; exit 0 ;;
   *"-m pytest"*) [ "$HANG" = tests ] && hang; echo "5 passed" ;;
-  *bench.steps*) [ "$HANG" = profile ] && hang; echo profile ;;
+  *bench.steps*) [ "$HANG" = profile ] && hang; echo profile; [ "$FAIL" = profile ] && exit 3; exit 0 ;;
   *"bench kernels"*|*"bench training"*)
     while [ "$1" != --json ]; do [ "$1" = -k ] && select=$2; shift; done
     echo "{\\"row\\": \\"$select\\"}" >> "$2"
     [ "$HANG" = "$select" ] && hang
+    [ "$FAIL" = "$select" ] && echo "error: broken" && exit 2
     exit 0 ;;
   -*) shift 2; cat "$@" ;;
 esac
 """
 
 
-def run_gpu_script(folder: Path, hang: str, **options: str) -> tuple[int, str]:
-    """Its exit status and what it printed; ended by SIGTERM when a stage hangs."""
+def run_gpu_script(
+    folder: Path, hang: str, end: signal.Signals | None = signal.SIGTERM, **options: str
+) -> tuple[int, str]:
+    """Its exit status and what it printed; ended by ``end`` when a stage hangs, or by itself."""
     stub, out = folder / "python", folder / "out"
     stub.write_text(PYTHON, encoding="utf-8")
     stub.chmod(0o755)
@@ -47,8 +50,8 @@ def run_gpu_script(folder: Path, hang: str, **options: str) -> tuple[int, str]:
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         while hang and not (out / "hanging").exists() and process.poll() is None:
             pass
-        if hang:
-            process.send_signal(signal.SIGTERM)
+        if hang and end is not None:
+            process.send_signal(end)
         printed = process.communicate()[0]
     return process.returncode, printed
 
@@ -74,6 +77,7 @@ def test_all_stages_come_in_order_and_are_reported(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("hang", "missing", "rows"),
     [
+        ("device", "device tests kernels training profile kernel-peers training-peers", []),
         ("tests", "tests kernels training profile kernel-peers training-peers", []),
         ("goskill", "kernels training profile kernel-peers training-peers", ["goskill"]),
         ("profile", "profile kernel-peers training-peers", ["goskill", "goskill and fused"]),
@@ -97,9 +101,31 @@ def test_rows_and_a_table_are_there_when_it_is_cut(
     assert f"not reached or not ended: {missing}\n" in printed
     table = (tmp_path / "out" / "gpu-table.txt").read_text(encoding="utf-8")
     assert table in printed
+    assert '{"device": "one"}' in table
     kept = [json.loads(line)["row"] for file in (tmp_path / "out").glob("*.jsonl") for line in file.open()]
     assert sorted(kept) == sorted(rows)
     assert table.count('{"row"') == len(rows)
+
+
+def test_a_stage_that_outlasts_its_time_or_fails_stops_no_other(tmp_path: Path) -> None:
+    status, printed = run_gpu_script(tmp_path, hang="", FAIL="goskill")
+    assert status == 1
+    assert "trouble: kernels: status 2: error: broken" in printed
+    assert "not reached or not ended: kernels\n" in printed
+    assert (tmp_path / "out" / "gpu-training.jsonl").exists()
+    status, printed = run_gpu_script(tmp_path, hang="device", end=None, LIMIT="12")
+    assert status == 1
+    assert "trouble: no whole device report: cut when its time was over" in printed
+    assert '{"device": "one"}' in printed
+
+
+def test_a_table_is_there_even_if_nothing_can_be_said_at_the_end(tmp_path: Path) -> None:
+    status, _ = run_gpu_script(tmp_path, hang="profile", end=signal.SIGKILL)
+    assert status == -signal.SIGKILL
+    table = (tmp_path / "out" / "gpu-table.txt").read_text(encoding="utf-8")
+    assert '{"device": "one"}' in table
+    assert "not reached or not ended: profile kernel-peers training-peers\n" in table
+    assert "5 passed" in (tmp_path / "out" / "gpu.log").read_text(encoding="utf-8")
 
 
 def test_a_wheel_is_installed_instead_of_built(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from goskill.data import ContextSampler, EpisodeStore, SegmentSampler, TransitionSampler
+from goskill.data.mixed_sampler import MixedSampler
+from goskill.data.replay import ReplayBuffer, ReplaySampler
 from goskill.data.sampler import StoreSampler
 from goskill.errors import InputError
 
@@ -124,7 +126,7 @@ def test_an_order_that_is_not_the_streams_is_said(declaring) -> None:
 
 
 class Wrapped(IterableDataset):
-    def __init__(self, sampler: StoreSampler) -> None:
+    def __init__(self, sampler: Any) -> None:
         self.sampler = sampler
 
     def __iter__(self) -> Iterator[Any]:
@@ -140,6 +142,17 @@ def test_a_sampler_that_another_dataset_reads_in_workers_says_so(declaring) -> N
     (message,) = next(iter(loader))
     assert "read by another dataset" in message
     assert next(iter(DataLoader(Wrapped(segments(declaring)), batch_size=None))) == []
+
+
+def test_samplers_that_workers_cannot_read_refuse_it(declaring) -> None:
+    """Without a copy that counts along, each worker would give all batches."""
+    buffer = ReplayBuffer(8, 3, 2)
+    for sampler in (ReplaySampler(buffer, 4), MixedSampler([segments(declaring)])):
+        loader = DataLoader(Wrapped(sampler), batch_size=None, num_workers=1)
+        with pytest.raises(
+            InputError, match=rf"{type(sampler).__name__}: expected to be read by the loop itself"
+        ):
+            next(iter(loader))
 
 
 def test_other_datasets_load_as_before() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from functools import partial
 
 import counting_suite
@@ -117,6 +118,55 @@ def test_environments_can_be_asked_called_and_changed(workers):
             with pytest.raises(RuntimeError, match="step in flight"):
                 call()
         pool.recv()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_what_an_environment_raises_when_asked_is_raised_and_the_pool_goes_on(workers, groups):
+    options = {"workers": workers, "groups": groups}
+    with (
+        make_vec(TASKS, 4, suite=SUITE, **options) as pool,
+        make_vec(TASKS, 4, suite=Together(), **options) as other,
+    ):
+        theirs = gymnasiums(AutoresetMode.NEXT_STEP)
+        for one in (pool, theirs):
+            one.reset(seed=0)
+        for call in (
+            lambda one: one.get_attr("nope"),
+            lambda one: one.call("nope", 1),
+            lambda one: one.call("double"),
+            lambda one: one.call("refuse", "long", KeyError, "which"),
+            lambda one: one.set_attr("render", 3) or one.set_attr("np_random_seed", 3),
+        ):
+            with pytest.raises(Exception) as expected:  # noqa: PT011 (whatever Gymnasium raises)
+                call(theirs)
+            with pytest.raises(type(expected.value)) as found:
+                call(pool)
+            assert str(found.value) == str(expected.value)
+            assert "environment " in str(found.value.__cause__)
+        with pytest.raises(AttributeError, match="stepped together"):
+            other.get_attr("nope")
+        assert len(other.reset(seed=0)[0]) == 4
+        for one in (pool, theirs):
+            one.set_attr("render", 1)
+        action = np.zeros((4, 2), np.float32)
+        assert_same(pool.step(action), theirs.step(action))
+
+
+def test_what_cannot_go_between_processes_is_named_and_the_pool_goes_on():
+    with make_vec(TASKS, 3, suite=SUITE, workers=2) as pool:
+        pool.reset(seed=0)
+        for message, call in (
+            ("Can't pickle|Can't get local", lambda: pool.call("double", lambda: 1)),
+            ("Can't pickle|Can't get local", lambda: pool.set_attr("count", lambda: 1)),
+            ("Can't pickle|Can't get local", lambda: pool.reset(options={"a": lambda: 1})),
+            ("^(AttributeError|PicklingError): Can.t (pickle|get)", lambda: pool.call("closure")),
+            ("one two", lambda: pool.call("refuse", "long", counting_suite.TwoWordsError, "one", "two")),
+        ):
+            with pytest.raises((RuntimeError, pickle.PicklingError, AttributeError), match=message):
+                call()
+        assert pool.call("double", 1) == (2, 2, 2)
+        pool.step(np.zeros((3, 2), np.float32))
 
 
 def test_a_closed_pool_says_so_as_gymnasiums_do():

@@ -66,7 +66,7 @@ def call_relu(width: int) -> Callable[[], None]:
 
 # Registers per thread and bytes of shared memory that a kernel may use.
 CASES: dict[str, tuple[Callable[[], None], int, int]] = {
-    "attention-30x32": (call_attention(30, 8, 32, torch.bfloat16), 160, 8192),
+    "attention-30x32": (call_attention(30, 8, 32, torch.bfloat16), 168, 8192),
     "attention-89x32": (call_attention(89, 8, 32, torch.bfloat16), 248, 24576),
     "add-norm-256": (call_add_norm(256, torch.bfloat16), 128, 8192),
     "add-norm-256-of-float32": (call_add_norm(256, torch.float32), 128, 8192),

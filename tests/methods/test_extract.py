@@ -33,7 +33,7 @@ from goskill.methods.extract import (
 )
 from goskill.models import Normalize
 from goskill.rollouts import evaluate
-from goskill.training import RunFolder, Trainer, TrainingSettings
+from goskill.training import RunFolder, Trainer, TrainingSettings, placement
 
 TRAINING = TrainingSettings(device="cpu", precision="float32", log_every=10, checkpoint_every=7, threads=1)
 SMALL = ExtractSettings(
@@ -187,6 +187,16 @@ def test_losses_are_expectations_over_skills() -> None:
     assert float(ExtractCriticLoss(agents)(batch)[0]) == pytest.approx(critic, rel=1e-4)
     torch.manual_seed(3)
     assert float(ExtractActorLoss(agents)(batch)[0]) == pytest.approx(actor, rel=1e-4)
+
+
+def test_decisions_are_kept_where_training_data_is(
+    store: EpisodeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placement, "choose_device", lambda name: torch.device("meta"))
+    sources = Sources(store, PointSuite(), tasks=PointSuite.tasks, workers=0)
+    for data, device in (("device", "meta"), ("host", "cpu")):
+        method = Extract.create(SMALL, sources, replace(TRAINING, data=data))
+        assert method.replay.device.type == device
 
 
 def test_a_skill_ends_when_its_progress_is_whole() -> None:

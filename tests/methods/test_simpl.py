@@ -32,7 +32,7 @@ from goskill.methods.simpl.target_agents import TargetActorLoss, TargetAgents, T
 from goskill.methods.skill_rl import new_model
 from goskill.models import DiagonalNormal, SetTransformer
 from goskill.rollouts import evaluate
-from goskill.training import RunFolder, Trainer, TrainingSettings
+from goskill.training import RunFolder, Trainer, TrainingSettings, placement
 
 TRAINING = TrainingSettings(device="cpu", precision="float32", log_every=10, checkpoint_every=7, threads=1)
 SKILLS = {
@@ -248,6 +248,30 @@ def test_a_step_draws_different_tasks_with_contexts_of_their_own() -> None:
     empty = TaskSampler(replay, filled(5, [0] * 5), settings, settings.tasks, 0)
     with pytest.raises(InputError, match=r"context: expected decisions of [a-e] to draw an embedding from"):
         next(empty)
+
+
+def test_batches_on_the_device_are_gathered_without_a_look_at_the_host(
+    skills: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Meta tensors have no values: whatever reads one raises."""
+    monkeypatch.setattr(placement, "choose_device", lambda name: torch.device("meta"))
+    sources = Sources(None, PointSuite(), tasks=PointSuite.tasks, workers=0)
+    settings = replace(SMALL, skills=str(skills))
+    batches = {}
+    for data in ("host", "device"):
+        method = SiMPL.create(settings, sources, replace(TRAINING, data=data))
+        assert {method.replay.device.type, method.contexts.device.type} == {
+            "meta" if data == "device" else "cpu"
+        }
+        for buffer in (method.replay, method.contexts):
+            buffer.add(**{name: value[0] for name, value in decisions(1, 40, 0).items()}, task=[0, 1] * 20)
+        (objective,) = method._begin()
+        assert (objective.gather is not None) == (data == "device")
+        batch = next(iter(objective.sampler))
+        batches[data] = objective.gather(batch) if objective.gather else batch
+    shapes = {data: {name: value.shape for name, value in batch.items()} for data, batch in batches.items()}
+    assert shapes["device"] == shapes["host"]
+    assert all(value.is_meta for value in batches["device"].values())
 
 
 def train(path: Path, method: Any, *, resume: bool = False) -> Any:

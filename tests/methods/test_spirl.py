@@ -28,7 +28,7 @@ from goskill.methods.skill_rl import (
 )
 from goskill.methods.spirl import SPiRL, SPiRLSettings
 from goskill.rollouts import evaluate
-from goskill.training import RunFolder, Trainer, TrainingSettings
+from goskill.training import RunFolder, Trainer, TrainingSettings, placement
 
 TRAINING = TrainingSettings(device="cpu", precision="float32", log_every=10, checkpoint_every=7, threads=1)
 SMALL = SPiRLSettings(
@@ -143,6 +143,16 @@ def test_losses_are_those_of_one_agent_after_the_other(store: EpisodeStore) -> N
     assert float(SkillCriticLoss(agents)(batch)[0]) == pytest.approx(critic, rel=1e-4)
     torch.manual_seed(3)
     assert float(SkillActorLoss(agents)(batch)[0]) == pytest.approx(actor + heat, rel=1e-4)
+
+
+def test_decisions_are_kept_where_training_data_is(
+    store: EpisodeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placement, "choose_device", lambda name: torch.device("meta"))
+    sources = Sources(store, PointSuite(), tasks=PointSuite.tasks, workers=0)
+    for data, device in (("device", "meta"), ("host", "cpu")):
+        method = SPiRL.create(SMALL, sources, replace(TRAINING, data=data))
+        assert method.replay.device.type == device
 
 
 def test_actors_begin_as_the_prior(store: EpisodeStore) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from goskill.bench.traffic import Traffic
 from goskill.errors import InputError
 from goskill.models import Decisions, GoalEncoder, Normalize, SkillDecoder, SkillPolicyTransformer
 from goskill.models.goal_encoder import fold
@@ -46,6 +47,14 @@ def test_goal_encoder_maps_any_leading_shape_into_the_open_unit_cube() -> None:
     embedding = encoder(torch.randn(2, 5, OBSERVATION))
     assert embedding.shape == (2, 5, EMBEDDING)
     assert embedding.abs().max() < 1
+
+
+def test_the_gradient_of_the_goal_encoder_copies_nothing() -> None:
+    """As that of an activation in place would: what Linear returns is a view."""
+    encoder = GoalEncoder(5, 4, 8, layers=3)
+    with Traffic() as counted:
+        encoder(torch.zeros(2, 3, 5)).sum().backward()
+    assert not counted.by_operation.keys() & {"clone", "copy_", "new_zeros"}
 
 
 @torch.no_grad()

@@ -156,23 +156,58 @@ def test_export_keeps_the_operators() -> None:
     torch.testing.assert_close(program.module()(*inputs), Losses()(*inputs))
 
 
-@pytest.mark.parametrize(("changing", "graphs"), [("sizes", 2), ("gamma", 4)])
-def test_whole_graphs_take_other_sizes_and_gammas(changing: str, graphs: int) -> None:
-    """With a backend that only captures: code for kernels is compiled in test_operators."""
+@pytest.mark.parametrize(
+    ("changing", "dtype"),
+    [(one, torch.float32) for one in ("rows", "gamma", "label_smoothing", "ignore_index")]
+    + [("gamma", torch.float64)],
+)
+def test_one_whole_graph_takes_any_sizes_and_numbers(changing: str, dtype: torch.dtype) -> None:
+    """With a backend that only captures: code for kernels is compiled in test_operators. float64: the reference."""
+    torch._dynamo.reset()
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")  # type: ignore[no-untyped-call]
+    compiled = torch.compile(ops.focal_loss, fullgraph=True, backend=counter)
+    values = {
+        "rows": range(4, 28),
+        "gamma": [number / 4 for number in range(24)],
+        "label_smoothing": [number / 24 for number in range(24)],
+        "ignore_index": [number % CLASSES for number in range(24)],
+    }
+    usual: dict[str, Any] = {"rows": 4, "gamma": 2.0, "label_smoothing": 0.0, "ignore_index": 0}
+    for value in values[changing]:
+        options = {**usual, changing: value}
+        rows = options.pop("rows")
+        logits, target = (
+            normal(rows, CLASSES, seed=rows).to(dtype).requires_grad_(),
+            torch.arange(rows) % CLASSES,
+        )
+        exact = logits.detach().double().requires_grad_()
+        found, expected = (
+            compiled(logits, target, **options),
+            mean_loss_by_definition(exact, target, **options),
+        )
+        gradients = [torch.autograd.grad(*one)[0].double() for one in ((found, logits), (expected, exact))]
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-6)
+    assert counter.frame_count <= 2, "one for the first value, one for all others"
 
-    def loss(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
-        return ops.focal_loss(logits, target, gamma=gamma)
 
-    compiled = torch.compile(loss, fullgraph=True, dynamic=changing == "sizes", backend=counter)
-    for number in range(4):
-        rows, gamma = (4 + 3 * number, 2.0) if changing == "sizes" else (4, 0.5 + number)
-        logits, target = normal(rows, CLASSES, seed=rows).requires_grad_(), torch.arange(rows) % CLASSES
-        found, expected = compiled(logits, target, gamma), loss(logits, target, gamma)
-        torch.testing.assert_close(found, expected)
-        gradients = [torch.autograd.grad(one, logits)[0] for one in (found, expected)]
-        torch.testing.assert_close(*gradients)
-    assert counter.frame_count <= graphs
+def mean_loss_by_definition(
+    logits: Tensor, target: Tensor, gamma: float, label_smoothing: float, ignore_index: int
+) -> Tensor:
+    p = logits.exp() / logits.exp().sum(1, keepdim=True)
+    losses = -((1 - p) ** gamma) * p.log()
+    shares = torch.nn.functional.one_hot(target, CLASSES) * (1 - label_smoothing) + label_smoothing / CLASSES
+    return (shares * losses).sum(1)[target != ignore_index].mean()
+
+
+def test_whole_graphs_name_a_gamma_that_is_wrong() -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(ops.focal_loss, fullgraph=True, backend="eager")
+    logits, target = normal(4, CLASSES), torch.arange(4) % CLASSES
+    for gamma in (0.5, 1.0, 2.0):
+        compiled(logits, target, gamma=gamma)
+    with pytest.raises(InputError, match="gamma must be finite and at least 0, got -1"):
+        compiled(logits, target, gamma=-1.0)
 
 
 def samples_like_torchs() -> list[Sample]:

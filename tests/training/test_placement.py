@@ -13,6 +13,7 @@ from small_store import small_prompt_dt, small_settings, small_store
 
 from goskill.data import ContextSampler, EpisodeStore, ReplayBuffer, ReplaySampler, SegmentSampler
 from goskill.errors import InputError
+from goskill.methods import find
 from goskill.methods.go_skill import GoSkill
 from goskill.methods.prompt_dt import PromptDT
 from goskill.methods.td3_bc import TD3BC, TD3BCSettings
@@ -37,6 +38,24 @@ METHODS: dict[str, Any] = {
         store,
         training,
     ),
+    "SRTD": lambda store, training: find("srtd_id").method(
+        find("srtd_id").settings(SMALL_SRTD), store, training
+    ),
+}
+SMALL_SRTD = {
+    "latent": 3,
+    "history": 2,
+    "skill_width": 16,
+    "skill_layers": 2,
+    "task_width": 16,
+    "width": 16,
+    "layers": 2,
+    "decomposition_iterations": 4,
+    "decomposition_batch": 8,
+    "iterations": 4,
+    "batch_size": 12,
+    "policy_noise": 0.0,
+    "ends": "never",
 }
 
 
@@ -136,16 +155,22 @@ def test_a_gpu_keeps_data_that_fits_in_half_of_it(
         assert bool(placement.placement(TrainingSettings(), store)) is keeps
         assert placement.placement(TrainingSettings(data="host"), store) == {}
         assert placement.placement(TrainingSettings(data="device"), store)
+        assert placement.placement(TrainingSettings(), store, store) == {}
 
 
 def test_a_gpu_keeps_a_replay_buffer_that_fits_in_half_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 100 transitions of 10 floats, which are 4,000 bytes."""
     monkeypatch.setattr(placement, "choose_device", lambda name: torch.device("cuda", 0))
+    made = []
+    monkeypatch.setattr(
+        placement, "ReplayBuffer", lambda *sizes, **options: made.append((sizes, options["device"].type))
+    )
     for free, kept in ((7_900, "cpu"), (8_100, "cuda")):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10 * free))
-        assert placement.replay_device(TrainingSettings(), 100, 10).type == kept
-        assert placement.replay_device(TrainingSettings(data="host"), 100, 10).type == "cpu"
-        assert placement.replay_device(TrainingSettings(data="device"), 100, 10).type == "cuda"
+        for data in ("auto", "host", "device"):
+            placement.replay_buffer(TrainingSettings(data=data), 50, 3, 1, tasks=2)
+        assert made == [((50, 3, 1), device) for device in (kept, "cpu", "cuda")]
+        made.clear()
 
 
 def test_a_replay_buffer_on_the_device_is_gathered_inside_the_step() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from goskill.errors import InputError, closest
 from goskill.experiments.export import ORIGIN
+from goskill.files import read_bytes
 
 FOLDER = Path(__file__).parent
 
@@ -26,7 +27,7 @@ def copy_pretrained(name: str, folder: str | Path) -> Path:
     source, target = FOLDER / name, Path(folder)
     if target.exists():
         there = target / ORIGIN
-        if not there.is_file() or there.read_bytes() != (source / ORIGIN).read_bytes():
+        if not there.is_file() or read_bytes(there) != read_bytes(source / ORIGIN):
             raise InputError(
                 f"{target} exists already and is not this policy: remove it, or give another folder"
             )

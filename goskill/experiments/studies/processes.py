@@ -13,6 +13,7 @@ from pathlib import Path
 
 from goskill.errors import InputError
 from goskill.experiments.studies.plan import Job
+from goskill.files import open_to_append, read_bytes
 
 WORKER = (sys.executable, "-m", "goskill.experiments.studies.worker")
 PATIENCE = 60.0
@@ -63,7 +64,7 @@ class Process:
         self.run = run
         self.log = run.with_name(f"{run.name}.log")
         self.started = time.monotonic()
-        with open(self.log, "ab") as log:
+        with open_to_append(self.log) as log:
             # A session of its own: Ctrl-C reaches the study only, which ends its processes with care.
             self._process = subprocess.Popen(
                 [*worker, str(run.with_name(f"{run.name}.json")), str(run), str(place.threads)],
@@ -97,7 +98,7 @@ class Process:
 
     def last_words(self) -> str:
         """The last line that it printed."""
-        lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        lines = [line for line in read_bytes(self.log).decode(errors="replace").splitlines() if line.strip()]
         return lines[-1].strip() if lines else "it printed nothing"
 
 

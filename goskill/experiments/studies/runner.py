@@ -16,7 +16,7 @@ from goskill.experiments.studies import finished, plan, processes, provenance
 from goskill.experiments.studies.plan import Data, Job
 from goskill.experiments.studies.processes import Place, Process
 from goskill.experiments.studies.study_progress import StudyProgress
-from goskill.files import write_atomically
+from goskill.files import open_to_append, write_atomically
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class StudyFolder:
     def lock(self) -> Iterator[None]:
         """Hold the folder against other runners. Raises InputError if one is at work."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / ".lock", "w", encoding="ascii") as file:
+        with open_to_append(self.path / ".lock") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.text import Text
 
 from goskill.experiments.studies.plan import Job
-from goskill.files import parse_json
+from goskill.files import open_regular, parse_json
 
 SECONDS_BETWEEN_LOOKS = 2.0
 
@@ -80,7 +80,7 @@ class StudyProgress:
 def share_done(job: Job, run: Path) -> float:
     """How much of its training a run has logged, in [0, 1]."""
     try:
-        with open(run / "metrics.jsonl", "rb") as file:
+        with open_regular(run / "metrics.jsonl") as file:
             file.seek(max(file.seek(0, 2) - (1 << 16), 0))
             last = file.read().splitlines()[-1]
         return min(float(parse_json(last)["step"]) / max(job.iterations, 1), 1.0)

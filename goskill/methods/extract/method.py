@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from goskill.data import EpisodeStore, ReplayBuffer, ReplaySampler, VariableSegmentSampler
+from goskill.data import EpisodeStore, ReplaySampler, VariableSegmentSampler
 from goskill.envs.suite import Suite
 from goskill.methods.extract.agents import ExtractAgents, agents_from_state
 from goskill.methods.extract.losses import ExtractActorLoss, ExtractCriticLoss, ExtractLoss
@@ -24,7 +24,7 @@ from goskill.methods.skill_rl.settings import LARGEST_OBSERVATION
 from goskill.models import Normalize
 from goskill.training import Objective, OptimizerSettings, Phase, Stateful, TrainingSettings
 from goskill.training.actor_critic import actor_critic
-from goskill.training.placement import placement, sampled_objective
+from goskill.training.placement import placement, replay_buffer, sampled_objective
 
 
 @register("extract_action", features="action")
@@ -38,7 +38,7 @@ class Extract(Method):
         agents: with the skills.
         store: the episodes that skills are learned from; None: to act only.
         suite: the environments; None: to act only.
-        training: seed and threads are used here.
+        training: seed, threads and where data lies are used here.
         workers: processes that step environments.
     """
 
@@ -63,9 +63,8 @@ class Extract(Method):
         seed, each = self._training.seed, settings.environments_per_task
         tasks = [task for task in settings.tasks for _ in range(each)]
         self.collector = SkillCollector(suite, tasks, agents.skills, settings.discount, seed, workers)
-        self.replay = ReplayBuffer(
-            settings.capacity, suite.observation_dim, agents.skills.skill_size, tasks=len(settings.tasks)
-        )
+        sizes = (settings.capacity, suite.observation_dim, agents.skills.skill_size)
+        self.replay = replay_buffer(self._training, *sizes, tasks=len(settings.tasks))
         self._agent = np.repeat(np.arange(len(settings.tasks)), each)
 
     @classmethod

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from goskill.methods.go_skill.contexts import read_prompts
 from goskill.methods.go_skill.networks import GoSkillNetworks
-from goskill.methods.go_skill.prompting import read_prompts
 from goskill.methods.sequence.acting import PromptedPolicy, show_prompts
 from goskill.methods.sequence.acting_graphs import StepRunner
 from goskill.models import DecisionContext

@@ -1,12 +1,18 @@
-"""The sequences of decisions that GO-Skill's policy learns from."""
+"""The sequences of decisions that GO-Skill's policy sees: contexts to learn from, and demonstrations as prompts."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from goskill.data import ContextSampler, EpisodeStore
 from goskill.data.selection import select_episodes
+from goskill.methods.go_skill.labelling import label_episodes
+from goskill.methods.go_skill.networks import GoSkillNetworks
 from goskill.methods.go_skill.settings import GoSkillSettings
+from goskill.methods.sequence.prompting import last_decisions
+from goskill.models import Decisions
+from goskill.rollouts.policy import Demonstration
 
 
 def contexts(
@@ -32,4 +38,20 @@ def contexts(
         return_scale=settings.return_scale,
         seed=seed,
         **options,
+    )
+
+
+def read_prompts(networks: GoSkillNetworks, demonstrations: Sequence[Demonstration]) -> Decisions:
+    """The last decision points of each demonstration (``last_decisions``), [len(demonstrations), P, ...].
+
+    Skills are labelled by the networks' own skill model.
+    """
+    settings = networks.settings
+    return last_decisions(
+        demonstrations,
+        networks.policy_input(label_episodes(networks, list(demonstrations))),
+        networks.normalize,
+        length=settings.prompt_length,
+        horizon=settings.horizon,
+        return_scale=settings.return_scale,
     )

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import goskill
-from goskill.data import EpisodeStore, ReplayBuffer, ReplaySampler, SegmentSampler
+from goskill.data import EpisodeStore, ReplaySampler, SegmentSampler
 from goskill.envs.suite import Suite
 from goskill.errors import InputError
 from goskill.methods.method import Method, Networks, Sources
@@ -27,7 +27,7 @@ from goskill.rollouts.collector import Collector, Steps
 from goskill.rollouts.episode_log import EpisodeLog
 from goskill.training import Objective, OptimizerSettings, Phase, Stateful, TrainingSettings
 from goskill.training.actor_critic import actor_critic
-from goskill.training.placement import placement, replay_device, sampled_objective
+from goskill.training.placement import placement, replay_buffer, sampled_objective
 
 EXPERIENCE = "experience"  # the store's name in the folder
 
@@ -79,8 +79,7 @@ class SAC(Method):
         self._middle, self._half = (high + low) / 2, (high - low) / 2
         sizes = suite.observation_dim, suite.action_dim
         agents = len(settings.tasks)
-        device = replay_device(self._training, agents * settings.capacity, 2 * sizes[0] + sizes[1] + 3)
-        self.replay = ReplayBuffer(settings.capacity, *sizes, tasks=agents, device=device)
+        self.replay = replay_buffer(self._training, settings.capacity, *sizes, tasks=agents)
         self.experience: Experience | None = None
         if settings.keep_experience and folder is not None:
             about = _provenance(suite, settings, seed)

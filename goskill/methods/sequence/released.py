@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import re
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from goskill.errors import CheckpointError
+from goskill.files import read_bytes
 from goskill.methods.sequence.checking import load_part
 
 # GPT-2's buffers, and a token table that the release never uses.
@@ -30,7 +32,7 @@ BLOCK = {
 def read_released(path: str | Path) -> Any:
     """What torch.save wrote into a released file, on the CPU. Raises CheckpointError for one that cannot be read."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(io.BytesIO(read_bytes(path)), map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"released file {path} cannot be read: {reason}") from None

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from goskill.data import ReplayBuffer, ReplaySampler
+from goskill.data import ReplaySampler
 from goskill.envs.suite import Suite
 from goskill.errors import InputError
 from goskill.methods.method import Method, Networks, Sources
@@ -24,6 +24,7 @@ from goskill.methods.simpl.settings import SiMPLSettings
 from goskill.methods.simpl.trained import check_suite_name
 from goskill.methods.skill_rl import SkillCollector, SkillTransitions, skills_of_run
 from goskill.training import Objective, OptimizerSettings, Phase, Stateful, TrainingSettings
+from goskill.training.placement import replay_buffer, sampled_objective
 
 
 @register("simpl")
@@ -34,7 +35,7 @@ class SiMPL(Method):
         settings: of the method; its ``tasks`` are those trained on.
         agent: with the skills.
         suite: the environments; None: to act only.
-        training: the seed is used here.
+        training: the seed and where data lies are used here.
         workers: processes that step environments.
     """
 
@@ -53,12 +54,13 @@ class SiMPL(Method):
         self.settings, self.agent = settings, agent
         if suite is None:
             return
-        self._seed, each = (training or TrainingSettings()).seed, settings.environments_per_task
+        training = training or TrainingSettings()
+        self._seed, each = training.seed, settings.environments_per_task
         tasks = [task for task in settings.tasks for _ in range(each)]
         self.collector = SkillCollector(suite, tasks, agent.skills, settings.discount, self._seed, workers)
         sizes = (settings.capacity, suite.observation_dim, settings.skill_dim)
-        self.replay = ReplayBuffer(*sizes, tasks=len(settings.tasks))
-        self.contexts = ReplayBuffer(*sizes, tasks=len(settings.tasks))
+        self.replay = replay_buffer(training, *sizes, tasks=len(settings.tasks))
+        self.contexts = replay_buffer(training, *sizes, tasks=len(settings.tasks))
         self.embeddings = EpisodeEmbeddings(len(tasks), settings.embedding_dim, self._seed)
         self._task = np.repeat(np.arange(len(settings.tasks)), each)
 
@@ -111,7 +113,9 @@ class SiMPL(Method):
         trained = [agent.encoder, agent.policy_network, agent.critic, agent.temperature]
         adam = OptimizerSettings(settings.learning_rate, "adam")
         return [
-            Objective("meta", batches, MetaLoss(agent), trained, optimizer=adam, after=agent.target.update)
+            sampled_objective(
+                "meta", batches, MetaLoss(agent), trained, optimizer=adam, after=agent.target.update
+            )
         ]
 
     def _interact(self, iteration: int) -> Mapping[str, float]:

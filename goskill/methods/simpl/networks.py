@@ -14,7 +14,7 @@ from goskill.methods.sequence.checking import load_parts
 from goskill.methods.simpl.settings import SiMPLSettings
 from goskill.methods.skill_rl import SkillModel, model_from_state
 from goskill.models import DiagonalNormal, EnsembleMLP, SetTransformer
-from goskill.models.diagonal_normal import LOG_STD_MAX, LOG_STD_MIN
+from goskill.models.normal import LOG_STD_MAX, LOG_STD_MIN
 from goskill.models.temperature import Temperature
 from goskill.training.targets import TargetNetwork
 

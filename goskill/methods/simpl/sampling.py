@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from goskill.data import ReplayBuffer, ReplaySampler
 from goskill.errors import InputError
@@ -54,9 +55,18 @@ class TaskSampler:
         return self
 
     def __next__(self) -> Batch:
+        return self.gather(self.next_places())
+
+    @property
+    def resident(self) -> bool:
+        """Whether batches are gathered on the device, where both buffers live."""
+        return all(buffer.device.type != "cpu" for buffer in (self._replay, self._contexts))
+
+    def next_places(self) -> Batch:
+        """Rows of the next batch, int64: ``rows`` [T, B] of decisions, ``small_rows``, ``large_rows`` of contexts."""
         settings = self._settings
         chosen = self._chosen()
-        batch = self._drawn(self._replay, chosen, settings.batch_size, 0)
+        places = {"rows": self._drawn(self._replay, chosen, settings.batch_size, 0)}
         few = settings.small_tasks
         for prefix, tasks, size, stream in (
             (SMALL_PREFIX, chosen[:few], settings.small_context, 1),
@@ -64,9 +74,17 @@ class TaskSampler:
         ):
             if tasks:
                 self._check_contexts(tasks)
-                found = self._drawn(self._contexts, tasks, size, stream)
-                batch |= {f"{prefix}{name}": found[name] for name in _OF_CONTEXTS}
+                places[f"{prefix}rows"] = self._drawn(self._contexts, tasks, size, stream)
         self._step += 1
+        return places
+
+    def gather(self, places: Batch) -> Batch:
+        """The batch of some :meth:`next_places`, without a look at the host: usable inside a CUDA graph."""
+        batch = self._replay.gather(places["rows"])
+        for prefix in (SMALL_PREFIX, LARGE_PREFIX):
+            if f"{prefix}rows" in places:
+                found = self._contexts.gather(places[f"{prefix}rows"])
+                batch |= {f"{prefix}{name}": found[name] for name in _OF_CONTEXTS}
         return batch
 
     def _chosen(self) -> list[int]:
@@ -74,9 +92,9 @@ class TaskSampler:
         chosen: list[int] = random.permutation(len(self._tasks))[: self._settings.tasks_per_step].tolist()
         return chosen
 
-    def _drawn(self, buffer: ReplayBuffer, tasks: list[int], size: int, stream: int) -> Batch:
+    def _drawn(self, buffer: ReplayBuffer, tasks: list[int], size: int, stream: int) -> Tensor:
         seed = int(np.random.SeedSequence([self._seed, stream]).generate_state(1)[0])
-        return ReplaySampler(buffer, size, tasks=tasks, seed=seed).batch(self._step)
+        return ReplaySampler(buffer, size, tasks=tasks, seed=seed).places(self._step)["rows"]
 
     def _check_contexts(self, tasks: list[int]) -> None:
         for task in tasks:

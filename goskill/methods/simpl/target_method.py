@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from goskill.data import ReplayBuffer, ReplaySampler
+from goskill.data import ReplaySampler
 from goskill.envs.suite import Suite
 from goskill.errors import InputError
 from goskill.methods.method import Method, Networks, Sources
@@ -29,6 +29,7 @@ from goskill.methods.simpl.trained import check_suite_name, meta_trained
 from goskill.methods.skill_rl import SkillChoosingPolicy, SkillCollector, SkillTransitions
 from goskill.training import Objective, Phase, Stateful, TrainingSettings
 from goskill.training.actor_critic import actor_critic
+from goskill.training.placement import replay_buffer
 
 
 @register("simpl_ft")
@@ -43,7 +44,7 @@ class SiMPLTarget(Method):
         agents: with the skills.
         meta: the meta-trained agent, whose encoder is used; None: to act only.
         suite: the environments; None: to act only.
-        training: the seed is used here.
+        training: the seed and where data lies are used here.
         workers: processes that step environments.
     """
 
@@ -63,12 +64,12 @@ class SiMPLTarget(Method):
         self.settings, self.agents = settings, agents
         if suite is None or meta is None:
             return
-        self._meta, self._seed = meta, (training or TrainingSettings()).seed
+        training = training or TrainingSettings()
+        self._meta, self._seed = meta, training.seed
         tasks = list(settings.tasks)
         self.collector = SkillCollector(suite, tasks, agents.skills, settings.discount, self._seed, workers)
-        self.replay = ReplayBuffer(
-            settings.capacity, suite.observation_dim, settings.skill_dim, tasks=len(tasks)
-        )
+        sizes = (settings.capacity, suite.observation_dim, settings.skill_dim)
+        self.replay = replay_buffer(training, *sizes, tasks=len(tasks))
         self.embeddings = EpisodeEmbeddings(len(tasks), settings.embedding_dim, self._seed)
 
     @classmethod
@@ -117,6 +118,8 @@ class SiMPLTarget(Method):
         agents, settings = self.agents, self.settings
         self._meta.to(self._device)
         self._agent = agents.agent_of(self.collector.tasks)
+        # On the host: each step of the environments depends on it.
+        self._known_since: list[int] = agents.known.since.tolist()
         decisions = ReplaySampler(self.replay, settings.batch_size, seed=self._seed)
         trained = [agents.actor, agents.temperature]
         return actor_critic(
@@ -146,12 +149,11 @@ class SiMPLTarget(Method):
         return {**means, "steps": float(collector.steps * len(collector.tasks))}
 
     def _is_due(self, iteration: int) -> bool:
-        since = self.agents.known.since
-        begun = since[since >= 0]
-        if not len(begun):
+        begun = [since for since in self._known_since if since >= 0]
+        if not begun:
             return True
         decisions = iteration / self.settings.updates_per_decision
-        due = int(begun.min()) + int(decisions * self.settings.horizon)
+        due = min(begun) + int(decisions * self.settings.horizon)
         return self.collector.steps < due
 
     def _is_prior(self, environment: int, episode: int) -> bool:
@@ -162,11 +164,12 @@ class SiMPLTarget(Method):
     def _embedding_in(self, environment: int) -> Tensor:
         """That of the environment's task, which is drawn once from the posterior of all that it has met."""
         known = self.agents.known
-        if known.since[environment] < 0:
+        if self._known_since[environment] < 0:
             count = int(self.replay.sizes[environment])
-            rows = torch.arange(count) + environment * self.settings.capacity
+            rows = torch.arange(count, device=self.replay.device) + environment * self.settings.capacity
             context = {name: value[None].to(self._device) for name, value in self.replay.gather(rows).items()}
             known.embedding[environment] = self._meta.encode(context).sample()[0]
+            self._known_since[environment] = self.collector.steps
             known.since[environment] = self.collector.steps
         return known.embedding[environment].cpu()
 

@@ -9,9 +9,8 @@ from goskill.methods.skill_rl.collecting import SkillCollector, SkillTransitions
 from goskill.methods.skill_rl.execution import ExecutableSkills, SkillExecution
 from goskill.methods.skill_rl.losses import SkillActorLoss, SkillCriticLoss, soft_target, temperature_loss
 from goskill.methods.skill_rl.settings import OnlineSettings, SkillSettings
-from goskill.methods.skill_rl.skill_loss import SkillModelLoss
 from goskill.methods.skill_rl.skill_model import SkillModel, model_from_state, new_model
-from goskill.methods.skill_rl.skill_training import skills_phase
+from goskill.methods.skill_rl.skill_training import SkillModelLoss, skills_phase
 from goskill.methods.skill_rl.trained import TrainedSkills, skills_of_run
 
 __all__ = [

@@ -1,14 +1,47 @@
-"""The phase in which skills and their prior are learned from episodes."""
+"""How skills and their prior are learned from episodes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor, nn
+
 from goskill.data import EpisodeStore, SegmentSampler
-from goskill.methods.skill_rl.skill_loss import SkillModelLoss
+from goskill.methods.sequence.losses import masked_mean
 from goskill.methods.skill_rl.skill_model import SkillModel
-from goskill.training import Objective, OptimizerSettings, Phase, TrainingSettings, distributed
+from goskill.training import Batch, Objective, OptimizerSettings, Phase, TrainingSettings, distributed
 from goskill.training.placement import placement, sampled_objective
+
+
+class SkillModelLoss(nn.Module):
+    """A beta-VAE of windows, and the prior's likelihood of their skills (SPiRL, Eq. 2 and 3), as released.
+
+    Each term is a mean over elements; actions have unit variance. The prior learns from the skills and does not
+    change them.
+    """
+
+    def __init__(self, model: SkillModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """A batch of ``SegmentSampler``, not normalised -> loss, metrics."""
+        model, mask = self.model, batch["mask"]
+        states = batch["observations"][:, :-1]
+        posterior = model.encode(states, batch["actions"], mask.sum(1))
+        skill = posterior.sample()
+        error = (model.decode(states, skill).float() - batch["actions"]).square().mean(-1)
+        action_error = masked_mean(error, mask)
+        divergence = posterior.divergence_from_standard().mean()
+        prior = model.prior(batch["observations"][:, 0])
+        surprise = -prior.log_density(skill.detach()).mean()
+        loss = 0.5 * action_error + model.settings.beta * divergence + surprise
+        metrics = {
+            "action_error": action_error.detach(),
+            "divergence": divergence.detach(),
+            "prior_nll": surprise.detach(),
+        }
+        return loss, metrics
 
 
 def skills_phase(model: SkillModel, store: EpisodeStore, training: TrainingSettings) -> Phase:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from goskill.data import EpisodeStore, ReplayBuffer, ReplaySampler
+from goskill.data import EpisodeStore, ReplaySampler
 from goskill.envs.suite import Suite
 from goskill.methods.method import Method, Networks, Sources
 from goskill.methods.registry import register
@@ -28,6 +28,7 @@ from goskill.methods.skill_rl import (
 )
 from goskill.training import Objective, Phase, Stateful, TrainingSettings
 from goskill.training.actor_critic import actor_critic
+from goskill.training.placement import replay_buffer
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class SPiRL(Method):
         agents: with the skills.
         store: the episodes that skills are learned from; None: the skills are trained.
         suite: the environments; None: to act only.
-        training: seed and threads are used here.
+        training: seed, threads and where data lies are used here.
         workers: processes that step environments.
     """
 
@@ -69,9 +70,8 @@ class SPiRL(Method):
         seed, each = self._training.seed, settings.environments_per_task
         tasks = [task for task in settings.tasks for _ in range(each)]
         self.collector = SkillCollector(suite, tasks, agents.skills, settings.discount, seed, workers)
-        self.replay = ReplayBuffer(
-            settings.capacity, suite.observation_dim, settings.skill_dim, tasks=len(settings.tasks)
-        )
+        sizes = (settings.capacity, suite.observation_dim, settings.skill_dim)
+        self.replay = replay_buffer(self._training, *sizes, tasks=len(settings.tasks))
         self._agent = np.repeat(np.arange(len(settings.tasks)), each)
 
     @classmethod

@@ -14,7 +14,7 @@ from torch import nn
 from goskill.data import EpisodeStore, TransitionSampler
 from goskill.data.mixed_sampler import MixedSampler
 from goskill.errors import InputError
-from goskill.methods.method import Method, Networks, Sources
+from goskill.methods.method import NOTHING, Method, Networks, Sources
 from goskill.methods.registry import register
 from goskill.methods.sequence.checking import check_dimensions
 from goskill.methods.srtd.acting import SRTDPolicy
@@ -25,6 +25,7 @@ from goskill.methods.srtd.settings import SRTDSettings
 from goskill.methods.td3_bc import TD3BCActorLoss, TD3CriticLoss
 from goskill.models import Normalize
 from goskill.training import Objective, OptimizerSettings, Phase, TrainingSettings, distributed
+from goskill.training.placement import placement, sampled_objective
 
 NAMES = {"none": "SRTD", "imaginary": "SRTD+ID", "noise": "SRTD+N"}
 
@@ -127,7 +128,13 @@ class SRTD(Method):
         skills = [networks.skill_encoder, networks.skill_decoder]
         tasks = [networks.task_encoder, networks.task_decoder]
         return [
-            Objective("skills", self._windows(), SRTDSkillLoss(networks), skills, optimizer=plain),
+            sampled_objective(
+                "skills",
+                self._windows(placement(self.training, self.store)),
+                SRTDSkillLoss(networks),
+                skills,
+                optimizer=plain,
+            ),
             Objective("tasks", "skills", task, tasks, optimizer=decayed),
         ]
 
@@ -138,14 +145,20 @@ class SRTD(Method):
     def _begin_learning(self) -> Sequence[Objective]:
         self._made()
         learner, settings = self.networks.learner, self.settings
-        own = settings.batch_size - settings.augmented_batch
-        parts = [self._transitions(EMBEDDED, own)]
-        if settings.augmented_batch:
-            parts.append(self._transitions(AUGMENTED, settings.augmented_batch))
-        sampler = MixedSampler(parts)
+        counts = {
+            EMBEDDED: settings.batch_size - settings.augmented_batch,
+            AUGMENTED: settings.augmented_batch,
+        }
+        stores = {part: EpisodeStore.open(self._folder / part) for part, count in counts.items() if count}
+        place = placement(self.training, *stores.values())
+        sampler = MixedSampler(
+            [self._transitions(store, counts[part], place) for part, store in stores.items()]
+        )
         adam = OptimizerSettings(settings.learning_rate, "adam")
         return [
-            Objective("critic", sampler, TD3CriticLoss(learner, None), [learner.critic], optimizer=adam),
+            sampled_objective(
+                "critic", sampler, TD3CriticLoss(learner, None), [learner.critic], optimizer=adam
+            ),
             Objective(
                 "actor",
                 "critic",
@@ -163,7 +176,7 @@ class SRTD(Method):
             write_stores(self.networks, self.store, self._folder, self.training.seed)
         distributed.barrier()
 
-    def _windows(self) -> TransitionSampler:
+    def _windows(self, place: Mapping[str, Any] = NOTHING) -> TransitionSampler:
         n = self.settings.history
         return TransitionSampler(
             self.store,
@@ -172,14 +185,16 @@ class SRTD(Method):
             window=(n + 1, n),
             normalize=True,
             **self._common(),
+            **place,
         )
 
-    def _transitions(self, part: str, count: int) -> TransitionSampler:
+    def _transitions(self, store: EpisodeStore, count: int, place: Mapping[str, Any]) -> TransitionSampler:
         return TransitionSampler(
-            EpisodeStore.open(self._folder / part),
+            store,
             distributed.share(count),
             gamma=self.settings.discount,
             **self._common(),
+            **place,
         )
 
     def _common(self) -> dict[str, Any]:
