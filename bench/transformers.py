@@ -88,7 +88,7 @@ def test_harmodt_goskill(benchmark: Any, store: EpisodeStore, precision: str) ->
     benchmark.group = "HarmoDT's step, 10 tasks of 8 contexts, 6 layers of 256"
     benchmark.extra_info.update(label=f"goskill {precision}")
     peers = {"steps with masked copies, float32": lambda: peer.run(batches)}
-    in_turn(benchmark, lambda: step.run(0, 1), peers, rounds=5)
+    in_turn(benchmark, lambda: step.run(0, 1), peers, rounds=3)
 
 
 class Planning:
@@ -158,4 +158,4 @@ def test_mtdiff_goskill(benchmark: Any, planning: Planning) -> None:
     benchmark.group = f"MTDIFF-P: an action in {ENVIRONMENTS} environments, {way}"
     benchmark.extra_info.update(label="goskill")
     peers = {"the plain way": lambda: plain_mtdiff.plan(*arguments)}
-    in_turn(benchmark, lambda: planning.policy.act(planning.observations[1]), peers, rounds=5)
+    in_turn(benchmark, lambda: planning.policy.act(planning.observations[1]), peers, rounds=3)

@@ -12,19 +12,21 @@ import numpy as np
 def in_turn(
     benchmark: Any, ours: Callable[[], Any], peers: dict[str, Callable[[], Any]], rounds: int
 ) -> None:
-    """Time ours and each peer one after the other; ``in_turn`` of the row holds the medians of neighbours' ratios."""
+    """Time each peer before every round of ours; ``in_turn`` of the row holds the medians of the ratios."""
     for function in (ours, *peers.values()):
         function()
-    ratios: dict[str, list[float]] = {name: [] for name in peers}
-    for _ in range(rounds):
-        own = _seconds(ours)
+    taken: dict[str, list[float]] = {name: [] for name in peers}
+
+    def time_peers() -> None:
         for name, peer in peers.items():
-            ratios[name].append(_seconds(peer) / own)
+            taken[name].append(_seconds(peer))
+
+    benchmark.pedantic(ours, setup=time_peers, rounds=rounds, iterations=1)
+    own = np.array(benchmark.stats.stats.data)
     benchmark.extra_info["in_turn"] = {
-        name: round(float(np.median(all_)), 3) for name, all_ in ratios.items()
+        name: round(float(np.median(np.array(times) / own)), 3) for name, times in taken.items()
     }
     benchmark.extra_info["threads"] = 1
-    benchmark.pedantic(ours, rounds=rounds, iterations=1)
 
 
 def _seconds(function: Callable[[], Any]) -> float:

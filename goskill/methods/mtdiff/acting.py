@@ -27,6 +27,8 @@ class MTDiffPolicy(PromptedPolicy):
     A step of the diffusion is one pass for all environments, with and without the return. Keys and values of the
     prompts, which are the same in every plan of an episode, are read once for each diffusion step, of as many steps as
     fit in 4 GiB; those of the others once in each plan; either way once for all environments that are shown the same.
+    Of a plan only the ``actions_per_plan`` first actions are made: the transformer is causal and a step back takes each
+    entry by itself, so that what follows them does not change them.
 
     ``networks``, ``chunk`` and ``precision`` are those of :class:`goskill.methods.sequence.acting.PromptedPolicy`.
     """
@@ -72,8 +74,9 @@ class PlanningGroup:
         self._visited = networks.diffusion.sampling_steps(settings.sampling_steps)
         self._times: dict[int, Tensor] = {}  # embedded, each [1, width]
         self._seen = like.new_zeros(count, OBSERVATIONS, networks.observation_dim)
-        self._plan = like.new_zeros(count, settings.plan, networks.action_dim)
-        self._cache = networks.denoiser.transformer.new_cache(2 * count, networks.denoiser.tokens)
+        self._plan = like.new_zeros(count, settings.actions_per_plan, networks.action_dim)
+        tokens = networks.denoiser.prefix + OBSERVATIONS + settings.actions_per_plan
+        self._cache = networks.denoiser.transformer.new_cache(2 * count, tokens)
         self._prefixes: dict[int, KeyValueCache] = {}
 
     def begin(self, tasks: Sequence[str], shown: Sequence[Demonstration], returns_to_go: Tensor) -> None:
@@ -156,10 +159,13 @@ class PlanningGroup:
         return read
 
     def _noise(self) -> Tensor:
-        """Standard normal numbers for a plan [B, n, plan, action_dim], each environment's from its own generator."""
+        """Standard normal numbers for the first actions [B, n, actions_per_plan, action_dim].
+
+        Each environment's are the first of a whole plan's from its own generator.
+        """
         count = 1 if self.networks.settings.sampling_steps else len(self._visited)
-        shape = (count, *self._plan.shape[1:])
-        drawn = np.stack([one.standard_normal(shape, dtype=np.float32) for one in self.generators])
+        shape, first = (count, self.networks.settings.plan, self._plan.shape[2]), self._plan.shape[1]
+        drawn = np.stack([one.standard_normal(shape, dtype=np.float32)[:, :first] for one in self.generators])
         return torch.from_numpy(drawn).to(self._plan.device)
 
     def _seen_mask(self) -> Tensor | None:

@@ -76,7 +76,10 @@ class Denoiser(nn.Module):
     def after_prefix(
         self, plans: Tensor, time: Tensor, wanted: Tensor, states: Tensor, cache: KeyValueCache
     ) -> Tensor:
-        """As ``forward``, where ``cache`` holds what :meth:`read_prefix` read at ``time``."""
+        """As ``forward``, where ``cache`` holds what :meth:`read_prefix` read at ``time``.
+
+        ``plans`` may be the first actions only: what follows does not change their noise.
+        """
         tokens = torch.cat([states, self.action(plans)], dim=1)
         conditioned = self._conditioned(tokens, time, wanted, self.prefix)
         hidden = self.transformer.extend(conditioned, cache)[:, OBSERVATIONS:]
