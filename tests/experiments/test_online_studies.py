@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,15 @@ def test_a_study_runs_whole_and_is_not_run_again(tmp_path: Path) -> None:
     assert read_learning(tmp_path / "out" / "rows.jsonl") == rows
     online_studies.show_online_study(study, tmp_path / "out")
     assert (tmp_path / "out" / "small.png").stat().st_size > 0
+
+
+def test_the_help_names_every_ready_study() -> None:
+    from goskill.commands.comparisons import study
+    from goskill.experiments import studies
+
+    folders = [Path(module.__file__ or "").parent / "ready" for module in (online_studies, studies)]
+    ready = {file.stem for folder in folders for file in folder.glob("*.toml")}
+    assert ready <= set(re.findall(r"[\w-]+", study.__doc__ or ""))
 
 
 def test_every_ready_study_can_be_read() -> None:
