@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,12 @@ from goskill.envs import tasks_of
 
 STEPS = 500
 CHUNK = "a chunk of 20,000 episodes of TD-MPC2"
+ALONE = """import resource, sys
+from goskill.data.convert import from_tdmpc2
+from goskill.envs import tasks_of
+from_tdmpc2(sys.argv[1], sys.argv[2], tasks_of("mt50"))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
 
 
 @pytest.fixture(scope="module", params=["compressed float64", "plain float32"])
@@ -113,19 +122,32 @@ def chunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_conversion_tdmpc2(benchmark, chunk: Path, tmp_path: Path, workers: int) -> None:
+@pytest.mark.benchmark(timer=time.process_time)
+def test_conversion_tdmpc2(benchmark, chunk: Path, tmp_path: Path) -> None:
+    """In one process, in seconds of the processor; and the most memory of a process that does nothing else."""
+
     def forget() -> None:
         shutil.rmtree(tmp_path / "store", ignore_errors=True)
 
     def convert() -> None:
-        from_tdmpc2(chunk, tmp_path / "store", tasks_of("mt50"), workers)
+        from_tdmpc2(chunk, tmp_path / "store", tasks_of("mt50"))
 
     benchmark.pedantic(convert, setup=forget, rounds=3, iterations=1, warmup_rounds=1)
-    assert EpisodeStore.open(tmp_path / "store").num_episodes == 20_000
+    store = EpisodeStore.open(tmp_path / "store")
+    columns = torch.load(chunk)
+    for index in (0, 7, 19_999):
+        episode = store.episode(index)
+        np.testing.assert_array_equal(episode.observations, columns["obs"][index])
+        np.testing.assert_array_equal(episode.actions, columns["action"][index, 1:, :4])
+        np.testing.assert_array_equal(episode.rewards, columns["reward"][index, 1:])
     add_facts(benchmark, chunk)
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, str(chunk), str(tmp_path / "again")], capture_output=True, check=True
+    )
+    benchmark.extra_info["most_memory_mib"] = int(done.stdout) // 1024
 
 
+@pytest.mark.benchmark(timer=time.process_time)
 def test_conversion_tdmpc2_reading_alone(benchmark, chunk: Path) -> None:
     """The limit: torch.load into memory, and doing nothing with it."""
     benchmark.extra_info["peer"] = True

@@ -22,6 +22,7 @@ from goskill.bench.peers.offline_actor_critic import (
     ProductsOfTD3BC,
     copy_member,
 )
+from goskill.bench.turns import in_turn
 from goskill.data import EpisodeStore, ReplayBuffer, ReplaySampler, StoreWriter, TransitionSampler
 from goskill.data.episode import CheckedBlock
 from goskill.methods.sac import SACNetworks, SACSettings
@@ -81,30 +82,6 @@ def columns(store: EpisodeStore) -> Arrays:
         "next_observations": np.ascontiguousarray(states[:, 1:]).reshape(-1, STATE),
         **loaded,
     }
-
-
-def in_turn(
-    benchmark: Any, ours: Callable[[], Any], peers: dict[str, Callable[[], Any]], rounds: int
-) -> None:
-    """Time ours and each peer one after the other, and keep the medians of the ratios of neighbours."""
-    for function in (ours, *peers.values()):
-        function()
-    ratios: dict[str, list[float]] = {name: [] for name in peers}
-    for _ in range(rounds):
-        own = _seconds(ours)
-        for name, peer in peers.items():
-            ratios[name].append(_seconds(peer) / own)
-    benchmark.extra_info["in_turn"] = {
-        name: round(float(np.median(all_)), 3) for name, all_ in ratios.items()
-    }
-    benchmark.extra_info["threads"] = 1
-    benchmark.pedantic(ours, rounds=rounds, iterations=1)
-
-
-def _seconds(function: Callable[[], Any]) -> float:
-    start = time.process_time()
-    function()
-    return time.process_time() - start
 
 
 class Iterations:

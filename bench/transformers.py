@@ -1,13 +1,15 @@
-"""HarmoDT's training step of ten tasks beside a loop over masked copies as released, and MTDIFF-P's acting in fifty
-environments beside the plain way of its release. Networks have the papers' sizes; their weights are random.
+"""HarmoDT's training step of ten tasks beside the release's ten steps with masked copies, and MTDIFF-P's acting in
+fifty environments beside the plain way of its release, on one thread. Networks have the papers' sizes, random weights.
 
-``GOSKILL_BENCH_DIFFUSION`` is how many diffusion steps there are, 200 in the paper; the ratio hardly depends on it.
+Both are timed in turn in seconds of the processor; answers are compared first. ``GOSKILL_BENCH_DIFFUSION`` is how many
+diffusion steps there are, 200 in the paper: a plan takes in proportion to it, and the ratio hardly depends on it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ import torch
 from goskill.bench.peers import mtdiff as plain_mtdiff
 from goskill.bench.peers.harmodt import MaskedCopies
 from goskill.bench.training import new_step
+from goskill.bench.turns import in_turn
 from goskill.data import EpisodeStore, StoreWriter
 from goskill.methods.harmodt import HarmoDT, HarmoDTSettings
 from goskill.methods.mtdiff import MTDiffNetworks, MTDiffPolicy, MTDiffSettings
@@ -31,7 +34,16 @@ from goskill.training.timing import StepTimer
 TASKS = 10
 ENVIRONMENTS = 50
 DIFFUSION_STEPS = int(os.environ.get("GOSKILL_BENCH_DIFFUSION", "200"))
-HARMODT = "HarmoDT's step, 10 tasks of 8 contexts, 6 layers of 256"
+pytestmark = pytest.mark.benchmark(timer=time.process_time)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with kept_memory():
+        yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -60,34 +72,23 @@ def by_task(batch: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
     return [{name: rows[batch["task"] == task] for name, rows in batch.items()} for task in range(TASKS)]
 
 
-@pytest.mark.parametrize("kept", [False, True], ids=["", "with kept memory"])
-def test_harmodt_masked_copies_float32(benchmark: Any, store: EpisodeStore, kept: bool) -> None:
-    """As released, and the same with what a goskill run asks of the C library's allocator."""
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_harmodt_goskill(benchmark: Any, store: EpisodeStore, precision: str) -> None:
+    if precision == "bfloat16" and not fast_at_bfloat16(torch.device("cpu")):
+        pytest.skip("this processor has no bfloat16 instructions")
     method, objective, _ = harmodt(store, dropout=0.0)
     batch = next(iter(objective.sampler))
     total, count = method._loss().errors(batch)
     expected = MaskedCopies(method.networks).losses(by_task(batch))
     np.testing.assert_allclose((total / count).detach().numpy(), expected, rtol=1e-4)
-    method, objective, _ = harmodt(store, dropout=0.1)
-    peer, batches = MaskedCopies(method.networks), by_task(batch)
-    benchmark.group = HARMODT
-    label = "a loop over masked copies, float32" + ", memory kept" * kept
-    benchmark.extra_info.update(peer=True, label=label)
-    with kept_memory() if kept else contextlib.nullcontext():
-        benchmark.pedantic(lambda: peer.run(batches), rounds=5, warmup_rounds=1)
-
-
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_harmodt_goskill(benchmark: Any, store: EpisodeStore, precision: str) -> None:
-    if precision == "bfloat16" and not fast_at_bfloat16(torch.device("cpu")):
-        pytest.skip("this processor has no bfloat16 instructions")
-    _, objective, training = harmodt(store, 0.1, precision)
+    method, objective, training = harmodt(store, 0.1, precision)
     timer = StepTimer(torch.device("cpu"))
     step = IterationStep([new_step(objective, training, timer)], choose_execution(training), timer)
-    benchmark.group = HARMODT
+    peer, batches = MaskedCopies(method.networks), by_task(batch)
+    benchmark.group = "HarmoDT's step, 10 tasks of 8 contexts, 6 layers of 256"
     benchmark.extra_info.update(label=f"goskill {precision}")
-    with kept_memory():
-        benchmark.pedantic(lambda: step.run(0, 1), rounds=5, warmup_rounds=1)
+    peers = {"steps with masked copies, float32": lambda: peer.run(batches)}
+    in_turn(benchmark, lambda: step.run(0, 1), peers, rounds=3)
 
 
 class Planning:
@@ -147,23 +148,14 @@ def planning(request: pytest.FixtureRequest) -> Planning:
     return Planning(request.param)
 
 
-def name_planning(benchmark: Any, planning: Planning, **facts: Any) -> None:
-    steps = planning.networks.settings.sampling_steps
-    way = f"DDIM of {steps} steps" if steps else f"{DIFFUSION_STEPS} steps"
-    benchmark.group = f"MTDIFF-P: an action in {ENVIRONMENTS} environments, {way}"
-    benchmark.extra_info.update(facts)
-
-
-def test_mtdiff_plain(benchmark: Any, planning: Planning) -> None:
+def test_mtdiff_goskill(benchmark: Any, planning: Planning) -> None:
     planning.begin()
     arguments = planning.plain()
     acted = planning.policy.act(planning.observations[1])
     np.testing.assert_allclose(plain_mtdiff.plan(*arguments)[:, 0].numpy(), acted, rtol=0, atol=1e-3)
-    name_planning(benchmark, planning, peer=True, label="the plain way")
-    benchmark.pedantic(lambda: plain_mtdiff.plan(*arguments), rounds=3)
-
-
-def test_mtdiff_goskill(benchmark: Any, planning: Planning) -> None:
-    planning.begin()
-    name_planning(benchmark, planning, label="goskill")
-    benchmark.pedantic(lambda: planning.policy.act(planning.observations[1]), rounds=3)
+    steps = planning.networks.settings.sampling_steps
+    way = f"DDIM of {steps} steps" if steps else f"{DIFFUSION_STEPS} steps"
+    benchmark.group = f"MTDIFF-P: an action in {ENVIRONMENTS} environments, {way}"
+    benchmark.extra_info.update(label="goskill")
+    peers = {"the plain way": lambda: plain_mtdiff.plan(*arguments)}
+    in_turn(benchmark, lambda: planning.policy.act(planning.observations[1]), peers, rounds=3)

@@ -230,6 +230,12 @@ def cached_attention(
     out: int,
     threads: int,
 ) -> None: ...
+def mask_weights(
+    *, weights: int, masks: int, order: int, tasks: int, size: int, out: int, threads: int
+) -> None: ...
+def sum_masked(
+    *, gradients: int, masks: int, order: int, tasks: int, size: int, out: int, threads: int
+) -> None: ...
 def add_norm(
     *,
     residual: int,

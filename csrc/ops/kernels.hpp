@@ -107,6 +107,14 @@ struct AddNorm {
     void* out;           // [rows, width]
 };
 
+// Weights that some tasks share, each under a mask of its own.
+struct Masking {
+    const bool* masks;          // [any, size]
+    const std::int64_t* order;  // [tasks]: whose mask each of the tasks has
+    std::int64_t tasks;
+    std::int64_t size;
+};
+
 struct Kernels {
     std::int64_t lanes;
     std::int64_t widest_tile;
@@ -116,6 +124,11 @@ struct Kernels {
     void (*straight_through_rows)(const StraightThrough&, std::int64_t begin, std::int64_t end);
     void (*attention_heads)(const CachedAttention&, std::int64_t begin, std::int64_t end);
     void (*add_norm_rows)(const AddNorm&, std::int64_t begin, std::int64_t end);
+    // Of the weights [begin, end): weights [size] to each task's [tasks, size], and gradients of these back.
+    void (*mask_weights)(const Masking&, const float* weights, float* masked, std::int64_t begin,
+                         std::int64_t end);
+    void (*sum_masked)(const Masking&, const float* gradients, float* sum, std::int64_t begin,
+                       std::int64_t end);
 };
 
 extern const Kernels baseline_kernels;

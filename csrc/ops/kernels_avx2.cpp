@@ -30,6 +30,7 @@ inline Float multiply_add(Float a, Float b, Float c) { return _mm256_fmadd_ps(a,
 #include "ops/focal_loss.inl"
 #include "ops/nearest_code.inl"
 #include "ops/decoding.inl"
+#include "ops/masking.inl"
 // clang-format on
 
 }  // namespace
@@ -41,7 +42,9 @@ const Kernels avx2_kernels{LANES,
                            avx2::focal_rows,
                            avx2::straight_through_rows,
                            avx2::attention_heads,
-                           avx2::add_norm_rows};
+                           avx2::add_norm_rows,
+                           avx2::mask_weights,
+                           avx2::sum_masked};
 
 }  // namespace goskill::ops
 

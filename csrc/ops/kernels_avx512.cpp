@@ -31,6 +31,7 @@ inline Float multiply_add(Float a, Float b, Float c) { return _mm512_fmadd_ps(a,
 #include "ops/focal_loss.inl"
 #include "ops/nearest_code.inl"
 #include "ops/decoding.inl"
+#include "ops/masking.inl"
 // clang-format on
 
 }  // namespace
@@ -42,7 +43,9 @@ const Kernels avx512_kernels{LANES,
                              avx512::focal_rows,
                              avx512::straight_through_rows,
                              avx512::attention_heads,
-                             avx512::add_norm_rows};
+                             avx512::add_norm_rows,
+                             avx512::mask_weights,
+                             avx512::sum_masked};
 
 }  // namespace goskill::ops
 

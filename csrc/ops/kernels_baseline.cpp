@@ -20,6 +20,7 @@ inline Float multiply_add(Float a, Float b, Float c) { return a * b + c; }
 #include "ops/focal_loss.inl"
 #include "ops/nearest_code.inl"
 #include "ops/decoding.inl"
+#include "ops/masking.inl"
 // clang-format on
 
 }  // namespace
@@ -31,6 +32,8 @@ const Kernels baseline_kernels{LANES,
                                baseline::focal_rows,
                                baseline::straight_through_rows,
                                baseline::attention_heads,
-                               baseline::add_norm_rows};
+                               baseline::add_norm_rows,
+                               baseline::mask_weights,
+                               baseline::sum_masked};
 
 }  // namespace goskill::ops

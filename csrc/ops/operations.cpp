@@ -248,6 +248,20 @@ void cached_attention(const CachedAttention& task, int threads) {
                  [&](std::int64_t begin, std::int64_t end) { kernels().attention_heads(task, begin, end); });
 }
 
+void mask_weights(const Masking& task, const float* weights, float* masked, int threads) {
+    parallel_for(task.size, useful_threads(task.size * task.tasks, threads),
+                 [&](std::int64_t begin, std::int64_t end) {
+                     kernels().mask_weights(task, weights, masked, begin, end);
+                 });
+}
+
+void sum_masked(const Masking& task, const float* gradients, float* sum, int threads) {
+    parallel_for(task.size, useful_threads(task.size * task.tasks, threads),
+                 [&](std::int64_t begin, std::int64_t end) {
+                     kernels().sum_masked(task, gradients, sum, begin, end);
+                 });
+}
+
 void add_norm(const AddNorm& task, std::int64_t rows, int threads) {
     parallel_for(rows, useful_threads(rows * task.width, threads),
                  [&](std::int64_t begin, std::int64_t end) { kernels().add_norm_rows(task, begin, end); });

@@ -54,6 +54,10 @@ std::int64_t focal_loss(Focal focal, std::int64_t rows, Reduction reduction, flo
 // Attention of the new tokens, whose keys and values join the cache.
 void cached_attention(const CachedAttention& task, int threads);
 
+// Weights [size] to each task's [tasks, size], zero where its mask is; and the sum of gradients of these.
+void mask_weights(const Masking& task, const float* weights, float* masked, int threads);
+void sum_masked(const Masking& task, const float* gradients, float* sum, int threads);
+
 // Adds to the residual and normalises the sums.
 void add_norm(const AddNorm& task, std::int64_t rows, int threads);
 

@@ -166,6 +166,30 @@ void register_ops(pybind11::module_& module) {
         py::arg("length"), py::arg("visible"), py::arg("first_read"), py::arg("out"), py::arg("threads"));
 
     module.def(
+        "mask_weights",
+        [](Address weights, Address masks, Address order, std::int64_t tasks, std::int64_t size, Address out,
+           int threads) {
+            const ops::Masking task{pointer<const bool>(masks), pointer<const std::int64_t>(order), tasks,
+                                    size};
+            const py::gil_scoped_release release;
+            ops::mask_weights(task, pointer<const float>(weights), pointer<float>(out), threads);
+        },
+        py::arg("weights"), py::arg("masks"), py::arg("order"), py::arg("tasks"), py::arg("size"),
+        py::arg("out"), py::arg("threads"));
+
+    module.def(
+        "sum_masked",
+        [](Address gradients, Address masks, Address order, std::int64_t tasks, std::int64_t size,
+           Address out, int threads) {
+            const ops::Masking task{pointer<const bool>(masks), pointer<const std::int64_t>(order), tasks,
+                                    size};
+            const py::gil_scoped_release release;
+            ops::sum_masked(task, pointer<const float>(gradients), pointer<float>(out), threads);
+        },
+        py::arg("gradients"), py::arg("masks"), py::arg("order"), py::arg("tasks"), py::arg("size"),
+        py::arg("out"), py::arg("threads"));
+
+    module.def(
         "add_norm",
         [](Address residual, Optional addend, Address weight, Address bias, float epsilon, int dtype,
            std::int64_t rows, std::int64_t width, Address out, int threads) {

@@ -80,8 +80,8 @@ def study(
 
     Stopped or killed at any moment, the same command goes on. Each task of each run becomes one line of
     `FOLDER/rows.jsonl`. Ready studies: paper-mt50, paper-mt30, paper-ablations, paper-hyperparameters, paper-ml45,
-    small-mt10; in environments, one run at a time: spirl-maze,
-    skills-kitchen.
+    srtd-mt10, small-mt10, small-mt10-transformers, srtd-small; in environments, one run at a time: spirl-maze,
+    skills-kitchen, simpl-maze, simpl-maze-top, simpl-maze-bottom, simpl-kitchen, simpl-small.
 
     Examples: `goskill study small-mt10`, `goskill study paper-mt30 --data near-optimal=data/mt30`,
     `goskill study small-mt10 --table --into README.md`

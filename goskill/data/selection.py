@@ -148,7 +148,8 @@ def _column(store: EpisodeStore, rule: str) -> npt.NDArray[Any]:
     if rule not in store.episode_columns:
         known = closest(rule, [*RULES, *store.episode_columns])
         raise InputError(
-            f"prompts: expected a rule, a column of the episodes or indices, got {rule!r:.80}; {known}"
+            "prompts: expected a rule, a column of the episodes, indices or a .json file of them, "
+            f"got {rule!r:.80}; {known}"
         )
     values = store.episode_column(rule)
     if values.dtype.kind not in "biuf" or values.ndim != 1:

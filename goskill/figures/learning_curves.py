@@ -70,6 +70,32 @@ def draw_learning(rows: Rows, metric: str, episodes: int) -> Figure:
     return figure
 
 
+def draw_meta_tasks(rows: Rows, metric: str, episodes: int) -> Figure:
+    """``metric`` (success or return) after ``episodes`` of a target task, by the number of tasks trained on before.
+
+    A line for each method that met tasks before: means over tasks and seeds, and dots of single seeds. Others, and rows
+    of fewer episodes, are left out. Raises InputError if none is left.
+    """
+    found: dict[str, dict[int, dict[int, list[float]]]] = {}
+    for row in rows:
+        if row.get("meta_tasks") is not None and len(row[metric]) >= episodes:
+            by_seed = found.setdefault(row["method"], {}).setdefault(row["meta_tasks"], {})
+            by_seed.setdefault(row["seed"], []).append(float(moving_average(row[metric])[episodes - 1]))
+    if not found:
+        raise InputError(f"rows: expected some with meta_tasks and {episodes} episodes, got none")
+    figure, axis = plt.subplots(figsize=(4.5, 3.4))
+    for index, (method, by_tasks) in enumerate(found.items()):
+        colour, counts = PALETTE[index % len(PALETTE)], sorted(by_tasks)
+        seeds = {count: [float(np.mean(values)) for values in by_tasks[count].values()] for count in counts}
+        axis.plot(counts, [np.mean(seeds[count]) for count in counts], color=colour, marker="o", label=method)
+        for count in counts:
+            axis.scatter([count] * len(seeds[count]), seeds[count], color=colour, alpha=0.4, s=12)
+    axis.set_xlabel("tasks of meta-training")
+    axis.set_ylabel(f"{metric} at episode {episodes}, mean of {WINDOW}")
+    axis.legend()
+    return figure
+
+
 def learning_table(rows: Rows, metric: str, episodes: Sequence[int]) -> str:
     """Markdown: by contender and task, the mean of ``metric`` in the episodes up to each number, and episodes played.
 

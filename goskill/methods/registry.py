@@ -50,6 +50,10 @@ _BUILT_IN: Mapping[str, str] = MappingProxyType(
         "extract_action": "goskill.methods.extract",
         "simpl": "goskill.methods.simpl",
         "simpl_ft": "goskill.methods.simpl",
+        "pearl": "goskill.methods.pearl",
+        "pearl_ft": "goskill.methods.pearl",
+        "mtrl": "goskill.methods.mtrl",
+        "mtrl_ft": "goskill.methods.mtrl",
     }
 )
 _ENTRIES: dict[str, Entry] = {}

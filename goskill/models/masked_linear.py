@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from goskill.models.transformer import CausalTransformer
+from goskill.ops import masking as ops
 
 LAYERS = ("query_key_value", "attention_output", "feedforward_input", "feedforward_output")
 
@@ -39,11 +40,10 @@ class MaskedLinear(nn.Linear):
         """[tasks · n, L, inputs], task by task -> [tasks · n, L, outputs]."""
         weight = self.task_weight
         if weight is None:
-            mask = self.mask if self.order is None else self.mask.index_select(0, self.order)
             own = self.weight
             if torch.is_autocast_enabled(x.device.type):
                 own = own.to(torch.get_autocast_dtype(x.device.type))
-            weight = masked_weights(own, mask)
+            weight = masked_weights(own, self.mask, self.order)
         rows = x.reshape(len(weight), -1, self.in_features).to(weight.dtype)
         product = torch.baddbmm(self.bias.to(weight.dtype), rows, weight.transpose(1, 2))
         return product.view(*x.shape[:-1], self.out_features)
@@ -65,28 +65,40 @@ class MaskedLinear(nn.Linear):
 
 
 class _Masked(torch.autograd.Function):
-    """weight [M, N], mask bool [T, M, N] -> weight where the mask keeps it, else 0: [T, M, N]."""
+    """weight [M, N], masks bool [any, M, N], order int64 [T] or None -> [T, M, N], as ``masked_weights``."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, mask: Tensor) -> Tensor:
-        ctx.save_for_backward(mask)
-        masked = weight.new_empty(mask.shape)
-        for own, kept in zip(masked, mask, strict=True):  # task by task: no temporary of all
+    def forward(ctx: Any, weight: Tensor, masks: Tensor, order: Tensor | None) -> Tensor:
+        if native := weight.device.type == "cpu" and weight.dtype == torch.float32:
+            order = torch.arange(len(masks)) if order is None else order
+        elif order is not None:
+            masks, order = masks.index_select(0, order), None
+        ctx.save_for_backward(masks, order)
+        if native:
+            assert order is not None
+            return ops.mask_weights(weight, masks, order)
+        masked = weight.new_empty(masks.shape)
+        for own, kept in zip(masked, masks, strict=True):  # task by task: no temporary of all
             torch.mul(weight, kept, out=own)
         return masked
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (mask,) = ctx.saved_tensors
-        total = (gradient[0] * mask[0]).float()
-        for own, kept in zip(gradient[1:], mask[1:], strict=True):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        masks, order = ctx.saved_tensors
+        if order is not None:
+            return ops.sum_masked(gradient.contiguous(), masks, order), None, None
+        total = (gradient[0] * masks[0]).float()
+        for own, kept in zip(gradient[1:], masks[1:], strict=True):
             total += own * kept
-        return total.to(gradient.dtype), None
+        return total.to(gradient.dtype), None, None
 
 
-def masked_weights(weight: Tensor, mask: Tensor) -> Tensor:
-    """Each task's weights: [M, N] and bool [T, M, N] -> [T, M, N]. Gradients add up over the tasks, masked."""
-    masked: Tensor = _Masked.apply(weight, mask)  # type: ignore[no-untyped-call]
+def masked_weights(weight: Tensor, masks: Tensor, order: Tensor | None = None) -> Tensor:
+    """Each task's weights: [M, N], bool [any, M, N] and whose mask each of T tasks has, int64 [T] -> [T, M, N].
+
+    Without ``order`` there is a task for each mask. Gradients add up over the tasks, masked.
+    """
+    masked: Tensor = _Masked.apply(weight, masks, order)  # type: ignore[no-untyped-call]
     return masked
 
 

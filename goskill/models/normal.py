@@ -28,7 +28,11 @@ class DiagonalNormal:
 
     def sample(self) -> Tensor:
         """A reparameterised sample [..., dim]."""
-        return self.mean + self.log_std.exp() * torch.randn_like(self.mean)
+        return self.at(torch.randn_like(self.mean))
+
+    def at(self, noise: Tensor) -> Tensor:
+        """What standard normal ``noise`` [..., dim] leads to."""
+        return self.mean + self.log_std.exp() * noise
 
     def log_density(self, x: Tensor) -> Tensor:
         """The log density of each dimension of x [..., dim]."""
@@ -69,6 +73,10 @@ class SquashedNormal:
     def mode(self) -> Tensor:
         """The deterministic action: the squashed mean."""
         return self.bound * torch.tanh(self.mean)
+
+    def at(self, noise: Tensor) -> Tensor:
+        """The action that standard normal ``noise`` [..., action_dim] leads to."""
+        return self.bound * torch.tanh(self.mean + self.log_std.exp() * noise)
 
     def sample(self) -> tuple[Tensor, Tensor]:
         """A reparameterised action [..., action_dim] and its log density [...]."""

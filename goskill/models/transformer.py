@@ -21,6 +21,7 @@ from goskill.ops.decoding import HEAD_WIDTH_MULTIPLE, KEY_MULTIPLE, add_norm, ca
 
 ALL_POSITIONS = slice(None)
 LAST_POSITION = slice(-1, None)
+FEEDFORWARD_ROWS = 512  # of whose hidden layer 2 MiB at a width of 256 fit a core's cache
 
 
 @dataclass
@@ -49,12 +50,15 @@ class KeyValueCache:
         self.length = min(self.length, length)
 
     def load(self, other: KeyValueCache, rows: Tensor) -> None:
-        """Copy the tokens of another cache of the same capacity: sequence b becomes its ``rows[b]``, int64 [B].
+        """Copy the tokens of another cache of at most this capacity: sequence b becomes its ``rows[b]``, int64 [B].
 
         Writes into this cache's own tensors. What is hidden is the caller's to say.
         """
         for own, source in zip([*self.keys, *self.values], [*other.keys, *other.values], strict=True):
-            torch.index_select(source, 0, rows, out=own)
+            if source.shape[1:] == own.shape[1:]:
+                torch.index_select(source, 0, rows, out=own)
+            else:
+                own[:, :, : source.shape[2], : source.shape[3]] = source.index_select(0, rows)
         self.length = other.length
 
     def attention_mask(self, new: int) -> Tensor | None:
@@ -230,6 +234,24 @@ class CausalTransformer(nn.Module):
             )
             residual = residual[:, skipped:].contiguous()
             normal = add_norm(residual, block.attention_output(attended), block.feedforward_norm, dtype)
-            hidden = block.feedforward_input(normal).relu_()
-            normal = add_norm(residual, block.feedforward_output(hidden), following, dtype)
+            normal = add_norm(residual, _feedforward(block, normal), following, dtype)
         return normal
+
+
+def _feedforward(block: Block, tokens: Tensor) -> Tensor:
+    """The feedforward network of tokens [B, n, width] on the CPU, without gradients.
+
+    In float32 it takes so many rows at a time that the hidden layer, four times as wide, stays in the cache.
+    """
+    first, second = block.feedforward_input, block.feedforward_output
+    rows = tokens.flatten(0, 1)
+    at_once = FEEDFORWARD_ROWS * torch.get_num_threads()
+    if len(rows) <= at_once or torch.is_autocast_enabled("cpu"):
+        output: Tensor = second(first(tokens).relu_())
+        return output
+    hidden, out = rows.new_empty(at_once, first.out_features), torch.empty_like(rows)
+    for part, result in zip(torch.split(rows, at_once), torch.split(out, at_once), strict=True):
+        filled = hidden[: len(part)]
+        torch.addmm(first.bias, part, first.weight.t(), out=filled)
+        torch.addmm(second.bias, filled.relu_(), second.weight.t(), out=result)
+    return out.view_as(tokens)

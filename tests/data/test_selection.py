@@ -79,7 +79,10 @@ def test_a_sampler_takes_what_was_selected(store: EpisodeStore) -> None:
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        ("longest", "prompts: expected a rule, a column of the episodes or indices, got 'longest'"),
+        (
+            "longest",
+            "prompts: expected a rule, a column of the episodes, indices or a .json file of them, got 'longest'",
+        ),
         ("source", "prompts: expected a column of bools or numbers, got 'source'"),
         ([9], r"prompts: expected indices in \[0, 6\), got 9"),
         ([0.5], "prompts: expected integers"),

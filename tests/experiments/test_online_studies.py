@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from goskill.errors import InputError
 from goskill.experiments import online_studies
-from goskill.figures.learning_curves import draw_learning, learning_table, moving_average, read_learning
+from goskill.figures.learning_curves import (
+    draw_learning,
+    draw_meta_tasks,
+    learning_table,
+    moving_average,
+    read_learning,
+)
 
 STUDY = """
 title = "small"
@@ -69,12 +77,22 @@ def test_a_study_runs_whole_and_is_not_run_again(tmp_path: Path) -> None:
         assert len(row["end"]) == len(row["success"]) >= 1
         assert not row["whole"]
         assert row["settings"]["skill_width"] == 8
+    assert [row["meta_tasks"] for row in rows] == [None, None, 2, 2]
     made = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "runs").rglob("*.safetensors")}
     online_studies.run_online_study(study, tmp_path / "out")
     assert made == {path: path.stat().st_mtime_ns for path in made}
     assert read_learning(tmp_path / "out" / "rows.jsonl") == rows
     online_studies.show_online_study(study, tmp_path / "out")
     assert (tmp_path / "out" / "small.png").stat().st_size > 0
+
+
+def test_the_help_names_every_ready_study() -> None:
+    from goskill.commands.comparisons import study
+    from goskill.experiments import studies
+
+    folders = [Path(module.__file__ or "").parent / "ready" for module in (online_studies, studies)]
+    ready = {file.stem for folder in folders for file in folder.glob("*.toml")}
+    assert ready <= set(re.findall(r"[\w-]+", study.__doc__ or ""))
 
 
 def test_every_ready_study_can_be_read() -> None:
@@ -97,6 +115,24 @@ def test_what_is_wrong_with_a_file_is_named(change: tuple[str, str], message: st
     (tmp_path / "small.toml").write_text(STUDY.replace(*change))
     with pytest.raises(InputError, match=message):
         online_studies.read_online_study(tmp_path / "small.toml")
+
+
+def test_success_by_the_number_of_tasks_met_before() -> None:
+    def row(tasks: int | None, seed: int, task: str, successes: list[int]) -> dict[str, Any]:
+        return {"method": "simpl_ft", "meta_tasks": tasks, "seed": seed, "task": task, "success": successes}
+
+    rows = [
+        row(20, 0, "a", [1, 1]),
+        row(10, 0, "a", [0, 0]),
+        row(10, 0, "b", [0, 1]),
+        row(10, 1, "a", [1, 1]),
+    ]
+    figure = draw_meta_tasks([*rows, row(None, 0, "a", [0, 0]), row(40, 0, "a", [1])], "success", 2)
+    (line,) = figure.axes[0].lines
+    np.testing.assert_array_equal(line.get_xdata(), [10, 20])
+    np.testing.assert_allclose(np.asarray(line.get_ydata(), float), [(0.25 + 1) / 2, 1.0])
+    with pytest.raises(InputError, match="rows: expected some with meta_tasks and 3 episodes, got none"):
+        draw_meta_tasks(rows, "success", 3)
 
 
 def test_curves_are_means_over_the_last_episodes() -> None:

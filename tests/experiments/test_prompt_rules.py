@@ -119,7 +119,10 @@ def test_evaluation_takes_demonstrations_by_a_rule(
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        ("worst", "prompts: expected a rule, a column of the episodes or indices, got 'worst'"),
+        (
+            "worst",
+            "prompts: expected a rule, a column of the episodes, indices or a .json file of them, got 'worst'",
+        ),
         ("missing.json", "prompts: missing.json: No such file"),
         ("[99]", "prompts"),
     ],

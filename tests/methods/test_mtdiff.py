@@ -150,17 +150,18 @@ class PlainPolicy:
 @pytest.mark.parametrize(
     ("changes", "kept"),
     [
-        ({}, True),
-        ({}, False),
-        ({"sampling_steps": 3}, True),
-        ({"actions_per_plan": 3, "guidance": 1.0}, True),
+        ({}, "all"),
+        ({}, "some"),
+        ({}, "none"),
+        ({"sampling_steps": 3}, "all"),
+        ({"actions_per_plan": 3, "guidance": 1.0}, "all"),
     ],
 )
 def test_kept_prompts_and_joint_passes_equal_the_plain_way(
-    changes: dict[str, Any], kept: bool, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, Any], kept: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not kept:
-        monkeypatch.setattr(acting, "KEPT_BYTES", 0)
+    if kept != "all":
+        monkeypatch.setattr(acting, "KEPT_BYTES", {"none": 0, "some": 20_000}[kept])
     tasks, shown = ["left", "right", "short", "left"], demonstrations()
     policy = MTDiffPolicy(make_networks(**changes), chunk=3)
     policy.reset(tasks, shown, seed=[3, 4, 5, 6])

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cut_run import check_cut_and_resumed
 from point_store import point_store
 from point_suite import PointSuite
 from torch.distributions import Normal, kl_divergence
 
 import goskill
-from goskill.data import ReplayBuffer
+from goskill.data import ReplayBuffer, ReplaySampler
 from goskill.errors import InputError
 from goskill.experiments import learning, pipeline
 from goskill.methods import Sources, find
@@ -29,10 +30,11 @@ from goskill.methods.simpl import (
     add_residual,
 )
 from goskill.methods.simpl.target_agents import TargetActorLoss, TargetAgents, TargetCriticLoss
-from goskill.methods.skill_rl import new_model
-from goskill.models import DiagonalNormal, SetTransformer
+from goskill.methods.skill_rl import SkillModel, new_model
+from goskill.models import DiagonalNormal, Normalize, SetTransformer
+from goskill.models.set_transformer import AttentionBlock, Rows
 from goskill.rollouts import evaluate
-from goskill.training import RunFolder, Trainer, TrainingSettings, placement
+from goskill.training import TrainingSettings, placement
 
 TRAINING = TrainingSettings(device="cpu", precision="float32", log_every=10, checkpoint_every=7, threads=1)
 SKILLS = {
@@ -107,17 +109,26 @@ def test_sets_have_no_order_and_any_size() -> None:
     order = torch.randperm(7)
     torch.testing.assert_close(network(sets), network(sets[:, order]))
     assert not torch.allclose(network(sets), network(sets[:, :6]))
-    attention, x, y = network.pool, torch.randn(1, 2, 8).double(), torch.randn(1, 3, 8).double()
+
+
+def test_attention_is_the_stock_one_whichever_rows_are_few() -> None:
+    attention = AttentionBlock(8, 2).double()
+    embed = torch.nn.Linear(5, 8).double()
+    raw = torch.randn(1, 3, 5, dtype=torch.float64)
+    x, y = torch.randn(1, 2, 8, dtype=torch.float64), embed(raw)
     stock = torch.nn.MultiheadAttention(8, 2, batch_first=True).double()
     with torch.no_grad():
         stock.in_proj_weight.copy_(torch.cat([attention.query.weight, attention.key_value.weight]))
         stock.in_proj_bias.copy_(torch.cat([attention.query.bias, attention.key_value.bias]))
         stock.out_proj.load_state_dict(attention.mixed.state_dict())
-    h = attention.first_norm(x + stock(x, y, y)[0])
-    torch.testing.assert_close(
-        attention(x, y),
-        attention.second_norm(h + torch.relu(h @ attention.output.weight.T + attention.output.bias)),
-    )
+
+    def expected(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        h = attention.first_norm(x + stock(x, y, y)[0])
+        return attention.second_norm(h + torch.relu(attention.output(h)))
+
+    for rows in (Rows(y), Rows(y, raw, embed)):
+        torch.testing.assert_close(attention.few(x, rows), expected(x, y))
+        torch.testing.assert_close(attention.many(rows, x), expected(y, x))
 
 
 def test_policies_add_to_the_prior() -> None:
@@ -175,9 +186,9 @@ def test_gradients_of_a_step_are_those_of_its_tasks_one_by_one(changes: Any, tmp
         alpha = weight[task].detach()
 
         def act(states: torch.Tensor, e: torch.Tensor, noise: torch.Tensor) -> tuple[Any, torch.Tensor]:
-            policy, prior = agent.policy(states, e)
-            chosen = normal(policy)
-            return chosen.mean + chosen.stddev * noise, clipped(chosen, normal(prior))
+            found: Any = agent.policy(states, e)
+            chosen = normal(found.policy)
+            return chosen.mean + chosen.stddev * noise, clipped(chosen, normal(found.prior))
 
         def value(network: Any, states: torch.Tensor, e: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
             return network(torch.cat([agent.skills.normalize(states), e, z], -1))[..., 0]
@@ -274,41 +285,11 @@ def test_batches_on_the_device_are_gathered_without_a_look_at_the_host(
     assert all(value.is_meta for value in batches["device"].values())
 
 
-def train(path: Path, method: Any, *, resume: bool = False) -> Any:
-    run = RunFolder.create(path, {}, resume=resume)
-    Trainer(method, run, TRAINING, progress=False).train(resume=resume)
-    return method
-
-
-def cut_and_resume(make: Any, kill: int, tmp_path: Path) -> None:
-    whole, cut = train(tmp_path / "whole", make()), make()
-    interact = cut._interact
-
-    def stopping(iteration: int) -> Any:
-        if iteration == kill:
-            raise RuntimeError("cut")
-        return interact(iteration)
-
-    cut._interact = stopping
-    with pytest.raises(RuntimeError, match="cut"):
-        train(tmp_path / "cut", cut)
-    resumed = train(tmp_path / "cut", make(), resume=True)
-    for part, module in whole.modules.items():
-        for key, value in module.state_dict().items():
-            assert torch.equal(value, resumed.modules[part].state_dict()[key]), (part, key)
-    for buffer in ("replay", "contexts") if hasattr(whole, "contexts") else ("replay",):
-        for name, value in getattr(whole, buffer).state_dict().items():
-            assert torch.equal(value, getattr(resumed, buffer).state_dict()[name]), (buffer, name)
-    assert torch.equal(whole.embeddings.values, resumed.embeddings.values)
-    assert whole.collector.log.episodes("left") == resumed.collector.log.episodes("left")
-
-
 @pytest.mark.parametrize("kill", [3, 16])
 def test_meta_training_that_was_cut_ends_with_the_same_bits(kill: int, skills: Path, tmp_path: Path) -> None:
     sources = Sources(None, PointSuite(), tasks=PointSuite.tasks, workers=0)
-    cut_and_resume(
-        lambda: SiMPL.create(replace(SMALL, skills=str(skills)), sources, TRAINING), kill, tmp_path
-    )
+    settings = replace(SMALL, skills=str(skills))
+    check_cut_and_resumed(lambda: SiMPL.create(settings, sources, TRAINING), TRAINING, kill, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -351,7 +332,60 @@ def test_target_learning_that_was_cut_ends_with_the_same_bits(kill: int, meta: P
         with pytest.warns(UserWarning, match="meta-trained on as well"):
             return SiMPLTarget.create(settings, sources, TRAINING)
 
-    cut_and_resume(make, kill, tmp_path)
+    check_cut_and_resumed(make, TRAINING, kill, tmp_path)
+
+
+class OpenSkills(SkillModel):
+    """Skills whose prior is N(0, 1) in every state."""
+
+    def prior(self, observations: torch.Tensor) -> DiagonalNormal:
+        nothing = torch.zeros(*observations.shape[:-1], 1)
+        return DiagonalNormal(nothing, nothing)
+
+
+def tries(sides: list[float], count: int, seed: int) -> ReplayBuffer:
+    """Decisions by the prior, each an episode that pays 1 on its task's side of 0, half a deviation from it or more."""
+    buffer, random = ReplayBuffer(count, 1, 1, tasks=len(sides)), np.random.default_rng(seed)
+    for task, side in enumerate(sides):
+        skills, nothing = random.normal(size=(count, 1)), np.zeros((count, 1))
+        buffer.add(
+            observations=nothing,
+            actions=skills,
+            rewards=(side * skills[:, 0] > 0.5).astype(np.float32),
+            next_observations=nothing,
+            terminated=np.ones(count, np.bool_),
+            task=task,
+        )
+    return buffer
+
+
+def test_what_new_tasks_pay_is_found_in_their_contexts() -> None:
+    """Meta-training on both sides: tasks never met are solved from a context, and without one neither side is."""
+    settings = SiMPLSettings(
+        **{"skill_dim": 1, "embedding_dim": 2, "encoder_width": 16, "encoder_heads": 2, "encoder_points": 4},
+        **{"width": 32, "layers": 2, "tasks_per_step": 4, "small_tasks": 1, "large_context": 32},
+        **{"batch_size": 64, "large_divergence": 2.0, "initial_temperature": 0.05, "learning_rate": 3e-3},
+        tasks=("a", "b", "c", "d"),
+    )
+    torch.manual_seed(0)
+    agent = MetaAgent(settings, OpenSkills(settings, Normalize(torch.zeros(1), torch.ones(1)), 1))
+    decisions = tries([1.0, 1.0, -1.0, -1.0], 500, 0)
+    batches, loss = TaskSampler(decisions, decisions, settings, settings.tasks, 0), MetaLoss(agent)
+    adam = torch.optim.Adam(agent.parameters(), settings.learning_rate)
+    for _ in range(300):
+        adam.zero_grad()
+        loss(next(batches))[0].backward()
+        adam.step()
+        agent.target.update()
+    new = tries([1.0, -1.0], 32, 1)
+    context = ReplaySampler(new, 32, tasks=[0, 1], seed=0).batch(0)
+    states = torch.zeros(2, 200, 1)
+    with torch.no_grad():
+        embedding = agent.encode(context).sample()[:, None].expand(-1, 200, -1)
+        chosen = agent.policy(states, embedding).sample()[..., 0]
+        anything = agent.policy(states, torch.randn(2, 200, 2)).sample()
+    assert ((torch.tensor([[1.0], [-1.0]]) * chosen) > 0.5).float().mean(1).min() > 0.9
+    assert 0.1 < (anything > 0).float().mean() < 0.9
 
 
 def test_agents_begin_as_the_meta_trained_one_and_wait_for_their_tasks(tmp_path: Path) -> None:
@@ -363,9 +397,10 @@ def test_agents_begin_as_the_meta_trained_one_and_wait_for_their_tasks(tmp_path:
     agents.known.embedding.copy_(torch.randn(2, 2))
     batch = decisions(2, 6, 1)
     every = agents.known.embedding[:, None].expand(-1, 6, -1)
-    own, trained = agents.policy(batch["observations"])[0], meta.policy(batch["observations"], every)[0]
+    own, trained = agents.policy(batch["observations"]), meta.policy(batch["observations"], every)
+    noise = torch.randn_like(own.mean)
     torch.testing.assert_close(own.mean, trained.mean)
-    torch.testing.assert_close(own.log_std, trained.log_std)
+    torch.testing.assert_close(own.at(noise), trained.at(noise))
     values = meta.values(batch["observations"], every, batch["actions"]).transpose(0, 1)
     torch.testing.assert_close(agents.values(batch["observations"], batch["actions"]), values)
     torch.testing.assert_close(agents.temperature.value, meta.temperatures()[1].expand(2))

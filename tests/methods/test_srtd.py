@@ -34,6 +34,7 @@ SMALL: dict[str, Any] = {
     "decomposition_batch": 12,
     "iterations": 6,
     "batch_size": 12,
+    "rewards": "differences",
 }
 TRAINING = TrainingSettings(device="cpu", precision="float32", log_every=1, checkpoint_every=3, threads=1)
 
@@ -187,6 +188,12 @@ def test_acting_and_training_see_the_same_latents(store: EpisodeStore) -> None:
             )
             policy._action = torch.from_numpy(episode.actions[t][None].copy())  # as the episode went on
             policy.observe(np.array([reward]))
+
+
+def test_rewards_are_learned_from_as_they_are_by_default(store: EpisodeStore) -> None:
+    assert find("srtd").settings({}).rewards == "plain"
+    plain = embed(make(store, rewards="plain").networks, store.episode(3)).rewards
+    np.testing.assert_allclose(plain, 0.1 * store.episode(3).rewards, rtol=1e-6)
 
 
 def test_demonstrations_are_rolled_out_one_after_the_other(store: EpisodeStore, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from goskill.models.masked_linear import (
     pack_bits,
     unpack_bits,
 )
+from goskill.ops.masking import mask_weights, sum_masked
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 61])
@@ -25,12 +26,13 @@ def test_bits_are_numpys(count: int) -> None:
     np.testing.assert_array_equal(unpack_bits(bits, count).numpy(), values)
 
 
-def test_one_product_equals_a_masked_copy_for_each_task_and_so_do_its_gradients() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_one_product_equals_a_masked_copy_for_each_task_and_so_do_its_gradients(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    layer = MaskedLinear(5, 3, tasks=4).double()
+    layer = MaskedLinear(5, 3, tasks=4).to(dtype)
     layer.set_mask(torch.rand(4, 3, 5) < 0.6)
     layer.order = torch.tensor([2, 0, 3])
-    x = torch.randn(6, 7, 5, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(6, 7, 5, dtype=dtype, requires_grad=True)
     result = layer(x)
     result.square().sum().backward()
     weight = layer.weight.detach().clone().requires_grad_()
@@ -43,6 +45,19 @@ def test_one_product_equals_a_masked_copy_for_each_task_and_so_do_its_gradients(
     torch.testing.assert_close(result, torch.cat(parts))
     torch.testing.assert_close(layer.weight.grad, weight.grad)
     torch.testing.assert_close(x.grad, again.grad)
+
+
+@pytest.mark.parametrize(("outputs", "inputs"), [(1, 1), (3, 5), (16, 8), (37, 113)])
+def test_weights_are_masked_and_gradients_summed_in_cpp_as_numpy_does(outputs: int, inputs: int) -> None:
+    random = np.random.default_rng(0)
+    weights = random.standard_normal((outputs, inputs), dtype=np.float32)
+    masks = random.random((5, outputs, inputs)) < 0.5
+    order = np.array([4, 0, 0, 2])
+    gradients = random.standard_normal((4, outputs, inputs), dtype=np.float32)
+    masked = mask_weights(*map(torch.from_numpy, (weights, masks, order)))
+    np.testing.assert_array_equal(masked.numpy(), weights * masks[order])
+    summed = sum_masked(*map(torch.from_numpy, (gradients, masks, order)))
+    np.testing.assert_allclose(summed.numpy(), (gradients * masks[order]).sum(0), rtol=1e-6, atol=1e-6)
 
 
 def test_a_state_dict_holds_masks_as_bits_and_gives_them_back() -> None:

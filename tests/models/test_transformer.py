@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from goskill.errors import InputError
-from goskill.models import CausalTransformer, padding_last, take_rows
+from goskill.models import CausalTransformer, padding_last, take_rows, transformer
 
 
 def plain_forward(model: CausalTransformer, tokens: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -96,6 +96,22 @@ def test_a_cache_fed_in_pieces_equals_the_whole_sequence(model: CausalTransforme
     tokens = torch.randn(2, 12, 32)
     cache = model.new_cache(batch=2, capacity=12)
     parts = [model.extend(piece, cache) for piece in tokens.split(pieces, dim=1)]
+    torch.testing.assert_close(torch.cat(parts, 1), model(tokens), rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_native_cache_equals_the_whole_sequence_whatever_is_read_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    model, tokens = CausalTransformer(width=32, layers=2, heads=2, dropout=0.0).eval(), torch.randn(4, 9, 32)
+    monkeypatch.setattr(transformer, "FEEDFORWARD_ROWS", 7)
+    short, cache = model.new_cache(batch=2, capacity=3), model.new_cache(batch=4, capacity=9)
+    assert cache.native
+    first = model.extend(tokens[:2, :3], short)
+    cache.load(short, torch.tensor([0, 1, 1, 0]))
+    tokens[2:, :3] = tokens[[1, 0], :3]
+    parts = [first[[0, 1, 1, 0]], model.extend(tokens[:, 3:8], cache), model.extend(tokens[:, 8:], cache)]
     torch.testing.assert_close(torch.cat(parts, 1), model(tokens), rtol=0, atol=1e-5)
 
 

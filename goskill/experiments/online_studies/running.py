@@ -50,7 +50,7 @@ def rows_of_study(study: OnlineStudy, folder: str | Path) -> list[dict[str, Any]
     """A row for each contender, seed and task of which there is a checkpoint, finished or under way.
 
     ``end``, ``length``, ``return`` and ``success`` are lists over the first ``study.episodes`` episodes;
-    ``end`` counts the environment's steps.
+    ``end`` counts the environment's steps. ``meta_tasks``: how many tasks were trained on before; None: no such run.
     """
     root = Path(folder)
     origin = {"commit": provenance.commit(), "machine": provenance.machine(), "versions": package_versions()}
@@ -69,6 +69,7 @@ def rows_of_study(study: OnlineStudy, folder: str | Path) -> list[dict[str, Any]
                     "seed": seed,
                     "task": task,
                     "scripted": True,
+                    "meta_tasks": _meta_tasks(study, contender),
                     "whole": len(episodes) >= study.episodes,
                     # Not the path, which is another on every machine.
                     "settings": {**RunFolder.open(run).settings["method"], "skills": contender.skills},
@@ -82,11 +83,12 @@ def rows_of_study(study: OnlineStudy, folder: str | Path) -> list[dict[str, Any]
 def show_online_study(study: OnlineStudy, folder: str | Path, into: str | Path | None = None) -> None:
     """Print the table of what ``folder`` holds of a study, and draw its curves there.
 
+    Where contenders were trained on different numbers of tasks before, a second figure has these along its axis.
     With ``into`` the table is put into a Markdown file as well, between its markers, and the figure beside the file.
     Raises InputError if there is nothing yet.
     """
     from goskill.evaluation.study_table import write_between_markers
-    from goskill.figures.learning_curves import draw_learning, learning_table, read_learning
+    from goskill.figures.learning_curves import draw_learning, draw_meta_tasks, learning_table, read_learning
     from goskill.figures.style import save, style
 
     root = Path(folder)
@@ -99,8 +101,12 @@ def show_online_study(study: OnlineStudy, folder: str | Path, into: str | Path |
     marks = [count for count in (20, 50, 100, 200, 300, 500) if count <= study.episodes]
     table = learning_table(rows, study.metric, marks)
     pipeline.console.print(table, markup=False, highlight=False, soft_wrap=True)
+    counts = {row.get("meta_tasks") for row in rows if len(row[study.metric]) >= study.episodes} - {None}
     with style():
         save(draw_learning(rows, study.metric, study.episodes), root, study.name)
+        if len(counts) > 1:
+            figure = draw_meta_tasks(rows, study.metric, study.episodes)
+            save(figure, root, f"{study.name}-meta-tasks")
     if into is not None:
         file = Path(into)
         text = f"{table}\n\n![{study.title}]({study.name}.png)"
@@ -142,6 +148,12 @@ def _meta_train(study: OnlineStudy, root: Path, name: str, seed: int) -> Path:
         resume=True,
     )
     return path
+
+
+def _meta_tasks(study: OnlineStudy, contender: OnlineContender) -> int | None:
+    if not contender.meta:
+        return None
+    return len(tasks_in(study.suite, study.meta[contender.meta].tasks)[1])
 
 
 def _skills(root: Path, name: str) -> list[str]:

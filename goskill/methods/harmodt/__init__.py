@@ -6,6 +6,14 @@ Hu et al., HarmoDT: Harmony Multi-Task Decision Transformer for Offline Reinforc
 from goskill.methods.harmodt.acting import HarmoDTPolicy
 from goskill.methods.harmodt.method import HarmoDT
 from goskill.methods.harmodt.networks import HarmoDTNetworks
+from goskill.methods.harmodt.released import load_released, load_released_task
 from goskill.methods.harmodt.settings import HarmoDTSettings
 
-__all__ = ["HarmoDT", "HarmoDTNetworks", "HarmoDTPolicy", "HarmoDTSettings"]
+__all__ = [
+    "HarmoDT",
+    "HarmoDTNetworks",
+    "HarmoDTPolicy",
+    "HarmoDTSettings",
+    "load_released",
+    "load_released_task",
+]

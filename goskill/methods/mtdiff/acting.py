@@ -18,15 +18,17 @@ from goskill.models import KeyValueCache
 from goskill.rollouts.policy import Demonstration, FloatArray, Prompts
 
 ANY_LENGTH = 1 << 62  # there is no table of times that would bound an episode
-KEPT_BYTES = 1 << 30  # that the prompts' keys and values may take, of all diffusion steps, in each group
+KEPT_BYTES = 4 << 30  # that the prompts' keys and values may take, of all diffusion steps, in each group
 
 
 class MTDiffPolicy(PromptedPolicy):
     """Plans behind a demonstration's last steps and the mean reward of the task's best one.
 
     A step of the diffusion is one pass for all environments, with and without the return. Keys and values of the
-    prompts, which are the same in every plan of an episode, are read once for each diffusion step if they fit in 1 GiB,
-    otherwise once in each plan; either way once for all environments that are shown the same.
+    prompts, which are the same in every plan of an episode, are read once for each diffusion step, of as many steps as
+    fit in 4 GiB; those of the others once in each plan; either way once for all environments that are shown the same.
+    Of a plan only the ``actions_per_plan`` first actions are made: the transformer is causal and a step back takes each
+    entry by itself, so that what follows them does not change them.
 
     ``networks``, ``chunk`` and ``precision`` are those of :class:`goskill.methods.sequence.acting.PromptedPolicy`.
     """
@@ -70,9 +72,11 @@ class PlanningGroup:
         self.step = 0
         settings, like = networks.settings, networks.normalize.mean
         self._visited = networks.diffusion.sampling_steps(settings.sampling_steps)
+        self._times: dict[int, Tensor] = {}  # embedded, each [1, width]
         self._seen = like.new_zeros(count, OBSERVATIONS, networks.observation_dim)
-        self._plan = like.new_zeros(count, settings.plan, networks.action_dim)
-        self._cache = networks.denoiser.transformer.new_cache(2 * count, networks.denoiser.tokens)
+        self._plan = like.new_zeros(count, settings.actions_per_plan, networks.action_dim)
+        tokens = networks.denoiser.prefix + OBSERVATIONS + settings.actions_per_plan
+        self._cache = networks.denoiser.transformer.new_cache(2 * count, tokens)
         self._prefixes: dict[int, KeyValueCache] = {}
 
     def begin(self, tasks: Sequence[str], shown: Sequence[Demonstration], returns_to_go: Tensor) -> None:
@@ -98,8 +102,10 @@ class PlanningGroup:
         told = networks.denoiser.embed_return(value, torch.ones_like(value))
         self._wanted = torch.cat([told, torch.zeros_like(told)])
         self._prefixes.clear()
-        prefix = sum(tensor[:1].nbytes for tensor in (*self._cache.keys, *self._cache.values))
-        self._keep = 2 * len(first) * prefix * len(self._visited) <= KEPT_BYTES
+        self._kept = 0  # bytes of them
+        steps = torch.tensor(self._visited, device=device)
+        embedded = torch.split(networks.denoiser.embed_step(steps), 1)
+        self._times = dict(zip(self._visited, embedded, strict=True))
 
     def act(self, observations: Tensor) -> Tensor:
         """Raw observations [B, observation_dim] on the CPU -> actions [B, action_dim]."""
@@ -134,8 +140,8 @@ class PlanningGroup:
         x = noise[:, 0]
         for index, (step, to) in enumerate(zip(self._visited, [*self._visited[1:], -1], strict=True)):
             self._cache.load(self._prefix(step), self._rows)
-            at = torch.full((2 * B,), step, device=x.device)
-            both = networks.denoiser.after_prefix(x.repeat(2, 1, 1), at, wanted, states, self._cache).float()
+            plans, time = x.repeat(2, 1, 1), self._times[step]
+            both = networks.denoiser.after_prefix(plans, time, wanted, states, self._cache).float()
             predicted = both[B:] + settings.guidance * (both[:B] - both[B:])
             extra = None if settings.sampling_steps or to < 0 else settings.noise_scale * noise[:, index + 1]
             x = networks.diffusion.back(x, predicted, step, to, extra)
@@ -145,17 +151,21 @@ class PlanningGroup:
         """Keys and values of the distinct prompts at a diffusion step, with the return and without it."""
         if step in self._prefixes:
             return self._prefixes[step]
-        at = torch.full((len(self._prompts),), step, device=self._prompts.device)
-        read = self.networks.denoiser.read_prefix(at, self._wanted, self._prompts)
-        if self._keep:
+        read = self.networks.denoiser.read_prefix(self._times[step], self._wanted, self._prompts)
+        size = sum(tensor.nbytes for tensor in (*read.keys, *read.values))
+        if self._kept + size <= KEPT_BYTES:
+            self._kept += size
             self._prefixes[step] = read
         return read
 
     def _noise(self) -> Tensor:
-        """Standard normal numbers for a plan [B, n, plan, action_dim], each environment's from its own generator."""
+        """Standard normal numbers for the first actions [B, n, actions_per_plan, action_dim].
+
+        Each environment's are the first of a whole plan's from its own generator.
+        """
         count = 1 if self.networks.settings.sampling_steps else len(self._visited)
-        shape = (count, *self._plan.shape[1:])
-        drawn = np.stack([one.standard_normal(shape, dtype=np.float32) for one in self.generators])
+        shape, first = (count, self.networks.settings.plan, self._plan.shape[2]), self._plan.shape[1]
+        drawn = np.stack([one.standard_normal(shape, dtype=np.float32)[:, :first] for one in self.generators])
         return torch.from_numpy(drawn).to(self._plan.device)
 
     def _seen_mask(self) -> Tensor | None:

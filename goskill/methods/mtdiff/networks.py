@@ -65,20 +65,23 @@ class Denoiser(nn.Module):
         noise: Tensor = self.noise(hidden)
         return noise
 
-    def read_prefix(self, step: Tensor, wanted: Tensor, prompt: Tensor) -> KeyValueCache:
-        """Keys and values of all tokens up to the prompt's end, with room for the others."""
-        time = self.embed_step(step)
+    def read_prefix(self, time: Tensor, wanted: Tensor, prompt: Tensor) -> KeyValueCache:
+        """Keys and values of all tokens up to the prompt's end, at a diffusion step embedded as ``time`` [1, width]."""
+        time = time.expand(len(prompt), -1)
         tokens = torch.cat([time[:, None], wanted[:, None], prompt], dim=1)
-        cache = self.transformer.new_cache(len(tokens), self.tokens)
+        cache = self.transformer.new_cache(len(tokens), self.prefix)
         self.transformer.extend(self._conditioned(tokens, time, wanted, 0), cache)
         return cache
 
     def after_prefix(
-        self, plans: Tensor, step: Tensor, wanted: Tensor, states: Tensor, cache: KeyValueCache
+        self, plans: Tensor, time: Tensor, wanted: Tensor, states: Tensor, cache: KeyValueCache
     ) -> Tensor:
-        """As ``forward``, where ``cache`` holds what :meth:`read_prefix` read."""
+        """As ``forward``, where ``cache`` holds what :meth:`read_prefix` read at ``time``.
+
+        ``plans`` may be the first actions only: what follows does not change their noise.
+        """
         tokens = torch.cat([states, self.action(plans)], dim=1)
-        conditioned = self._conditioned(tokens, self.embed_step(step), wanted, self.prefix)
+        conditioned = self._conditioned(tokens, time, wanted, self.prefix)
         hidden = self.transformer.extend(conditioned, cache)[:, OBSERVATIONS:]
         noise: Tensor = self.noise(hidden)
         return noise

@@ -42,13 +42,26 @@ def load_released(
         InputError: not as many tasks as heads.
     """
     state = ReleasedState(model)
+    networks = networks_of(state, tasks, normalize, heads, context, prompt_length)
+    state.refuse_rest()
+    return networks
+
+
+def networks_of(
+    state: ReleasedState,
+    tasks: Sequence[str],
+    normalize: Normalize | None,
+    heads: int,
+    context: int,
+    prompt_length: int,
+) -> PromptDTNetworks:
+    """As :func:`load_released`, from a state dict of which something may be left."""
     settings = _settings(state, tasks, heads, context, prompt_length)
     observation_dim = state.shape("embed_state.weight", 2)[1]
     action_dim = state.shape("embed_action.weight", 2)[1]
     identity = Normalize(torch.zeros(observation_dim), torch.ones(observation_dim))
     networks = PromptDTNetworks(settings, normalize or identity, action_dim)
     state.load(networks.policy, "policy", _policy(state, settings))
-    state.refuse_rest()
     return networks.eval()
 
 

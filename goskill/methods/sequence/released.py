@@ -7,6 +7,7 @@ import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,18 +29,28 @@ BLOCK = {
 }
 
 
+def read_released(path: str | Path) -> Any:
+    """What torch.save wrote into a released file, on the CPU. Raises CheckpointError for one that cannot be read."""
+    try:
+        return torch.load(io.BytesIO(read_bytes(path)), map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"released file {path} cannot be read: {reason}") from None
+
+
+def is_state(value: Any) -> bool:
+    """Whether a value that was read is a state dict."""
+    return isinstance(value, Mapping) and all(isinstance(part, Tensor) for part in value.values())
+
+
 class ReleasedState:
     """A released state dict that knows which of its tensors have been taken."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, state: Any = None) -> None:
+        """The state dict that the file is, or ``state``, a part of it."""
         self.path = Path(path)
-        try:
-            loaded = torch.load(io.BytesIO(read_bytes(self.path)), map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise CheckpointError(f"released file {self.path} cannot be read: {reason}") from None
-        tensors = isinstance(loaded, Mapping) and all(isinstance(value, Tensor) for value in loaded.values())
-        if not tensors:
+        loaded = read_released(self.path) if state is None else state
+        if not is_state(loaded):
             raise CheckpointError(
                 f"released file {self.path}: expected a state dict, got {type(loaded).__name__}"
             )
@@ -49,11 +60,20 @@ class ReleasedState:
     def __contains__(self, key: str) -> bool:
         return key in self._tensors
 
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All of them, by key."""
+        return dict(self._tensors)
+
     def take(self, key: str) -> Tensor:
         if key not in self._tensors:
             raise CheckpointError(f"released file {self.path}: key {key} is missing")
         self._taken.add(key)
         return self._tensors[key]
+
+    def ignore(self, pattern: str) -> None:
+        """Take all whose whole keys match, and do nothing with them."""
+        self._taken |= {key for key in self._tensors if re.fullmatch(pattern, key)}
 
     def shape(self, key: str, dimensions: int) -> tuple[int, ...]:
         shape = tuple(self.take(key).shape)

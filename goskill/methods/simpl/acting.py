@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from goskill.methods.simpl.decisions import DecisionDistribution
 from goskill.methods.simpl.networks import MetaAgent
 from goskill.methods.skill_rl import SampledSkillPolicy
-from goskill.models import DiagonalNormal
 
 
 class UnconditionedPolicy(SampledSkillPolicy):
-    """Explores: each episode's embedding is drawn from N(0, 1) by the seed of its reset, and skills are sampled."""
+    """Explores: each episode's embedding is drawn from N(0, 1) by the seed of its reset, and decisions are sampled."""
 
-    def __init__(self, agent: MetaAgent) -> None:
-        super().__init__("SiMPL", agent.skills)
+    def __init__(self, name: str, agent: MetaAgent) -> None:
+        super().__init__(name, agent.skills)
         self._agent = agent
         self._embedding = torch.zeros(0, agent.settings.embedding_dim)
 
@@ -29,5 +29,5 @@ class UnconditionedPolicy(SampledSkillPolicy):
         drawn = np.stack([one.standard_normal(size, np.float32) for one in self._generators])
         self._embedding = torch.from_numpy(drawn).to(self.model.normalize.mean.device)
 
-    def _distribution(self, observations: Tensor) -> DiagonalNormal:
-        return self._agent.policy(observations, self._embedding)[0]
+    def _distribution(self, observations: Tensor) -> DecisionDistribution:
+        return self._agent.policy(observations, self._embedding)

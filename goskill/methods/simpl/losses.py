@@ -13,7 +13,7 @@ from goskill.training import Batch
 
 
 class MetaLoss(nn.Module):
-    """Critics and encoder learn the soft value, the policy to reach it, the temperatures their divergences.
+    """Critics and encoder learn the soft value, the policy to reach it, the temperatures what decisions cost.
 
     The policy's gradients reach neither critics nor encoder, as the paper has it.
     """
@@ -51,35 +51,30 @@ class MetaLoss(nn.Module):
         large = settings.tasks_per_step - settings.small_tasks
         return torch.cat([both[SMALL].expand(settings.small_tasks), both[LARGE].expand(large)])[:, None]
 
-    def _divergence(self, policy: DiagonalNormal, prior: DiagonalNormal) -> Tensor:
-        found, most = policy.divergence(prior), self.agent.settings.divergence_clip
-        return found if most is None else found.clamp(max=most)
-
     def _critic(self, batch: Batch, embedding: Tensor) -> tuple[Tensor, Tensor]:
         agent, following = self.agent, batch["next_observations"]
         with torch.no_grad():
-            policy, prior = agent.policy(following, embedding)
+            decided, cost = agent.policy(following, embedding).sample_with_cost()
             weights = dict(agent.target_critic.named_parameters())
-            future = agent.values(following, embedding, policy.sample(), weights).amin(0)
-            future = future - self._weights() * self._divergence(policy, prior)
+            future = agent.values(following, embedding, decided, weights).amin(0)
+            future = future - self._weights() * cost
             target = soft_target(batch, future, agent.settings.reward_scale)
         values = agent.values(batch["observations"], embedding, batch["actions"])
         return (values - target).square().mean((1, 2)).sum(), values.mean()
 
     def _actor(self, batch: Batch, embedding: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         agent, settings, observations = self.agent, self.agent.settings, batch["observations"]
-        policy, prior = agent.policy(observations, embedding)
-        divergence = self._divergence(policy, prior)
+        decided, cost = agent.policy(observations, embedding).sample_with_cost()
         fixed = {name: weight.detach() for name, weight in agent.critic.named_parameters()}
-        value = agent.values(observations, embedding, policy.sample(), fixed).amin(0)
-        loss = (self._weights() * divergence - value).mean()
-        found = divergence.detach()
+        value = agent.values(observations, embedding, decided, fixed).amin(0)
+        loss = (self._weights() * cost - value).mean()
+        found = cost.detach()
         small, large = found[: settings.small_tasks], found[settings.small_tasks :]
-        both = agent.temperatures()
+        both, aims = agent.temperatures(), settings.aims(agent.skills.skill_size)
         metrics: dict[str, Tensor] = {}
         for name, place, found, aim in (
-            ("small", SMALL, small, settings.small_divergence),
-            ("large", LARGE, large, settings.large_divergence),
+            ("small", SMALL, small, aims[SMALL]),
+            ("large", LARGE, large, aims[LARGE]),
         ):
             if not len(found):
                 continue
@@ -87,5 +82,5 @@ class MetaLoss(nn.Module):
             if not settings.temperature_falls:
                 excess = excess.clamp(max=0.0)
             loss = loss + both[place] * excess
-            metrics |= {f"{name}_divergence": found.mean(), f"{name}_temperature": both[place]}
+            metrics |= {f"{name}_cost": found.mean(), f"{name}_temperature": both[place]}
         return loss, metrics

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,20 +16,31 @@ from goskill.errors import InputError
 from goskill.methods.method import Method, Networks, Sources
 from goskill.methods.registry import register
 from goskill.methods.simpl.acting import UnconditionedPolicy
+from goskill.methods.simpl.decisions import SingleActions
 from goskill.methods.simpl.exploration import EpisodeEmbeddings
 from goskill.methods.simpl.losses import MetaLoss
 from goskill.methods.simpl.networks import MetaAgent, agent_from_state
 from goskill.methods.simpl.sampling import TaskSampler, check_tasks_per_step
-from goskill.methods.simpl.settings import SiMPLSettings
-from goskill.methods.simpl.trained import check_suite_name
-from goskill.methods.skill_rl import SkillCollector, SkillTransitions, skills_of_run
+from goskill.methods.simpl.settings import MetaSettings, SiMPLSettings
+from goskill.methods.skill_rl import (
+    SkillCollector,
+    SkillModel,
+    SkillTransitions,
+    check_suite_name,
+    skills_of_run,
+)
 from goskill.training import Objective, OptimizerSettings, Phase, Stateful, TrainingSettings
 from goskill.training.placement import replay_buffer, sampled_objective
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @register("simpl")
 class SiMPL(Method):
     """One agent for all training tasks of a suite, given embeddings that a task encoder finds in decisions.
+
+    A subclass that decides on something else than skills overrides ``_skills``.
 
     Args:
         settings: of the method; its ``tasks`` are those trained on.
@@ -39,13 +50,14 @@ class SiMPL(Method):
         workers: processes that step environments.
     """
 
-    Settings = SiMPLSettings
+    Settings: ClassVar[type[Any]] = SiMPLSettings
+    name: ClassVar[str] = "SiMPL"  # for tables
     learns_in_suite: ClassVar[bool] = True
     needs_store: ClassVar[bool] = False
 
     def __init__(
         self,
-        settings: SiMPLSettings,
+        settings: MetaSettings,
         agent: MetaAgent,
         suite: Suite | None = None,
         training: TrainingSettings | None = None,
@@ -58,30 +70,35 @@ class SiMPL(Method):
         self._seed, each = training.seed, settings.environments_per_task
         tasks = [task for task in settings.tasks for _ in range(each)]
         self.collector = SkillCollector(suite, tasks, agent.skills, settings.discount, self._seed, workers)
-        sizes = (settings.capacity, suite.observation_dim, settings.skill_dim)
+        sizes = (settings.capacity, suite.observation_dim, agent.skills.skill_size)
         self.replay = replay_buffer(training, *sizes, tasks=len(settings.tasks))
         self.contexts = replay_buffer(training, *sizes, tasks=len(settings.tasks))
         self.embeddings = EpisodeEmbeddings(len(tasks), settings.embedding_dim, self._seed)
         self._task = np.repeat(np.arange(len(settings.tasks)), each)
 
     @classmethod
-    def create(cls, settings: SiMPLSettings, sources: Sources, training: TrainingSettings) -> SiMPL:
+    def create(cls, settings: Any, sources: Sources, training: TrainingSettings) -> Self:
         """A new agent for the tasks of a suite, over the skills of a run."""
         suite = sources.environments()
-        if not settings.skills:
-            raise InputError("skills: expected a run of skills such as skill_prior's, got none")
         settings = replace(settings, tasks=tuple(settings.tasks or sources.tasks))
+        settings, skills = cls._skills(settings, sources)
         check_tasks_per_step(settings, settings.tasks)
-        check_suite_name("skills", settings.skills, sources.suite_name)
-        found = skills_of_run(settings.skills, suite)
-        settings = replace(settings, **found.settings)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)
-            agent = MetaAgent(settings, found.model)
+            agent = MetaAgent(settings, skills)
         return cls(settings, agent, suite, training, sources.workers)
 
     @classmethod
-    def restore(cls, settings: SiMPLSettings, networks: Networks) -> SiMPL:
+    def _skills(cls, settings: Any, sources: Sources) -> tuple[Any, SkillModel | SingleActions]:
+        """What is decided on, and the settings with what that decides of them."""
+        if not settings.skills:
+            raise InputError("skills: expected a run of skills such as skill_prior's, got none")
+        check_suite_name("skills", settings.skills, sources.suite_name)
+        found = skills_of_run(settings.skills, sources.environments())
+        return replace(settings, **found.settings), found.model
+
+    @classmethod
+    def restore(cls, settings: MetaSettings, networks: Networks) -> Self:
         """A trained agent, to act."""
         return cls(settings, agent_from_state(settings, networks))
 
@@ -100,8 +117,8 @@ class SiMPL(Method):
         }
 
     def policy(self, precision: str = "float32") -> UnconditionedPolicy:
-        """Explores any task by embeddings drawn from N(0, 1); always in float32. ``simpl_ft`` learns a task."""
-        return UnconditionedPolicy(self.agent)
+        """Explores any task by embeddings drawn from N(0, 1); always in float32. Fine-tuning learns a task."""
+        return UnconditionedPolicy(self.name, self.agent)
 
     def phases(self) -> Sequence[Phase]:
         about = "learns over tasks how to learn one"
@@ -122,7 +139,7 @@ class SiMPL(Method):
         """As many steps as there should have been before this iteration."""
         settings, collector = self.settings, self.collector
         decisions = settings.warmup_decisions + iteration / settings.updates_per_decision
-        due = int(decisions * settings.horizon)
+        due = int(decisions * collector.model.horizon)
         collector.start()
         found: dict[str, list[float]] = {}
         while collector.steps < due:
@@ -151,8 +168,7 @@ class SiMPL(Method):
 
     @torch.inference_mode()
     def _choose(self, observations: Tensor) -> Tensor:
-        policy, _ = self.agent.policy(observations, self.embeddings.values.to(self._device))
-        return policy.sample()
+        return self.agent.policy(observations, self.embeddings.values.to(self._device)).sample()
 
     @property
     def _device(self) -> torch.device:

@@ -1,56 +1,43 @@
-"""What is meta-trained: a task encoder, a policy over skills and twin critics, both given the task's embedding."""
+"""What is meta-trained: a task encoder, a policy and twin critics, both given the task's embedding."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from goskill.errors import InputError
+from goskill.errors import CheckpointError, InputError
 from goskill.methods.sequence.checking import load_parts
-from goskill.methods.simpl.settings import SiMPLSettings
+from goskill.methods.simpl.decisions import DecisionDistribution, SingleActions, decisions
+from goskill.methods.simpl.settings import EmbeddingSettings, MetaSettings, TaskSettings
 from goskill.methods.skill_rl import SkillModel, model_from_state
 from goskill.models import DiagonalNormal, EnsembleMLP, SetTransformer
-from goskill.models.normal import LOG_STD_MAX, LOG_STD_MIN
 from goskill.models.temperature import Temperature
 from goskill.training.targets import TargetNetwork
 
 SMALL, LARGE = 0, 1  # temperatures by the size of contexts
 
 
-def add_residual(prior: DiagonalNormal, output: Tensor, scale: str) -> DiagonalNormal:
-    """The prior's parameters and a network's output [..., 2 skill_dim] added up, as ``scale_residual`` says."""
-    mean, residual = output.float().chunk(2, dim=-1)
-    if scale == "softplus":
-        before = prior.log_std.exp().clamp(min=math.exp(LOG_STD_MIN)).expm1().log()
-        log_std = F.softplus(before + residual).log()
-    else:
-        log_std = prior.log_std + residual
-    return DiagonalNormal(prior.mean + mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX))
-
-
 class MetaAgent(nn.Module):
-    """One agent for all tasks over the skills of a model: batches are [tasks, B, ...], observations raw."""
+    """One agent for all tasks that decides on skills or actions: batches are [tasks, B, ...], observations raw."""
 
-    def __init__(self, settings: SiMPLSettings, skills: SkillModel) -> None:
+    def __init__(self, settings: MetaSettings, skills: SkillModel | SingleActions) -> None:
         super().__init__()
         self.settings, self.skills = settings, skills
         seen = skills.observation_dim + settings.embedding_dim
         hidden = [settings.width] * settings.layers
         self.encoder = SetTransformer(
-            2 * skills.observation_dim + settings.skill_dim + 2,
+            2 * skills.observation_dim + skills.skill_size + 2,
             2 * settings.embedding_dim,
             settings.encoder_width,
             settings.encoder_heads,
             settings.encoder_points,
         )
         # One member, so that agents of target tasks, which begin with these weights, have them in the same shape.
-        self.policy_network = EnsembleMLP(1, [seen, *hidden, 2 * settings.skill_dim])
+        self.policy_network = EnsembleMLP(1, [seen, *hidden, 2 * skills.skill_size])
         begin_without_residual(self.policy_network)
-        self.critic = EnsembleMLP(2, [seen + settings.skill_dim, *hidden, 1])
+        self.critic = EnsembleMLP(2, [seen + skills.skill_size, *hidden, 1])
         self.temperature = Temperature(2, settings.initial_temperature)
         self.target = TargetNetwork(self.critic, settings.target_rate)
         self.target_critic = self.target.module
@@ -68,7 +55,7 @@ class MetaAgent(nn.Module):
         }
 
     def temperatures(self) -> Tensor:
-        """Weights of the divergence from the prior: [2], for small and large contexts."""
+        """Weights of what decisions cost: [2], for small and large contexts."""
         learned: Tensor = self.temperature.value
         if self.settings.fixed_temperature is None:
             return learned
@@ -90,13 +77,11 @@ class MetaAgent(nn.Module):
         ]
         return DiagonalNormal.from_output(self.encoder(torch.cat(elements, -1)))
 
-    def policy(self, observations: Tensor, embedding: Tensor) -> tuple[DiagonalNormal, DiagonalNormal]:
-        """pi(z | s, e) and the skill prior p(z | s): observations [..., observation_dim], embeddings [..., e]."""
-        with torch.no_grad():
-            prior = self.skills.prior(observations)
+    def policy(self, observations: Tensor, embedding: Tensor) -> DecisionDistribution:
+        """pi(z | s, e): observations [..., observation_dim], embeddings [..., embedding_dim]."""
         seen = torch.cat([self.skills.normalize(observations), embedding], -1)
         output = self.policy_network(seen.flatten(0, -2))[0].view(*seen.shape[:-1], -1)
-        return add_residual(prior, output, self.settings.scale_residual), prior
+        return decisions(self.skills, observations, output, self.settings)
 
     def values(
         self,
@@ -121,16 +106,33 @@ class MetaAgent(nn.Module):
 
 @torch.no_grad()
 def begin_without_residual(network: EnsembleMLP) -> None:
-    """Zero the last layer, so that a policy begins as the prior."""
+    """Zero the last layer, so that a policy over skills begins as the prior."""
     for parameter in network.layers[-1].parameters():
         parameter.zero_()
 
 
-def agent_from_state(settings: SiMPLSettings, state: Mapping[str, Mapping[str, Tensor]]) -> MetaAgent:
+def agent_from_state(settings: MetaSettings, state: Mapping[str, Mapping[str, Tensor]]) -> MetaAgent:
     """The agent of a checkpoint: ``state`` maps the names of ``MetaAgent.parts`` to state dicts.
 
     Raises CheckpointError that names the network that is missing or unexpected, or the key that does not fit.
     """
-    agent = MetaAgent(settings, model_from_state(settings, state))
+    agent = MetaAgent(settings, skills_from_state(settings, state, "policy"))
     load_parts(agent.parts, state)
     return agent
+
+
+def skills_from_state(
+    settings: EmbeddingSettings, state: Mapping[str, Mapping[str, Tensor]], policy: str
+) -> SkillModel | SingleActions:
+    """What an agent of a checkpoint decides on, by its settings and the network ``policy``.
+
+    Raises CheckpointError that names the network or key that is missing.
+    """
+    if isinstance(settings, TaskSettings):
+        return model_from_state(settings, state)
+    try:
+        first = state[policy]["layers.0.weight"]
+        last = state[policy][f"layers.{settings.layers}.weight"]
+    except KeyError as error:
+        raise CheckpointError(f"checkpoint: {error.args[0]!r} is missing") from None
+    return SingleActions(first.shape[1] - settings.embedding_dim, last.shape[2] // 2)

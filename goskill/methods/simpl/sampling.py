@@ -10,7 +10,7 @@ from torch import Tensor
 
 from goskill.data import ReplayBuffer, ReplaySampler
 from goskill.errors import InputError
-from goskill.methods.simpl.settings import SiMPLSettings
+from goskill.methods.simpl.settings import MetaSettings
 from goskill.training import Batch
 
 SMALL_PREFIX, LARGE_PREFIX = "small_", "large_"
@@ -43,7 +43,7 @@ class TaskSampler:
         self,
         replay: ReplayBuffer,
         contexts: ReplayBuffer,
-        settings: SiMPLSettings,
+        settings: MetaSettings,
         tasks: Sequence[str],
         seed: int,
     ) -> None:
@@ -112,7 +112,7 @@ class TaskSampler:
         self._step, self._seed = int(state["step"]), int(state["seed"])
 
 
-def check_tasks_per_step(settings: SiMPLSettings, tasks: Sequence[str]) -> None:
+def check_tasks_per_step(settings: MetaSettings, tasks: Sequence[str]) -> None:
     """Raises InputError for fewer tasks than a step takes."""
     if len(tasks) < settings.tasks_per_step:
         raise InputError(

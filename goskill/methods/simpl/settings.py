@@ -1,7 +1,11 @@
-"""Every choice of SiMPL; where paper and released code differ, both can be set and the default says which it is."""
+"""Every choice of SiMPL and PEARL.
+
+Where paper and released code differ, both can be set, and the default says which it is.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,8 +15,8 @@ from goskill.methods.skill_rl.settings import check_positive
 
 
 @dataclass(frozen=True)
-class TaskSettings(SkillSettings):
-    """Settings that meta-training and target tasks share. Raises InputError that names the setting."""
+class EmbeddingSettings:
+    """Settings of agents that are given a task's embedding. Raises InputError that names the setting."""
 
     # Networks
     tasks: tuple[str, ...] = ()  # those learned in
@@ -22,14 +26,12 @@ class TaskSettings(SkillSettings):
     encoder_points: int = 32  # induced points of its attention
     width: int = 256  # of the hidden layers of policy and critics
     layers: int = 3  # hidden layers of policy and critics
-    scale_residual: Literal["log", "softplus"] = "log"  # added to log sigma (paper) | before softplus (code)
 
     # Losses
     discount: float = 0.999  # per environment step
     reward_scale: float = 1.0  # rewards are multiplied by this
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         check_positive(self, "embedding_dim", "encoder_width", "encoder_heads", "encoder_points", "width")
         check_positive(self, "layers", "reward_scale")
         self._check_share("discount")
@@ -45,18 +47,29 @@ class TaskSettings(SkillSettings):
 
 
 @dataclass(frozen=True)
-class SiMPLSettings(TaskSettings):
-    """Settings of meta-training over the tasks of a suite. Raises InputError that names the setting."""
+class TaskSettings(EmbeddingSettings, SkillSettings):
+    """Settings of agents that choose skills as well. Raises InputError that names the setting."""
 
-    # More of the losses
-    small_divergence: float = 0.1  # from the prior, in nats per decision, aimed at where contexts are small
-    large_divergence: float = 0.4  # the same where they are large
-    initial_temperature: float = 0.1  # weight of the divergence from the prior at the beginning
-    fixed_temperature: float | None = None  # weight where contexts are small; None: learned
-    temperature_falls: bool = True  # False: temperatures only rise, as in the code
+    scale_residual: Literal["log", "softplus"] = "log"  # added to log sigma (paper) | before softplus (code)
     divergence_clip: float | None = (
         None  # most nats that count in losses; code: 5 in the maze, 6 in the kitchen
     )
+
+    def __post_init__(self) -> None:
+        EmbeddingSettings.__post_init__(self)
+        SkillSettings.__post_init__(self)
+        if self.divergence_clip is not None:
+            check_positive(self, "divergence_clip")
+
+
+@dataclass(frozen=True)
+class MetaSettings(EmbeddingSettings, ABC):
+    """Settings of meta-training over the tasks of a suite. Raises InputError that names the setting."""
+
+    # More of the losses
+    initial_temperature: float = 0.1  # weight of what decisions cost at the beginning
+    fixed_temperature: float | None = None  # weight where contexts are small; None: learned
+    temperature_falls: bool = True  # False: temperatures only rise, as in the code
     embedding_weight: float = 1e-3  # of the divergence of embeddings from N(0, 1); code only; 0: none
 
     # Schedule
@@ -65,7 +78,7 @@ class SiMPLSettings(TaskSettings):
     small_tasks: int = 4  # of these, how many with small contexts
     small_context: int = 4  # decisions
     large_context: int = 8192  # decisions
-    updates_per_decision: float = 0.25  # updates for one skill carried out in each environment
+    updates_per_decision: float = 0.25  # updates for one decision carried out in each environment
     environments_per_task: int = 1  # that step side by side
     prior_every: int = 2  # of an environment's episodes, one in so many has an embedding drawn from N(0, 1)
     warmup_decisions: int = 200  # in each environment before the first update
@@ -76,31 +89,66 @@ class SiMPLSettings(TaskSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "small_divergence", "large_divergence", "initial_temperature", "iterations")
+        check_positive(self, "initial_temperature", "iterations")
         check_positive(self, "tasks_per_step", "small_context", "large_context", "updates_per_decision")
         check_positive(self, "environments_per_task", "prior_every", "warmup_decisions", "capacity")
         check_positive(self, "batch_size", "learning_rate")
-        for name in ("fixed_temperature", "divergence_clip"):
-            if getattr(self, name) is not None:
-                check_positive(self, name)
+        if self.fixed_temperature is not None:
+            check_positive(self, "fixed_temperature")
         self._check_share("target_rate")
         if not 0 <= self.small_tasks <= self.tasks_per_step:
             self._refuse("small_tasks", f"a number from 0 to tasks_per_step {self.tasks_per_step}")
         if not self.embedding_weight >= 0:
             self._refuse("embedding_weight", "a number that is not negative")
 
+    @abstractmethod
+    def aims(self, size: int) -> tuple[float, float]:
+        """The cost of decisions of ``size`` numbers that temperatures aim at: for small and large contexts."""
+
 
 @dataclass(frozen=True)
-class TargetSettings(TaskSettings):
+class SiMPLSettings(MetaSettings, TaskSettings):
+    """Settings of SiMPL's meta-training. Raises InputError that names the setting."""
+
+    # Divergences
+    small_divergence: float = 0.1  # from the prior, in nats per decision, aimed at where contexts are small
+    large_divergence: float = 0.4  # the same where they are large
+
+    def __post_init__(self) -> None:
+        MetaSettings.__post_init__(self)
+        check_positive(self, "small_divergence", "large_divergence")
+
+    def aims(self, size: int) -> tuple[float, float]:
+        """The divergences."""
+        return self.small_divergence, self.large_divergence
+
+
+@dataclass(frozen=True)
+class PEARLSettings(MetaSettings):
+    """Settings of PEARL's meta-training. Raises InputError that names the setting."""
+
+    small_tasks: int = 0  # of an update's tasks, how many with small contexts
+    large_context: int = 1024  # steps
+    target_entropy: float | None = None  # of actions; None: minus their number of dimensions
+
+    def aims(self, size: int) -> tuple[float, float]:
+        """Minus the entropy, whatever the context."""
+        aim = aim_of_entropy(self.target_entropy, size)
+        return aim, aim
+
+
+@dataclass(frozen=True)
+class AdaptationSettings(EmbeddingSettings, ABC):
     """Settings of learning target tasks. Raises InputError that names the setting."""
 
-    meta: str = ""  # run folder of simpl: networks and temperature are taken, with its settings of both
-    target_divergence: float = 1.0  # from the prior, in nats per decision, that the temperature aims at
+    meta: str = (
+        ""  # run folder of meta-training: networks and temperature are taken, with its settings of both
+    )
 
     # Schedule
     iterations: int = 40_000  # updates of every agent
     prior_episodes: int = 20  # of each task with embeddings drawn from N(0, 1), which it is then encoded from
-    updates_per_decision: float = 0.25  # updates for one skill carried out, from the first encoded task on
+    updates_per_decision: float = 0.25  # updates for one decision carried out, from the first encoded task on
     capacity: int = 20_000  # decisions of each agent that the replay buffer keeps
     batch_size: int = 256  # decisions of each agent in a batch
     target_rate: float = 0.005  # share by which target critics move at each update
@@ -108,6 +156,41 @@ class TargetSettings(TaskSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "target_divergence", "iterations", "prior_episodes", "updates_per_decision")
+        check_positive(self, "iterations", "prior_episodes", "updates_per_decision")
         check_positive(self, "capacity", "batch_size", "learning_rate")
         self._check_share("target_rate")
+
+    @abstractmethod
+    def aim(self, size: int) -> float:
+        """The cost of decisions of ``size`` numbers that temperatures aim at."""
+
+
+@dataclass(frozen=True)
+class TargetSettings(AdaptationSettings, TaskSettings):
+    """Settings of SiMPL's learning of target tasks. Raises InputError that names the setting."""
+
+    target_divergence: float = 1.0  # from the prior, in nats per decision, that the temperature aims at
+
+    def __post_init__(self) -> None:
+        AdaptationSettings.__post_init__(self)
+        check_positive(self, "target_divergence")
+
+    def aim(self, size: int) -> float:
+        """The divergence."""
+        return self.target_divergence
+
+
+@dataclass(frozen=True)
+class PEARLTargetSettings(AdaptationSettings):
+    """Settings of PEARL's learning of target tasks. Raises InputError that names the setting."""
+
+    target_entropy: float | None = None  # of actions; None: minus their number of dimensions
+
+    def aim(self, size: int) -> float:
+        """Minus the entropy."""
+        return aim_of_entropy(self.target_entropy, size)
+
+
+def aim_of_entropy(entropy: float | None, action_dim: int) -> float:
+    """The log density of actions to aim at; None: soft actor-critic's entropy, minus ``action_dim``."""
+    return float(action_dim) if entropy is None else -entropy

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from goskill.errors import InputError
 from goskill.methods.feedforward import agents_in
 from goskill.methods.sequence.checking import load_parts
-from goskill.methods.simpl.networks import LARGE, MetaAgent, add_residual
-from goskill.methods.simpl.settings import TargetSettings
-from goskill.methods.skill_rl import SkillModel, model_from_state, soft_target, temperature_loss
-from goskill.models import DiagonalNormal, EnsembleMLP, twin_values
+from goskill.methods.simpl.decisions import DecisionDistribution, SingleActions, decisions
+from goskill.methods.simpl.networks import LARGE, MetaAgent, skills_from_state
+from goskill.methods.simpl.settings import AdaptationSettings
+from goskill.methods.skill_rl import SkillModel, soft_target, temperature_loss
+from goskill.models import EnsembleMLP, twin_values
 from goskill.models.temperature import Temperature
 from goskill.training import Batch
 from goskill.training.targets import TargetNetwork
@@ -34,7 +35,7 @@ class KnownTasks(nn.Module):
 class TargetAgents(nn.Module):
     """Agents for ``settings.tasks``, each as one batched network: batches are [agents, B, ...], observations raw."""
 
-    def __init__(self, settings: TargetSettings, skills: SkillModel) -> None:
+    def __init__(self, settings: AdaptationSettings, skills: SkillModel | SingleActions) -> None:
         super().__init__()
         if not settings.tasks:
             raise InputError("tasks: expected at least one, got none")
@@ -42,9 +43,9 @@ class TargetAgents(nn.Module):
         self.agents = len(settings.tasks)
         hidden = [settings.width] * settings.layers
         seen = skills.observation_dim + settings.embedding_dim
-        self.actor = EnsembleMLP(self.agents, [seen, *hidden, 2 * settings.skill_dim])
+        self.actor = EnsembleMLP(self.agents, [seen, *hidden, 2 * skills.skill_size])
         # The two critics of an agent follow one another.
-        self.critic = EnsembleMLP(2 * self.agents, [seen + settings.skill_dim, *hidden, 1])
+        self.critic = EnsembleMLP(2 * self.agents, [seen + skills.skill_size, *hidden, 1])
         self.temperature = Temperature(self.agents, 1.0)
         self.target = TargetNetwork(self.critic, settings.target_rate)
         self.target_critic = self.target.module
@@ -72,22 +73,20 @@ class TargetAgents(nn.Module):
                 own.copy_(trained.repeat(self.agents, *[1] * (trained.ndim - 1)))
         self.temperature.log_value.fill_(float(meta.temperatures()[LARGE].log()))
 
-    def policy(self, observations: Tensor) -> tuple[DiagonalNormal, DiagonalNormal]:
-        """Each agent's distribution of skills, and the prior's, for observations [agents, B, observation_dim]."""
-        with torch.no_grad():
-            prior = self.skills.prior(observations)
+    def policy(self, observations: Tensor) -> DecisionDistribution:
+        """Of each agent, for observations [agents, B, observation_dim]."""
         embedding = self.known.embedding[:, None].expand(-1, observations.shape[1], -1)
         seen = torch.cat([self.skills.normalize(observations), embedding], -1)
-        return add_residual(prior, self.actor(seen), self.settings.scale_residual), prior
+        return decisions(self.skills, observations, self.actor(seen), self.settings)
 
-    def policy_with(self, agent: Tensor, observations: Tensor, embedding: Tensor) -> DiagonalNormal:
-        """Skills of agents int64 [N] for observations [N, observation_dim], given embeddings [N, embedding_dim]."""
+    def policy_with(self, agent: Tensor, observations: Tensor, embedding: Tensor) -> DecisionDistribution:
+        """Decisions of agents int64 [N] for observations [N, observation_dim], given embeddings [N, embedding_dim]."""
         seen = torch.cat([self.skills.normalize(observations), embedding], -1)
         output = self.actor.of_members(seen, agent)
-        return add_residual(self.skills.prior(observations), output, self.settings.scale_residual)
+        return decisions(self.skills, observations, output, self.settings)
 
-    def policy_in(self, tasks: Sequence[str]) -> Callable[[Tensor], DiagonalNormal]:
-        """What maps observations [N, observation_dim] in N tasks to each agent's distribution of skills.
+    def policy_in(self, tasks: Sequence[str]) -> Callable[[Tensor], DecisionDistribution]:
+        """What maps observations [N, observation_dim] in N tasks to what each agent may decide.
 
         Raises InputError for a task that no agent has learned.
         """
@@ -113,12 +112,12 @@ class TargetCriticLoss(nn.Module):
         self.agents = agents
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Decisions [agents, B, ...], whose ``actions`` are skills -> loss, metrics."""
+        """Decisions [agents, B, ...] -> loss, metrics."""
         agents, following = self.agents, batch["next_observations"]
         with torch.no_grad():
-            policy, prior = agents.policy(following)
-            future = agents.values(following, policy.sample(), agents.target_critic).amin(1)
-            future = future - agents.temperature.value[:, None] * policy.divergence(prior)
+            decided, cost = agents.policy(following).sample_with_cost()
+            future = agents.values(following, decided, agents.target_critic).amin(1)
+            future = future - agents.temperature.value[:, None] * cost
             target = soft_target(batch, future, agents.settings.reward_scale)
         values = agents.values(batch["observations"], batch["actions"])
         error = (values - target[:, None]).square().mean(2).sum(1)
@@ -137,27 +136,26 @@ class TargetActorLoss(nn.Module):
         """Decisions [agents, B, ...] -> loss, metrics."""
         agents, observations = self.agents, batch["observations"]
         known = agents.known.since >= 0
-        policy, prior = agents.policy(observations)
-        divergence = policy.divergence(prior)
-        value = agents.values(observations, policy.sample()).amin(1)
+        decided, cost = agents.policy(observations).sample_with_cost()
+        value = agents.values(observations, decided).amin(1)
         temperature = agents.temperature.value.detach()
-        actor = (temperature[:, None] * divergence - value).mean(1)
+        actor = (temperature[:, None] * cost - value).mean(1)
         # An agent that is not known yet is at its aim, which leaves its temperature alone.
-        aim = agents.settings.target_divergence
-        counted = torch.where(known[:, None], divergence.detach(), aim)
+        aim = agents.settings.aim(agents.skills.skill_size)
+        counted = torch.where(known[:, None], cost.detach(), aim)
         loss = torch.where(known, actor, 0.0).sum()
         loss = loss + temperature_loss(agents.temperature.log_value, counted, aim)
-        metrics = {"divergence": divergence.mean(), "temperature": temperature.mean(), "value": value.mean()}
+        metrics = {"cost": cost.mean(), "temperature": temperature.mean(), "value": value.mean()}
         return loss, metrics
 
 
 def target_agents_from_state(
-    settings: TargetSettings, state: Mapping[str, Mapping[str, Tensor]]
+    settings: AdaptationSettings, state: Mapping[str, Mapping[str, Tensor]]
 ) -> TargetAgents:
     """The agents of a checkpoint: ``state`` maps the names of ``TargetAgents.parts`` to state dicts.
 
     Raises CheckpointError that names the network that is missing or unexpected, or the key that does not fit.
     """
-    agents = TargetAgents(settings, model_from_state(settings, state))
+    agents = TargetAgents(settings, skills_from_state(settings, state, "actor"))
     load_parts(agents.parts, state)
     return agents

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import ClassVar
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,19 +16,29 @@ from goskill.errors import InputError
 from goskill.methods.method import Method, Networks, Sources
 from goskill.methods.registry import register
 from goskill.methods.simpl.exploration import EpisodeEmbeddings
-from goskill.methods.simpl.networks import MetaAgent
-from goskill.methods.simpl.settings import TargetSettings
+from goskill.methods.simpl.networks import MetaAgent, agent_from_state
+from goskill.methods.simpl.settings import AdaptationSettings, TargetSettings, TaskSettings
 from goskill.methods.simpl.target_agents import (
     TargetActorLoss,
     TargetAgents,
     TargetCriticLoss,
     target_agents_from_state,
 )
-from goskill.methods.simpl.trained import check_suite_name, meta_trained
-from goskill.methods.skill_rl import SkillChoosingPolicy, SkillCollector, SkillTransitions
+from goskill.methods.skill_rl import (
+    SkillChoosingPolicy,
+    SkillCollector,
+    SkillTransitions,
+    check_sizes,
+    check_suite_name,
+    finished_run,
+    warn_of_known,
+)
 from goskill.training import Objective, Phase, Stateful, TrainingSettings
 from goskill.training.actor_critic import actor_critic
 from goskill.training.placement import replay_buffer
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @register("simpl_ft")
@@ -48,13 +57,16 @@ class SiMPLTarget(Method):
         workers: processes that step environments.
     """
 
-    Settings = TargetSettings
+    Settings: ClassVar[type[Any]] = TargetSettings
+    name: ClassVar[str] = "SiMPL"  # for tables
+    learned_by: ClassVar[str] = "simpl"  # the method of the run that it goes on from
+    shared: ClassVar[type[Any]] = TaskSettings  # whose values are that run's
     learns_in_suite: ClassVar[bool] = True
     needs_store: ClassVar[bool] = False
 
     def __init__(
         self,
-        settings: TargetSettings,
+        settings: AdaptationSettings,
         agents: TargetAgents,
         meta: MetaAgent | None = None,
         suite: Suite | None = None,
@@ -68,28 +80,29 @@ class SiMPLTarget(Method):
         self._meta, self._seed = meta, training.seed
         tasks = list(settings.tasks)
         self.collector = SkillCollector(suite, tasks, agents.skills, settings.discount, self._seed, workers)
-        sizes = (settings.capacity, suite.observation_dim, settings.skill_dim)
+        sizes = (settings.capacity, suite.observation_dim, agents.skills.skill_size)
         self.replay = replay_buffer(training, *sizes, tasks=len(tasks))
         self.embeddings = EpisodeEmbeddings(len(tasks), settings.embedding_dim, self._seed)
 
     @classmethod
-    def create(cls, settings: TargetSettings, sources: Sources, training: TrainingSettings) -> SiMPLTarget:
+    def create(cls, settings: Any, sources: Sources, training: TrainingSettings) -> Self:
         """Agents for the tasks of a suite that begin as the meta-trained one; warns of tasks that it knows."""
         suite = sources.environments()
         if not settings.meta:
-            raise InputError("meta: expected a run of simpl, got none")
+            raise InputError(f"meta: expected a run of {cls.learned_by}, got none")
         check_suite_name("meta", settings.meta, sources.suite_name)
-        meta, shared = meta_trained(settings.meta, suite)
+        trained, networks = finished_run("meta", settings.meta, cls.learned_by)
+        meta = agent_from_state(trained, networks)
+        check_sizes("meta", settings.meta, meta.skills, suite)
+        shared = {one.name: getattr(trained, one.name) for one in fields(cls.shared) if one.name != "tasks"}
         settings = replace(settings, tasks=tuple(settings.tasks or sources.tasks), **shared)
-        both = [task for task in settings.tasks if task in meta.settings.tasks]
-        if both:
-            warnings.warn(f"tasks: {', '.join(both)}: meta-trained on as well", stacklevel=2)
+        warn_of_known(settings.tasks, trained.tasks)
         agents = TargetAgents(settings, meta.skills)
         agents.begin_as(meta)
         return cls(settings, agents, meta, suite, training, sources.workers)
 
     @classmethod
-    def restore(cls, settings: TargetSettings, networks: Networks) -> SiMPLTarget:
+    def restore(cls, settings: AdaptationSettings, networks: Networks) -> Self:
         """Trained agents, to act."""
         return cls(settings, target_agents_from_state(settings, networks))
 
@@ -107,8 +120,8 @@ class SiMPLTarget(Method):
         }
 
     def policy(self, precision: str = "float32") -> SkillChoosingPolicy:
-        """Acts by each agent's mean skill unless it is asked to explore; always in float32."""
-        return SkillChoosingPolicy("SiMPL", self.agents.skills, self.agents.policy_in)
+        """Acts by each agent's mean decision unless it is asked to explore; always in float32."""
+        return SkillChoosingPolicy(self.name, self.agents.skills, self.agents.policy_in)
 
     def phases(self) -> Sequence[Phase]:
         about = "learns tasks from what meta-training learned"
@@ -153,7 +166,7 @@ class SiMPLTarget(Method):
         if not begun:
             return True
         decisions = iteration / self.settings.updates_per_decision
-        due = min(begun) + int(decisions * self.settings.horizon)
+        due = min(begun) + int(decisions * self.collector.model.horizon)
         return self.collector.steps < due
 
     def _is_prior(self, environment: int, episode: int) -> bool:

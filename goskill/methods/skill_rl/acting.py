@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +14,6 @@ from torch import Tensor
 
 from goskill.errors import InputError
 from goskill.methods.skill_rl.execution import ExecutableSkills, SkillExecution
-from goskill.models import DiagonalNormal
 from goskill.rollouts.policy import FloatArray
 
 
@@ -26,6 +26,23 @@ class SkillDistribution(Protocol):
 
     def sample(self) -> Tensor:
         """Skills drawn by torch's generator, [N, skill_size]."""
+
+
+class NormalSkills(SkillDistribution, Protocol):
+    """Those that are functions of normal noise."""
+
+    def at(self, noise: Tensor) -> Tensor:
+        """The skills that standard normal ``noise`` [N, skill_size] leads to."""
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Skills [N, skill_size] that are drawn already."""
+
+    mean: Tensor
+
+    def sample(self) -> Tensor:
+        return self.mean
 
 
 Choices = Callable[[Sequence[str]], Callable[[Tensor], SkillDistribution]]
@@ -85,7 +102,7 @@ class SampledSkillPolicy(SkillChoosingPolicy, ABC):
         self._generators: list[np.random.Generator] = []
 
     @abstractmethod
-    def _distribution(self, observations: Tensor) -> DiagonalNormal:
+    def _distribution(self, observations: Tensor) -> NormalSkills:
         """Of skills, for observations [N, observation_dim]."""
 
     def reset(self, tasks: Sequence[str], prompts: Any = None, seed: int | Sequence[int] = 0) -> None:
@@ -99,9 +116,8 @@ class SampledSkillPolicy(SkillChoosingPolicy, ABC):
             np.random.Generator(np.random.Philox(np.random.SeedSequence(one))) for one in seeds
         ]
 
-    def _drawn(self, observations: Tensor) -> DiagonalNormal:
+    def _drawn(self, observations: Tensor) -> _Drawn:
         skills = self._distribution(observations)
         size = skills.mean.shape[1]
         noise = np.stack([one.standard_normal(size, np.float32) for one in self._generators])
-        drawn = skills.mean + skills.log_std.exp() * torch.from_numpy(noise).to(skills.mean.device)
-        return DiagonalNormal(drawn, skills.log_std)
+        return _Drawn(skills.at(torch.from_numpy(noise).to(skills.mean.device)))

@@ -48,8 +48,13 @@ class SkillAgents(nn.Module):
     @torch.no_grad()
     def begin_as_prior(self) -> None:
         """Give every actor the prior's weights."""
-        for own, prior in zip(self.actor.parameters(), self.skills.prior_network.parameters(), strict=True):
-            own.copy_(prior.expand_as(own))
+        self.begin_as(self.skills.prior_network.state_dict())
+
+    @torch.no_grad()
+    def begin_as(self, network: Mapping[str, Tensor]) -> None:
+        """Give every actor the weights of one network of the prior's shape, by their names."""
+        for name, own in self.actor.named_parameters():
+            own.copy_(network[name].expand_as(own))
 
     def policy(self, observations: Tensor) -> DiagonalNormal:
         """Each agent's distribution of skills for observations [agents, B, observation_dim]."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -30,6 +30,9 @@ from goskill.training import Objective, Phase, Stateful, TrainingSettings
 from goskill.training.actor_critic import actor_critic
 from goskill.training.placement import replay_buffer
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 
 @dataclass(frozen=True)
 class SPiRLSettings(OnlineSettings):
@@ -49,10 +52,10 @@ class SPiRL(Method):
         workers: processes that step environments.
     """
 
-    Settings = SPiRLSettings
+    Settings: ClassVar[type[Any]] = SPiRLSettings
     learns_in_suite: ClassVar[bool] = True
     needs_store: ClassVar[bool] = False
-    schedule = ("skill_iterations", "iterations")
+    schedule: ClassVar[tuple[str, ...]] = ("skill_iterations", "iterations")
 
     def __init__(
         self,
@@ -75,7 +78,7 @@ class SPiRL(Method):
         self._agent = np.repeat(np.arange(len(settings.tasks)), each)
 
     @classmethod
-    def create(cls, settings: SPiRLSettings, sources: Sources, training: TrainingSettings) -> SPiRL:
+    def create(cls, settings: Any, sources: Sources, training: TrainingSettings) -> Self:
         """New agents for the tasks of a suite, over the skills of a run or of new ones to learn from a store."""
         suite = sources.environments()
         settings = replace(settings, tasks=tuple(settings.tasks or sources.tasks))
@@ -92,7 +95,7 @@ class SPiRL(Method):
         return cls(settings, agents, store, suite, training, sources.workers)
 
     @classmethod
-    def restore(cls, settings: SPiRLSettings, networks: Networks) -> SPiRL:
+    def restore(cls, settings: Any, networks: Networks) -> Self:
         """Trained agents, to act."""
         return cls(settings, agents_from_state(settings, networks))
 

@@ -23,8 +23,8 @@ class SRTDSettings:
     skill_layers: int = 3  # hidden layers of each
     task_width: int = 256  # of the hidden layers of the tasks' encoder and decoder
     task_layers: int = 2  # hidden layers of each
-    rewards: Literal["differences", "plain"] = (
-        "differences"  # each reward less the one before, as released | as they are
+    rewards: Literal["plain", "differences"] = (
+        "plain"  # as they are | each reward less the one before, as released
     )
     reward_scale: float = 0.1  # rewards are multiplied by this
     prior_weight: float = 100.0  # of the discrepancy between latents and the normal prior
