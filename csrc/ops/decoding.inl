@@ -26,6 +26,7 @@ inline void score(const CachedAttention& task, const float* queries, const float
         for (std::int64_t d = 0; d < task.head_width; ++d) {
             const Float left = load(keys + d * task.key_stride + key);
             const Float right = load(keys + d * task.key_stride + key + LANES);
+            UNROLLED
             for (int query = 0; query < QUERIES; ++query) {
                 const Float value = splat(queries[query * task.head_width + d]);
                 sums[query][0] = multiply_add(value, left, sums[query][0]);
@@ -70,8 +71,10 @@ inline void mix(const CachedAttention& task, const float* weights, std::int64_t 
         const float* from = values + key * task.head_width + d;
         Float parts[VECTORS];
         for (int part = 0; part < VECTORS; ++part) parts[part] = load(from + part * LANES);
+        UNROLLED
         for (int query = 0; query < QUERIES; ++query) {
             const Float weight = splat(weights[query * weights_stride + key]);
+            UNROLLED
             for (int part = 0; part < VECTORS; ++part)
                 sums[query][part] = multiply_add(weight, parts[part], sums[query][part]);
         }

@@ -18,8 +18,10 @@ inline void score_tile(const float* rows, std::int64_t stride, std::int64_t dim,
     for (std::int64_t d = 0; d < dim; ++d) {
         Float code[VECTORS];
         for (int v = 0; v < VECTORS; ++v) code[v] = load(codes + (d * VECTORS + v) * LANES);
+        UNROLLED
         for (int r = 0; r < TILE_ROWS; ++r) {
             const Float value = splat(row[r][d]);
+            UNROLLED
             for (int v = 0; v < VECTORS; ++v) dot[r][v] = multiply_add(value, code[v], dot[r][v]);
         }
     }
@@ -98,7 +100,7 @@ inline void finish_row(const Lookup& lookup, std::int64_t row, const float* valu
     if (statistics != nullptr && selected) add_to_statistics(values, code, index, dim, *statistics);
 }
 
-// Rows less the centre, one after the other; asks for the next block meanwhile.
+// Rows less the centre, one after the other; asks for the rows after them meanwhile.
 inline void subtract_centre(const float* rows, std::int64_t stride, std::int64_t count, std::int64_t dim,
                             const float* centre, float* out) {
     for (std::int64_t r = 0; r < count; ++r, out += dim) {
@@ -112,10 +114,15 @@ inline void subtract_centre(const float* rows, std::int64_t stride, std::int64_t
     }
 }
 
-// Groups of TILE_ROWS rows, `stride` floats apart.
+// Groups of TILE_ROWS rows, `stride` floats apart. With a centre, each group's differences from it go to
+// `scratch` just before it meets its first codes, so that the products of the group before hide most of that
+// work.
 template <int VECTORS>
 void nearest_in_block(const float* rows, std::int64_t stride, std::int64_t groups, std::int64_t dim,
-                      const PackedCodebook& codebook, Best& best) {
+                      const PackedCodebook& codebook, float* scratch, Best& best) {
+    const bool centred = !codebook.centre.empty();
+    const std::int64_t width = centred ? dim : stride;
+    const float* scored = centred ? scratch : rows;
     for (std::int64_t r = 0; r < groups * TILE_ROWS; ++r) {
         best.score[r] = splat(-__builtin_inff());
         best.tile[r] = Int{};
@@ -124,7 +131,11 @@ void nearest_in_block(const float* rows, std::int64_t stride, std::int64_t group
         const float* codes = codebook.values.data() + t * codebook.tile * dim;
         const float* offsets = codebook.offsets.data() + t * codebook.tile;
         for (std::int64_t g = 0; g < groups; ++g) {
-            score_tile<VECTORS>(rows + g * TILE_ROWS * stride, stride, dim, codes, offsets,
+            if (centred && t == 0) {
+                subtract_centre(rows + g * TILE_ROWS * stride, stride, TILE_ROWS, dim, codebook.centre.data(),
+                                scratch + g * TILE_ROWS * dim);
+            }
+            score_tile<VECTORS>(scored + g * TILE_ROWS * width, width, dim, codes, offsets,
                                 static_cast<std::int32_t>(t), best.score + g * TILE_ROWS,
                                 best.tile + g * TILE_ROWS);
         }
@@ -152,17 +163,10 @@ void nearest_rows(const Lookup& lookup, const PackedCodebook& codebook, std::int
                       lookup.x.column_stride, dim, copy.data() + r * dim);
             }
         }
-        const float* scored = rows;
-        std::int64_t width = stride;
-        if (!centred.empty()) {
-            subtract_centre(rows, stride, groups * TILE_ROWS, dim, codebook.centre.data(), centred.data());
-            scored = centred.data();
-            width = dim;
-        }
         if (codebook.tile == LANES) {
-            nearest_in_block<1>(scored, width, groups, dim, codebook, best);
+            nearest_in_block<1>(rows, stride, groups, dim, codebook, centred.data(), best);
         } else {
-            nearest_in_block<2>(scored, width, groups, dim, codebook, best);
+            nearest_in_block<2>(rows, stride, groups, dim, codebook, centred.data(), best);
         }
         for (std::int64_t r = 0; r < count; ++r) {
             const std::int64_t index = first_best(best.score[r], best.tile[r]);
