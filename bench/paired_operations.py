@@ -29,6 +29,8 @@ LEAST_SECONDS = 0.02  # of a block that is timed as one
 CASES: tuple[tuple[str, tuple[int, ...]], ...] = (
     *(("nearest code", (rows, 64, 16)) for rows in (1_000, 10_000, 100_000)),
     ("nearest code", (100_000, 64, 1024)),
+    *(("nearest code far from zero", (rows, 64, 16)) for rows in (1_000, 10_000, 100_000)),
+    ("nearest code far from zero", (100_000, 64, 1024)),
     *(("vector quantisation step", (rows, 64, 16)) for rows in (800, 8_000, 80_000)),
     ("vector quantisation step", (16_384, 64, 1024)),
     *(
@@ -46,8 +48,9 @@ def operation(name: str, size: tuple[int, ...]) -> Callable[[], Any]:
     from goskill.nn import VectorQuantize
 
     torch.manual_seed(0)
-    if name == "nearest code":
-        rows, codebook = torch.randn(size[:2]), torch.randn(size[2], size[1])
+    if name.startswith("nearest code"):
+        offset = 100 if name == "nearest code far from zero" else 0
+        rows, codebook = torch.randn(size[:2]) + offset, torch.randn(size[2], size[1]) + offset
         return lambda: ops.nearest_code(rows, codebook)
     if name == "vector quantisation step":
         module, x = VectorQuantize(size[1], size[2]), torch.randn(1, *size[:2], requires_grad=True)
