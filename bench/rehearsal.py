@@ -193,7 +193,7 @@ class Rehearsal:
 
     def iterations(self) -> int:
         """Of all phases together."""
-        return sum(getattr(self.settings, key) for key in self.entry.method.schedule)
+        return sum(phase.iterations for phase in self._method(TrainingSettings()).phases())
 
     def train(self, *, stop_at: int = 0, **training: Any) -> Any:
         """The trained method; with ``stop_at``, interrupted before that iteration of the run and resumed."""

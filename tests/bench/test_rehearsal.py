@@ -17,6 +17,7 @@ def test_every_method_and_ablation_is_rehearsed(tmp_path: Path, monkeypatch: pyt
         rehearsal, "_rehearse", lambda made, title, standin, chosen: ways.update({title: chosen})
     )
     monkeypatch.setattr(rehearsal, "finished_run", lambda *given: Path("run"))
+    monkeypatch.setattr(rehearsal.Rehearsal, "iterations", lambda self: 18)
     monkeypatch.setattr(rehearsal.pool, "checked_actions", rehearsal.pool.checked_actions)
     rehearsal.rehearse(tmp_path, [])
     assert [title for title in ways if title in built_in_names()] == built_in_names()
