@@ -41,6 +41,16 @@ SMALL: dict[str, Any] = {
 }
 
 
+def test_everything_an_agent_computes_with_follows_its_parts_to_a_device() -> None:
+    """The meta device stands for a GPU; mixed devices raise."""
+    agent = MetaAgent(PEARLSettings(**SMALL, tasks=("a", "b")), SingleActions(3, 2))
+    for part in agent.parts.values():
+        part.to("meta")
+    drawn = agent.policy(torch.zeros(2, 8, 3, device="meta"), torch.zeros(2, 8, 2, device="meta")).sample()
+    assert drawn.shape == (2, 8, 2)
+    assert drawn.device.type == "meta"
+
+
 def test_a_step_is_soft_actor_critics_given_an_embedding() -> None:
     """Densities and costs by torch.distributions; temperatures aim at an entropy of minus the actions' dimensions."""
     settings = PEARLSettings(

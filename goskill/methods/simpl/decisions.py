@@ -105,8 +105,8 @@ class SingleActions(nn.Module):
 
     @property
     def parts(self) -> dict[str, nn.Module]:
-        """Nothing is learned."""
-        return {}
+        """What follows the networks to their device; nothing is learned."""
+        return {"normalize": self.normalize}
 
     def plan(self, skill: Tensor) -> tuple[Tensor, Tensor] | None:
         """The action [N, 1, action_dim] is known at once."""
