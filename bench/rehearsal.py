@@ -90,10 +90,16 @@ SMALL: dict[str, Any] = {
 
 
 # Methods that begin with a finished run: the setting that names it, and the method of that run.
-BEGIN_WITH = {"simpl": ("skills", "skill_prior"), "simpl_ft": ("meta", "simpl")}
+BEGIN_WITH = {
+    "simpl": ("skills", "skill_prior"),
+    "simpl_ft": ("meta", "simpl"),
+    "pearl_ft": ("meta", "pearl"),
+    "mtrl": ("skills", "skill_prior"),
+    "mtrl_ft": ("meta", "mtrl"),
+}
 
 # Methods whose course depends on what lies on the device: for them the library makes the copies to it.
-WITH_COPIES = ("simpl_ft",)
+WITH_COPIES = ("simpl_ft", "pearl_ft", "mtrl_ft")
 
 # Tests and peers in which a capture fails: the first on purpose, the second since the package reads on the host.
 FAILING_CAPTURES = ("test_a_capture_that_failed_leaves_torch_as_it_was", "-vector-quantize-pytorch]")

@@ -29,3 +29,8 @@ def test_every_method_and_ablation_is_rehearsed(tmp_path: Path, monkeypatch: pyt
         assert any("stop_at" in way for way in ways[name])
     for name in ("go_skill", "srtd"):
         assert {f"{name}, {ablation}" for ablation in find(name).method.ablations} <= set(ways)
+
+
+def test_methods_that_begin_with_a_run_are_given_one() -> None:
+    fields = {name: find(name).method.Settings.__dataclass_fields__ for name in built_in_names()}
+    assert {name for name in fields if "meta" in fields[name]} <= set(rehearsal.BEGIN_WITH)
