@@ -31,6 +31,7 @@ from goskill.experiments.runs import (
     action_repeat_of,
     check_finished,
     evaluate_over_ranks,
+    find_checkpoint,
     load_method,
     open_store,
     prompts_of,
@@ -289,7 +290,8 @@ def evaluate(
     run's rule, or the best where that was a file. ``video`` also films the first episode of each task into the
     folder's ``videos``. ``out`` is a file for the results (and a CSV file beside it) instead of the run's
     ``results.json``. ``method`` is the class that the run was trained with, where its name does not say all.
-    ``checkpoint`` is the name of one of the run's, "newest" of a run under way.
+    ``checkpoint`` is the name of one of the run's, "newest" of a run under way; its results are not the run's and go
+    to ``results-CHECKPOINT.json``.
     Raises InputError for a folder without a finished run, for a suite of other dimensions, for tasks without
     demonstrations, and for films where rendering is not possible. Under torchrun the ranks share the tasks.
     """
@@ -298,7 +300,7 @@ def evaluate(
     from goskill.training import RunFolder, choose_device, distributed
 
     run = RunFolder.open(path)
-    file = run.results_file if out is None else Path(out)
+    file = _results_file(run, checkpoint) if out is None else Path(out)
     if file.suffix != ".json" or file.is_dir():
         raise InputError(f"out: expected a file that ends in .json, got {file}")
     chosen_device = choose_device(device or "auto")
@@ -331,6 +333,8 @@ def evaluate(
         return results
     console.print(results_table(results, title=str(run.path)))
     _save_results(results, file)
+    if checkpoint is not None:
+        console.print(f"results: {file}", highlight=False, markup=False)
     if video:
         with _progress("filming") as report:
             films = film(
@@ -408,6 +412,12 @@ def _where(
         hint = ": give an episode store that has some with --data" if data is None else ""
         raise InputError(f"{data or run.path} has no demonstrations of {', '.join(missing)}{hint}")
     return found, chosen, prompts
+
+
+def _results_file(run: RunFolder, checkpoint: str | None) -> Path:
+    if checkpoint is None:
+        return run.results_file
+    return run.results_of(find_checkpoint(run, checkpoint).path.name)
 
 
 def _save_results(results: Results, file: Path) -> None:

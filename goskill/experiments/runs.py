@@ -162,6 +162,7 @@ def _data_record(store: EpisodeStore | None) -> dict[str, Any]:
         "tasks": store.tasks,
         "episodes": store.num_episodes,
         "steps": store.num_steps,
+        "fingerprint": store.fingerprint,
         **({} if store.action_repeat == 1 else {"action_repeat": store.action_repeat}),
         "returns": {task: to_mapping(returns) for task, returns in data_returns(store).items()},
     }
@@ -221,7 +222,9 @@ def check_data(run: RunFolder, path: Path, data: Mapping[str, Any]) -> None:
     ``data`` says of the store what :func:`record_of` does.
     """
     begun = _record(run)["data"]
-    for name in ("tasks", "episodes", "steps", "returns"):
+    for name in ("tasks", "episodes", "steps", "returns", "fingerprint"):
+        if name == "fingerprint" and name not in begun:
+            continue  # older runs do not know it
         if begun.get(name) != data[name]:
             shown = "" if name == "returns" else f" ({begun.get(name)} there, {data[name]} here)"
             raise InputError(
