@@ -105,7 +105,7 @@ def roll_out(suite: Suite, env: Any, policy: Expert, seed: int) -> CollectedEpis
         actions[step] = policy(observation)
         observation, rewards[step], terminated, truncated, info = env.step(actions[step])
         told = next((info[key] for key in suite.success_keys if key in info), None)
-        if told is not None:
+        if told is not None and not np.isnan(told):
             reported, success[step] = True, told > 0
         if terminated or truncated:
             length = step + 1

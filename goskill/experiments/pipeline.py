@@ -40,6 +40,7 @@ from goskill.experiments.runs import (
     settings_of,
     suite_of,
     tasks_of,
+    tasks_with_episodes,
 )
 from goskill.experiments.suites import choose_tasks, suite_for
 from goskill.experiments.train import train
@@ -393,6 +394,7 @@ def _where(
 ) -> tuple[Suite, list[str], Prompts]:
     """The suite and tasks that a run is evaluated in, and ``count`` demonstrations of each from ``data`` or the run."""
     from goskill.data import EpisodeStore
+    from goskill.data.selection import is_indices
     from goskill.envs.repeated import repeated
     from goskill.envs.suite import find_suite, tasks_in
     from goskill.rollouts.collection import suite_of_store
@@ -403,14 +405,15 @@ def _where(
     store = EpisodeStore.open(run.prompts if data is None else data)
     check_finished(store)
     prompts = prompts_of(store, count, rule)
-    prompted = list(prompts) if count else store.tasks
+    prompted = tasks_with_episodes(store) if count else store.tasks
     given = suite or (suite_of(run) if suite_of_store(store) is None else None)
     found = suite_for(store, given, tasks=() if tasks is not None else prompted)
     chosen = tasks_in(found, tasks)[1] if tasks is not None else prompted
     missing = [task for task in chosen if count and task not in prompts]
     if missing:
+        which = f" among {rule:.80}" if is_indices(rule) or rule.endswith(".json") else ""
         hint = ": give an episode store that has some with --data" if data is None else ""
-        raise InputError(f"{data or run.path} has no demonstrations of {', '.join(missing)}{hint}")
+        raise InputError(f"{data or run.path} has no demonstrations of {', '.join(missing)}{which}{hint}")
     return found, chosen, prompts
 
 

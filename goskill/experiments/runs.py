@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union
 
+import numpy as np
+
 from goskill.errors import CheckpointError, InputError
 from goskill.experiments import presets
 from goskill.settings import from_mapping, to_mapping
@@ -245,9 +247,14 @@ def returns_of(run: RunFolder) -> dict[str, DataReturns]:
 
 def _record(run: RunFolder) -> dict[str, Any]:
     record = run.sections("data", "method", "training", "evaluation")
-    for section, name in (("data", "returns"), ("data", "path"), ("method", "name")):
-        if name not in record[section]:
-            raise CheckpointError(f"{run.settings_file}: setting {section}.{name} is missing")
+    for section, name, kind in (
+        ("data", "returns", dict),
+        ("data", "path", str),
+        ("data", "tasks", list),
+        ("method", "name", str),
+    ):
+        if not isinstance(record[section].get(name), kind):
+            raise CheckpointError(f"{run.settings_file}: setting {section}.{name} is missing or damaged")
     return record
 
 
@@ -356,7 +363,16 @@ def chosen_prompts(method: Method, store: EpisodeStore | None) -> dict[str, list
 
     if store is None or not method.prompt_episodes:
         return {}
-    return select_episodes(store, method.prompts, method.prompt_episodes)
+    chosen = select_episodes(store, method.prompts, method.prompt_episodes)
+    for task in tasks_with_episodes(store):
+        if task not in chosen:
+            raise InputError(f"prompts: expected episodes of each task, got none of {task!r}")
+    return chosen
+
+
+def tasks_with_episodes(store: EpisodeStore) -> list[str]:
+    """The tasks of a store that have episodes."""
+    return [store.tasks[index] for index in np.unique(store.episode_task)]
 
 
 def keep_prompts(store: EpisodeStore, run: RunFolder, chosen: Mapping[str, Sequence[int]], rule: str) -> None:

@@ -276,8 +276,9 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("value", [torch.tensor(0.5, requires_grad=True), "0.5"])
 def test_numbers_that_would_lose_their_gradient_are_refused(name: str, value: Any) -> None:
     rows = torch.randn(3, 4, requires_grad=True)
+    of_loss = name in ("gamma", "label_smoothing")
+    operation, other = (
+        (ops.focal_loss, torch.tensor([0, 1, 2])) if of_loss else (ops.vector_quantize, torch.randn(5, 4))
+    )
     with pytest.raises(InputError, match=f"{name} must be a number, got (a tensor|'0.5')"):
-        if name in ("gamma", "label_smoothing"):
-            ops.focal_loss(rows, torch.tensor([0, 1, 2]), **{name: value})
-        else:
-            ops.vector_quantize(rows, torch.randn(5, 4), **{name: value})
+        operation(rows, other, **{name: value})

@@ -86,5 +86,6 @@ def test_a_run_that_becomes_longer_has_no_results_yet(tmp_path):
     RunFolder.create(run.path, {"method": {"iterations": 5}}, **again)
     assert run.results_file.exists()
     RunFolder.create(run.path, {"method": {"iterations": 6}}, **again)
-    assert not run.results_file.exists() and not run.results_file.with_suffix(".csv").exists()
+    assert not run.results_file.exists()
+    assert not run.results_file.with_suffix(".csv").exists()
     assert run.results_of("step-00000005-finished").read_text() == "of 5 iterations"
