@@ -12,6 +12,7 @@ from counting_suite import suite as SUITE
 from goskill.data import EpisodeStore
 from goskill.envs import GymnasiumSuite
 from goskill.envs.collectors import EpisodeCollector
+from goskill.errors import InputError
 from goskill.methods.sac.experience import Experience
 from goskill.rollouts.collector import Collector
 from goskill.rollouts.episode_log import EpisodeLog
@@ -68,3 +69,27 @@ def test_a_success_that_is_no_number_is_unknown() -> None:
     collector.start()
     assert np.isnan(collector.step(np.zeros((1, 2), np.float32))[0].success).all()
     collector.close()
+
+
+class Shorter(CountingEnv):
+    """Observes one number where it ends."""
+
+    def step(self, action: np.ndarray) -> tuple:
+        observation, *rest = super().step(action)
+        return (observation[:1] if self.count == 5 else observation, *rest)
+
+
+def test_numbers_are_not_spread_over_a_row() -> None:
+    shorter = GymnasiumSuite("shorter", Shorter, ["long"], max_steps=20)
+    collect = EpisodeCollector(shorter, lambda *_: lambda observation: np.zeros(2, np.float32))
+    with pytest.raises(InputError, match=r"observations: expected shape \(3,\), got \(1,\)"):
+        collect("long", 0, 1, seed=0)
+    collect = EpisodeCollector(SUITE, lambda *_: lambda observation: np.zeros(1, np.float32))
+    with pytest.raises(InputError, match=r"actions: expected shape \(2,\), got \(1,\)"):
+        collect("long", 0, 1, seed=0)
+    with shorter.make_vec(["long"], workers=0, autoreset_mode="SameStep") as pool:
+        pool.reset(seed=0)
+        for _ in range(4):
+            pool.step(np.zeros((1, 2)))
+        with pytest.raises(InputError, match=r"expected observations of shape \(3,\), got \(1,\)"):
+            pool.step(np.zeros((1, 2)))
