@@ -228,7 +228,7 @@ def content_of(
 
 def _success(success: Array, steps: int) -> Array:
     """Success after each of the first ``steps``, at least one; what later ones did is told of the last."""
-    known = success[:steps].copy()
+    known: Array = success[:steps].copy()
     known[-1] = success[steps - 1 :].max()
     return known
 
