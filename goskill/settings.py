@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -94,4 +95,6 @@ def _checked(value: Any, hint: Any, name: str) -> Any:
             return float(value)
     if hint in (int, float, str, bool) and type(value) is not hint:
         raise InputError(f"{name}: expected {hint.__name__}, got {value!r:.80}")
+    if hint is float and not math.isfinite(value):
+        raise InputError(f"{name}: expected a finite number, got {value}")
     return value

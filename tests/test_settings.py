@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,6 +50,8 @@ def test_integers_are_taken_for_floats() -> None:
     [
         ({"rat": 1.0}, r"unknown setting example\.rat: did you mean 'rate'\?"),
         ({"rate": "fast"}, r"example\.rate: expected float, got 'fast'"),
+        ({"rate": math.nan}, r"example\.rate: expected a finite number, got nan"),
+        ({"rate": -math.inf}, r"example\.rate: expected a finite number, got -inf"),
         ({"count": 1.5}, r"example\.count: expected int, got 1\.5"),
         ({"count": True}, r"example\.count: expected int, got True"),
         ({"on": 1}, r"example\.on: expected bool, got 1"),

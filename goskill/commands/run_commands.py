@@ -213,7 +213,10 @@ def evaluate(
     ] = None,
     checkpoint: Annotated[
         str | None,
-        typer.Option(help="A checkpoint's name, or newest, which a run under way has too.", metavar="NAME"),
+        typer.Option(
+            help="A checkpoint's name, or newest, which a run under way has too. Results go to RUN/results-NAME.json.",
+            metavar="NAME",
+        ),
     ] = None,
     pretrained: Annotated[
         str | None,

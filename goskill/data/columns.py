@@ -180,7 +180,9 @@ def declared_values(
         rows, shape = given[name], (length, *type_.shape)
         if rows.shape != shape:
             raise InputError(f"{name}: expected shape {list(shape)}, got {list(rows.shape)}")
-        values[name] = _texts(name, rows, type_) if type_.base.kind == "U" else _numbers(name, rows, type_)
+        values[name] = (
+            _texts(name, rows, type_) if type_.base.kind == "U" else cast_numbers(name, rows, type_)
+        )
     return values
 
 
@@ -194,8 +196,8 @@ def _texts(name: str, rows: Array, type_: np.dtype[Any]) -> Array:
     return rows.astype(type_.base)
 
 
-def _numbers(name: str, rows: Array, type_: np.dtype[Any]) -> Array:
-    """Numbers in the column's type; floats may be rounded, all else is kept as it is or refused."""
+def cast_numbers(name: str, rows: Array, type_: np.dtype[Any]) -> Array:
+    """Numbers in the column's type; floats may be rounded, all else is kept as it is or refused with an InputError."""
     base = type_.base
     if rows.dtype.kind not in "biuf":
         raise InputError(f"{name}: expected numbers, got dtype {rows.dtype}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ from torch import Tensor
 from goskill import _core
 from goskill.data.arguments import LARGEST_SEED, MOST_STEPS, checked_integer
 from goskill.data.buffers import TORCH_DTYPES, checked_device
-from goskill.data.columns import Columns, checked_columns
+from goskill.data.columns import Columns, cast_numbers, checked_columns
 from goskill.data.loading import refuse_workers
 from goskill.data.normalization import Normalization
 from goskill.data.sampler import Batch
@@ -127,7 +128,9 @@ class ReplayBuffer:
         All are [n, ...]; ``discount`` and ``columns`` may be one entry for all. ``terminated``: whether the episode
         ended for good, not by a time limit. ``task``: int or [n], with rings of tasks only.
 
-        Raises InputError that names the argument, and nothing is added.
+        Raises InputError that names the argument, and nothing is added: for shapes, and for values that the column's
+        type cannot hold, or that are not finite. Values of tensors on a device are not looked at, which would wait
+        for it; their types are.
         """
         given: dict[str, Values] = {
             "observations": observations,
@@ -157,12 +160,7 @@ class ReplayBuffer:
 
     def _checked(self, name: str, value: Values, count: int) -> Tensor:
         type_ = self._types[name]
-        array = value if isinstance(value, Tensor) else np.asarray(value)
-        if isinstance(array, np.ndarray) and array.dtype.kind not in "biuf":
-            raise InputError(f"{name}: expected numbers, got dtype {array.dtype}")
-        if isinstance(array, np.ndarray) and not np.isfinite(array).all():
-            raise InputError(f"{name}: expected finite values")
-        tensor = torch.as_tensor(array).detach().to(self.device, TORCH_DTYPES[type_.base])
+        tensor = _cast(name, value, type_).to(self.device)
         single = name not in _EVERY
         shape = (count, *type_.shape)
         if single and tuple(tensor.shape) == type_.shape:
@@ -262,6 +260,19 @@ class ReplayBuffer:
         for name in self._types:
             for held, part in zip(self._held(name), torch.split(state[name], sizes.tolist()), strict=True):
                 held.copy_(part)
+
+
+def _cast(name: str, value: Values, type_: np.dtype[Any]) -> Tensor:
+    """The values in a column's type; floats may be rounded. Raises InputError for what it cannot hold."""
+    dtype = TORCH_DTYPES[type_.base]
+    if not isinstance(value, Tensor):
+        return torch.as_tensor(cast_numbers(name, np.asarray(value), type_))
+    if value.device.type != "cpu":
+        if not torch.can_cast(value.dtype, dtype):
+            raise InputError(f"{name}: expected values that fit {dtype}, got {value.dtype}")
+        return value.detach().to(dtype)
+    known = value.detach().float() if value.dtype == torch.bfloat16 else value.detach()
+    return torch.as_tensor(cast_numbers(name, known.numpy(), type_))
 
 
 class ReplaySampler:

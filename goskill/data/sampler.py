@@ -220,7 +220,8 @@ class StoreSampler(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         """The stream from here on. Workers of a DataLoader take turns, so that its consumer sees the same stream.
 
-        :meth:`state_dict` counts what the consumer took, not what its workers read ahead.
+        :meth:`state_dict` counts what the consumer took, not what its workers read ahead. A loop that fetches a batch
+        before it uses the last one, as Lightning's and accelerate's, has taken it.
         """
         return loading.SampleStream(self)
 

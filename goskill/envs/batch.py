@@ -172,7 +172,7 @@ class EnvironmentBatch(_Askable):
                     values = [info[key] for key in keys]
                     info = {} if len(info) == len(keys) else {k: v for k, v in info.items() if k not in keys}
                 if over and self._mode is AutoresetMode.SAME_STEP:
-                    buffers.final_observations[index] = observation
+                    buffers.final_observations[index] = self._checked(observation)
                     if keys is not None:
                         buffers.final_infos[index] = values
                     buffers.stepped[index] = False

@@ -101,16 +101,16 @@ def roll_out(suite: Suite, env: Any, policy: Expert, seed: int) -> CollectedEpis
     observation, _ = env.reset(seed=seed)
     length = suite.max_steps
     for step in range(suite.max_steps):
-        observations[step] = observation
-        actions[step] = policy(observation)
+        observations[step] = _shaped("observations", observation, observations)
+        actions[step] = _shaped("actions", policy(observation), actions)
         observation, rewards[step], terminated, truncated, info = env.step(actions[step])
         told = next((info[key] for key in suite.success_keys if key in info), None)
-        if told is not None:
+        if told is not None and not np.isnan(told):
             reported, success[step] = True, told > 0
         if terminated or truncated:
             length = step + 1
             break
-    observations[length] = observation
+    observations[length] = _shaped("observations", observation, observations)
     ends = np.zeros((2, length), np.bool_)
     ends[:, -1] = terminated, not terminated
     return CollectedEpisode(
@@ -121,6 +121,13 @@ def roll_out(suite: Suite, env: Any, policy: Expert, seed: int) -> CollectedEpis
         ends[1],
         success[:length] if reported else None,
     )
+
+
+def _shaped(name: str, value: Any, rows: npt.NDArray[np.float32]) -> Any:
+    """What goes into one of ``rows``. InputError for a shorter one, which NumPy would spread over the row."""
+    if np.shape(value) != rows.shape[1:]:
+        raise InputError(f"{name}: expected shape {rows.shape[1:]}, got {np.shape(value)}")
+    return value
 
 
 def _annealed(suite: Suite, task: str, level: float, generator: np.random.Generator) -> Expert:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -86,13 +86,15 @@ def checked_seeds(seed: int | Sequence[int | None] | None, num_envs: int) -> npt
         seeds: list[int | None] = [None] * num_envs
     elif isinstance(seed, (int, np.integer)):
         seeds = [int(seed) + index for index in range(num_envs)]
+    elif isinstance(seed, Iterable):
+        seeds = list(seed)
     else:
-        seeds = [None if one is None else int(one) for one in seed]
+        raise InputError(f"seed: expected a whole number, or one for each environment, got {seed!r}")
     if len(seeds) != num_envs:
         raise InputError(f"seed: expected one for each of {num_envs} environments, got {len(seeds)}")
     for one in seeds:
-        if one is not None and not 0 <= one < 2**63:
-            raise InputError(f"seed: expected from 0 to 2**63 - 1, got {one}")
+        if one is not None and not (isinstance(one, int | np.integer) and 0 <= one < 2**63):
+            raise InputError(f"seed: expected from 0 to 2**63 - 1, got {one!r}")
     return np.array([-1 if one is None else one for one in seeds], np.int64)
 
 

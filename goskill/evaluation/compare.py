@@ -64,11 +64,16 @@ def compare(groups: Mapping[str, Results | Sequence[Results]]) -> Comparison:
     With one run each, differences are paired by episode when both ran the same ones (same seeds), so that
     an easy or hard object position cancels. With several runs each, they are paired run by run in the order
     given and the interval speaks about training seeds. Everything else is compared as independent samples.
+
+    Raises InputError for runs without a task in common, or whose episodes may take different numbers of steps.
     """
     runs = {name: [group] if isinstance(group, Results) else list(group) for name, group in groups.items()}
     if not runs or not all(runs.values()):
         raise InputError("groups: expected at least one run under each name")
     every = [result for group in runs.values() for result in group]
+    steps = {result.protocol.max_steps for result in every}
+    if len(steps) > 1:
+        raise InputError(f"groups: expected runs evaluated for as many steps, got max_steps {sorted(steps)}")
     tasks = [task for task in every[0].tasks if all(task in result.episodes for result in every)]
     if not tasks:
         raise InputError("groups: expected runs with at least one task in common, got none")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from goskill.errors import CheckpointError, InputError
 from goskill.experiments.runs import find_checkpoint, settings_of
 from goskill.files import parse_json, read_bytes, read_text, write_atomically
+from goskill.terminal import amount
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,6 +45,7 @@ def export(
     Raises InputError for a folder without a run or one to write that is not empty, CheckpointError for a run that is
     not finished.
     """
+    from goskill.evaluation import Results
     from goskill.experiments.studies import provenance
     from goskill.training import RunFolder
 
@@ -61,9 +63,10 @@ def export(
         _write_networks(found, unfinished / "checkpoints" / found.path.name, half)
         if run.prompts.exists():
             _copy_prompts(run.prompts, unfinished / "prompts")
-        results = _results(run)
+        file = _results_file(run, found)
+        results = Results.load(file) if file.exists() else None
         if results is not None:
-            write_atomically(unfinished / "results.json", read_bytes(run.results_file))
+            write_atomically(unfinished / "results.json", read_bytes(file))
         origin = {**_origin(run, found, settings, results, half), "commit": commit or provenance.commit()}
         write_atomically(unfinished / ORIGIN, json.dumps(origin, indent=1) + "\n")
         write_atomically(unfinished / CARD, card(origin))
@@ -127,7 +130,7 @@ def card(origin: Mapping[str, Any], title: str | None = None) -> str:
 
 def _row(name: str, one: Mapping[str, Any]) -> str:
     success = "unknown" if one["success"] is None else f"{100 * one['success']:.0f} %"
-    return f"| {name} | {one['return']:.0f} | {success} |"
+    return f"| {name} | {amount(one['return'])} | {success} |"
 
 
 def _in_words(provenance: list[Mapping[str, Any]]) -> str:
@@ -183,10 +186,13 @@ def _copy_prompts(source: Path, target: Path) -> None:
     (target / ".lock").unlink(missing_ok=True)
 
 
-def _results(run: RunFolder) -> Results | None:
-    from goskill.evaluation import Results
+def _results_file(run: RunFolder, checkpoint: Checkpoint) -> Path:
+    """Where the results of a checkpoint are, if it was evaluated."""
+    from goskill.training import Checkpoints
 
-    return Results.load(run.results_file) if run.results_file.exists() else None
+    finished = checkpoint.state["phase"] >= len(checkpoint.state["phases"])
+    last = finished and checkpoint.path == Checkpoints(run.checkpoints).newest_path()
+    return run.results_file if last else run.results_of(checkpoint.path.name)
 
 
 def _origin(

@@ -283,6 +283,7 @@ def _evaluations(
             prompts=prompts,
             seed=settings.training.seed,
             workers=workers,
+            max_steps=settings.evaluation.max_steps,
         )
         if distributed.rank() == 0:
             add_point(run.evaluations_file, iteration, results)

@@ -31,6 +31,7 @@ from goskill.experiments.runs import (
     action_repeat_of,
     check_finished,
     evaluate_over_ranks,
+    find_checkpoint,
     load_method,
     open_store,
     prompts_of,
@@ -39,6 +40,7 @@ from goskill.experiments.runs import (
     settings_of,
     suite_of,
     tasks_of,
+    tasks_with_episodes,
 )
 from goskill.experiments.suites import choose_tasks, suite_for
 from goskill.experiments.train import train
@@ -289,7 +291,8 @@ def evaluate(
     run's rule, or the best where that was a file. ``video`` also films the first episode of each task into the
     folder's ``videos``. ``out`` is a file for the results (and a CSV file beside it) instead of the run's
     ``results.json``. ``method`` is the class that the run was trained with, where its name does not say all.
-    ``checkpoint`` is the name of one of the run's, "newest" of a run under way.
+    ``checkpoint`` is the name of one of the run's, "newest" of a run under way; its results are not the run's and go
+    to ``results-CHECKPOINT.json``.
     Raises InputError for a folder without a finished run, for a suite of other dimensions, for tasks without
     demonstrations, and for films where rendering is not possible. Under torchrun the ranks share the tasks.
     """
@@ -298,7 +301,7 @@ def evaluate(
     from goskill.training import RunFolder, choose_device, distributed
 
     run = RunFolder.open(path)
-    file = run.results_file if out is None else Path(out)
+    file = _results_file(run, checkpoint) if out is None else Path(out)
     if file.suffix != ".json" or file.is_dir():
         raise InputError(f"out: expected a file that ends in .json, got {file}")
     chosen_device = choose_device(device or "auto")
@@ -331,6 +334,8 @@ def evaluate(
         return results
     console.print(results_table(results, title=str(run.path)))
     _save_results(results, file)
+    if checkpoint is not None:
+        console.print(f"results: {file}", highlight=False, markup=False)
     if video:
         with _progress("filming") as report:
             films = film(
@@ -389,6 +394,7 @@ def _where(
 ) -> tuple[Suite, list[str], Prompts]:
     """The suite and tasks that a run is evaluated in, and ``count`` demonstrations of each from ``data`` or the run."""
     from goskill.data import EpisodeStore
+    from goskill.data.selection import is_indices
     from goskill.envs.repeated import repeated
     from goskill.envs.suite import find_suite, tasks_in
     from goskill.rollouts.collection import suite_of_store
@@ -399,15 +405,22 @@ def _where(
     store = EpisodeStore.open(run.prompts if data is None else data)
     check_finished(store)
     prompts = prompts_of(store, count, rule)
-    prompted = list(prompts) if count else store.tasks
+    prompted = tasks_with_episodes(store) if count else store.tasks
     given = suite or (suite_of(run) if suite_of_store(store) is None else None)
     found = suite_for(store, given, tasks=() if tasks is not None else prompted)
     chosen = tasks_in(found, tasks)[1] if tasks is not None else prompted
     missing = [task for task in chosen if count and task not in prompts]
     if missing:
+        which = f" among {rule:.80}" if is_indices(rule) or rule.endswith(".json") else ""
         hint = ": give an episode store that has some with --data" if data is None else ""
-        raise InputError(f"{data or run.path} has no demonstrations of {', '.join(missing)}{hint}")
+        raise InputError(f"{data or run.path} has no demonstrations of {', '.join(missing)}{which}{hint}")
     return found, chosen, prompts
+
+
+def _results_file(run: RunFolder, checkpoint: str | None) -> Path:
+    if checkpoint is None:
+        return run.results_file
+    return run.results_of(find_checkpoint(run, checkpoint).path.name)
 
 
 def _save_results(results: Results, file: Path) -> None:

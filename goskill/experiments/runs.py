@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union
 
+import numpy as np
+
 from goskill.errors import CheckpointError, InputError
 from goskill.experiments import presets
 from goskill.settings import from_mapping, to_mapping
@@ -162,6 +164,7 @@ def _data_record(store: EpisodeStore | None) -> dict[str, Any]:
         "tasks": store.tasks,
         "episodes": store.num_episodes,
         "steps": store.num_steps,
+        "fingerprint": store.fingerprint,
         **({} if store.action_repeat == 1 else {"action_repeat": store.action_repeat}),
         "returns": {task: to_mapping(returns) for task, returns in data_returns(store).items()},
     }
@@ -221,7 +224,9 @@ def check_data(run: RunFolder, path: Path, data: Mapping[str, Any]) -> None:
     ``data`` says of the store what :func:`record_of` does.
     """
     begun = _record(run)["data"]
-    for name in ("tasks", "episodes", "steps", "returns"):
+    for name in ("tasks", "episodes", "steps", "returns", "fingerprint"):
+        if name == "fingerprint" and name not in begun:
+            continue  # older runs do not know it
         if begun.get(name) != data[name]:
             shown = "" if name == "returns" else f" ({begun.get(name)} there, {data[name]} here)"
             raise InputError(
@@ -242,9 +247,14 @@ def returns_of(run: RunFolder) -> dict[str, DataReturns]:
 
 def _record(run: RunFolder) -> dict[str, Any]:
     record = run.sections("data", "method", "training", "evaluation")
-    for section, name in (("data", "returns"), ("data", "path"), ("method", "name")):
-        if name not in record[section]:
-            raise CheckpointError(f"{run.settings_file}: setting {section}.{name} is missing")
+    for section, name, kind in (
+        ("data", "returns", dict),
+        ("data", "path", str),
+        ("data", "tasks", list),
+        ("method", "name", str),
+    ):
+        if not isinstance(record[section].get(name), kind):
+            raise CheckpointError(f"{run.settings_file}: setting {section}.{name} is missing or damaged")
     return record
 
 
@@ -353,7 +363,16 @@ def chosen_prompts(method: Method, store: EpisodeStore | None) -> dict[str, list
 
     if store is None or not method.prompt_episodes:
         return {}
-    return select_episodes(store, method.prompts, method.prompt_episodes)
+    chosen = select_episodes(store, method.prompts, method.prompt_episodes)
+    for task in tasks_with_episodes(store):
+        if task not in chosen:
+            raise InputError(f"prompts: expected episodes of each task, got none of {task!r}")
+    return chosen
+
+
+def tasks_with_episodes(store: EpisodeStore) -> list[str]:
+    """The tasks of a store that have episodes."""
+    return [store.tasks[index] for index in np.unique(store.episode_task)]
 
 
 def keep_prompts(store: EpisodeStore, run: RunFolder, chosen: Mapping[str, Sequence[int]], rule: str) -> None:

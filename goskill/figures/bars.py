@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from goskill.evaluation.colours import PALETTE
 from goskill.evaluation.statistics import Estimate
+from goskill.terminal import amount
 
 
 def draw_bars(panels: Mapping[str, Mapping[str, Estimate]], percent: bool = False) -> Figure:
@@ -31,7 +32,7 @@ def draw_bars(panels: Mapping[str, Mapping[str, Estimate]], percent: bool = Fals
             range(len(panel)), values, np.abs(ends.T - values), fmt="none", ecolor="#333333", capsize=3
         )
         for place, (value, end) in enumerate(zip(values, ends[:, 1], strict=True)):
-            text = f"{value:.0%}" if percent else f"{value:.0f}"
+            text = f"{value:.0%}" if percent else amount(value)
             axis.annotate(text, (place, end), (0, 4), textcoords="offset points", ha="center")
         axis.set_title(title, loc="left")
         axis.set_xticks(range(len(panel)), list(panel), rotation=30, ha="right")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Mapping
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from goskill import ops
 from goskill.errors import InputError
 from goskill.nn.codebook import Codebook
+from goskill.ops.checks import check_mask, check_number
 
 # What vector_quantize_pytorch.VectorQuantize takes besides, and the values at which that changes nothing.
 _ARGUMENTS_AT_DEFAULT: Mapping[str, object] = {
@@ -118,12 +121,16 @@ class VectorQuantize(nn.Module):
             raise InputError("rotation_trick must be False: only straight-through gradients are supported")
         sizes = {"dim": dim, "codebook_size": codebook_size, "codebook_dim": codebook_dim}
         for name, value in {**sizes, "kmeans_iters": kmeans_iters}.items():
-            if value is not None and value < 1:
-                raise InputError(f"{name} must be at least 1, got {value}")
+            if value is not None and (not isinstance(value, numbers.Integral) or value < 1):
+                raise InputError(f"{name} must be a whole number of at least 1, got {value!r:.80}")
         if not 0 <= decay <= 1:
             raise InputError(f"decay must be in [0, 1], got {decay}")
-        if not commitment_weight >= 0:
-            raise InputError(f"commitment_weight must be at least 0, got {commitment_weight}")
+        for name, number in (("commitment_weight", commitment_weight), ("eps", eps)):
+            check_number(name, number)
+            if not 0 <= number < math.inf:
+                raise InputError(f"{name} must be finite and at least 0, got {number}")
+        if not -math.inf < threshold_ema_dead_code < math.inf:
+            raise InputError(f"threshold_ema_dead_code must be finite, got {threshold_ema_dead_code}")
         learnable_codebook = bool(learnable_codebook)
         if learnable_codebook and ema_update:
             raise InputError("ema_update must be False when learnable_codebook is True")
@@ -167,13 +174,13 @@ class VectorQuantize(nn.Module):
         self._codebook.set_codes(codes)
 
     def get_codes_from_indices(self, indices: Tensor) -> Tensor:
-        """Codes [..., codebook_dim] of indices [...]; channels come second if the inputs' do."""
-        codes = self.codebook[indices]
+        """Codes [..., codebook_dim] of indices [...], 0 for -1; channels come second if the inputs' do."""
+        codes = _zero_where(indices < 0, self.codebook[indices])
         return codes if self.channel_last else codes.movedim(-1, 1)
 
     def get_output_from_indices(self, indices: Tensor) -> Tensor:
-        """What the module returns as ``quantized`` for these indices."""
-        output: Tensor = self.project_out(self.codebook[indices])
+        """What the module returns as ``quantized`` for these indices: 0 for -1, that of rows that do not count."""
+        output = _zero_where(indices < 0, self.project_out(self.codebook[indices]))
         return output if self.channel_last else output.movedim(-1, 1)
 
     def forward(
@@ -213,6 +220,8 @@ class VectorQuantize(nn.Module):
             raise InputError(f"x must hold vectors of size {self.dim}, got shape {list(x.shape)}")
         if lens is not None:
             mask = _mask_of(lens, mask, x)
+        if mask is not None:
+            check_mask(mask, x.shape[:-1], x.device)
         rows: Tensor = self.project_in(x)
         self._codebook.initialize(rows, mask)
         frozen = self.freeze_codebook if freeze_codebook is None else freeze_codebook
@@ -223,7 +232,7 @@ class VectorQuantize(nn.Module):
             loss = torch.zeros((), device=x.device)
         output: Tensor = self.project_out(quantized)
         if mask is not None and not isinstance(self.project_out, nn.Identity):
-            output = torch.where(mask.unsqueeze(-1), output, 0)
+            output = _zero_where(~mask, output)
         return output.movedim(-1, 1) if channels_first else output, chosen, loss
 
     def _train_step(self, rows: Tensor, mask: Tensor | None, frozen: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -252,6 +261,11 @@ class VectorQuantize(nn.Module):
         if mask is None:
             return quantized, indices
         return torch.where(mask.unsqueeze(-1), quantized, 0), torch.where(mask, indices, -1)
+
+
+def _zero_where(where: Tensor, rows: Tensor) -> Tensor:
+    """The rows [..., D], but 0 where ``where`` [...] is True."""
+    return torch.where(where.unsqueeze(-1), 0, rows)
 
 
 def _refuse_others(arguments: Mapping[str, object], defaults: Mapping[str, object]) -> None:

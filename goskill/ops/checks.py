@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 
 import torch
 from torch import Tensor
@@ -44,7 +45,16 @@ def check_mask(mask: Tensor, shape: torch.Size, device: torch.device) -> None:
     check_device("mask", mask, device)
 
 
+def check_number(name: str, value: object) -> None:
+    """A tensor is none: its gradient would be lost."""
+    if not isinstance(value, numbers.Real):
+        got = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        raise InputError(f"{name} must be a number, got {got}")
+
+
 def check_focal_numbers(gamma: float, label_smoothing: float) -> None:
+    check_number("gamma", gamma)
+    check_number("label_smoothing", label_smoothing)
     if not 0 <= gamma < math.inf:
         raise InputError(f"gamma must be finite and at least 0, got {gamma}")
     if not 0 <= label_smoothing <= 1:

@@ -45,7 +45,8 @@ def nearest_code(
     Args:
         x: rows [..., D], float32, bfloat16, float16 or float64.
         codebook: codes [M, D], any of these dtypes.
-        metric: ``"euclidean"`` or ``"cosine"`` (1 - cosine similarity; a zero vector has similarity 0).
+        metric: ``"euclidean"`` or ``"cosine"`` (1 - cosine similarity; a zero vector has similarity 0, and vectors
+            have to have norms from 1e-12 to 1e19, whose squares float32 holds).
         return_distance: also return the distance [...] to the chosen code (squared when Euclidean),
             float32, or float64 for float64 rows.
         impl: ``"auto"``, ``"reference"``, ``"cpp"`` or ``"triton"``.

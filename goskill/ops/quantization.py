@@ -10,7 +10,7 @@ from torch import Tensor
 
 import goskill.ops.reference as reference
 from goskill.errors import InputError
-from goskill.ops.checks import check_choice, check_codebook, check_mask
+from goskill.ops.checks import check_choice, check_codebook, check_mask, check_number
 from goskill.ops.dispatch import Implementation, choose, in_batches
 
 
@@ -80,10 +80,13 @@ def vector_quantize(
         when no row counts), and the statistics if asked for.
 
     Raises:
-        InputError: wrong dtype, device or shape, an empty codebook, or an ``impl`` that does not fit.
+        InputError: wrong dtype, device or shape, an empty codebook, a weight that is no number, or an ``impl``
+            that does not fit.
     """
     check_codebook(x, codebook)
     check_choice("mode", mode, ("ema", "gradient"))
+    check_number("commitment_weight", commitment_weight)
+    check_number("codebook_weight", codebook_weight)
     if mask is not None:
         check_mask(mask, x.shape[:-1], x.device)
     learning = mode == "gradient" and not freeze

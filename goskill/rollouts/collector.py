@@ -12,12 +12,13 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
 from goskill.envs.suite import Suite
+from goskill.rollouts.batch_run import reported_success
 from goskill.rollouts.policy import FloatArray
 
 
 @dataclass(frozen=True)
 class Steps:
-    """One step of N environments: arrays [N, ...]. ``success`` is None where nothing reports it."""
+    """One step of N environments: arrays [N, ...]. ``success`` is 1, 0, or NaN where nothing reports it."""
 
     observations: FloatArray
     actions: FloatArray
@@ -25,7 +26,7 @@ class Steps:
     next_observations: FloatArray  # the last of its episode where it ended, not the first of the next
     terminated: npt.NDArray[np.bool_]
     truncated: npt.NDArray[np.bool_]
-    success: npt.NDArray[np.bool_] | None
+    success: npt.NDArray[np.float64]
 
 
 class Collector:
@@ -50,7 +51,7 @@ class Collector:
         self._episode = np.zeros(count, np.int64)
         self._taken: list[list[FloatArray]] = [[] for _ in tasks]  # actions of the episodes under way
         self._returns = np.zeros(count)
-        self._succeeded = np.zeros(count, np.bool_)
+        self._succeeded = np.full(count, np.nan)  # unknown until something reports it
         self._environments: Any = None
         self.observations: FloatArray = np.zeros((count, suite.observation_dim), np.float32)
 
@@ -68,7 +69,8 @@ class Collector:
     def step(self, actions: FloatArray) -> tuple[Steps, dict[str, float]]:
         """Take a step; episodes that end are followed by new ones.
 
-        Returns the step and what is known of the episodes that ended with it: mean ``return``, ``length``, ``success``.
+        Returns the step and what is known of the episodes that ended with it: mean ``return``, ``length``, and
+        ``success`` if all of them reported it.
         """
         before = self.observations
         following, rewards, terminated, truncated, infos = self._environments.step(actions)
@@ -79,10 +81,9 @@ class Collector:
         truncated = np.asarray(truncated, np.bool_) | (lengths >= self.suite.max_steps)
         success = self._success(infos)
         self._returns += rewards
-        if success is not None:
-            self._succeeded |= success
+        self._succeeded = np.fmax(self._succeeded, success)
         over = np.asarray(terminated, np.bool_) | truncated
-        done = self._summary(over, lengths, success is not None)
+        done = self._summary(over, lengths)
         self.observations = following.copy()
         self.steps += 1
         step = Steps(
@@ -135,7 +136,7 @@ class Collector:
         if self._repeat(taken) and np.array_equal(self.observations, expected):
             self._taken = taken
             self._returns = np.asarray(state["returns"]).astype(np.float64)
-            self._succeeded = np.asarray(state["succeeded"]).astype(np.bool_)
+            self._succeeded = np.asarray(state["succeeded"]).astype(np.float64)
             return
         warnings.warn(
             f"suite {self.suite.name}: its environments do not follow from their seeds: "
@@ -158,7 +159,7 @@ class Collector:
         observations, _ = self._environments.reset(seed=seeds, options={"reset_mask": rows.copy()})
         self.observations = np.where(rows[:, None], np.asarray(observations, np.float32), self.observations)
         self._episode += rows
-        self._returns[rows], self._succeeded[rows] = 0.0, False
+        self._returns[rows], self._succeeded[rows] = 0.0, np.nan
         for row in np.flatnonzero(rows):
             self._taken[row] = []
 
@@ -193,16 +194,13 @@ class Collector:
             self._begin(waiting)
         return True
 
-    def _success(self, infos: Mapping[str, Any]) -> npt.NDArray[np.bool_] | None:
-        for key in self.suite.success_keys:
-            if key in infos:
-                return np.asarray(infos[key]) > 0
-        return None
+    def _success(self, infos: Mapping[str, Any]) -> npt.NDArray[np.float64]:
+        success, reported = reported_success(infos, len(self.tasks), self.suite.success_keys)
+        return np.where(reported, success, np.nan)
 
-    def _summary(
-        self, over: npt.NDArray[np.bool_], lengths: npt.NDArray[np.int64], known: bool
-    ) -> dict[str, float]:
+    def _summary(self, over: npt.NDArray[np.bool_], lengths: npt.NDArray[np.int64]) -> dict[str, float]:
         if not over.any():
             return {}
         found = {"return": float(self._returns[over].mean()), "length": float(lengths[over].mean())}
-        return {**found, "success": float(self._succeeded[over].mean())} if known else found
+        success = self._succeeded[over]
+        return found if np.isnan(success).any() else {**found, "success": float(success.mean())}

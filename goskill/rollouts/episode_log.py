@@ -41,8 +41,7 @@ class EpisodeLog:
         self._steps += 1
         self._length += 1
         self._return += step.rewards
-        if step.success is not None:
-            self._success = np.fmax(self._success, step.success)
+        self._success = np.fmax(self._success, step.success)
         over = np.flatnonzero(step.terminated | step.truncated)
         if not len(over):
             return {}

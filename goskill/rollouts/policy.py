@@ -9,6 +9,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from goskill.errors import InputError
+
 FloatArray = npt.NDArray[np.float32]
 
 
@@ -71,3 +73,15 @@ class SkillPolicy(Policy, Protocol):
     @property
     def skill_history(self) -> npt.NDArray[np.int64]:
         """The skills chosen since ``reset``: int64 [decisions, N], oldest first."""
+
+
+def checked_rewards(rewards: npt.ArrayLike, count: int) -> npt.NDArray[np.float64]:
+    """What each of ``count`` environments paid, [N]. Raises InputError for another shape, NaN and infinities."""
+    paid = np.asarray(rewards, dtype=np.float64)
+    if paid.shape != (count,):
+        raise InputError(f"rewards: expected shape {(count,)} as reset, got {paid.shape}")
+    finite = np.isfinite(paid)
+    if not finite.all():
+        index = int(np.argmin(finite))
+        raise InputError(f"rewards: expected finite numbers, got {paid[index]} from environment {index}")
+    return paid

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from goskill.errors import InputError
-from goskill.rollouts.policy import FloatArray, Policy, Prompts
+from goskill.rollouts.policy import FloatArray, Policy, Prompts, checked_rewards
 
 
 @dataclass
@@ -86,9 +86,14 @@ class StaggeredPolicy:
         return actions
 
     def observe(self, rewards: npt.ArrayLike, terminated: npt.ArrayLike | None = None) -> None:
-        """What each environment paid for the last action, [N], and whether its episode ended by it, bool [N]."""
-        paid = np.asarray(rewards, dtype=np.float64)
+        """What each environment paid for the last action, [N], and whether its episode ended by it, bool [N].
+
+        Raises InputError for other shapes, and for rewards that are not finite.
+        """
+        paid = checked_rewards(rewards, len(self._tasks))
         ended = np.zeros(len(paid), np.bool_) if terminated is None else np.asarray(terminated, np.bool_)
+        if ended.shape != paid.shape:
+            raise InputError(f"terminated: expected shape {paid.shape} as reset, got {ended.shape}")
         for index, cohort in enumerate(self._cohorts):
             live = self._cohort[cohort.rows] == index
             observe(cohort.policy, np.where(live, paid[cohort.rows], 0.0), ended[cohort.rows])

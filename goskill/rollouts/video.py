@@ -20,6 +20,7 @@ from goskill.rollouts.batch_run import Moment
 from goskill.rollouts.evaluate import evaluate
 from goskill.rollouts.policy import Policy, Prompts
 from goskill.rollouts.rendering import Image, RenderedEnvironments
+from goskill.terminal import amount
 
 FORMATS = ("gif", "mp4")
 SKILL_PICTURES = "skills"
@@ -106,7 +107,7 @@ class _Frame:
         draw = ImageDraw.Draw(canvas)
         font = ImageFont.load_default(size=13)
         draw.text((8, 3), self.task, fill="white", font=font)
-        draw.text((8, 20), f"step {self.step}   return {self.earned:.0f}", fill="#dddddd", font=font)
+        draw.text((8, 20), f"step {self.step}   return {amount(self.earned)}", fill="#dddddd", font=font)
         if self.solved:
             draw.text((width - 8, 20), "success", fill="#7CE38B", font=font, anchor="ra")
         if self.skill is not None:

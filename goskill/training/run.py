@@ -14,9 +14,10 @@ from typing import Any
 import goskill.training.distributed as distributed
 from goskill.errors import CheckpointError, InputError
 from goskill.files import open_to_append, parse_json, read_text, write_atomically
+from goskill.training.checkpoint import Checkpoints
 
 # Settings that cannot change what is learned (beyond rounding), so a run may be continued with other ones.
-FREE_ON_RESUME = {"data.path", "data.suite"} | frozenset(
+FREE_ON_RESUME = {"data.path", "data.suite", "data.fingerprint"} | frozenset(
     f"training.{name}"
     for name in ("device", "threads", "log_every", "checkpoint_every", "keep_checkpoints", "profile", "wandb")
 )
@@ -88,6 +89,10 @@ class RunFolder:
     def results_file(self) -> Path:
         return self.path / "results.json"
 
+    def results_of(self, checkpoint: str) -> Path:
+        """Where the results of one of the run's checkpoints go, that are not those of the run."""
+        return self.path / f"results-{checkpoint}.json"
+
     @property
     def evaluations_file(self) -> Path:
         return self.path / "evaluations.jsonl"
@@ -128,6 +133,7 @@ class RunFolder:
                     f"{run.path} cannot be resumed: setting {name} was {was} in that run and is {given} now"
                 )
             if _first_difference(there, wanted) is not None:
+                run._set_results_aside()
                 write_atomically(run.settings_file, json.dumps(wanted, indent=2) + "\n")
             return run
         if not run.is_free():
@@ -147,6 +153,14 @@ class RunFolder:
                     folder.rmdir()
             raise
         return run
+
+    def _set_results_aside(self) -> None:
+        """A run that becomes longer has no results yet: those it has are of the checkpoint it ended with."""
+        newest = Checkpoints(self.checkpoints).newest_path()
+        aside = self.results_of("before" if newest is None else newest.name)
+        for file in (self.results_file, self.results_file.with_suffix(".csv")):
+            with contextlib.suppress(FileNotFoundError):
+                file.rename(aside.with_suffix(file.suffix))
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:

@@ -13,7 +13,7 @@ from typing import Any
 class StopRequest:
     """Turns the first SIGINT, SIGTERM or SIGHUP (a terminal that closes) into a request.
 
-    The step loop answers it between two iterations.
+    The step loop answers it between two iterations. Under nohup, where SIGHUP is ignored, it stays so.
 
     Within ``immediate`` (long work without iterations) and from the second signal on it acts at once.
     Signals only reach the main thread; in any other the request never comes.
@@ -26,7 +26,8 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            for number in (signal.SIGINT, signal.SIGTERM, *(() if ignored else (signal.SIGHUP,))):
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 

@@ -129,20 +129,24 @@ def test_success_of_other_programs_is_cut_with_its_episode(tmp_path: Path, dtype
     np.testing.assert_array_equal(found, success)
 
 
-def test_success_without_next_observations_loses_the_last_step(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", [bool, np.int8, np.float64])
+def test_success_at_a_step_that_is_dropped_is_not_lost(tmp_path: Path, dtype: type) -> None:
     success = np.arange(10) % 3 == 1
     write_file(
         tmp_path / "reach.hdf5",
         next_observations=None,
         timeouts=np.arange(10) == 4,
-        **{"infos/success": success},
+        **{"infos/success": success.astype(dtype)},
     )
     from_hdf5(tmp_path / "reach.hdf5", tmp_path / "store")
     store = EpisodeStore.open(tmp_path / "store")
-    assert [store.episode(i).success.tolist() for i in range(2)] == [
-        success[:4].tolist(),
-        success[5:9].tolist(),
-    ]
+    assert (
+        [store.episode(i).success.tolist() for i in range(2)]
+        == [
+            [False, True, False, True],  # the last one is that of step 4
+            success[5:9].tolist(),
+        ]
+    )
 
 
 @pytest.mark.parametrize("dtype", [bool, np.int8, np.uint64, np.float32])

@@ -139,8 +139,12 @@ def test_every_frame_is_there_and_the_doubled_task_is_told_apart(tmp_path: Path,
     )
 
 
-def test_success_at_the_frame_that_is_dropped_is_not_lost(tmp_path: Path) -> None:
-    from_lerobot(write(tmp_path / "source", frames()), tmp_path / "store")
+@pytest.mark.parametrize("dtype", ["bool", "int64", "float32"])
+def test_success_at_the_frame_that_is_dropped_is_not_lost(tmp_path: Path, dtype: str) -> None:
+    episodes = [one | {"next.success": one["next.success"].astype(dtype)} for one in frames()]
+    kinds = {name: {"dtype": kind, "shape": shape} for name, (kind, shape) in FEATURES.items()}
+    kinds["next.success"]["dtype"] = dtype
+    from_lerobot(write(tmp_path / "source", episodes, info={"features": kinds}), tmp_path / "store")
     store = EpisodeStore.open(tmp_path / "store")
     for index in range(len(store)):
         success = store.episode(index).success

@@ -118,6 +118,20 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_rewards_of_several_versions_are_refused(tmp_path: Path) -> None:
+    origins = [{"reward_version": "v1"}, {}, {"reward_version": "v2"}]
+    stores = [
+        write_store(tmp_path / str(i), [5 + i], [0], provenance=origin).path
+        for i, origin in enumerate(origins)
+    ]
+    with pytest.raises(
+        InputError, match=f"expected reward_version v1 as of {stores[0]}, got v2 of {stores[2]}"
+    ):
+        merge(stores, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert merge(stores[:2], tmp_path / "out").episodes == 2
+
+
 def test_damaged_and_unfinished_stores_are_refused(stores, tmp_path: Path) -> None:
     write_store(tmp_path / "left", [5], [0], unfinished=True)
     with pytest.raises(StoreError, match="left: is unfinished"):

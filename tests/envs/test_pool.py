@@ -199,6 +199,8 @@ def test_wrong_arguments_are_refused_by_name(arguments, named):
     ("arguments", "named"),
     [
         ({"seed": [1, 2]}, "seed: expected one for each of 3 environments, got 2"),
+        ({"seed": 1.5}, "seed: expected a whole number, or one for each environment, got 1.5"),
+        ({"seed": [1, 2.5, 3]}, "seed: expected from 0 to .* got 2.5"),
         ({"seed": -1}, "seed: expected from 0 .* got -1"),
         ({"options": {"reset_mask": np.zeros(3, bool)}}, "reset_mask.* with 0 true"),
         ({"options": {"reset_mask": np.ones(2, bool)}}, r"reset_mask.*\[3\].*got bool \[2\]"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -42,6 +43,12 @@ def test_same_episodes_are_paired() -> None:
     np.testing.assert_allclose(difference.interval, expected.confidence_interval(0.95))
     assert second.overall_difference.returns.value == pytest.approx((3.5 / 3 + 4 / 3) / 2)
     assert second.overall_difference.success.value == pytest.approx((1 / 3 + 0) / 2)
+
+
+def test_episodes_of_other_lengths_are_not_compared() -> None:
+    shorter = replace(results_of(MORE), protocol=Protocol(3, 100, 0, 250))
+    with pytest.raises(InputError, match=r"as many steps, got max_steps \[100, 500\]"):
+        compare({"a": results_of(BASE), "b": shorter})
 
 
 def test_other_episodes_are_independent_samples() -> None:

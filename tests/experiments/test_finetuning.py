@@ -43,7 +43,8 @@ def short_rollouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten steps an episode, in this process."""
 
     def evaluate(*arguments: Any, **options: Any) -> Results:
-        return real_evaluation(*arguments, **{**options, "workers": 0, "max_steps": 10})
+        steps = options.get("max_steps") or 10
+        return real_evaluation(*arguments, **{**options, "workers": 0, "max_steps": steps})
 
     monkeypatch.setattr(finetuning, "evaluate_over_ranks", evaluate)
 
@@ -151,6 +152,13 @@ def test_points_are_what_evaluation_finds(
     assert (out / "evaluations.jsonl").read_bytes() == before
     assert len(found) == 4
     assert weights(out) == weights(tuned)
+
+
+def test_points_have_the_steps_of_the_settings(old: Path, new_data: Path, tmp_path: Path) -> None:
+    changes = (*QUICK, "evaluation.max_steps=7")
+    finetuning.finetune(old, new_data, tmp_path / "run", iterations=1, evaluate_every=1, overrides=changes)
+    points = read_points(tmp_path / "run" / "evaluations.jsonl")
+    assert {point["overall"]["length_mean"] for point in points} == {7.0}
 
 
 def test_the_old_run_has_to_be_the_one_that_was_there(

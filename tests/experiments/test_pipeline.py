@@ -80,6 +80,17 @@ def test_evaluation_writes_results_for_each_task_and_overall(trained: Path, tmp_
         assert entry["episodes"] == 1
 
 
+def test_results_of_a_checkpoint_are_not_those_of_the_run(trained: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    pipeline.evaluate(run, episodes=1, workers=0, tasks="reach")
+    before = (run / "results.json").read_bytes()
+    name = min(path.name for path in (run / "checkpoints").iterdir())
+    pipeline.evaluate(run, episodes=2, workers=0, tasks="reach", checkpoint=name)
+    assert (run / "results.json").read_bytes() == before
+    assert Results.load(run / f"results-{name}.json").protocol.episodes == 2
+    assert (run / f"results-{name}.csv").exists()
+
+
 def test_results_are_kept_elsewhere_when_they_cannot_be_written(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,6 +280,26 @@ def test_resuming_with_other_data_names_both(trained: Path, data: Path, tmp_path
     )
     with pytest.raises(InputError, match=message):
         pipeline.train(other, run, resume=True)
+
+
+def test_resuming_with_the_same_returns_of_other_observations_is_refused(
+    trained: Path, data: Path, tmp_path: Path
+) -> None:
+    run, store = shutil.copytree(trained, tmp_path / "run"), EpisodeStore.open(data)
+    other = tmp_path / "other"
+    with StoreWriter(other, store.observation_dim, store.action_dim, store.tasks) as writer:
+        for episode in map(store.episode, range(store.num_episodes)):
+            writer.append(
+                task=episode.task,
+                observations=2 * episode.observations,
+                actions=episode.actions,
+                rewards=episode.rewards,
+                success=episode.success,
+            )
+    with pytest.raises(InputError, match=f"cannot be resumed with {other}: its fingerprint"):
+        pipeline.train(other, run, resume=True)
+    moved = shutil.copytree(data, tmp_path / "moved")
+    assert weights(pipeline.train(moved, run, resume=True).path) == weights(trained)
 
 
 def test_ctrl_c_leaves_a_run_that_resumes_to_the_same_weights(

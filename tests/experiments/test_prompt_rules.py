@@ -143,6 +143,19 @@ def test_a_file_of_anything_else_is_refused(text: str, data: Path, tmp_path: Pat
         pipeline.train(data, tmp_path / "run", method="prompt_dt", overrides=changes("prompt_dt", str(file)))
 
 
+def test_a_file_that_leaves_a_task_out_is_refused(data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "prompts.json"
+    file.write_text('{"left": [0, 2]}')
+    with pytest.raises(InputError, match="prompts: expected episodes of each task, got none of 'right'"):
+        pipeline.train(data, tmp_path / "run", method="prompt_dt", overrides=changes("prompt_dt", str(file)))
+    assert not (tmp_path / "run").exists()
+    run = pipeline.train(data, tmp_path / "run", method="prompt_dt", overrides=changes("prompt_dt", "best"))
+    options = {"suite": PointSuite(), "workers": 0, "data": data, "prompts": str(file), "episodes": 1}
+    with pytest.raises(InputError, match=f"has no demonstrations of right among {file}"):
+        pipeline.evaluate(run.path, **options)
+    assert pipeline.evaluate(run.path, tasks="left", **options).tasks == ["left"]
+
+
 def test_methods_without_prompts_are_evaluated_on_all_tasks(data: Path, tmp_path: Path) -> None:
     overrides = [
         "method.ends=never",

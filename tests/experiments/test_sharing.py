@@ -15,7 +15,7 @@ from small_run import LIVELY, write_store
 
 from goskill.errors import CheckpointError, InputError
 from goskill.experiments import pipeline, sharing
-from goskill.experiments.export import export, read_origin
+from goskill.experiments.export import card, export, read_origin
 from goskill.experiments.load import load_policy
 
 SMALL = (
@@ -63,6 +63,35 @@ def test_the_model_card_has_the_results(run: Path, tmp_path: Path) -> None:
     assert card.startswith("---\nlibrary_name: goskill\n")
     assert f"| reach | {found['tasks']['reach']['return']:.0f} |" in card
     assert "6 episodes, 360 steps" in card
+
+
+def test_the_results_are_those_of_the_checkpoint(run: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(run, tmp_path / "run")
+    *_, before = sorted(path for path in (other / "checkpoints").iterdir() if "finished" not in path.name)
+    folder = export(other, tmp_path / "without", checkpoint=before.name)
+    assert json.loads((folder / "origin.json").read_text())["results"] is None
+    assert not (folder / "results.json").exists()
+    pipeline.evaluate(other, episodes=2, tasks="reach", workers=0, checkpoint=before.name)
+    folder = export(other, tmp_path / "with", checkpoint=before.name)
+    assert json.loads((folder / "origin.json").read_text())["results"]["episodes"] == 2
+    folder = export(other, tmp_path / "last", checkpoint="newest")
+    assert (folder / "results.json").read_bytes() == (run / "results.json").read_bytes()
+
+
+def test_small_returns_are_readable_in_the_card() -> None:
+    results = {"episodes": 1, "seed": 0, "tasks": {}, "mean": {"return": 0.0414, "success": None}}
+    data = {"tasks": ["a"], "episodes": 1, "steps": 2, "provenance": []}
+    known = {"method": "bc", "versions": {}, "commit": "", "iterations": 1, "seed": 0}
+    assert "| mean | 0.0414 | unknown |" in card({**known, "data": data, "results": results})
+
+
+def test_a_damaged_record_of_the_data_is_named(run: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(run, tmp_path / "run")
+    settings = json.loads((other / "settings.json").read_text())
+    settings["data"]["tasks"] = None
+    (other / "settings.json").write_text(json.dumps(settings))
+    with pytest.raises(CheckpointError, match=r"settings.json: setting data\.tasks is missing or damaged"):
+        export(other, tmp_path / "out")
 
 
 def test_what_cannot_be_exported_is_refused(run: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from goskill.errors import InputError
 from goskill.nn import VectorQuantize
 
 DEFAULTS = {"use_cosine_sim": False, "heads": 1, "separate_codebook_per_head": False}
@@ -78,6 +80,45 @@ def test_rows_that_do_not_count_are_zero_and_teach_nothing(as_lens: bool) -> Non
     torch.testing.assert_close(*found)
     positional = VectorQuantize(dim=4, codebook_size=5)(x, None, mask)[1]
     assert ((positional == -1) == ~mask).all()
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (torch.ones(5, dtype=torch.bool), r"mask must have shape \[2, 5\], got \[5\]"),
+        (torch.ones(2, dtype=torch.bool), r"mask must have shape \[2, 5\], got \[2\]"),
+        (torch.ones(2, 5), "mask must be a bool tensor, got torch.float32"),
+    ],
+)
+def test_masks_of_another_shape_or_type_are_refused(training: bool, mask: Any, message: str) -> None:
+    module = VectorQuantize(dim=4, codebook_size=6).train(training)
+    with pytest.raises(InputError, match=message):
+        module(normal(2, 5, 4), mask=mask)
+
+
+@pytest.mark.parametrize("codebook_dim", [4, 3])
+def test_indices_lead_back_to_the_output_also_of_rows_that_do_not_count(codebook_dim: int) -> None:
+    module = VectorQuantize(dim=4, codebook_size=6, codebook_dim=codebook_dim).eval()
+    quantized, indices, _ = module(normal(2, 5, 4), mask=torch.arange(5).expand(2, 5) < 3)
+    torch.testing.assert_close(module.get_output_from_indices(indices), quantized)
+    assert (module.get_codes_from_indices(indices)[:, 3:] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"codebook_size": 8.0}, "codebook_size must be a whole number of at least 1, got 8.0"),
+        ({"codebook_dim": "3"}, "codebook_dim must be a whole number of at least 1, got '3'"),
+        ({"commitment_weight": math.inf}, "commitment_weight must be finite and at least 0, got inf"),
+        ({"commitment_weight": torch.ones(())}, "commitment_weight must be a number, got a tensor"),
+        ({"eps": math.nan}, "eps must be finite and at least 0, got nan"),
+        ({"threshold_ema_dead_code": math.nan}, "threshold_ema_dead_code must be finite, got nan"),
+    ],
+)
+def test_arguments_that_would_spoil_a_codebook_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        VectorQuantize(**{"dim": 4, "codebook_size": 6, **options})
 
 
 def test_outputs_may_be_changed_in_place() -> None:

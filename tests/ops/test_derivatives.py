@@ -270,3 +270,15 @@ if __name__ == "__main__":
     for dtype in (torch.float32, torch.float64):
         compared = [equal_or_refused(sample, dtype) for sample in samples_of_torch()]
         print(f"{dtype}: {sum(compared)} equal, {len(compared) - sum(compared)} refused by name")
+
+
+@pytest.mark.parametrize("name", ["gamma", "label_smoothing", "commitment_weight", "codebook_weight"])
+@pytest.mark.parametrize("value", [torch.tensor(0.5, requires_grad=True), "0.5"])
+def test_numbers_that_would_lose_their_gradient_are_refused(name: str, value: Any) -> None:
+    rows = torch.randn(3, 4, requires_grad=True)
+    of_loss = name in ("gamma", "label_smoothing")
+    operation, other = (
+        (ops.focal_loss, torch.tensor([0, 1, 2])) if of_loss else (ops.vector_quantize, torch.randn(5, 4))
+    )
+    with pytest.raises(InputError, match=f"{name} must be a number, got (a tensor|'0.5')"):
+        operation(rows, other, **{name: value})

@@ -53,6 +53,28 @@ def test_episodes_that_begin_at_different_times_are_each_as_alone(name: str, tmp
                 alone.observe(rewards[step, row : row + 1])
 
 
+@pytest.mark.parametrize("staggered", [True, False])
+@pytest.mark.parametrize(
+    ("rewards", "message"),
+    [
+        ([0.0, np.nan], "rewards: expected finite numbers, got nan from environment 1"),
+        ([np.inf, 0.0], "rewards: expected finite numbers, got inf from environment 0"),
+        ([0.5], r"rewards: expected shape \(2,\) as reset, got \(1,\)"),
+        ([0.5, 0.5, 0.5], r"rewards: expected shape \(2,\) as reset, got \(3,\)"),
+        ([[0.5], [0.5]], r"rewards: expected shape \(2,\) as reset, got \(2, 1\)"),
+    ],
+)
+def test_rewards_that_would_spoil_the_return_to_go_are_refused(
+    staggered: bool, rewards: list, message: str, tmp_path: Path
+) -> None:
+    policy = make("prompt_dt", tmp_path).policy()
+    policy = StaggeredPolicy(policy) if staggered else policy
+    policy.reset([TASKS[0]] * 2, PROMPTS)
+    policy.act(np.zeros((2, 6), np.float32))
+    with pytest.raises(InputError, match=message):
+        policy.observe(rewards)
+
+
 def test_cohorts_that_all_have_left_are_dropped(tmp_path: Path) -> None:
     policy = StaggeredPolicy(make("prompt_dt", tmp_path).policy(), PROMPTS)
     policy.reset([TASKS[0]] * 2)

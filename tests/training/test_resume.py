@@ -158,6 +158,33 @@ def test_a_signal_writes_a_checkpoint_of_where_the_run_was(number, tmp_path, uni
     assert final_bits(resumed) == uninterrupted[0]
 
 
+@pytest.mark.parametrize("nohup", [True, False])
+def test_when_its_terminal_closes_a_run_stops_with_a_checkpoint_but_under_nohup(
+    nohup, tmp_path, uninterrupted
+):
+    method = make()
+    run = folder(tmp_path / "run")
+    trainer = Trainer(method, run, TRAINING, progress=False)
+
+    def close_terminal():
+        if trainer._step == 33:
+            os.kill(os.getpid(), signal.SIGHUP)
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
+    try:
+        with before_each_iteration(trainer, close_terminal):
+            if nohup:
+                trainer.train()
+                assert final_bits(method) == uninterrupted[0]
+                return
+            with pytest.raises(SystemExit) as raised:
+                trainer.train()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert raised.value.code == 129
+    assert Checkpoints(run.checkpoints).newest().state["step"] == 34
+
+
 # Spikes at steps 12 and 35, each in the first read after a checkpoint; codes that come and go.
 EVENTFUL = ToySettings(spike_at=11, codes=4)
 

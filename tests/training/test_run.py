@@ -75,3 +75,17 @@ def test_a_lock_that_is_no_regular_file_is_refused(kind, tmp_path):
         os.mkfifo(run.path / ".lock")
     with pytest.raises(OSError, match="not a regular file"), run.lock():
         pass
+
+
+def test_a_run_that_becomes_longer_has_no_results_yet(tmp_path):
+    run = RunFolder.create(tmp_path / "run", {"method": {"iterations": 5}})
+    (run.checkpoints / "step-00000005-finished").mkdir()
+    for suffix in (".json", ".csv"):
+        run.results_file.with_suffix(suffix).write_text("of 5 iterations")
+    again = {"resume": True, "may_grow": ["method.iterations"]}
+    RunFolder.create(run.path, {"method": {"iterations": 5}}, **again)
+    assert run.results_file.exists()
+    RunFolder.create(run.path, {"method": {"iterations": 6}}, **again)
+    assert not run.results_file.exists()
+    assert not run.results_file.with_suffix(".csv").exists()
+    assert run.results_of("step-00000005-finished").read_text() == "of 5 iterations"

@@ -14,11 +14,11 @@ from goskill.errors import InputError, StoreError
 Flags = npt.NDArray[np.bool_]
 Ends = str | int  # "marked", "file", or the steps of every episode
 
-TERMINATIONS = ("terminals", "terminations", "terminated", "terminal")
-TRUNCATIONS = ("timeouts", "truncations", "truncated", "timeout")
+TERMINATIONS = ("terminals", "terminations", "terminated", "terminal", "terminateds", "is_terminal")
+TRUNCATIONS = ("timeouts", "truncations", "truncated", "timeout", "truncateds")
 KINDS = {"terminated": TERMINATIONS, "truncated": TRUNCATIONS}
-# Without saying which: "episode_terminals" is d3rlpy's.
-FLAGS = (*TERMINATIONS, *TRUNCATIONS, "dones", "done", "episode_terminals")
+# Without saying which: "episode_terminals" is d3rlpy's, "is_last" that of RLDS.
+FLAGS = (*TERMINATIONS, *TRUNCATIONS, "dones", "done", "episode_terminals", "is_last")
 OPTIONS = "ends=500 if every episode has 500 steps, or ends='file' if a file is one episode"
 
 

@@ -189,7 +189,7 @@ def from_hdf5(
     some thousand steps, and a few are in memory at a time. Without ``next_observations`` the last step of every
     episode is dropped, since nothing says where it led; where they are not the next observations, the episode is cut.
     Success is read from ``infos/success`` (1, 0, or -1 throughout an episode that it was not recorded for), if the
-    file has it.
+    file has it; that of a dropped step is told of the one before.
 
     Returns the report, also written to ``conversion.json``. Raises InputError without h5py, StoreError that names
     the file and the steps, or WorkerDied when a process is killed (calling again goes on).

@@ -335,19 +335,10 @@ def _episode(path: Path, arrays: dict[str, Array], reading: Reading) -> Content:
         where,
         columns_of(where, rows),
         np.zeros(steps, bool),
-        _success(arrays),
+        arrays["next.success"].reshape(-1) if "next.success" in arrays else None,
         {column: arrays[name] for name, column in reading.features.items()},
         _task(where, arrays, reading.names),
     )
-
-
-def _success(arrays: dict[str, Array]) -> Array | None:
-    """Success after each step. What the last one did, which is dropped, is told of the one before."""
-    if "next.success" not in arrays:
-        return None
-    success = np.array(arrays["next.success"]).reshape(-1)
-    success[-2:-1] |= success[-1:]
-    return success
 
 
 def _task(where: str, arrays: dict[str, Array], names: dict[int, dict[int | None, str]]) -> str:

@@ -36,8 +36,8 @@ def merge(
     from is kept in the provenance.
 
     Returns the report, also written to ``conversion.json``. Raises InputError for less than two stores, for the same
-    one twice, and for stores of other dimensions, other declared columns or another ``action_repeat``; StoreError for
-    one that is damaged or unfinished, or an ``out`` that holds other data.
+    one twice, and for stores of other dimensions, other declared columns, another ``action_repeat`` or
+    ``reward_version``; StoreError for one that is damaged or unfinished, or an ``out`` that holds other data.
     """
     paths = [Path(store) for store in stores]
     if len(paths) < 2:
@@ -52,6 +52,7 @@ def merge(
             raise StoreError(f"{store.path}: is unfinished: run the command again that was writing it")
         _check_fits(opened[0], store)
         store.verify()
+    _check_rewards(opened)
     _, report = copy_source(_source(opened), out, workers, progress)
     report.write(Path(out))
     return report
@@ -64,6 +65,18 @@ def _check_fits(first: EpisodeStore, store: EpisodeStore) -> None:
             raise InputError(
                 f"stores: expected {name} {there} as of {first.path}, got {here} of {store.path}"
             )
+
+
+def _check_rewards(stores: list[EpisodeStore]) -> None:
+    """InputError for rewards of several versions, which would stand for one another."""
+    known: dict[str, Path] = {}
+    for store in stores:
+        for origin in store.provenance:
+            if origin.get("reward_version") is not None:
+                known.setdefault(str(origin["reward_version"]), store.path)
+    if len(known) > 1:
+        (first, there), (other, here), *_ = known.items()
+        raise InputError(f"stores: expected reward_version {first} as of {there}, got {other} of {here}")
 
 
 def _source(stores: list[EpisodeStore]) -> Source:

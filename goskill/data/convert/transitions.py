@@ -186,8 +186,8 @@ def content_of(
     """Cut transitions into episodes at ``ends``, and wherever the next observation is not the next row.
 
     Next observations are the next row if they differ by rounding alone (:func:`jumps`); the row is kept then. Without
-    next observations the last step of every episode is dropped, since nothing says what follows it. ``declared``:
-    further values of each step, for the columns that the store declares.
+    next observations the last step of every episode is dropped, since nothing says what follows it; the one before
+    has its success. ``declared``: further values of each step, for the columns that the store declares.
     StoreError names where the transitions came from.
     """
     observations, following = columns["observations"], columns.get("next_observations")
@@ -211,7 +211,7 @@ def content_of(
             states, last = observations[begin:end], end - 1
         if last > begin:
             actions, rewards = columns["actions"][begin:last], columns["rewards"][begin:last]
-            known = None if success is None else success[begin:last]
+            known = None if success is None else _success(success[begin:end], last - begin)
             continues = begin > 0 and not ends[begin - 1]
             further = {name: values[begin:last] for name, values in (declared or {}).items()}
             episode = SourceEpisode.of(where, states, actions, rewards, known, continues, further, task)
@@ -224,6 +224,13 @@ def content_of(
         [where] if following is None else [],
         rounded,
     )
+
+
+def _success(success: Array, steps: int) -> Array:
+    """Success after each of the first ``steps``, at least one; what later ones did is told of the last."""
+    known: Array = success[:steps].copy()
+    known[-1] = success[steps - 1 :].max()
+    return known
 
 
 def jumps(rows: Array, following: Array, next_rows: Array) -> tuple[Flags, int, float]:

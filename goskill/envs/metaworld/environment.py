@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 import numpy.typing as npt
 
-from goskill.envs.metaworld.episodes import Episodes
+from goskill.envs.metaworld.episodes import Episodes, check_action
 from goskill.envs.metaworld.tasks import task_name
 from goskill.envs.renderers import require_mujoco
 from goskill.errors import InputError, closest
@@ -62,6 +62,7 @@ class _Stock(Episodes):
         return super().reset(options=options)  # type: ignore[misc,no-any-return]
 
     def step(self, action: Any) -> tuple[npt.NDArray[np.float64], Any, bool, bool, dict[str, Any]]:
+        check_action(action)
         observation, reward, terminated, truncated, info = super().step(action)  # type: ignore[misc]
         if self.terminate_on_success:
             terminated = self._solved(reward, truncated, info)
@@ -148,6 +149,8 @@ def make(
     check_options(impl=impl, **pictures)  # type: ignore[arg-type]
     if impl == "auto":
         impl = implementation()
+    if not isinstance(camera_name, str | None):
+        raise InputError(f"camera_name: expected the name of a camera, got {camera_name!r}")
     env = _new(name, impl, models, **pictures)
     _check_camera(env.model, camera_name)
     env.metadata = {**env.metadata, "render_modes": list(RENDER_MODES)}

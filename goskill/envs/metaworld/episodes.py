@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from goskill.envs.pictures import Pictures
+from goskill.errors import InputError
 
 _POSITIONS = ("body_pos", "site_pos")
 """What MetaWorld changes in the model at a reset."""
@@ -19,6 +20,12 @@ _LIVE = (
 """Arrays of MuJoCo's data that attributes of an environment may be views of."""
 _REBUILT = frozenset(("model", "data", "mujoco_renderer", "_models", "_shared", "_token", "_bounds"))
 """Attributes that a copy has of its own."""
+
+
+def check_action(action: Any) -> None:
+    """InputError for what is not finite, at which MuJoCo begins its simulation anew and goes on."""
+    if not np.isfinite(action).all():
+        raise InputError(f"action: expected 4 finite numbers, got {np.asarray(action).tolist()}")
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from metaworld.sawyer_xyz_env import SawyerXYZEnv
 
-from goskill.envs.metaworld.episodes import Episodes
+from goskill.envs.metaworld.episodes import Episodes, check_action
 from goskill.envs.metaworld.fast_data import FastData, Snapshot
 from goskill.envs.metaworld.fast_numbers import FastRotation, fast_numpy, fast_reward_utils
 from goskill.envs.metaworld.models import Models
@@ -90,6 +90,7 @@ class FastSawyer(Episodes):
         assert len(action) == 4, f"Actions should be size 4, got {len(action)}"
         if self.curr_path_length >= self.max_path_length:
             raise ValueError("You must reset the env manually once truncate==True")
+        check_action(action)
         self._take_turn()
         moved = _clip(action[:3], -1, 1) if type(action) is np.ndarray else np.clip(action[:3], -1, 1)
         mocap = self._mocap_pos

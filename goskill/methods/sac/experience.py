@@ -61,7 +61,7 @@ class Experience:
             episode.observations.append(step.next_observations[row].copy())
             episode.actions.append(step.actions[row].copy())
             episode.rewards.append(float(step.rewards[row]))
-            episode.success.append(_UNKNOWN if step.success is None else int(step.success[row]))
+            episode.success.append(_UNKNOWN if np.isnan(step.success[row]) else int(step.success[row]))
             if over[row]:
                 self._end(row, bool(step.terminated[row]))
 
@@ -121,7 +121,7 @@ class Experience:
                 observations=np.stack(episode.observations),
                 actions=np.stack(episode.actions),
                 rewards=np.array(episode.rewards, np.float32),
-                success=None if (success == _UNKNOWN).any() else success > 0,
+                success=None if (success == _UNKNOWN).all() else success > 0,
                 columns={"terminated": terminated, "truncated": not terminated},
             )
             self._written += 1

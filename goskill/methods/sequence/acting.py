@@ -17,7 +17,7 @@ from goskill.errors import InputError
 from goskill.methods.sequence.acting_graphs import EagerSteps, GraphedSteps, StepRunner
 from goskill.methods.sequence.prompting import check_demonstrations, demonstrated_return
 from goskill.models import DecisionContext, Decisions
-from goskill.rollouts.policy import Demonstration, FloatArray, Prompts
+from goskill.rollouts.policy import Demonstration, FloatArray, Prompts, checked_rewards
 
 # One thread at a time works on a GPU: a graph must not be captured while another thread queues work.
 _ON_GPU = threading.Lock()
@@ -132,8 +132,12 @@ class PromptedPolicy(ABC):
         return np.asarray(together.numpy(), dtype=np.float32)
 
     def observe(self, rewards: FloatArray) -> None:
-        """What each environment paid for the last action, [N]: lowers the return to go."""
-        rows = torch.split(torch.from_numpy(np.asarray(rewards, dtype=np.float64)), self._chunk)
+        """What each environment paid for the last action, [N]: lowers the return to go.
+
+        Raises InputError for another shape, and for rewards that are not finite.
+        """
+        paid = checked_rewards(rewards, self._environments())
+        rows = torch.split(torch.from_numpy(paid), self._chunk)
         for group, own in zip(self._groups, rows, strict=True):
             group.returns_to_go -= own
 

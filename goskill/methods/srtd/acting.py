@@ -13,7 +13,7 @@ from torch import Tensor
 
 from goskill.errors import InputError
 from goskill.methods.srtd.networks import SRTDNetworks
-from goskill.rollouts.policy import FloatArray
+from goskill.rollouts.policy import FloatArray, checked_rewards
 
 
 class SRTDPolicy:
@@ -69,10 +69,11 @@ class SRTDPolicy:
         return np.asarray(actions.cpu().numpy(), dtype=np.float32)
 
     def observe(self, rewards: npt.ArrayLike) -> None:
-        """What each environment paid for the last action, [N]."""
-        paid = np.asarray(rewards, dtype=np.float32)
-        if paid.shape != (len(self._steps),):
-            raise InputError(f"rewards: expected shape {(len(self._steps),)} as reset, got {paid.shape}")
+        """What each environment paid for the last action, [N].
+
+        Raises InputError for another shape, and for rewards that are not finite.
+        """
+        paid = checked_rewards(rewards, len(self._steps)).astype(np.float32)
         self._paid = torch.from_numpy(paid).to(self._steps.device)
 
     def _begin(self, count: int) -> None:

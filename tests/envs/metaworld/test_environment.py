@@ -91,3 +91,20 @@ def test_unknown_cameras_are_refused_and_render_modes_are_those_that_work():
         pool.reset(seed=0)
     assert make("reach").metadata["render_modes"] == ["rgb_array"]
     assert make("reach", impl="stock").metadata["render_modes"] == ["rgb_array"]
+
+
+@pytest.mark.parametrize("impl", ["fast", "stock"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_actions_that_are_not_finite_are_refused_and_the_episode_goes_on(impl, value):
+    environment, other = make("reach", 3, impl=impl), make("reach", 3, impl=impl)
+    environment.reset()
+    other.reset()
+    with pytest.raises(InputError, match="action: expected 4 finite numbers, got"):
+        environment.step(np.array([0.0, 0.0, 0.0, value], np.float32))
+    step = np.full(4, 0.5, np.float32)
+    assert difference(environment.step(step), other.step(step)) == ""
+
+
+def test_a_camera_that_is_no_name_is_refused():
+    with pytest.raises(InputError, match="camera_name: expected the name of a camera, got 3"):
+        make("reach", camera_name=3)
