@@ -6,7 +6,6 @@ holds the median of their ratios. Each test asserts first that both give the sam
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,10 @@ from goskill.bench.peers.offline_actor_critic import (
     Arrays,
     PlainSAC,
     PlainTD3BC,
-    ProductsOfTD3BC,
     copy_member,
 )
-from goskill.bench.turns import in_turn
+from goskill.bench.peers.products import products_of_td3_bc
+from goskill.bench.turns import in_turn, processor_time
 from goskill.data import EpisodeStore, ReplayBuffer, ReplaySampler, StoreWriter, TransitionSampler
 from goskill.data.episode import CheckedBlock
 from goskill.methods.sac import SACNetworks, SACSettings
@@ -38,7 +37,6 @@ from goskill.training.timing import StepTimer
 STATE, ACTION, TASKS, STEPS = 39, 4, 10, 500
 BATCH, WIDTH, LAYERS = 1_280, 256, 3
 PRECISIONS = ("float32", "bfloat16")
-pytestmark = pytest.mark.benchmark(timer=time.process_time)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -138,7 +136,7 @@ def plain_of(method: TD3BC, columns: Arrays, noise: float) -> PlainTD3BC:
     return plain
 
 
-@pytest.mark.benchmark(group="TD3+BC, two updates, batch 1280, 3x256")
+@processor_time(group="TD3+BC, two updates, batch 1280, 3x256")
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_td3_bc_goskill(benchmark: Any, store: EpisodeStore, columns: Arrays, precision: str) -> None:
     """Beside CORL's way in float32, and the products alone in the same precision (a share of them, below 1)."""
@@ -152,7 +150,7 @@ def test_td3_bc_goskill(benchmark: Any, store: EpisodeStore, columns: Arrays, pr
     torch.testing.assert_close(critic.loss(batch)[0], plain.critic_loss(same), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(actor.loss(batch)[0], plain.actor_loss(same), rtol=1e-4, atol=1e-5)
     dtype = getattr(torch, precision)
-    products = ProductsOfTD3BC(STATE + TASKS, ACTION, WIDTH, LAYERS, BATCH, dtype)
+    products = products_of_td3_bc(STATE + TASKS, ACTION, WIDTH, LAYERS, BATCH, dtype)
     method, peer = offline(store), plain_of(method, columns, noise=0.2)
     ours = Iterations(list(method._begin()), precision)
 
@@ -163,7 +161,7 @@ def test_td3_bc_goskill(benchmark: Any, store: EpisodeStore, columns: Arrays, pr
     in_turn(benchmark, ours, {"CORL's way": twice, "matrix products": products}, rounds=10)
 
 
-@pytest.mark.benchmark(group="SAC, two updates of ten agents, batch 256, 2x256")
+@processor_time(group="SAC, two updates of ten agents, batch 256, 2x256")
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_sac_goskill(benchmark: Any, columns: Arrays, precision: str) -> None:
     """Beside ten agents one after the other, CleanRL's way, in float32."""
@@ -198,7 +196,7 @@ def test_sac_goskill(benchmark: Any, columns: Arrays, precision: str) -> None:
     in_turn(benchmark, ours, {"one after the other": one_after_the_other}, rounds=8)
 
 
-@pytest.mark.benchmark(group="PCGrad, gradient of the actor over 10 tasks of 128, 6x160")
+@processor_time(group="PCGrad, gradient of the actor over 10 tasks of 128, 6x160")
 def test_pcgrad_goskill(benchmark: Any, store: EpisodeStore) -> None:
     """Beside a loop: a backward pass for each task, and projections pair by pair."""
     settings = TD3BCSettings(width=160, layers=6, batch_size=BATCH, gradient_surgery=True)
@@ -236,7 +234,7 @@ def test_pcgrad_goskill(benchmark: Any, store: EpisodeStore) -> None:
     in_turn(benchmark, vectorised, {"a loop over tasks": loop}, rounds=12)
 
 
-@pytest.mark.benchmark(group="transition batch 1280x(39+4+1+39+1) of 1M")
+@processor_time(group="transition batch 1280x(39+4+1+39+1) of 1M")
 def test_transitions_goskill(benchmark: Any, store: EpisodeStore, columns: Arrays, tmp_path: Path) -> None:
     """Beside NumPy indexing of arrays in memory, and torchrl's replay buffer on a memory map where it is installed."""
     sampler, random = TransitionSampler(store, BATCH), np.random.default_rng(0)

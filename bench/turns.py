@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
+import pytest
+
+# Seconds of the processor. With the group in the same mark: of several marks pytest-benchmark reads the nearest alone.
+processor_time = partial(pytest.mark.benchmark, timer=time.process_time)
 
 
 def in_turn(
     benchmark: Any, ours: Callable[[], Any], peers: dict[str, Callable[[], Any]], rounds: int
 ) -> None:
-    """Time each peer before every round of ours; ``in_turn`` of the row holds the medians of the ratios."""
+    """Time each peer before every round of ours; ``in_turn`` of the row holds the medians of the ratios.
+
+    Raises ValueError if ours would be timed by another clock than its peers.
+    """
+    if benchmark._timer is not time.process_time:
+        raise ValueError(f"timer: expected time.process_time, got {benchmark._timer}")
     for function in (ours, *peers.values()):
         function()
     taken: dict[str, list[float]] = {name: [] for name in peers}

@@ -25,8 +25,11 @@ class EnsembleLinear(nn.Module):
         """[E, B, inputs] -> [E, B, outputs]; the first members alone for inputs of fewer."""
         weight: Tensor = self.weight
         bias: Tensor = self.bias
-        if len(x) < len(weight):
-            weight, bias = weight[: len(x)], bias[: len(x)]
+        if x.shape[0] < weight.shape[0]:
+            weight, bias = weight[: x.shape[0]], bias[: x.shape[0]]
+        if weight.shape[2] == 1 and x.dtype == torch.float32 and x.device.type == "cpu":
+            # MKL's batched product takes four times as long, forward and backward.
+            return (x * weight.transpose(1, 2)).sum(-1, keepdim=True) + bias
         return torch.baddbmm(bias, x, weight)
 
 
@@ -50,9 +53,10 @@ class EnsembleMLP(nn.Module):
         """
         if x.ndim == 2:
             x = x.expand(self.members, *x.shape)
-        for layer in self.layers[:-1]:
+        *hidden, last = self.layers
+        for layer in hidden:
             x = F.relu(layer(x))
-        outputs: Tensor = self.layers[-1](x)
+        outputs: Tensor = last(x)
         return outputs
 
     def of_members(self, x: Tensor, member: Tensor) -> Tensor:
