@@ -88,7 +88,7 @@ def test_harmodt_goskill(benchmark: Any, store: EpisodeStore, precision: str) ->
     benchmark.group = "HarmoDT's step, 10 tasks of 8 contexts, 6 layers of 256"
     benchmark.extra_info.update(label=f"goskill {precision}")
     peers = {"steps with masked copies, float32": lambda: peer.run(batches)}
-    in_turn(benchmark, lambda: step.run(0, 1), peers, rounds=3)
+    in_turn(benchmark, lambda: step.run(0, 1), peers, rounds=7)
 
 
 class Planning:
