@@ -1,4 +1,4 @@
-"""MTDIFF-P acting by fewer sampling steps (DDIM) than it was trained with: return, success and seconds of the processor.
+"""MTDIFF-P acting by fewer sampling steps (DDIM) than there are: return, success and seconds of the processor.
 
 ``python -P -m goskill.bench.sampling_steps RUN --rows FILE 10 5 20`` evaluates a trained run with each number of steps,
 in the same episodes, and adds a row for each to FILE; 0 is all diffusion steps, with noise, as released.

@@ -41,7 +41,11 @@ def test_attention_and_its_gradient_are_the_formulas(L: int, heads: int, D: int,
     assert projected.grad is not None
     assert exact.grad is not None
     # What comes out is rounded once; sums of up to 100 in between are float32.
-    budget = {"rtol": 2e-6, "atol": 4e-6} if dtype == torch.float32 else {"rtol": torch.finfo(dtype).eps, "atol": 1e-3}
+    budget = (
+        {"rtol": 2e-6, "atol": 4e-6}
+        if dtype == torch.float32
+        else {"rtol": torch.finfo(dtype).eps, "atol": 1e-3}
+    )
     torch.testing.assert_close(result.double(), reference, **budget)
     torch.testing.assert_close(projected.grad.double(), exact.grad, **budget)
     assert torch.equal(projected, before)
