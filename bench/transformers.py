@@ -88,7 +88,7 @@ def test_harmodt_goskill(benchmark: Any, store: EpisodeStore, precision: str) ->
     benchmark.group = "HarmoDT's step, 10 tasks of 8 contexts, 6 layers of 256"
     benchmark.extra_info.update(label=f"goskill {precision}")
     peers = {"steps with masked copies, float32": lambda: peer.run(batches)}
-    in_turn(benchmark, lambda: step.run(0, 1), peers, rounds=3)
+    in_turn(benchmark, lambda: step.run(0, 1), peers, rounds=7)
 
 
 class Planning:
@@ -159,3 +159,13 @@ def test_mtdiff_goskill(benchmark: Any, planning: Planning) -> None:
     benchmark.extra_info.update(label="goskill")
     peers = {"the plain way": lambda: plain_mtdiff.plan(*arguments)}
     in_turn(benchmark, lambda: planning.policy.act(planning.observations[1]), peers, rounds=3)
+
+
+@pytest.mark.parametrize("sampling_steps", [0, 50, 20, 10, 5])
+def test_mtdiff_by_steps_goskill(benchmark: Any, sampling_steps: int) -> None:
+    planning = Planning(sampling_steps)
+    planning.begin()
+    benchmark.group = f"MTDIFF-P: an action in {ENVIRONMENTS} environments, by the steps of sampling"
+    way = f"DDIM of {sampling_steps} steps" if sampling_steps else f"all {DIFFUSION_STEPS} steps"
+    benchmark.extra_info.update(label=f"goskill, {way}", threads=1)
+    benchmark.pedantic(lambda: planning.policy.act(planning.observations[1]), rounds=3, iterations=1)

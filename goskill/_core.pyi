@@ -231,10 +231,28 @@ def cached_attention(
     threads: int,
 ) -> None: ...
 def mask_weights(
-    *, weights: int, masks: int, order: int, tasks: int, size: int, out: int, threads: int
+    *, weights: int, masks: int, order: int, tasks: int, size: int, dtype: int, out: int, threads: int
 ) -> None: ...
 def sum_masked(
-    *, gradients: int, masks: int, order: int, tasks: int, size: int, out: int, threads: int
+    *, gradients: int, masks: int, order: int, tasks: int, size: int, dtype: int, out: int, threads: int
+) -> None: ...
+def attention_room(length: int) -> int: ...
+def self_attention(
+    *,
+    projected: int,
+    dtype: int,
+    batch: int,
+    length: int,
+    heads: int,
+    head_width: int,
+    scale: float,
+    random: int,
+    least_kept: int,
+    kept_scale: float,
+    weights: int,
+    gradient: int | None,
+    out: int,
+    threads: int,
 ) -> None: ...
 def add_norm(
     *,

@@ -113,6 +113,24 @@ struct Masking {
     const std::int64_t* order;  // [tasks]: whose mask each of the tasks has
     std::int64_t tasks;
     std::int64_t size;
+    Dtype dtype;  // of what a task sees, and of its gradient
+};
+
+// Tokens of some sequences that attend to themselves and those before them, with dropout of the weights. Rows
+// of weights are `room` long, the length rounded up to whole vectors.
+struct SelfAttention {
+    const void* projected;  // [batch, length, 3, heads, head_width]: queries, keys and values
+    Dtype dtype;            // of projected, out and the gradients
+    std::int64_t batch;
+    std::int64_t length;
+    std::int64_t heads;
+    std::int64_t head_width;     // a multiple of 16
+    float scale;                 // of the scores
+    const std::int16_t* random;  // [batch, heads, length, room]
+    std::int16_t least_kept;     // of the random numbers, that keeps its weight
+    float kept_scale;            // of the weights that are kept
+    float* weights;  // [batch, heads, length, room], before dropout: written, or read by the gradient
+    void* out;       // [batch, length, heads, head_width]
 };
 
 struct Kernels {
@@ -125,10 +143,14 @@ struct Kernels {
     void (*attention_heads)(const CachedAttention&, std::int64_t begin, std::int64_t end);
     void (*add_norm_rows)(const AddNorm&, std::int64_t begin, std::int64_t end);
     // Of the weights [begin, end): weights [size] to each task's [tasks, size], and gradients of these back.
-    void (*mask_weights)(const Masking&, const float* weights, float* masked, std::int64_t begin,
+    void (*mask_weights)(const Masking&, const float* weights, void* masked, std::int64_t begin,
                          std::int64_t end);
-    void (*sum_masked)(const Masking&, const float* gradients, float* sum, std::int64_t begin,
+    void (*sum_masked)(const Masking&, const void* gradients, float* sum, std::int64_t begin,
                        std::int64_t end);
+    // Heads [begin, end) of all sequences, counted through.
+    void (*self_attention_heads)(const SelfAttention&, std::int64_t begin, std::int64_t end);
+    void (*self_attention_gradient_heads)(const SelfAttention&, const void* gradient, void* out,
+                                          std::int64_t begin, std::int64_t end);
 };
 
 extern const Kernels baseline_kernels;

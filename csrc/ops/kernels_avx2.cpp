@@ -31,6 +31,7 @@ inline Float multiply_add(Float a, Float b, Float c) { return _mm256_fmadd_ps(a,
 #include "ops/nearest_code.inl"
 #include "ops/decoding.inl"
 #include "ops/masking.inl"
+#include "ops/self_attention.inl"
 // clang-format on
 
 }  // namespace
@@ -44,7 +45,9 @@ const Kernels avx2_kernels{LANES,
                            avx2::attention_heads,
                            avx2::add_norm_rows,
                            avx2::mask_weights,
-                           avx2::sum_masked};
+                           avx2::sum_masked,
+                           avx2::self_attention_heads,
+                           avx2::self_attention_gradient_heads};
 
 }  // namespace goskill::ops
 

@@ -32,6 +32,7 @@ inline Float multiply_add(Float a, Float b, Float c) { return _mm512_fmadd_ps(a,
 #include "ops/nearest_code.inl"
 #include "ops/decoding.inl"
 #include "ops/masking.inl"
+#include "ops/self_attention.inl"
 // clang-format on
 
 }  // namespace
@@ -45,7 +46,9 @@ const Kernels avx512_kernels{LANES,
                              avx512::attention_heads,
                              avx512::add_norm_rows,
                              avx512::mask_weights,
-                             avx512::sum_masked};
+                             avx512::sum_masked,
+                             avx512::self_attention_heads,
+                             avx512::self_attention_gradient_heads};
 
 }  // namespace goskill::ops
 

@@ -21,6 +21,7 @@ inline Float multiply_add(Float a, Float b, Float c) { return a * b + c; }
 #include "ops/nearest_code.inl"
 #include "ops/decoding.inl"
 #include "ops/masking.inl"
+#include "ops/self_attention.inl"
 // clang-format on
 
 }  // namespace
@@ -34,6 +35,8 @@ const Kernels baseline_kernels{LANES,
                                baseline::attention_heads,
                                baseline::add_norm_rows,
                                baseline::mask_weights,
-                               baseline::sum_masked};
+                               baseline::sum_masked,
+                               baseline::self_attention_heads,
+                               baseline::self_attention_gradient_heads};
 
 }  // namespace goskill::ops

@@ -10,36 +10,63 @@ inline Int kept_lanes(const bool* mask) {
     return kept;
 }
 
-inline Float kept_values(const float* from, const bool* mask) {
-    return reinterpret_cast<Float>(reinterpret_cast<Int>(load(from)) & kept_lanes(mask));
+inline void keep(const float* from, const bool* mask, float* out, std::int64_t count) {
+    std::int64_t at = 0;
+    for (; at + LANES <= count; at += LANES)
+        store(out + at, as_float(as_int(load(from + at)) & kept_lanes(mask + at)));
+    for (; at < count; ++at) out[at] = mask[at] ? from[at] : 0.0f;
 }
 
-inline void mask_weights(const Masking& task, const float* weights, float* masked, std::int64_t begin,
+inline void keep(const std::uint16_t* from, const bool* mask, std::uint16_t* out, std::int64_t count) {
+    for (std::int64_t at = 0; at < count; ++at)
+        out[at] = static_cast<std::uint16_t>(from[at] & -static_cast<int>(mask[at]));
+}
+
+inline void add_kept(const float* from, const bool* mask, float* sum, std::int64_t count) {
+    std::int64_t at = 0;
+    for (; at + LANES <= count; at += LANES)
+        store(sum + at, load(sum + at) + as_float(as_int(load(from + at)) & kept_lanes(mask + at)));
+    for (; at < count; ++at) sum[at] += mask[at] ? from[at] : 0.0f;
+}
+
+template <typename Number>
+inline void mask_for_tasks(const Masking& task, const Number* weights, Number* masked, std::int64_t first,
+                           std::int64_t count) {
+    for (std::int64_t row = 0; row < task.tasks; ++row) {
+        const bool* mask = task.masks + task.order[row] * task.size;
+        keep(weights, mask + first, masked + row * task.size + first, count);
+    }
+}
+
+inline void mask_weights(const Masking& task, const float* weights, void* masked, std::int64_t begin,
                          std::int64_t end) {
+    std::uint16_t narrowed[MASKED_AT_ONCE];
     for (std::int64_t from = begin; from < end; from += MASKED_AT_ONCE) {
-        const std::int64_t to = from + MASKED_AT_ONCE < end ? from + MASKED_AT_ONCE : end;
-        for (std::int64_t row = 0; row < task.tasks; ++row) {
-            const bool* mask = task.masks + task.order[row] * task.size;
-            float* out = masked + row * task.size;
-            std::int64_t at = from;
-            for (; at + LANES <= to; at += LANES) store(out + at, kept_values(weights + at, mask + at));
-            for (; at < to; ++at) out[at] = mask[at] ? weights[at] : 0.0f;
+        const std::int64_t count = end - from < MASKED_AT_ONCE ? end - from : MASKED_AT_ONCE;
+        if (task.dtype == Dtype::float32) {
+            mask_for_tasks(task, weights + from, static_cast<float*>(masked), from, count);
+        } else {
+            narrow(weights + from, count, task.dtype, narrowed);
+            mask_for_tasks(task, narrowed, static_cast<std::uint16_t*>(masked), from, count);
         }
     }
 }
 
-inline void sum_masked(const Masking& task, const float* gradients, float* sum, std::int64_t begin,
+inline void sum_masked(const Masking& task, const void* gradients, float* sum, std::int64_t begin,
                        std::int64_t end) {
+    float widened[MASKED_AT_ONCE];
     for (std::int64_t from = begin; from < end; from += MASKED_AT_ONCE) {
-        const std::int64_t to = from + MASKED_AT_ONCE < end ? from + MASKED_AT_ONCE : end;
-        for (std::int64_t at = from; at < to; ++at) sum[at] = 0;
+        const std::int64_t count = end - from < MASKED_AT_ONCE ? end - from : MASKED_AT_ONCE;
+        for (std::int64_t at = 0; at < count; ++at) sum[from + at] = 0;
         for (std::int64_t row = 0; row < task.tasks; ++row) {
-            const bool* mask = task.masks + task.order[row] * task.size;
-            const float* gradient = gradients + row * task.size;
-            std::int64_t at = from;
-            for (; at + LANES <= to; at += LANES)
-                store(sum + at, load(sum + at) + kept_values(gradient + at, mask + at));
-            for (; at < to; ++at) sum[at] += mask[at] ? gradient[at] : 0.0f;
+            const bool* mask = task.masks + task.order[row] * task.size + from;
+            const std::int64_t first = row * task.size + from;
+            if (task.dtype == Dtype::float32) {
+                add_kept(static_cast<const float*>(gradients) + first, mask, sum + from, count);
+            } else {
+                widen(gradients, task.dtype, first, 1, count, widened);
+                add_kept(widened, mask, sum + from, count);
+            }
         }
     }
 }

@@ -248,17 +248,36 @@ void cached_attention(const CachedAttention& task, int threads) {
                  [&](std::int64_t begin, std::int64_t end) { kernels().attention_heads(task, begin, end); });
 }
 
-void mask_weights(const Masking& task, const float* weights, float* masked, int threads) {
+void mask_weights(const Masking& task, const float* weights, void* masked, int threads) {
     parallel_for(task.size, useful_threads(task.size * task.tasks, threads),
                  [&](std::int64_t begin, std::int64_t end) {
                      kernels().mask_weights(task, weights, masked, begin, end);
                  });
 }
 
-void sum_masked(const Masking& task, const float* gradients, float* sum, int threads) {
+void sum_masked(const Masking& task, const void* gradients, float* sum, int threads) {
     parallel_for(task.size, useful_threads(task.size * task.tasks, threads),
                  [&](std::int64_t begin, std::int64_t end) {
                      kernels().sum_masked(task, gradients, sum, begin, end);
+                 });
+}
+
+std::int64_t attention_room(std::int64_t length) {
+    return (length + kernels().lanes - 1) / kernels().lanes * kernels().lanes;
+}
+
+void self_attention(const SelfAttention& task, int threads) {
+    const std::int64_t heads = task.batch * task.heads;
+    parallel_for(
+        heads, useful_threads(heads * task.length * task.length * task.head_width, threads),
+        [&](std::int64_t begin, std::int64_t end) { kernels().self_attention_heads(task, begin, end); });
+}
+
+void self_attention_gradient(const SelfAttention& task, const void* gradient, void* out, int threads) {
+    const std::int64_t heads = task.batch * task.heads;
+    parallel_for(heads, useful_threads(heads * task.length * task.length * task.head_width, threads),
+                 [&](std::int64_t begin, std::int64_t end) {
+                     kernels().self_attention_gradient_heads(task, gradient, out, begin, end);
                  });
 }
 

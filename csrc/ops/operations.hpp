@@ -55,8 +55,14 @@ std::int64_t focal_loss(Focal focal, std::int64_t rows, Reduction reduction, flo
 void cached_attention(const CachedAttention& task, int threads);
 
 // Weights [size] to each task's [tasks, size], zero where its mask is; and the sum of gradients of these.
-void mask_weights(const Masking& task, const float* weights, float* masked, int threads);
-void sum_masked(const Masking& task, const float* gradients, float* sum, int threads);
+void mask_weights(const Masking& task, const float* weights, void* masked, int threads);
+void sum_masked(const Masking& task, const void* gradients, float* sum, int threads);
+
+// Attention with dropout; and the gradient by what is projected from that by the result.
+void self_attention(const SelfAttention& task, int threads);
+void self_attention_gradient(const SelfAttention& task, const void* gradient, void* out, int threads);
+// The length of a row of weights.
+std::int64_t attention_room(std::int64_t length);
 
 // Adds to the residual and normalises the sums.
 void add_norm(const AddNorm& task, std::int64_t rows, int threads);

@@ -167,27 +167,61 @@ void register_ops(pybind11::module_& module) {
 
     module.def(
         "mask_weights",
-        [](Address weights, Address masks, Address order, std::int64_t tasks, std::int64_t size, Address out,
-           int threads) {
+        [](Address weights, Address masks, Address order, std::int64_t tasks, std::int64_t size, int dtype,
+           Address out, int threads) {
             const ops::Masking task{pointer<const bool>(masks), pointer<const std::int64_t>(order), tasks,
-                                    size};
+                                    size, static_cast<ops::Dtype>(dtype)};
             const py::gil_scoped_release release;
-            ops::mask_weights(task, pointer<const float>(weights), pointer<float>(out), threads);
+            ops::mask_weights(task, pointer<const float>(weights), pointer<void>(out), threads);
         },
         py::arg("weights"), py::arg("masks"), py::arg("order"), py::arg("tasks"), py::arg("size"),
-        py::arg("out"), py::arg("threads"));
+        py::arg("dtype"), py::arg("out"), py::arg("threads"));
 
     module.def(
         "sum_masked",
-        [](Address gradients, Address masks, Address order, std::int64_t tasks, std::int64_t size,
+        [](Address gradients, Address masks, Address order, std::int64_t tasks, std::int64_t size, int dtype,
            Address out, int threads) {
             const ops::Masking task{pointer<const bool>(masks), pointer<const std::int64_t>(order), tasks,
-                                    size};
+                                    size, static_cast<ops::Dtype>(dtype)};
             const py::gil_scoped_release release;
-            ops::sum_masked(task, pointer<const float>(gradients), pointer<float>(out), threads);
+            ops::sum_masked(task, pointer<const void>(gradients), pointer<float>(out), threads);
         },
         py::arg("gradients"), py::arg("masks"), py::arg("order"), py::arg("tasks"), py::arg("size"),
-        py::arg("out"), py::arg("threads"));
+        py::arg("dtype"), py::arg("out"), py::arg("threads"));
+
+    module.def("attention_room", &ops::attention_room, py::arg("length"),
+               "How long rows of attention weights are for so many tokens.");
+
+    module.def(
+        "self_attention",
+        [](Address projected, int dtype, std::int64_t batch, std::int64_t length, std::int64_t heads,
+           std::int64_t head_width, float scale, Address random, std::int16_t least_kept, float kept_scale,
+           Address weights, Optional gradient, Address out, int threads) {
+            ops::SelfAttention task{pointer<const void>(projected),
+                                    static_cast<ops::Dtype>(dtype),
+                                    batch,
+                                    length,
+                                    heads,
+                                    head_width,
+                                    scale,
+                                    pointer<const std::int16_t>(random),
+                                    least_kept,
+                                    kept_scale,
+                                    pointer<float>(weights),
+                                    nullptr};
+            const py::gil_scoped_release release;
+            if (gradient) {
+                ops::self_attention_gradient(task, pointer<const void>(gradient), pointer<void>(out),
+                                             threads);
+            } else {
+                task.out = pointer<void>(out);
+                ops::self_attention(task, threads);
+            }
+        },
+        py::arg("projected"), py::arg("dtype"), py::arg("batch"), py::arg("length"), py::arg("heads"),
+        py::arg("head_width"), py::arg("scale"), py::arg("random"), py::arg("least_kept"),
+        py::arg("kept_scale"), py::arg("weights"), py::arg("gradient"), py::arg("out"), py::arg("threads"),
+        "The attention, or with a gradient by it the gradient by what is projected.");
 
     module.def(
         "add_norm",

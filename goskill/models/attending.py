@@ -11,10 +11,21 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from goskill.models.dropout import dropout
+from goskill.models.dropout import LEVELS, dropout, random_levels
+from goskill.ops.self_attention import dropped_attention, random_shape, runs_native
 
 # Without cuDNN: some of its kernels round dropout to sixteenths, and it makes a plan for every new shape.
 _BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+
+def self_attention(projected: Tensor, probability: float) -> Tensor:
+    """``causal_attention`` of queries, keys and values [B, L, 3, heads, head width] -> [B, heads, L, head width]."""
+    if probability > 0 and runs_native(projected) and not torch.compiler.is_compiling():
+        shape = random_shape(projected)
+        random = random_levels(math.prod(shape)).view(shape)
+        return dropped_attention(projected, random, round(probability * LEVELS), LEVELS).transpose(1, 2)
+    query, key, value = projected.permute(2, 0, 3, 1, 4).unbind(0)
+    return causal_attention(query, key, value, probability)
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, probability: float) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from goskill.models.transformer import CausalTransformer
 from goskill.ops import masking as ops
+from goskill.ops.cpu import DTYPES
 
 LAYERS = ("query_key_value", "attention_output", "feedforward_input", "feedforward_output")
 
@@ -38,14 +39,18 @@ class MaskedLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """[tasks · n, L, inputs], task by task -> [tasks · n, L, outputs]."""
-        weight = self.task_weight
-        if weight is None:
-            own = self.weight
-            if torch.is_autocast_enabled(x.device.type):
-                own = own.to(torch.get_autocast_dtype(x.device.type))
-            weight = masked_weights(own, self.mask, self.order)
-        rows = x.reshape(len(weight), -1, self.in_features).to(weight.dtype)
-        product = torch.baddbmm(self.bias.to(weight.dtype), rows, weight.transpose(1, 2))
+        tasks = len(self.mask) if self.order is None else len(self.order)
+        dtype = self.weight.dtype
+        if torch.is_autocast_enabled(x.device.type):
+            dtype = torch.get_autocast_dtype(x.device.type)
+        rows, bias = x.reshape(tasks, -1, self.in_features).to(dtype), self.bias.to(dtype)
+        if self.task_weight is None and self.weight.device.type == "cpu" and dtype in DTYPES:
+            product: Tensor = _Product.apply(rows, self.weight, bias, self.mask, self.order)  # type: ignore[no-untyped-call]
+        else:
+            weight = self.task_weight
+            if weight is None:
+                weight = masked_weights(self.weight.to(dtype), self.mask, self.order)
+            product = torch.baddbmm(bias, rows, weight.to(dtype).transpose(1, 2))
         return product.view(*x.shape[:-1], self.out_features)
 
     @torch.no_grad()
@@ -64,19 +69,42 @@ class MaskedLinear(nn.Linear):
                 self.mask = kept
 
 
+class _Product(torch.autograd.Function):
+    """rows [T, R, N], float32 weight [M, N], bias [M], masks bool [any, M, N], order int64 [T] or None -> [T, R, M].
+
+    On the CPU, where weights are masked, and their gradients summed, in C++.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor, masks: Tensor, order: Tensor | None
+    ) -> Tensor:
+        order = torch.arange(len(masks)) if order is None else order
+        masked = ops.mask_weights(weight, masks, order, rows.dtype)
+        ctx.save_for_backward(rows, masked, masks, order)
+        return torch.baddbmm(bias, rows, masked.transpose(1, 2))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        rows, masked, masks, order = ctx.saved_tensors
+        needs_rows, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        return (
+            torch.bmm(gradient, masked) if needs_rows else None,
+            ops.sum_masked(torch.bmm(gradient.transpose(1, 2), rows), masks, order) if needs_weight else None,
+            gradient.sum((0, 1)) if needs_bias else None,
+            None,
+            None,
+        )
+
+
 class _Masked(torch.autograd.Function):
     """weight [M, N], masks bool [any, M, N], order int64 [T] or None -> [T, M, N], as ``masked_weights``."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, masks: Tensor, order: Tensor | None) -> Tensor:
-        if native := weight.device.type == "cpu" and weight.dtype == torch.float32:
-            order = torch.arange(len(masks)) if order is None else order
-        elif order is not None:
-            masks, order = masks.index_select(0, order), None
-        ctx.save_for_backward(masks, order)
-        if native:
-            assert order is not None
-            return ops.mask_weights(weight, masks, order)
+        if order is not None:
+            masks = masks.index_select(0, order)
+        ctx.save_for_backward(masks)
         masked = weight.new_empty(masks.shape)
         for own, kept in zip(masked, masks, strict=True):  # task by task: no temporary of all
             torch.mul(weight, kept, out=own)
@@ -84,9 +112,7 @@ class _Masked(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        masks, order = ctx.saved_tensors
-        if order is not None:
-            return ops.sum_masked(gradient.contiguous(), masks, order), None, None
+        (masks,) = ctx.saved_tensors
         total = (gradient[0] * masks[0]).float()
         for own, kept in zip(gradient[1:], masks[1:], strict=True):
             total += own * kept

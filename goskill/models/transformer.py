@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from goskill.errors import InputError
-from goskill.models.attending import causal_attention, masked_attention
+from goskill.models.attending import masked_attention, self_attention
 from goskill.models.dropout import dropout
 from goskill.models.fused import fused_forward, runs_fused
 from goskill.ops.decoding import HEAD_WIDTH_MULTIPLE, KEY_MULTIPLE, add_norm, cached_attention
@@ -91,16 +91,15 @@ class Block(nn.Module):
 
     def forward(self, tokens: Tensor, read: slice) -> Tensor:
         """tokens [B, L, width] -> [B, L', width], the positions ``read`` only."""
-        query, key, value = self._project(tokens)
         probability = self.dropout if self.training else 0.0
-        attended = causal_attention(query, key, value, probability)
+        attended = self_attention(self._project(tokens), probability)
         return self._finish(tokens[:, read], attended[:, :, read], probability)
 
     def extend(
         self, tokens: Tensor, cache: KeyValueCache, layer: int, mask: Tensor | None, read: slice
     ) -> Tensor:
         """As ``forward`` for tokens that follow the cached ones; their keys and values are added to it."""
-        query, key, value = self._project(tokens)
+        query, key, value = self._project(tokens).permute(2, 0, 3, 1, 4).unbind(0)
         keys, values = cache.keys[layer], cache.values[layer]
         keys[:, :, cache.length - tokens.shape[1] : cache.length] = key
         values[:, :, cache.length - tokens.shape[1] : cache.length] = value
@@ -112,11 +111,11 @@ class Block(nn.Module):
         )
         return self._finish(tokens[:, read], attended, 0.0)
 
-    def _project(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, tokens: Tensor) -> Tensor:
+        """Queries, keys and values: [B, L, 3, heads, head width]."""
         B, L, _ = tokens.shape
-        projected = self.query_key_value(self.attention_norm(tokens)).view(B, L, 3, self.heads, -1)
-        query, key, value = projected.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, heads, L, head width]
-        return query, key, value
+        projected: Tensor = self.query_key_value(self.attention_norm(tokens)).view(B, L, 3, self.heads, -1)
+        return projected
 
     def _finish(self, tokens: Tensor, attended: Tensor, probability: float) -> Tensor:
         output = self.attention_output(attended.transpose(1, 2).flatten(2))

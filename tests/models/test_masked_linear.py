@@ -60,6 +60,37 @@ def test_weights_are_masked_and_gradients_summed_in_cpp_as_numpy_does(outputs: i
     np.testing.assert_allclose(summed.numpy(), (gradients * masks[order]).sum(0), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_in_half_precision_are_those_rounded_and_their_gradients_are_summed_in_float32(
+    dtype: torch.dtype,
+) -> None:
+    torch.manual_seed(0)
+    weights, masks, order = torch.randn(37, 113), torch.rand(5, 37, 113) < 0.5, torch.tensor([4, 0, 0, 2])
+    masked = mask_weights(weights, masks, order, dtype)
+    assert torch.equal(masked, weights.to(dtype) * masks[order])
+    gradients = torch.randn(4, 37, 113).to(dtype)
+    expected = (gradients.float() * masks[order]).sum(0)
+    torch.testing.assert_close(sum_masked(gradients, masks, order), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_layer_under_autocast_computes_in_its_type_and_gets_float32_gradients() -> None:
+    torch.manual_seed(0)
+    layer = MaskedLinear(16, 8, tasks=2)
+    layer.set_mask(torch.rand(2, 8, 16) < 0.6)
+    x = torch.randn(4, 3, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        result = layer(x)
+    assert result.dtype == torch.bfloat16
+    result.float().square().sum().backward()
+    weight = layer.weight.detach().clone().requires_grad_()
+    parts = [F.linear(x[2 * task : 2 * task + 2], weight * layer.mask[task], layer.bias) for task in (0, 1)]
+    torch.cat(parts).square().sum().backward()
+    assert layer.weight.grad is not None
+    assert weight.grad is not None
+    torch.testing.assert_close(result.float(), torch.cat(parts), rtol=0.02, atol=0.02)
+    torch.testing.assert_close(layer.weight.grad, weight.grad, rtol=0.05, atol=0.1)
+
+
 def test_a_state_dict_holds_masks_as_bits_and_gives_them_back() -> None:
     first, second = (CausalTransformer(8, 2, 2, 0.0) for _ in range(2))
     for one in (first, second):
