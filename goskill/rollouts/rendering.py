@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,12 +31,9 @@ class RenderedEnvironments(SyncVectorEnv):
             autoreset_mode=AutoresetMode.DISABLED,
         )
 
-    def pictures(self) -> list[Image]:
-        """What each environment looks like now, uint8 [height, width, 3] of the width asked for."""
-        return [self._picture(frame) for frame in self.render() or ()]
-
-    def _picture(self, frame: Any) -> Image:
-        picture = np.asarray(frame)
+    def picture(self, index: int) -> Image:
+        """What an environment looks like now, uint8 [height, width, 3] of the width asked for."""
+        picture = np.asarray(self.envs[index].render())
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
             raise InputError(
                 f"video: suite {self._suite.name!r}: expected pictures as uint8 [height, width, 3], "

@@ -26,6 +26,7 @@ FORMATS = ("gif", "mp4")
 SKILL_PICTURES = "skills"
 _BAR = 40
 _ENVIRONMENTS_AT_ONCE = 4
+_STEPS_AFTER_SUCCESS = 50
 
 
 def film(
@@ -45,10 +46,10 @@ def film(
     """Film the first episode of each task of ``suite``, the one that ``evaluate`` with the same ``seed`` counts first.
 
     Each frame tells the task, the skill in charge, the step, the return so far and whether the task has
-    been solved. A picture is taken ``every`` so many steps, ``size`` pixels wide. Writes
-    ``folder/TASK.gif`` (or mp4, which needs the package imageio-ffmpeg) and, for a policy with skills, a
-    strip of three pictures for each skill of a task (its first decision's begin, middle and end) as
-    ``folder/skills/SKILL/TASK.png``.
+    been solved. A picture is taken ``every`` so many steps, ``size`` pixels wide, until 50 steps after the
+    first success. Writes ``folder/TASK.gif`` (or mp4, which needs the package imageio-ffmpeg) and, for a
+    policy with skills, a strip of three pictures for each skill of a task (its first decision's begin,
+    middle and end) as ``folder/skills/SKILL/TASK.png``.
 
     Returns the films. Raises InputError for wrong arguments and where rendering is not possible.
     """
@@ -131,15 +132,18 @@ class _Camera:
     def open(self, tasks: Sequence[str]) -> RenderedEnvironments:
         self.environments = RenderedEnvironments(self.suite, tasks, self.size)
         self.films = [[] for _ in tasks]
-        self._solved = np.zeros(len(tasks), dtype=np.bool_)
+        self._solved_at = np.full(len(tasks), -1)  # step of the first success
         return self.environments
 
     def see(self, moment: Moment) -> None:
-        self._solved |= moment.success
-        if moment.step == 1 or moment.step % self.every == 0:
-            for index, picture in enumerate(self.environments.pictures()):
-                if moment.alive[index]:
-                    self.films[index].append(_Frame(picture, moment, index, bool(self._solved[index])))
+        self._solved_at[(self._solved_at < 0) & moment.success] = moment.step
+        if moment.step > 1 and moment.step % self.every:
+            return
+        solved = self._solved_at >= 0
+        wanted = moment.alive & ~(solved & (moment.step > self._solved_at + _STEPS_AFTER_SUCCESS))
+        for index in np.flatnonzero(wanted).tolist():
+            picture = self.environments.picture(index)
+            self.films[index].append(_Frame(picture, moment, index, bool(solved[index])))
 
 
 def _file_name(task: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import counting_suite
 import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from goskill.envs import episode_seed, find_suite
+from goskill.envs import GymnasiumSuite, episode_seed, find_suite
 from goskill.errors import InputError
 from goskill.figures.skill_pictures import draw_skill_pictures
 from goskill.rollouts import RandomPolicy, ScriptedPolicy, film
@@ -83,8 +85,9 @@ def test_environments_do_not_disturb_each_others_pictures(rendering) -> None:
         environments = RenderedEnvironments(find_suite("metaworld"), tasks, 64)
         try:
             environments.reset(seed=[episode_seed(0, task, 0) for task in tasks])
-            environments.pictures()
-            return environments.pictures()
+            for _ in range(2):
+                seen = [environments.picture(index) for index in range(len(tasks))]
+            return seen
         finally:
             environments.close()
 
@@ -125,6 +128,21 @@ def test_films_of_any_suite_end_with_the_episode(tmp_path) -> None:
         "five steps, twice 4 x 6 pixels by eleven, under a bar of text"
     )
     assert [int(frame[60, 30, 0]) for frame in frames] == [1, 2, 3, 4, 5]
+
+
+class SolvedEnv(counting_suite.CountingEnv):
+    """Succeeds in its third step, and goes on."""
+
+    def step(self, action: np.ndarray) -> Any:
+        *answer, info = super().step(action)
+        return *answer, {**info, "success": self.count == 3}
+
+
+def test_a_film_ends_fifty_steps_after_success(tmp_path) -> None:
+    suite = GymnasiumSuite("solved", SolvedEnv, ["endless"], max_steps=100)
+    policy = RandomPolicy(space=counting_suite.suite.action_space)
+    (path,) = film(policy, ["endless"], tmp_path, suite=suite, every=1, size=66)
+    assert [int(frame[60, 30, 0]) for frame in iio.imread(path)] == list(range(1, 54))
 
 
 def test_a_suite_without_pictures_is_refused_before_anything_runs(tmp_path) -> None:
