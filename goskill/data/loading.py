@@ -10,6 +10,7 @@ reach the loop's process through the same memory.
 from __future__ import annotations
 
 import functools
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from goskill.data.sampler import Batch, StoreSampler
 
 MOST_WORKERS = 512
+FETCHING_AHEAD = ("accelerate", "lightning", "pytorch_lightning")
 _BASE, _SEED, _RESUMED = 0, 1, 2  # cells of the shared memory; of each worker a stamp and a step follow
 
 
@@ -50,6 +52,7 @@ class LoaderState:
 
     def begin(self, iterator: Any, loader: Any, sampler: StoreSampler) -> None:
         """An iterator of a loader with workers begins an epoch."""
+        warn_of_fetching_ahead()
         if not getattr(loader, "in_order", True):
             warnings.warn(
                 "DataLoader: with in_order=False batches come as workers finish them, not in the order of the stream, "
@@ -144,7 +147,9 @@ class SampleStream:
         self._sampler = sampler
         self._worker = get_worker_info()
         self._next = 0
-        if self._worker is not None:
+        if self._worker is None:
+            warn_of_fetching_ahead()
+        else:
             self._begin_in_worker(self._worker)
 
     def _begin_in_worker(self, worker: Any) -> None:
@@ -205,6 +210,22 @@ def _why_unwatched(sampler: StoreSampler, worker: Any) -> str | None:
             "same batch. Move the sampler with load_state_dict before each"
         )
     return None
+
+
+def warn_of_fetching_ahead() -> None:
+    """Warn where a package's loop reads a stream that takes a batch before it has used the last one."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None:
+        frame = frame.f_back
+        package = str(frame.f_globals.get("__name__")).partition(".")[0]
+        if package in FETCHING_AHEAD:
+            warnings.warn(
+                f"{package} fetches a batch before the last one is used, and state_dict() counts what is fetched: keep "
+                "{**state, 'step': state['step'] - 1}, or a resumed run misses a batch",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            return
 
 
 def refuse_workers(sampler: object) -> None:

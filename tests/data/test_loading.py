@@ -210,3 +210,21 @@ def test_a_state_of_another_number_of_workers_is_refused(declaring) -> None:
     other.load_state_dict(first.state_dict())
     with pytest.raises(Exception, match="expected the state of a loader with 3 workers, got one of 2"):
         next(iter(other))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("package", ["accelerate.data_loader", "lightning.pytorch.loops", "mine"])
+def test_a_loop_that_fetches_ahead_is_warned_of(declaring: EpisodeStore, package: str, workers: int) -> None:
+    """A function whose globals are those of that package stands for its loop."""
+    loop: dict[str, Any] = {"__name__": package}
+    exec("def first(loader):\n    for batch in loader:\n        return batch", loop)
+    loader = DataLoader(segments(declaring), batch_size=None, num_workers=workers)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        loop["first"](loader)
+    named = [
+        str(warning.message) for warning in told if "before the last one is used" in str(warning.message)
+    ]
+    assert [words.partition(" ")[0] for words in named] == (
+        [] if package == "mine" else [package.partition(".")[0]]
+    )
