@@ -411,7 +411,7 @@ def _where(
     chosen = tasks_in(found, tasks)[1] if tasks is not None else prompted
     missing = [task for task in chosen if count and task not in prompts]
     if missing:
-        which = f" among {rule:.80}" if is_indices(rule) or rule.endswith(".json") else ""
+        which = f" among {rule:.400}" if is_indices(rule) or rule.endswith(".json") else ""
         hint = ": give an episode store that has some with --data" if data is None else ""
         raise InputError(f"{data or run.path} has no demonstrations of {', '.join(missing)}{which}{hint}")
     return found, chosen, prompts

@@ -6,7 +6,9 @@ import json
 import os
 import re
 import secrets
+import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from goskill.errors import InputError
@@ -38,6 +40,7 @@ class Logs:
             self._files[name] = file
         from torch.utils.tensorboard import SummaryWriter
 
+        _await_next_second(run.tensorboard)
         self._tensorboard: Any = SummaryWriter(str(run.tensorboard), purge_step=step + 1)
 
     def metrics(self, line: Mapping[str, Any]) -> None:
@@ -86,6 +89,14 @@ class SilentLogs:
         return {}
 
     def close(self) -> None: ...
+
+
+def _await_next_second(folder: Path) -> None:
+    """Give a resumed run's events the last name, in whose order TensorBoard reads: names begin with a second."""
+    names = [file.name.split(".") for file in folder.glob("events.out.tfevents.*")]
+    begun = max((int(parts[3]) for parts in names if parts[3].isdecimal()), default=0)
+    while begun <= time.time() < begun + 1:
+        time.sleep(0.01)
 
 
 def _open_wandb(run: RunFolder, project: str) -> Any:

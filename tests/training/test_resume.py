@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from toy_method import TRAINING, ToyMethod, ToySettings, folder, make
 from goskill.errors import CheckpointError, InputError
 from goskill.training import Checkpoints, DivergedError, RunFolder, Trainer
 from goskill.training.checkpoint import state_checksum
+from goskill.training.logs import Logs
 from goskill.training.step import IterationStep
 
 
@@ -351,6 +353,17 @@ def test_metrics_are_means_since_the_line_before(uninterrupted):
     assert lines[3]["skill/largest"] == pytest.approx(expected, rel=1e-6)
     assert "other/loss" in lines[-1]
     assert "other/loss" not in lines[0]
+
+
+def test_events_of_a_resumed_run_are_read_last(tmp_path):
+    """TensorBoard reads files in the order of their names: a second, a host, a process."""
+    run = RunFolder.create(tmp_path / "run", {})
+    run.tensorboard.mkdir()
+    (run.tensorboard / f"events.out.tfevents.{int(time.time())}.~.9.0").touch()
+    Logs(run, {}, 0).close()
+    first, last = sorted(file.name for file in run.tensorboard.iterdir())
+    assert first.endswith(".~.9.0")
+    assert int(last.split(".")[3]) > int(first.split(".")[3])
 
 
 def test_tensorboard_has_every_line_once_after_a_resume(tmp_path):

@@ -21,7 +21,7 @@ RUNS = {
     "small-mt10": 10 * 2 * 3,
     "srtd-mt10": 8 * 10 * 3,
     "srtd-small": 5 * 3 * 2,
-    "small-mt10-transformers": 4 * 2 * 3,
+    "small-mt10-transformers": 8 * 2 * 3,
 }
 
 
