@@ -6,7 +6,7 @@ document that it writes, ``RUN/diagnosis.json``, holds
 - ``actions``: squared error of the predicted actions, everything before them given (for GO-Skill the true skill, too),
   beside the variance of the actions, which is the error of the best constant;
 - ``policy``: how often the most probable skill is the true one, with the true history given, beside the shares of the
-  commonest skill over all tasks and in each task, which are the accuracies of the best constants;
+  most frequent skill over all tasks and in each task, which are the accuracies of the best constants;
 - ``codebook``: how evenly the skills are used in the data, and by which tasks;
 - ``rollouts``: return and success in MetaWorld of the demonstrations themselves, of the decoder with the
   demonstration's skills (the oracle, :class:`goskill.methods.go_skill.OraclePolicy`), and of the policy, from the same
@@ -351,7 +351,7 @@ def _actions_table(document: dict[str, Any]) -> Table:
         constants = (
             f"{policy['majority']:.0%} without and {policy['majority_of_task']:.0%} with the task known"
         )
-        caption += f"\nalways the commonest skill is right in {constants}"
+        caption += f"\nalways the most frequent skill is right in {constants}"
     table = Table(title=document["run"], caption=caption, box=box.SIMPLE_HEAD)
     table.add_column("task", overflow="fold")
     table.add_column("action error", justify="right")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from goskill.models.padding import look_up, padding_last, take_rows
 from goskill.models.transformer import LAST_POSITION, CausalTransformer, KeyValueCache
 
-TOKENS_PER_DECISION = 3  # return to go, state, choice
+TOKENS_PER_DECISION = 3  # return-to-go, state, choice
 AT_STATES = slice(1, None, TOKENS_PER_DECISION)
 
 

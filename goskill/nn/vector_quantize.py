@@ -260,7 +260,7 @@ class VectorQuantize(nn.Module):
         quantized = self.codebook[indices].to(rows.dtype)
         if mask is None:
             return quantized, indices
-        return torch.where(mask.unsqueeze(-1), quantized, 0), torch.where(mask, indices, -1)
+        return _zero_where(~mask, quantized), torch.where(mask, indices, -1)
 
 
 def _zero_where(where: Tensor, rows: Tensor) -> Tensor:

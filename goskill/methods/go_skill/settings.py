@@ -61,7 +61,7 @@ class GoSkillSettings:
         "best"  # which: best, successful, shortest, a column of the episodes, or a .json file of indices
     )
     max_decisions: int = 1000  # rows of the time tables; episodes may last this many decisions
-    return_scale: float = 1000.0  # returns to go are divided by this
+    return_scale: float = 1000.0  # returns-to-go are divided by this
     policy_loss: Literal["focal", "cross_entropy"] = "focal"  # continuous skills are regressed instead
     focal_gamma: float = 2.0  # focusing parameter of Eq. 9
 

@@ -32,7 +32,7 @@ class PromptDTSettings:
         "best"  # which: best, successful, shortest, a column of the episodes, or a .json file of indices
     )
     max_decisions: int = 1000  # rows of the time tables; episodes may last this many steps
-    return_scale: float = 1000.0  # returns to go are divided by this
+    return_scale: float = 1000.0  # returns-to-go are divided by this
 
     # Data and schedule
     best_share: float = 1.0  # of each task's episodes by return, that are imitated; 1: all

@@ -1,4 +1,4 @@
-"""What policies share that are conditioned on a demonstration and on the return to go."""
+"""What policies share that are conditioned on a demonstration and on the return-to-go."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class PromptedPolicy(ABC):
         return np.asarray(together.numpy(), dtype=np.float32)
 
     def observe(self, rewards: FloatArray) -> None:
-        """What each environment paid for the last action, [N]: lowers the return to go.
+        """What each environment paid for the last action, [N]: lowers the return-to-go.
 
         Raises InputError for another shape, and for rewards that are not finite.
         """
