@@ -65,7 +65,7 @@ class CountingEnv(gymnasium.Env[Any, Any]):
         )
 
     def render(self) -> Any:
-        return np.full((4, 6, 3), self.count, np.uint8)
+        return np.full((4, 6, 3), 4 * self.count, np.uint8)
 
     def double(self, number: int, plus: int = 0) -> int:
         return 2 * number + plus

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Sequence
+from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import imageio.v3 as iio
 import numpy as np
@@ -130,20 +130,18 @@ class _Camera:
         self.films: list[list[_Frame]] = []
 
     def open(self, tasks: Sequence[str]) -> RenderedEnvironments:
-        self.environments = RenderedEnvironments(self.suite, tasks, self.size)
+        self.environments = RenderedEnvironments(self.suite, tasks, self.size, _STEPS_AFTER_SUCCESS)
         self.films = [[] for _ in tasks]
-        self._solved_at = np.full(len(tasks), -1)  # step of the first success
+        self._solved = np.zeros(len(tasks), np.bool_)
         return self.environments
 
     def see(self, moment: Moment) -> None:
-        self._solved_at[(self._solved_at < 0) & moment.success] = moment.step
+        self._solved |= moment.success
         if moment.step > 1 and moment.step % self.every:
             return
-        solved = self._solved_at >= 0
-        wanted = moment.alive & ~(solved & (moment.step > self._solved_at + _STEPS_AFTER_SUCCESS))
-        for index in np.flatnonzero(wanted).tolist():
+        for index in np.flatnonzero(moment.alive).tolist():
             picture = self.environments.picture(index)
-            self.films[index].append(_Frame(picture, moment, index, bool(solved[index])))
+            self.films[index].append(_Frame(picture, moment, index, bool(self._solved[index])))
 
 
 def _file_name(task: str) -> str:
@@ -151,13 +149,24 @@ def _file_name(task: str) -> str:
 
 
 def _write_film(path: Path, frames: Sequence[_Frame], frames_per_second: float) -> Path:
-    pictures = np.stack([frame.captioned() for frame in frames])
-    timing: dict[str, Any] = (
-        {"duration": 1000 / frames_per_second, "loop": 0}
-        if path.suffix == ".gif"
-        else {"fps": max(1, int(frames_per_second)), "macro_block_size": 4}
-    )
-    return write_atomically(path, iio.imwrite("<bytes>", pictures, extension=path.suffix, **timing))
+    pictures = [frame.captioned() for frame in frames]
+    if path.suffix == ".gif":
+        return write_atomically(path, _gif(pictures, 1000 / frames_per_second))
+    rate = max(1, int(frames_per_second))
+    encoded = iio.imwrite("<bytes>", np.stack(pictures), extension=path.suffix, fps=rate, macro_block_size=4)
+    return write_atomically(path, encoded)
+
+
+def _gif(pictures: Sequence[Image], milliseconds: float) -> bytes:
+    """Encode with one palette, that of a sixteenth of the pixels: one for each picture takes most of the time."""
+    palette = Pictures.fromarray(np.concatenate([picture[::4, ::4] for picture in pictures])).quantize(256)
+    first, *others = [
+        Pictures.fromarray(picture).quantize(palette=palette, dither=Pictures.Dither.NONE)
+        for picture in pictures
+    ]
+    file = BytesIO()
+    first.save(file, "GIF", save_all=True, append_images=others, duration=milliseconds, loop=0)
+    return file.getvalue()
 
 
 def _write_skill_pictures(folder: Path, task: str, frames: Sequence[_Frame], horizon: int) -> None:

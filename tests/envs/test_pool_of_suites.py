@@ -108,7 +108,7 @@ def test_environments_can_be_asked_called_and_changed(workers):
         assert pool.np_random_seed == theirs.np_random_seed
         assert [one.random() for one in pool.np_random] == [one.random() for one in theirs.np_random]
         pool.set_attr("count", [1, 2, 3])
-        assert [int(picture[0, 0, 0]) for picture in pool.render()] == [1, 2, 3]
+        assert [int(picture[0, 0, 0]) for picture in pool.render()] == [4, 8, 12]
         pool.set_attr("count", 7)
         assert pool.get_attr("count") == (7, 7, 7)
         with pytest.raises(InputError, match="values: expected one for each of 3 environments, got 2"):
