@@ -63,9 +63,9 @@ def export(
         _write_networks(found, unfinished / "checkpoints" / found.path.name, half)
         if run.prompts.exists():
             _copy_prompts(run.prompts, unfinished / "prompts")
-        file = _results_file(run, found)
-        results = Results.load(file) if file.exists() else None
-        if results is not None:
+        file = run.results_found(found)
+        results = None if file is None else Results.load(file)
+        if file is not None:
             write_atomically(unfinished / "results.json", read_bytes(file))
         origin = {**_origin(run, found, settings, results, half), "commit": commit or provenance.commit()}
         write_atomically(unfinished / ORIGIN, json.dumps(origin, indent=1) + "\n")
@@ -184,15 +184,6 @@ def _copy_prompts(source: Path, target: Path) -> None:
                 success=one.success,
             )
     (target / ".lock").unlink(missing_ok=True)
-
-
-def _results_file(run: RunFolder, checkpoint: Checkpoint) -> Path:
-    """Where the results of a checkpoint are, if it was evaluated."""
-    from goskill.training import Checkpoints
-
-    finished = checkpoint.state["phase"] >= len(checkpoint.state["phases"])
-    last = finished and checkpoint.path == Checkpoints(run.checkpoints).newest_path()
-    return run.results_file if last else run.results_of(checkpoint.path.name)
 
 
 def _origin(

@@ -301,7 +301,10 @@ def evaluate(
     from goskill.training import RunFolder, choose_device, distributed
 
     run = RunFolder.open(path)
-    file = _results_file(run, checkpoint) if out is None else Path(out)
+    file = run.results_file
+    if checkpoint is not None:
+        file = run.results_of(find_checkpoint(run, checkpoint).path.name)
+    file = file if out is None else Path(out)
     if file.suffix != ".json" or file.is_dir():
         raise InputError(f"out: expected a file that ends in .json, got {file}")
     chosen_device = choose_device(device or "auto")
@@ -415,12 +418,6 @@ def _where(
         hint = ": give an episode store that has some with --data" if data is None else ""
         raise InputError(f"{data or run.path} has no demonstrations of {', '.join(missing)}{which}{hint}")
     return found, chosen, prompts
-
-
-def _results_file(run: RunFolder, checkpoint: str | None) -> Path:
-    if checkpoint is None:
-        return run.results_file
-    return run.results_of(find_checkpoint(run, checkpoint).path.name)
 
 
 def _save_results(results: Results, file: Path) -> None:

@@ -317,7 +317,7 @@ def _last_checkpoint(run: RunFolder) -> Checkpoint | None:
         checkpoint = read_checkpoint(path)
     except CheckpointError as error:
         raise CheckpointError(f"{error}; {resume}, which repeats what it held") from None
-    if checkpoint.state["phase"] < len(checkpoint.state["phases"]):
+    if not checkpoint.finished:
         raise CheckpointError(f"{run.path} is not finished: {resume}")
     return checkpoint
 
