@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import mmap
-import os
 import pickle
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -34,15 +31,20 @@ from goskill.envs.batch import (
     SteppedTogether,
     open_batch,
 )
+from goskill.envs.pool_infos import add_infos, final_infos, stepped_infos
 from goskill.envs.pool_input import (
     check_sizes,
     checked_actions,
     checked_autoreset_mode,
+    checked_options,
     checked_reset_options,
     checked_seeds,
 )
+from goskill.envs.pool_workers import shared_out, start_workers, tasks_of_failed
 from goskill.envs.process import WorkerProcess
-from goskill.envs.suite import Suite, choose_workers, packed, tasks_in
+from goskill.envs.suite import Suite
+from goskill.envs.suite_processes import choose_workers
+from goskill.envs.suite_registry import tasks_in
 from goskill.errors import InputError, WorkerDied, WorkerFailed
 
 Step = tuple[
@@ -128,7 +130,7 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
         count = len(names) if num_envs is None else int(num_envs)
         check_sizes(count, groups)
         self.autoreset_mode = checked_autoreset_mode(autoreset_mode)
-        options = _checked_options(self.suite, {"render_mode": render_mode, **options})
+        options = checked_options(self.suite, {"render_mode": render_mode, **options})
         workers = choose_workers(self.suite, workers)
         self.tasks = [names[index % len(names)] for index in range(count)]
         self.num_envs = count
@@ -163,43 +165,11 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
             )
             self._shares = [[list(group) for group in self._groups]]
         else:
-            self._shares = self._split(self.num_workers)
-            self._start_workers(layout, options)
-        self.closed = False
-
-    def _split(self, workers: int) -> list[list[list[int]]]:
-        """Environments [worker][group]: every worker has its share of every group, and few tasks."""
-        shares: list[list[list[int]]] = [[] for _ in range(workers)]
-        for group in self._groups:
-            # Tasks differ in cost: dealing them out evens the workers' loads.
-            rank = {
-                task: number for number, task in enumerate(sorted({self.tasks[index] for index in group}))
-            }
-            by_task = sorted(
-                group, key=lambda index: (rank[self.tasks[index]] % workers, self.tasks[index], index)
+            self._shares = shared_out(self.tasks, self._groups, self.num_workers)
+            self._buffers, self._workers = start_workers(
+                self.suite, self.tasks, self._shares, layout, self.autoreset_mode, options
             )
-            for worker in range(workers):
-                shares[worker].append(
-                    by_task[len(group) * worker // workers : len(group) * (worker + 1) // workers]
-                )
-        return shares
-
-    def _start_workers(self, layout: BufferLayout, options: dict[str, Any]) -> None:
-        descriptor = os.memfd_create("goskill-environments")
-        try:
-            os.ftruncate(descriptor, layout.size)
-            self._buffers = Buffers(mmap.mmap(descriptor, layout.size), layout)
-            for worker, share in enumerate(self._shares):
-                tasks = {index: self.tasks[index] for indices in share for index in indices}
-                suite, mode = packed(self.suite), self.autoreset_mode
-                arguments = (descriptor, layout, suite, tasks, share, mode, options)
-                name, target = f"environment worker {worker}", "goskill.envs.batch:serve_batch"
-                self._workers.append(WorkerProcess(name, target, arguments, (descriptor,)))
-        except BaseException:
-            self._stop_workers()
-            raise
-        finally:
-            os.close(descriptor)
+        self.closed = False
 
     # Resetting and stepping
 
@@ -397,11 +367,9 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
             raise
 
     def _abandon(self, failure: WorkerDied | WorkerFailed) -> RuntimeError:
-        names = [f"{worker.name} " for worker in self._workers]
-        number = next(index for index, name in enumerate(names) if str(failure).startswith(name))
-        tasks = sorted({self.tasks[index] for indices in self._shares[number] for index in indices})
+        ran = tasks_of_failed(failure, self._workers, self._shares, self.tasks)
         self._kill_workers()
-        return type(failure)(f"{failure}; it ran {', '.join(tasks)}; the pool is closed")
+        return type(failure)(f"{failure}; it ran {', '.join(ran)}; the pool is closed")
 
     def _results(self, indices: range, groups: Iterable[int]) -> Step:
         rows = slice(indices.start, indices.stop)
@@ -410,33 +378,17 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
         over = terminated | truncated
         if self.autoreset_mode is AutoresetMode.DISABLED:
             self._finished[rows] = over
-        stepped = buffers.stepped[rows].copy()
-        infos: dict[str, Any] = {}
-        if stepped.any():
-            for column, key in enumerate(self._info_keys):
-                infos[key] = np.where(stepped, buffers.infos[rows, column], 0.0)
-                infos[f"_{key}"] = stepped.copy()
+        infos = stepped_infos(buffers, rows, self._info_keys)
         if self.autoreset_mode is AutoresetMode.SAME_STEP and over.any():
-            final = np.full(len(indices), None, dtype=object)
-            for row in np.flatnonzero(over):
-                final[row] = buffers.final_observations[indices[row]].copy()
-            infos["final_obs"], infos["_final_obs"] = final, over.copy()
-            last: dict[str, Any] = {}
-            for column, key in enumerate(self._info_keys):
-                last[key] = np.where(over, buffers.final_infos[rows, column], 0.0)
-                last[f"_{key}"] = over.copy()
-            infos["final_info"], infos["_final_info"] = last, over.copy()
+            infos |= final_infos(buffers, rows, over, self._info_keys)
         for group in groups:
             self._add_infos(infos, group, indices.start, len(indices))
         return buffers.observations[rows].copy(), buffers.rewards[rows].copy(), terminated, truncated, infos
 
     def _add_infos(self, infos: dict[str, Any], group: int, start: int, count: int) -> None:
-        """Add what did not come in arrays, as Gymnasium's vector environments put infos together."""
+        """Add what did not come in arrays."""
         if self._infos[group]:
-            merging = _Merging(count)
-            for index, last, info in sorted(self._infos[group], key=lambda one: one[0]):
-                both = info if last is None else {**info, "final_info": last}
-                merging.add(infos, both, index - start)
+            add_infos(infos, self._infos[group], start, count)
             self._infos[group] = []
 
     def _group(self, group: int) -> range:
@@ -488,26 +440,3 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
         workers, self._workers = self._workers, []
         for worker in workers:
             worker.kill()
-
-
-class _Merging(gymnasium.vector.VectorEnv[Any, Any, Any]):
-    """Puts infos of single environments together by Gymnasium's own rules."""
-
-    def __init__(self, count: int) -> None:
-        self.closed = True
-        self.num_envs = count
-
-    def add(self, infos: dict[str, Any], info: dict[str, Any], row: int) -> None:
-        self._add_info(infos, info, row)
-
-
-def _checked_options(suite: Suite, options: dict[str, Any]) -> dict[str, Any]:
-    mode = options["render_mode"]
-    if mode is not None and mode not in suite.render_modes:
-        modes = ", ".join(map(repr, suite.render_modes))
-        raise InputError(f"render_mode: expected None or one of {modes}, got {mode!r}")
-    try:
-        inspect.signature(suite.make).bind(suite.tasks[0], None, **options)
-    except TypeError as error:
-        raise InputError(f"suite {suite.name!r}: make: {error}") from None
-    return suite.prepare(options)

@@ -35,7 +35,7 @@ def collect_learning(
     Raises InputError for wrong arguments, and an ``out`` that is there and is not what this would make.
     """
     from goskill.data import EpisodeStore
-    from goskill.envs.suite import find_suite
+    from goskill.envs.suite_registry import find_suite
     from goskill.experiments.runs import read_settings, settings_of
     from goskill.experiments.train import train
     from goskill.methods import Sources

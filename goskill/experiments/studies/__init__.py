@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from goskill.errors import InputError, closest
 from goskill.evaluation.rows import read_rows
 from goskill.evaluation.study import DataSource, Study, parse_study, read_study_file
+from goskill.terminal import console
 
 if TYPE_CHECKING:
     from goskill.experiments.studies.plan import Data
@@ -61,7 +62,6 @@ def run_study(
     Raises InputError for a study that is wrong, data that is not there, and rows or runs in the folder that were made
     on other data or with other settings.
     """
-    from goskill.experiments.pipeline import console
     from goskill.experiments.studies.processes import places
     from goskill.experiments.studies.runner import Runner, StudyFolder
     from goskill.experiments.studies.study_progress import StudyProgress
@@ -91,7 +91,6 @@ def show_study(
     which the table is put as well. Raises InputError if there are no rows yet.
     """
     from goskill.evaluation import study_table as table
-    from goskill.experiments.pipeline import console
     from goskill.experiments.studies.runner import StudyFolder
     from goskill.files import write_atomically
 
@@ -119,7 +118,7 @@ def show_study(
 
 def _data(study: Study, folder: StudyFolder) -> dict[str, Data]:
     """The study's stores; those to collect are collected, or gone on with."""
-    from goskill.envs.suite import tasks_in
+    from goskill.envs.suite_registry import tasks_in
     from goskill.experiments.studies.plan import open_data
 
     data = {}
@@ -177,7 +176,7 @@ def _collect(path: Path, source: DataSource, tasks: Sequence[str]) -> None:
         )
         return
     made = ", ".join(f"{name} {version}" for name, version in packages.items())
-    pipeline.console.print(f"{path}: collected before, with {made}", highlight=False, markup=False)
+    console.print(f"{path}: collected before, with {made}", highlight=False, markup=False)
 
 
 @contextmanager
