@@ -21,10 +21,11 @@ from goskill.methods.method import Method, Networks, Sources
 from goskill.methods.registry import register
 from goskill.methods.skill_rl import SkillChoosingPolicy, SkillCollector
 from goskill.methods.skill_rl.settings import LARGEST_OBSERVATION
-from goskill.models import Normalize
+from goskill.methods.store_method import normalize_of
 from goskill.training import Objective, OptimizerSettings, Phase, Stateful, TrainingSettings
 from goskill.training.actor_critic import actor_critic
-from goskill.training.placement import placement, replay_buffer, sampled_objective
+from goskill.training.placement import replay_buffer, sampled_objective, sampling
+from goskill.training.randomness import seeded
 
 
 @register("extract_action", features="action")
@@ -73,11 +74,8 @@ class Extract(Method):
         store, suite = sources.episodes(), sources.environments()
         tasks = tuple(settings.tasks or sources.tasks)
         settings = replace(settings, tasks=tasks, clusters=class_count(store, settings))
-        found = store.normalization()
-        mean, std = torch.as_tensor(found.mean), torch.as_tensor(found.std)
-        normalize = Normalize(mean, std, LARGEST_OBSERVATION)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(training.seed)
+        normalize = normalize_of(store, LARGEST_OBSERVATION)
+        with seeded(training.seed):
             agents = ExtractAgents(settings, ExtractModel(settings, normalize, store.action_dim))
         return cls(settings, agents, store, suite, training, sources.workers)
 
@@ -125,9 +123,7 @@ class Extract(Method):
             segments_name(settings, self._training.seed),
             settings.longest,
             settings.skill_batch_size,
-            seed=self._training.seed,
-            threads=self._training.threads or 1,
-            **placement(self._training, self._store),
+            **sampling(self._training, self._store),
         )
         trained = [model.encoder, model.decoder, model.choice_prior, model.argument_prior]
         objective = sampled_objective("skills", segments, ExtractLoss(model), trained)

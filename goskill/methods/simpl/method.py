@@ -31,6 +31,7 @@ from goskill.methods.skill_rl import (
 )
 from goskill.training import Objective, OptimizerSettings, Phase, Stateful, TrainingSettings
 from goskill.training.placement import replay_buffer, sampled_objective
+from goskill.training.randomness import seeded
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -83,8 +84,7 @@ class SiMPL(Method):
         settings = replace(settings, tasks=tuple(settings.tasks or sources.tasks))
         settings, skills = cls._skills(settings, sources)
         check_tasks_per_step(settings, settings.tasks)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(training.seed)
+        with seeded(training.seed):
             agent = MetaAgent(settings, skills)
         return cls(settings, agent, suite, training, sources.workers)
 

@@ -11,7 +11,9 @@ from goskill.data import EpisodeStore
 from goskill.errors import CheckpointError
 from goskill.methods.sequence.checking import load_parts
 from goskill.methods.skill_rl.settings import LARGEST_OBSERVATION, SkillSettings
+from goskill.methods.store_method import normalize_of
 from goskill.models import DiagonalNormal, EnsembleMLP, Normalize, mlp
+from goskill.training.randomness import seeded
 
 
 class SkillEncoder(nn.Module):
@@ -146,12 +148,8 @@ class SkillModel(nn.Module):
 
 def new_model(settings: SkillSettings, store: EpisodeStore, seed: int) -> SkillModel:
     """A new model, whose normalisation is that of all the store's episodes."""
-    found = store.normalization()
-    mean, std = torch.as_tensor(found.mean), torch.as_tensor(found.std)
-    normalize = Normalize(mean, std, LARGEST_OBSERVATION)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return SkillModel(settings, normalize, store.action_dim)
+    with seeded(seed):
+        return SkillModel(settings, normalize_of(store, LARGEST_OBSERVATION), store.action_dim)
 
 
 def model_from_state(settings: SkillSettings, state: Mapping[str, Mapping[str, Tensor]]) -> SkillModel:

@@ -29,6 +29,7 @@ from goskill.methods.skill_rl import (
 from goskill.training import Objective, Phase, Stateful, TrainingSettings
 from goskill.training.actor_critic import actor_critic
 from goskill.training.placement import replay_buffer
+from goskill.training.randomness import seeded
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -89,8 +90,7 @@ class SPiRL(Method):
         else:
             store = sources.episodes()
             model = new_model(settings, store, training.seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(training.seed)
+        with seeded(training.seed):
             agents = SkillAgents(settings, model)
         return cls(settings, agents, store, suite, training, sources.workers)
 
