@@ -72,6 +72,7 @@ class MTRL(SPiRL):
     """SPiRL in each training task, then one policy distilled from what the agents' critics know (SiMPL, Eq. 6)."""
 
     Settings: ClassVar[type[Any]] = MTRLSettings
+    settings: MTRLSettings
     schedule: ClassVar[tuple[str, ...]] = ("skill_iterations", "iterations", "distillation_iterations")
 
     def __init__(self, settings: MTRLSettings, agents: SkillAgents, *sources: Any) -> None:

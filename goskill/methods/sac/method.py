@@ -185,9 +185,8 @@ def objectives(networks: SACNetworks, transitions: ReplaySampler) -> list[Object
     """An update of all agents: critics and their targets, then actors and temperatures, on the same batch."""
     return actor_critic(
         transitions,
+        networks,
         CriticLoss(networks),
-        networks.critic,
-        networks.target,
         ActorLoss(networks),
         [networks.actor, networks.temperature],
         networks.settings.learning_rate,
