@@ -9,13 +9,13 @@ import json
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from goskill.errors import InputError, closest
 from goskill.evaluation.rows import read_rows
 from goskill.evaluation.study import DataSource, Study, parse_study, read_study_file
+from goskill.files import packaged_names, packaged_text
 from goskill.terminal import console
 
 if TYPE_CHECKING:
@@ -29,8 +29,7 @@ MARKDOWN = "table.md"
 
 def names() -> list[str]:
     """The names of the studies that come with the package."""
-    files = resources.files(__name__).joinpath("ready").iterdir()
-    return sorted(file.name[: -len(".toml")] for file in files if file.name.endswith(".toml"))
+    return packaged_names(__name__, "ready")
 
 
 def read_study(source: str | Path) -> Study:
@@ -42,8 +41,7 @@ def read_study(source: str | Path) -> Study:
         raise InputError(
             f"study {str(source)!r}: no such file, and no ready study: {closest(str(source), names())}"
         )
-    ready = resources.files(__name__).joinpath("ready").joinpath(f"{source}.toml")
-    return parse_study(ready.read_text(encoding="utf-8"), str(source))
+    return parse_study(packaged_text(__name__, "ready", str(source)), str(source))
 
 
 def run_study(
