@@ -22,7 +22,7 @@ from goskill.data.convert.rewards import check_option, rewards_of
 from goskill.data.convert.transitions import Content, columns_of, content_of, joined
 from goskill.data.layout import is_task_name
 from goskill.data.store_files import open_regular, read_whole
-from goskill.errors import InputError, StoreError, closest
+from goskill.errors import InputError, StoreError, closest, optional
 from goskill.files import parse_json
 
 _METADATA_LIMIT = 1 << 26
@@ -115,11 +115,7 @@ def from_lerobot(
 
 
 def _parquet() -> Any:
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise InputError("LeRobot's datasets need the package pyarrow: pip install pyarrow") from error
-    return pyarrow.parquet
+    return optional("pyarrow.parquet", "LeRobot's datasets need", "pyarrow")
 
 
 @contextlib.contextmanager
