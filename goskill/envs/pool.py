@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -17,7 +16,7 @@ from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from goskill.envs.answers import unpacked_answers, without_errors
+from goskill.envs.answers import without_errors
 from goskill.envs.batch import (
     CALL,
     RENDER,
@@ -40,8 +39,7 @@ from goskill.envs.pool_input import (
     checked_reset_options,
     checked_seeds,
 )
-from goskill.envs.pool_workers import shared_out, start_workers, tasks_of_failed
-from goskill.envs.process import WorkerProcess
+from goskill.envs.pool_workers import PoolWorkers
 from goskill.envs.suite import Suite
 from goskill.envs.suite_processes import choose_workers
 from goskill.envs.suite_registry import tasks_in
@@ -152,9 +150,7 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
         bounds = [count * group // groups for group in range(groups + 1)]
         self._groups = [range(bounds[group], bounds[group + 1]) for group in range(groups)]
         self._pending = [False] * groups
-        self._in_flight: deque[int] = deque()
         self._infos: list[Infos] = [[] for _ in range(groups)]
-        self._workers: list[WorkerProcess] = []
         self._batch: EnvironmentBatch | SteppedTogether | None = None
         layout = BufferLayout.of(self.suite, count)
         self._info_keys = layout.info_keys
@@ -163,12 +159,10 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
             self._batch = open_batch(
                 self._buffers, self.suite, dict(enumerate(self.tasks)), self.autoreset_mode, options
             )
-            self._shares = [[list(group) for group in self._groups]]
         else:
-            self._shares = shared_out(self.tasks, self._groups, self.num_workers)
-            self._buffers, self._workers = start_workers(
-                self.suite, self.tasks, self._shares, layout, self.autoreset_mode, options
-            )
+            given = (self.suite, self.tasks, self._groups, self.num_workers, layout)
+            self._workers = PoolWorkers(*given, self.autoreset_mode, options)
+            self._buffers = self._workers.buffers
         self.closed = False
 
     # Resetting and stepping
@@ -187,7 +181,7 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
         mask, rest = checked_reset_options(options, self.num_envs)
         self._buffers.seeds[:] = self._seeds(seed)
         self._buffers.reset_mask[:] = mask
-        arguments = b"" if rest is None or not self._workers else pickle.dumps((rest,))
+        arguments = b"" if rest is None or self._batch is not None else pickle.dumps((rest,))
         with self._exchange():
             for group in range(len(self._groups)):
                 self._begin(RESET, group, rest, arguments)
@@ -287,8 +281,9 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
 
     def close_extras(self, **kwargs: Any) -> None:
         """End the worker processes."""
-        self._stop_workers()
-        if self._batch is not None:
+        if self.num_workers:
+            self._workers.close()
+        elif self._batch is not None:
             self._batch.close()
             self._batch = None
 
@@ -311,14 +306,10 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
         """Answers of all environments, in their order."""
         if self._batch is not None:
             return without_errors(self._batch.ask(operation, range(self.num_envs), *arguments), self.tasks)
-        answers: dict[int, Any] = {}
         content = pickle.dumps(arguments)  # what cannot be pickled is refused before anybody is asked
         with self._exchange():
-            for group in range(len(self._groups)):
-                self._request(operation, group, content)
-                for worker, share in zip(self._workers, self._shares, strict=True):
-                    answers.update(zip(share[group], unpacked_answers(worker.reply()), strict=True))
-        return without_errors([answers[index] for index in range(self.num_envs)], self.tasks)
+            answers = self._workers.ask(operation, content)
+        return without_errors(answers, self.tasks)
 
     def _send(self, actions: npt.NDArray[Any], group: int) -> None:
         indices = self._groups[group]
@@ -333,25 +324,13 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
                 self._batch.step(indices) if operation == STEP else self._batch.reset(indices, options)
             )
             return
-        self._in_flight.append(group)
         self._infos[group] = []
-        self._request(operation, group, content)
-
-    def _request(self, operation: int, group: int, content: bytes = b"") -> None:
-        """``content``: pickled arguments."""
-        message = bytes([operation, group]) + content
-        for worker in self._workers:
-            worker.request(message)
+        self._workers.begin(operation, group, content)
 
     def _finish(self, group: int) -> None:
-        # Workers answer in the order in which they were asked.
-        while group in self._in_flight:
-            oldest = self._in_flight[0]
-            for worker in self._workers:
-                infos = worker.reply()
-                if infos:
-                    self._infos[oldest] += pickle.loads(infos)
-            self._in_flight.popleft()
+        if self._batch is None:
+            for finished, infos in self._workers.finish(group):
+                self._infos[finished] += infos
         self._pending[group] = False
 
     @contextmanager
@@ -360,16 +339,13 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
         try:
             yield
         except (WorkerDied, WorkerFailed) as failure:
-            raise self._abandon(failure) from None
+            named = self._workers.named(failure)
+            self._kill_workers()
+            raise named from None
         except BaseException:
             if self._batch is None:
                 self._kill_workers()
             raise
-
-    def _abandon(self, failure: WorkerDied | WorkerFailed) -> RuntimeError:
-        ran = tasks_of_failed(failure, self._workers, self._shares, self.tasks)
-        self._kill_workers()
-        return type(failure)(f"{failure}; it ran {', '.join(ran)}; the pool is closed")
 
     def _results(self, indices: range, groups: Iterable[int]) -> Step:
         rows = slice(indices.start, indices.stop)
@@ -430,13 +406,6 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
         if self.closed:
             raise PoolClosed("the environment pool is closed")
 
-    def _stop_workers(self) -> None:
-        workers, self._workers = self._workers, []
-        for worker in workers:
-            worker.close()
-
     def _kill_workers(self) -> None:
         self.closed = True
-        workers, self._workers = self._workers, []
-        for worker in workers:
-            worker.kill()
+        self._workers.kill()

@@ -44,7 +44,7 @@ def collect_learning(
     path = Path(out)
     run = RunFolder(path.with_name(f"{path.name}-run"))
     if path.exists():
-        return _there(path, run)
+        return _there(path)
     found = find_suite(suite)
     chosen = read_settings("mt10", overrides, method="sac").method
     steps = episodes * found.max_steps / chosen.environments_per_task
@@ -81,7 +81,7 @@ def collect_learning(
     return EpisodeStore.open(path)
 
 
-def _there(path: Path, run: object) -> EpisodeStore:
+def _there(path: Path) -> EpisodeStore:
     from goskill.data import EpisodeStore
 
     store = EpisodeStore.open(path)
