@@ -45,13 +45,8 @@ from goskill.envs.suite_processes import choose_workers
 from goskill.envs.suite_registry import tasks_in
 from goskill.errors import InputError, WorkerDied, WorkerFailed
 
-Step = tuple[
-    npt.NDArray[Any],
-    npt.NDArray[np.float64],
-    npt.NDArray[np.bool_],
-    npt.NDArray[np.bool_],
-    dict[str, Any],
-]
+Flags = npt.NDArray[np.bool_]
+Step = tuple[npt.NDArray[Any], npt.NDArray[np.float64], Flags, Flags, dict[str, Any]]
 
 
 class PoolClosed(ClosedEnvironmentError, RuntimeError):  # noqa: N818 (reads as what happened)
@@ -190,7 +185,7 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
         self._finished &= ~self._buffers.reset_mask
         infos: dict[str, Any] = {}
         for group in range(len(self._groups)):
-            self._add_infos(infos, group, 0, self.num_envs)
+            add_infos(infos, self._infos[group], 0, self.num_envs)
         return self._buffers.observations.copy(), infos
 
     def step(self, actions: npt.ArrayLike) -> Step:
@@ -358,14 +353,8 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
         if self.autoreset_mode is AutoresetMode.SAME_STEP and over.any():
             infos |= final_infos(buffers, rows, over, self._info_keys)
         for group in groups:
-            self._add_infos(infos, group, indices.start, len(indices))
+            add_infos(infos, self._infos[group], indices.start, len(indices))
         return buffers.observations[rows].copy(), buffers.rewards[rows].copy(), terminated, truncated, infos
-
-    def _add_infos(self, infos: dict[str, Any], group: int, start: int, count: int) -> None:
-        """Add what did not come in arrays."""
-        if self._infos[group]:
-            add_infos(infos, self._infos[group], start, count)
-            self._infos[group] = []
 
     def _group(self, group: int) -> range:
         self._check_open()

@@ -38,11 +38,14 @@ def _masked(
 
 
 def add_infos(infos: dict[str, Any], found: Infos, start: int, count: int) -> None:
-    """Add what did not come in arrays, of ``count`` environments from ``start``."""
+    """Move to ``infos`` what did not come in arrays, of ``count`` environments from ``start``."""
+    if not found:
+        return
     merging = _Merging(count)
     for index, last, info in sorted(found, key=lambda one: one[0]):
         both = info if last is None else {**info, "final_info": last}
         merging.add(infos, both, index - start)
+    found.clear()
 
 
 class _Merging(gymnasium.vector.VectorEnv[Any, Any, Any]):
