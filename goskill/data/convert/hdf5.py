@@ -200,9 +200,7 @@ def from_hdf5(
     read = functools.partial(read_steps, ends=ends, further=plan.further, told=told)
     details = {} if ends == "marked" else {"ends": ends}
     steps = Source(root, "hdf5", details, plan.parts, read, columns=declared)
-    _, report = copy_source(steps, path, workers, progress)
-    report.write(Path(path))
-    return report
+    return copy_source(steps, path, workers, progress)
 
 
 class _Output(io.FileIO):

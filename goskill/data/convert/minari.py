@@ -297,9 +297,7 @@ def from_minari(
         name=name,
         columns=_declared(name, folder, indices[0], choice),
     )
-    _, report = copy_source(episodes, path, workers, progress)
-    report.write(Path(path))
-    return report
+    return copy_source(episodes, path, workers, progress)
 
 
 def _keys(observation: str | Sequence[str] | None) -> tuple[str, ...] | None:

@@ -66,9 +66,7 @@ def from_vintix(
         {"environments": "MetaWorld v2", "reward_version": "v2"} if metaworld.issuperset(folders) else {}
     )
     histories = Source(root, "vintix", details, parts, read_steps)
-    _, report = copy_source(histories, path, workers, progress)
-    report.write(Path(path))
-    return report
+    return copy_source(histories, path, workers, progress)
 
 
 def _histories(folder: Path) -> list[Path]:
