@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from goskill.errors import CheckpointError, InputError
+from goskill.experiments.run_prompts import copy_episodes
 from goskill.experiments.runs import find_checkpoint, settings_of
 from goskill.files import parse_json, read_bytes, read_text, write_atomically
 from goskill.terminal import amount
@@ -164,25 +165,14 @@ def _write_networks(checkpoint: Checkpoint, folder: Path, half: bool) -> None:
 
 def _copy_prompts(source: Path, target: Path) -> None:
     """The store of demonstrations, without locks and without where they came from on this machine."""
-    from goskill.data import EpisodeStore, StoreWriter
+    from goskill.data import EpisodeStore
 
     store = EpisodeStore.open(source)
     origin = [
         {key: value for key, value in one.items() if key != "source" or not os.path.isabs(str(value))}
         for one in store.provenance
     ]
-    with StoreWriter(
-        target, store.observation_dim, store.action_dim, store.tasks, provenance=origin[0] if origin else None
-    ) as writer:
-        for index in range(store.num_episodes):
-            one = store.episode(index)
-            writer.append(
-                task=store.tasks[int(store.episode_task[index])],
-                observations=one.observations,
-                actions=one.actions,
-                rewards=one.rewards,
-                success=one.success,
-            )
+    copy_episodes(store, target, range(store.num_episodes), origin[0] if origin else None)
     (target / ".lock").unlink(missing_ok=True)
 
 

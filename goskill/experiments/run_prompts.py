@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,7 +39,6 @@ def tasks_with_episodes(store: EpisodeStore) -> list[str]:
 
 def keep_prompts(store: EpisodeStore, run: RunFolder, chosen: Mapping[str, Sequence[int]], rule: str) -> None:
     """Copy each task's prompts into a run, so that it can be evaluated without its data."""
-    from goskill.data import StoreWriter
     from goskill.data.selection import is_indices
     from goskill.rollouts.collection import suite_of_store
 
@@ -57,20 +57,27 @@ def keep_prompts(store: EpisodeStore, run: RunFolder, chosen: Mapping[str, Seque
         origin["suite"] = name
     if store.action_repeat != 1:
         origin["action_repeat"] = store.action_repeat
-    with StoreWriter(
-        unfinished, store.observation_dim, store.action_dim, store.tasks, provenance=origin
-    ) as writer:
-        for task, indices in chosen.items():
-            for index in indices:
-                episode = store.episode(index)
-                writer.append(
-                    task=task,
-                    observations=episode.observations,
-                    actions=episode.actions,
-                    rewards=episode.rewards,
-                    success=episode.success,
-                )
+    copy_episodes(store, unfinished, [index for indices in chosen.values() for index in indices], origin)
     os.replace(unfinished, run.prompts)
+
+
+def copy_episodes(
+    store: EpisodeStore, path: Path, indices: Iterable[int], provenance: Mapping[str, Any] | None
+) -> None:
+    """Write episodes of a store into a new one, without the columns that it declares."""
+    from goskill.data import StoreWriter
+
+    sizes = (store.observation_dim, store.action_dim)
+    with StoreWriter(path, *sizes, store.tasks, provenance=provenance) as writer:
+        for index in indices:
+            one = store.episode(index)
+            writer.append(
+                task=one.task,
+                observations=one.observations,
+                actions=one.actions,
+                rewards=one.rewards,
+                success=one.success,
+            )
 
 
 def prompts_of(store: EpisodeStore, count: int, rule: str = "best") -> Prompts:
