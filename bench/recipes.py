@@ -24,7 +24,8 @@ from goskill.data import EpisodeStore
 from goskill.evaluation import Results
 from goskill.experiments import pipeline
 from goskill.experiments.quickstart import run_quickstart
-from goskill.experiments.runs import load_method, prompts_of, read_settings
+from goskill.experiments.run_prompts import prompts_of
+from goskill.experiments.runs import load_method, read_settings
 from goskill.experiments.studies import provenance
 from goskill.experiments.studies.finished import training_seconds
 from goskill.files import parse_json

@@ -24,7 +24,8 @@ from goskill.envs.kitchen import make as make_kitchen
 from goskill.envs.kitchen.simulation import SUBSTEPS, KitchenSimulation
 from goskill.envs.maze import maze_task
 from goskill.envs.maze.simulation import PointMasses
-from goskill.envs.suite import find_suite, packed
+from goskill.envs.suite_processes import packed
+from goskill.envs.suite_registry import find_suite
 
 MAZES, KITCHENS = 16, 4
 MAZE_STEPS, KITCHEN_STEPS = 200, 20

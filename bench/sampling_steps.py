@@ -16,7 +16,8 @@ import torch
 
 from goskill.bench import runner
 from goskill.data import EpisodeStore
-from goskill.experiments.runs import load_method, prompts_of
+from goskill.experiments.run_prompts import prompts_of
+from goskill.experiments.runs import load_method
 from goskill.rollouts import evaluate
 from goskill.training import RunFolder
 

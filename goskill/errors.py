@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable
+from typing import Any
 
 
 class InputError(ValueError):
@@ -35,3 +37,12 @@ def closest(name: str, known: Iterable[str]) -> str:
     names = list(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+
+
+def optional(package: str, needs: str, extra: str) -> Any:
+    """A module of a package that not everybody has. InputError: what ``needs`` it, and what ``pip install`` takes."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        name = package.partition(".")[0]
+        raise InputError(f"{needs} the package {name}: pip install {extra}") from error

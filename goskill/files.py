@@ -7,9 +7,16 @@ import io
 import json
 import os
 import stat
+import sys
 import tempfile
+from importlib import resources
 from pathlib import Path
 from typing import Any
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -18,6 +25,23 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("is nested too deeply") from None
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """What a file holds as TOML. Raises ValueError for what cannot be read."""
+    content: dict[str, Any] = tomllib.loads(text)
+    return content
+
+
+def packaged_names(package: str, folder: str) -> list[str]:
+    """The names of the TOML files that come in a folder of a package of ours."""
+    files = resources.files(package).joinpath(folder).iterdir()
+    return sorted(file.name[: -len(".toml")] for file in files if file.name.endswith(".toml"))
+
+
+def packaged_text(package: str, folder: str, name: str) -> str:
+    """What the TOML file of that name holds."""
+    return resources.files(package).joinpath(folder).joinpath(f"{name}.toml").read_text(encoding="utf-8")
 
 
 class NotRegularError(OSError):

@@ -8,8 +8,8 @@ import json
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
 
 from goskill.errors import InputError, closest
 from goskill.files import parse_json
@@ -50,6 +50,37 @@ def to_mapping(settings: Any) -> dict[str, Any]:
     """The settings of a dataclass instance as plain JSON types."""
     mapping: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings)))
     return mapping
+
+
+POSITIVE = "a positive number"
+NOT_NEGATIVE = "a number that is not negative"
+PART = "a number above 0 and at most 1"
+BELOW_ONE = "a number in [0, 1)"
+_ALLOWED: Mapping[str, Callable[[float], bool]] = {
+    POSITIVE: lambda value: value > 0,
+    NOT_NEGATIVE: lambda value: value >= 0,
+    PART: lambda value: 0 < value <= 1,
+    BELOW_ONE: lambda value: 0 <= value < 1,
+}
+
+
+def check(settings: Any, expected: str, *names: str) -> None:
+    """Raises InputError that names the first of some settings which is not as ``expected``, such as ``POSITIVE``."""
+    for name in names:
+        if not _ALLOWED[expected](getattr(settings, name)):
+            refuse(settings, name, expected)
+
+
+def check_distinct(settings: Any, name: str) -> None:
+    """Raises InputError if a setting that lists names has one of them twice."""
+    names = getattr(settings, name)
+    if len(set(names)) < len(names):
+        refuse(settings, name, "different names")
+
+
+def refuse(settings: Any, name: str, expected: str) -> NoReturn:
+    """Raises InputError that says what a setting was expected to be, and what it is."""
+    raise InputError(f"{name}: expected {expected}, got {getattr(settings, name)!r}")
 
 
 def parse_override(text: str) -> tuple[str, Any]:

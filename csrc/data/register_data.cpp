@@ -163,7 +163,7 @@ void register_store(py::module_& module) {
                     view(self, outcome.success, {episode.length}));
             },
             py::arg("index"),
-            "Read-only views of one episode: observations, actions, rewards, returns to go, success.");
+            "Read-only views of one episode: observations, actions, rewards, returns-to-go, success.");
 }
 
 void register_labels(py::module_& module) {

@@ -101,7 +101,7 @@ inline void attend(const CachedAttention& task, const char* tokens, std::int64_t
         for (std::int64_t d = 0; d < D; ++d) own[d] *= scale;
     }
     const std::int64_t seen = task.length - task.fresh + first + QUERIES;
-    const std::int64_t keys_end = (seen + LANES - 1) / LANES * LANES;
+    const std::int64_t keys_end = whole_vectors(seen);
     score<QUERIES>(task, queries, keys, keys_end, scores, room);
     const bool* visible = task.visible == nullptr ? nullptr : task.visible + sequence * task.capacity;
     float totals[QUERIES];

@@ -11,6 +11,10 @@ enum class Dtype : int { float32 = 0, bfloat16 = 1, float16 = 2 };
 
 inline std::int64_t item_size(Dtype dtype) { return dtype == Dtype::float32 ? 4 : 2; }
 
+inline std::int64_t rounded_up(std::int64_t count, std::int64_t multiple) {
+    return (count + multiple - 1) / multiple * multiple;
+}
+
 // A matrix of any strides, counted in elements.
 struct Rows {
     const void* data;

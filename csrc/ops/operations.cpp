@@ -262,9 +262,7 @@ void sum_masked(const Masking& task, const void* gradients, float* sum, int thre
                  });
 }
 
-std::int64_t attention_room(std::int64_t length) {
-    return (length + kernels().lanes - 1) / kernels().lanes * kernels().lanes;
-}
+std::int64_t attention_room(std::int64_t length) { return rounded_up(length, kernels().lanes); }
 
 void self_attention(const SelfAttention& task, int threads) {
     const std::int64_t heads = task.batch * task.heads;

@@ -49,8 +49,6 @@ inline void multiply_rows(const Left& left, const float* right, std::int64_t str
         multiply_tile<ROWS, 1>(left, right + at, stride, first, last, out + at, out_stride);
 }
 
-inline std::int64_t whole_vectors(std::int64_t count) { return (count + LANES - 1) / LANES * LANES; }
-
 constexpr std::int64_t ROWS_AT_ONCE = TILE_ROWS < 6 ? TILE_ROWS : 6;
 
 // Which part of a triangle a product needs.

@@ -12,6 +12,8 @@
 
 typedef std::int32_t Int __attribute__((vector_size(LANES * 4)));
 
+inline std::int64_t whole_vectors(std::int64_t count) { return rounded_up(count, LANES); }
+
 // Minus zero, which compilers leave out; plus zero would turn -0 into 0.
 inline Float splat(float value) { return value - Float{}; }
 

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from goskill import _core
-from goskill.data.arguments import (
-    MOST_STEPS,
-    checked_flag,
-    checked_indices,
-    checked_integer,
-    checked_scale,
-)
+from goskill.data.arguments import MOST_STEPS, checked_flag, checked_indices, checked_integer, checked_scale
 from goskill.data.buffers import ArraySpec
-from goskill.data.normalization import Normalization
 from goskill.data.resident import ResidentColumns
-from goskill.data.sampler import Batch, StoreSampler
+from goskill.data.sampler import Batch, SamplingOptions, StoreSampler
 from goskill.data.store import EpisodeStore
 from goskill.errors import InputError
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _PROMPTS_PER_TASK = 4  # as in the published data
 
@@ -73,39 +69,17 @@ class ContextSampler(StoreSampler):
         labels: str | None = None,
         prompt_episodes: Mapping[str, Sequence[int]] | None = None,
         return_scale: float = 1000.0,
-        normalize: bool | Normalization = False,
         actions: bool = False,
-        seed: int = 0,
-        threads: int = 1,
-        episodes: npt.ArrayLike | None = None,
         task_weights: Mapping[str, float] | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-        device: str | torch.device = "cpu",
-        pin_memory: bool = False,
-        resident: bool = False,
+        **options: Unpack[SamplingOptions],
     ) -> None:
         self._horizon = checked_integer("horizon", horizon, 1, MOST_STEPS)
         self._context = checked_integer("context", context, 1, MOST_STEPS)
         self._prompt = checked_integer("prompt", prompt, 0, MOST_STEPS)
         self._return_scale = checked_scale("return_scale", return_scale)
         self._actions = checked_flag("actions", actions)
-        self._prompt_episodes = self._checked_prompts(store, prompt_episodes, episodes)
-        super().__init__(
-            store,
-            batch_size,
-            labels,
-            normalize,
-            seed,
-            threads,
-            episodes,
-            task_weights,
-            rank,
-            world_size,
-            device,
-            pin_memory,
-            resident,
-        )
+        self._prompt_episodes = self._checked_prompts(store, prompt_episodes, options.get("episodes"))
+        super().__init__(store, batch_size, labels, task_weights, **options)
 
     def _checked_prompts(
         self,

@@ -9,9 +9,9 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from goskill.data.convert.converters import convert
@@ -19,7 +19,7 @@ from goskill.data.convert.copying import Member, finished_members
 from goskill.data.convert.report import ConversionReport
 from goskill.data.store import EpisodeStore
 from goskill.data.store_files import MANIFEST, open_regular, storage_errors
-from goskill.errors import InputError, StoreError, closest
+from goskill.errors import InputError, StoreError, closest, optional
 
 Progress = Callable[[int, int], None]
 
@@ -151,7 +151,7 @@ class _Hub:
 
     def __init__(self, name: str, dataset: PublicDataset, folder: Path, revision: str | None) -> None:
         self._name, self._dataset, self._folder = name, dataset, folder
-        self._hub = _huggingface_hub()
+        self._hub = optional("huggingface_hub", "downloads need", "'goskill[hub]'")
         with self._reaching():
             info = self._hub.HfApi().dataset_info(dataset.repository, revision=revision, files_metadata=True)
         self.revision = str(info.sha)
@@ -208,24 +208,23 @@ class _Hub:
                 digest.update(block)
         return bool(digest.hexdigest() == expected)
 
-    @contextlib.contextmanager
-    def _reaching(self) -> Iterator[None]:
-        try:
-            yield
-        # Which errors there are changes with the library beneath, and not all are OSErrors.
-        except Exception as error:
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
-            raise InputError(f"{self._name}: cannot be downloaded from huggingface.co: {reason}") from error
+    def _reaching(self) -> AbstractContextManager[None]:
+        return reaching(f"{self._name}: cannot be downloaded from")
+
+
+@contextlib.contextmanager
+def reaching(what: str) -> Iterator[None]:
+    """Whatever goes wrong within becomes an InputError that begins with ``what``."""
+    try:
+        yield
+    except InputError:
+        raise
+    # Which errors there are changes with the library beneath, and not all are OSErrors.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise InputError(f"{what} huggingface.co: {reason}") from error
 
 
 def _by_numbers(name: str) -> str:
     """Sorts chunk_2 before chunk_10."""
     return re.sub("[0-9]+", lambda found: found.group().zfill(12), name)
-
-
-def _huggingface_hub() -> ModuleType:
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise InputError("downloads need the package huggingface_hub: pip install 'goskill[hub]'") from error
-    return huggingface_hub

@@ -61,6 +61,12 @@ def label_lock(root: Path, name: str) -> io.FileIO:
     return open_lock(root / name)
 
 
+def may_hold_labels(root: Path) -> bool:
+    """Whether this process may write into a folder of labels, or make it."""
+    there = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
+    return os.access(there, os.W_OK | os.X_OK, effective_ids=True)
+
+
 def check_labels_writable(root: Path) -> None:
     """Raise StoreError, before anything is computed, if labels cannot be written into a folder."""
     with storage_errors(root):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from dataclasses import dataclass
@@ -147,6 +148,37 @@ class StoreLayout:
             [ShardLayout.read(path / shard_name(i), observation_dim) for i in range(cls._count(path, known))],
             field(manifest, content, "unfinished", bool) if "unfinished" in content else False,
         )
+
+    def action_repeat(self) -> int:
+        """See :attr:`EpisodeStore.action_repeat`."""
+        repeats = [origin.get("action_repeat", 1) for origin in self.provenance] or [1]
+        if any(type(repeat) is not int or repeat < 1 or repeat != repeats[0] for repeat in repeats):
+            raise StoreError(
+                f"{self.path}: expected one 'action_repeat' in the provenance, got {repeats!r:.80}"
+            )
+        return int(repeats[0])
+
+    def fingerprint(self) -> str:
+        """See :attr:`EpisodeStore.fingerprint`."""
+        columns = [
+            str(entry["sha256"]) for shard in self.shards for _, entry in sorted(shard.columns.items())
+        ]
+        return hashlib.sha256("\n".join([*self.tasks, *columns]).encode()).hexdigest()[:16]
+
+    def checksums(self) -> dict[Path, str]:
+        """See :meth:`EpisodeStore.shard_checksums`."""
+        return {
+            shard.folder / f"{name}.npy": str(entry["sha256"])
+            for shard in self.shards
+            for name, entry in shard.columns.items()
+        }
+
+    def statistics(self) -> Statistics:
+        """Of all shards together."""
+        total = Statistics.empty(self.observation_dim)
+        for shard in self.shards:
+            total = total.merge(shard.statistics)
+        return total
 
     @staticmethod
     def _count(path: Path, known: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numbers
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -58,6 +58,20 @@ def _checked_normalization(value: bool | Normalization, store: EpisodeStore) -> 
     return value
 
 
+class SamplingOptions(TypedDict, total=False):
+    """What all samplers of a store take, with the meaning and the defaults that :class:`SegmentSampler` tells."""
+
+    normalize: bool | Normalization
+    seed: int
+    threads: int
+    episodes: npt.ArrayLike | None
+    rank: int
+    world_size: int
+    device: str | torch.device
+    pin_memory: bool
+    resident: bool
+
+
 class StoreSampler(IterableDataset[Batch]):
     """What samplers share: position in the stream, parts of ranks, buffers."""
 
@@ -68,16 +82,17 @@ class StoreSampler(IterableDataset[Batch]):
         store: EpisodeStore,
         batch_size: int,
         labels: str | None,
-        normalize: bool | Normalization,
-        seed: int,
-        threads: int,
-        episodes: npt.ArrayLike | None,
-        task_weights: Mapping[str, float] | None,
-        rank: int,
-        world_size: int,
-        device: str | torch.device,
-        pin_memory: bool,
-        resident: bool,
+        task_weights: Mapping[str, float] | None = None,
+        *,
+        normalize: bool | Normalization = False,
+        seed: int = 0,
+        threads: int = 1,
+        episodes: npt.ArrayLike | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        device: str | torch.device = "cpu",
+        pin_memory: bool = False,
+        resident: bool = False,
     ) -> None:
         super().__init__()
         self._store = checked_store(store)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import operator
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from goskill import _core
-from goskill.data.columns import Array, checked_texts, manifest_entry, native_columns
+from goskill.data.available_memory import check_memory
+from goskill.data.columns import Array, native_columns
+from goskill.data.declared_columns import DeclaredColumns
 from goskill.data.episode import Episode
 from goskill.data.label_blocks import LabelBlocks
 from goskill.data.labels import (
@@ -22,12 +24,14 @@ from goskill.data.labels import (
     check_labels_writable,
     label_folder,
     label_names,
+    may_hold_labels,
     read_label_manifest,
     write_labels,
 )
 from goskill.data.layout import StoreLayout
 from goskill.data.normalization import Normalization, Statistics
-from goskill.data.store_files import size_of, storage_errors
+from goskill.data.store_files import storage_errors
+from goskill.data.store_info import store_info
 from goskill.data.verification import verify
 from goskill.errors import InputError, StoreError, closest
 
@@ -67,8 +71,7 @@ class EpisodeStore:
             native_columns(layout.episode_columns),
         )
         self._labels: dict[str, _core.LabelColumn] = {}
-        self._step_columns: dict[str, list[Array]] = {}
-        self._by_episode: dict[str, Array] = {}
+        self._declared = DeclaredColumns(layout, self.native)
         # Columns on devices by (device, name), shared by all samplers of this store.
         self.resident_columns: dict[tuple[str, str], Tensor] = {}
 
@@ -96,7 +99,7 @@ class EpisodeStore:
         with storage_errors(Path(path)):
             layout = StoreLayout.read(Path(path))
             if in_memory:
-                _check_memory(layout)
+                check_memory(layout)
             return cls(layout, in_memory, None if labels is None else Path(labels))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -148,22 +151,12 @@ class EpisodeStore:
 
         Raises StoreError if the provenance says different numbers, or something else.
         """
-        repeats = [origin.get("action_repeat", 1) for origin in self._layout.provenance] or [1]
-        if any(type(repeat) is not int or repeat < 1 or repeat != repeats[0] for repeat in repeats):
-            raise StoreError(
-                f"{self.path}: expected one 'action_repeat' in the provenance, got {repeats!r:.80}"
-            )
-        return int(repeats[0])
+        return self._layout.action_repeat()
 
     @cached_property
     def fingerprint(self) -> str:
         """What the episodes are known by, 16 hex digits: a digest of the columns' checksums and the task names."""
-        columns = [
-            str(entry["sha256"])
-            for shard in self._layout.shards
-            for _, entry in sorted(shard.columns.items())
-        ]
-        return hashlib.sha256("\n".join([*self.tasks, *columns]).encode()).hexdigest()[:16]
+        return self._layout.fingerprint()
 
     @property
     def observation_dim(self) -> int:
@@ -214,10 +207,7 @@ class EpisodeStore:
     @cached_property
     def statistics(self) -> Statistics:
         """Float64 moments of the T states (not the final one) of all episodes of all tasks."""
-        total = Statistics.empty(self.observation_dim)
-        for shard in self._layout.shards:
-            total = total.merge(shard.statistics)
-        return total
+        return self._layout.statistics()
 
     def normalization(self) -> Normalization:
         """Mean and std (+ 1e-6) of :attr:`statistics` in float32; constant dimensions, and those that vary by rounding
@@ -244,48 +234,14 @@ class EpisodeStore:
 
         Raises InputError for a column that is not declared.
         """
-        if name not in self._step_columns:
-            self._check_declared("column", name, self._layout.columns)
-            shards = range(len(self._layout.shards))
-            self._step_columns[name] = [self.native.shard_rows(name, shard) for shard in shards]
-        return self._step_columns[name]
+        return self._declared.of_steps(name)
 
     def episode_column(self, name: str) -> Array:
         """A declared column of the episodes [E, ...].
 
         Raises InputError for a column that is not declared and StoreError for text that no writer lets in.
         """
-        if name not in self._by_episode:
-            self._check_declared("episode_column", name, self._layout.episode_columns)
-            type_ = self._layout.episode_columns[name]
-            parts = [self.native.shard_entries(name, i) for i in range(len(self._layout.shards))]
-            if type_.base.kind == "U":
-                parts = [checked_texts(f"{self.path}: {name}", part) for part in parts]
-            empty = np.empty((0, *type_.shape), type_.base)
-            self._by_episode[name] = np.concatenate([empty, *parts])
-        return self._by_episode[name]
-
-    def _check_declared(self, argument: str, name: str, declared: Mapping[str, Any]) -> None:
-        if name not in declared:
-            known = closest(str(name), declared) if declared else "it declares none"
-            raise InputError(
-                f"{argument}: expected a column that {self.path} declares, got {name!r:.80}; {known}"
-            )
-
-    @cached_property
-    def _first_of_shard(self) -> Int64Array:
-        """The first episode of each shard, int64 [shards]."""
-        counts = [shard.episodes for shard in self._layout.shards]
-        return np.cumsum([0, *counts[:-1]], dtype=np.int64)
-
-    def _rows_of_episode(self, name: str, index: int) -> Array:
-        shard = int(np.searchsorted(self._first_of_shard, index, side="right")) - 1
-        first = self.episode_start[index] - self.episode_start[self._first_of_shard[shard]]
-        return self.column(name)[shard][first : first + self.episode_length[index]]
-
-    def _entry_of_episode(self, name: str, index: int) -> Any:
-        entry = self.episode_column(name)[index]
-        return entry if self._layout.episode_columns[name].shape else entry.item()
+        return self._declared.of_episodes(name)
 
     def task_index(self, task: str) -> int:
         """The index of a task name. InputError names the nearest one if there is no such task."""
@@ -308,8 +264,7 @@ class EpisodeStore:
             None if success[0] < 0 else success.astype(np.bool_),
             self._layout.tasks[self.episode_task[position]],
             float(self.episode_return[position]),
-            {name: self._rows_of_episode(name, position) for name in self._layout.columns},
-            {name: self._entry_of_episode(name, position) for name in self._layout.episode_columns},
+            *self._declared.of_episode(position),
         )
 
     def best_episodes(self, task: str, count: int, episodes: npt.ArrayLike | None = None) -> list[int]:
@@ -364,9 +319,7 @@ class EpisodeStore:
     @property
     def takes_labels(self) -> bool:
         """Whether this process may write into :attr:`labels_root`, or make it."""
-        root = self.labels_root
-        there = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
-        return os.access(there, os.W_OK | os.X_OK, effective_ids=True)
+        return may_hold_labels(self.labels_root)
 
     def check_labels_writable(self) -> None:
         """Raise StoreError, before anything is computed, if labels cannot be written."""
@@ -409,35 +362,7 @@ class EpisodeStore:
 
     def info(self) -> dict[str, Any]:
         """What is in the store, as values that JSON can hold."""
-        tasks = {}
-        for index, name in enumerate(self.tasks):
-            chosen = self.episode_task == index
-            returns, lengths = self.episode_return[chosen], self.episode_length[chosen]
-            tasks[name] = {
-                "episodes": int(chosen.sum()),
-                "steps": int(lengths.sum()),
-                "return_mean": float(returns.mean()) if len(returns) else None,
-                "return_best": float(returns.max()) if len(returns) else None,
-            }
-        return {
-            "path": str(self.path),
-            "unfinished": self.unfinished,
-            "observation_dim": self.observation_dim,
-            "action_dim": self.action_dim,
-            "episodes": self.num_episodes,
-            "steps": self.num_steps,
-            "actions_outside": self.actions_outside,
-            "columns": manifest_entry(self._layout.columns),
-            "episode_columns": manifest_entry(self._layout.episode_columns),
-            "constant_dimensions": np.flatnonzero(self.statistics.constant).tolist(),
-            "rounding_dimensions": np.flatnonzero(self.statistics.rounding).tolist(),
-            "shards": len(self._layout.shards),
-            "bytes": self._bytes(),
-            "prompts": self._prompts_info(),
-            "labels": {name: self.num_classes(name) for name in self.label_names},
-            "tasks": tasks,
-            "provenance": self.provenance,
-        }
+        return store_info(self)
 
     @property
     def prompts(self) -> EpisodeStore | None:
@@ -449,25 +374,6 @@ class EpisodeStore:
         folder = self.path / PROMPTS
         return EpisodeStore.open(folder) if os.path.lexists(folder) else None
 
-    def _prompts_info(self) -> dict[str, Any] | None:
-        try:
-            prompts = self.prompts
-            size = 0 if prompts is None else prompts._bytes()
-        except StoreError as error:
-            return {"fault": str(error)}
-        if prompts is None:
-            return None
-        return {
-            "unfinished": prompts.unfinished,
-            "episodes": prompts.num_episodes,
-            "steps": prompts.num_steps,
-            "bytes": size,
-        }
-
-    def _bytes(self) -> int:
-        labels = (file for name in self.label_names for file in self.label_files(name))
-        return sum(map(size_of, [*self.shard_files(), *labels]))
-
     def shard_files(self) -> list[Path]:
         """The files of columns that lie in the shards, known or not."""
         return [file for folder in self.shard_folders for file in folder.glob("*.npy")]
@@ -478,11 +384,7 @@ class EpisodeStore:
 
     def shard_checksums(self) -> dict[Path, str]:
         """The files of columns that the shards' manifests list, with the SHA-256 of what follows their headers."""
-        return {
-            shard.folder / f"{name}.npy": str(entry["sha256"])
-            for shard in self._layout.shards
-            for name, entry in shard.columns.items()
-        }
+        return self._layout.checksums()
 
     def label_checksums(self, name: str) -> dict[Path, str]:
         """As :meth:`shard_checksums`, of the labels of a name. Raises StoreError if their manifest is damaged."""
@@ -496,35 +398,3 @@ class EpisodeStore:
         raises StoreError that names every file that is damaged, missing or foreign.
         """
         return verify(self, progress)
-
-
-def _check_memory(layout: StoreLayout) -> None:
-    """InputError if the columns need more memory than is available; what cannot be told passes."""
-    needed = sum(
-        (shard.folder / f"{name}.npy").stat().st_size for shard in layout.shards for name in shard.columns
-    )
-    available = _available_memory()
-    if available is not None and needed > available:
-        raise InputError(
-            f"in_memory: {layout.path} needs {needed / 2**30:.1f} GiB of memory, "
-            f"{available / 2**30:.1f} GiB are available"
-        )
-
-
-def _available_memory(
-    meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")
-) -> int | None:
-    """Bytes that this machine and the limit of a container (cgroup v2) leave a process, None where neither says."""
-    lines = meminfo.read_text(encoding="ascii").splitlines() if meminfo.exists() else []
-    left = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    try:
-        limit, used, stat = (
-            (cgroup / f"memory.{name}").read_text(encoding="ascii") for name in ("max", "current", "stat")
-        )
-        if limit.strip() != "max":
-            # What is cached of files counts as used, but gives way.
-            cached = [int(line.split()[1]) for line in stat.splitlines() if "active_file " in line]
-            left.append(max(0, int(limit) - int(used) + sum(cached)))
-    except (OSError, ValueError):
-        pass  # no such limit, or not ours to read
-    return min(left, default=None)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from goskill import _core
 from goskill.data.arguments import MOST_STEPS, checked_flag, checked_integer, checked_share, checked_store
 from goskill.data.buffers import ArraySpec
-from goskill.data.normalization import Normalization
 from goskill.data.resident import ResidentColumns
-from goskill.data.sampler import Batch
+from goskill.data.sampler import Batch, SamplingOptions
 from goskill.data.step_sampler import StepSampler
 from goskill.data.store import EpisodeStore
 from goskill.errors import InputError
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 TERMINATED = "terminated"
 KEYS = (  # of batches
@@ -92,17 +94,9 @@ class TransitionSampler(StepSampler):
         labels: str | None = None,
         columns: Sequence[str] = (),
         window: tuple[int, int] | None = None,
-        normalize: bool | Normalization = False,
-        seed: int = 0,
-        threads: int = 1,
-        episodes: npt.ArrayLike | None = None,
         task_weights: Mapping[str, float] | None = None,
         episode_weights: npt.ArrayLike | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-        device: str | torch.device = "cpu",
-        pin_memory: bool = False,
-        resident: bool = False,
+        **options: Unpack[SamplingOptions],
     ) -> None:
         checked_store(store)
         self._interval = checked_integer("interval", interval, 1, MOST_STEPS)
@@ -119,15 +113,7 @@ class TransitionSampler(StepSampler):
             labels=labels,
             task_weights=task_weights,
             episode_weights=episode_weights,
-            normalize=normalize,
-            seed=seed,
-            threads=threads,
-            episodes=episodes,
-            rank=rank,
-            world_size=world_size,
-            device=device,
-            pin_memory=pin_memory,
-            resident=resident,
+            **options,
         )
 
     def _build(self) -> _core.TransitionSampler:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import numpy.typing as npt
-import torch
 
 from goskill import _core
 from goskill.data.arguments import MOST_STEPS, checked_integer
 from goskill.data.buffers import ArraySpec
-from goskill.data.normalization import Normalization
 from goskill.data.resident import ResidentColumns
-from goskill.data.sampler import Batch, StoreSampler
+from goskill.data.sampler import Batch, SamplingOptions, StoreSampler
 from goskill.data.store import EpisodeStore
 from goskill.errors import InputError
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _PLACES = ("length", "start", "segment_start", "segment_length", "episode", "task", "skill")
 
@@ -60,15 +62,7 @@ class VariableSegmentSampler(StoreSampler):
         batch_size: int,
         *,
         balance: str = "segment",
-        normalize: bool | Normalization = False,
-        seed: int = 0,
-        threads: int = 1,
-        episodes: npt.ArrayLike | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-        device: str | torch.device = "cpu",
-        pin_memory: bool = False,
-        resident: bool = False,
+        **options: Unpack[SamplingOptions],
     ) -> None:
         if balance not in ("segment", "skill"):
             raise InputError(f"balance: expected 'segment' or 'skill', got {balance!r:.80}")
@@ -76,21 +70,7 @@ class VariableSegmentSampler(StoreSampler):
             raise InputError(f"labels: expected the name of a label column, got {labels!r:.80}")
         self._max_length = checked_integer("max_length", max_length, 1, MOST_STEPS)
         self._by_class = balance == "skill"
-        super().__init__(
-            store,
-            batch_size,
-            labels=labels,
-            normalize=normalize,
-            seed=seed,
-            threads=threads,
-            episodes=episodes,
-            task_weights=None,
-            rank=rank,
-            world_size=world_size,
-            device=device,
-            pin_memory=pin_memory,
-            resident=resident,
-        )
+        super().__init__(store, batch_size, labels, **options)
 
     @property
     def num_segments(self) -> int:

@@ -14,16 +14,8 @@ if TYPE_CHECKING:
     from goskill.envs.gymnasium_suite import GymnasiumSuite
     from goskill.envs.metaworld.environment import make
     from goskill.envs.pool import EnvironmentPool, make_vec
-    from goskill.envs.suite import (
-        CollectedEpisode,
-        CollectEpisode,
-        Expert,
-        Suite,
-        TaskBatch,
-        find_suite,
-        register_suite,
-        suite_names,
-    )
+    from goskill.envs.suite import CollectedEpisode, CollectEpisode, Expert, Suite, TaskBatch
+    from goskill.envs.suite_registry import find_suite, register_suite, suite_names
 
 __all__ = [
     "SUITES",
@@ -54,19 +46,8 @@ _LAZY = {
     "make_vec": "pool",
     "make": "metaworld.environment",
     "GymnasiumSuite": "gymnasium_suite",
-    **dict.fromkeys(
-        (
-            "CollectedEpisode",
-            "CollectEpisode",
-            "Expert",
-            "Suite",
-            "TaskBatch",
-            "find_suite",
-            "register_suite",
-        ),
-        "suite",
-    ),
-    "suite_names": "suite",
+    **dict.fromkeys(("CollectedEpisode", "CollectEpisode", "Expert", "Suite", "TaskBatch"), "suite"),
+    **dict.fromkeys(("find_suite", "register_suite", "suite_names"), "suite_registry"),
 }
 
 

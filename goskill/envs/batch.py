@@ -14,7 +14,8 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
 from goskill.envs.answers import answer_of, packed_answers
-from goskill.envs.suite import Env, Suite, TaskBatch, check_env, unpacked
+from goskill.envs.suite import Env, Suite, TaskBatch, check_env
+from goskill.envs.suite_processes import unpacked
 from goskill.errors import InputError
 
 Infos = list[tuple[int, dict[str, Any] | None, dict[str, Any]]]

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-import mmap
-import os
 import pickle
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -20,7 +16,7 @@ from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from goskill.envs.answers import unpacked_answers, without_errors
+from goskill.envs.answers import without_errors
 from goskill.envs.batch import (
     CALL,
     RENDER,
@@ -34,24 +30,23 @@ from goskill.envs.batch import (
     SteppedTogether,
     open_batch,
 )
+from goskill.envs.pool_infos import add_infos, final_infos, stepped_infos
 from goskill.envs.pool_input import (
     check_sizes,
     checked_actions,
     checked_autoreset_mode,
+    checked_options,
     checked_reset_options,
     checked_seeds,
 )
-from goskill.envs.process import WorkerProcess
-from goskill.envs.suite import Suite, choose_workers, packed, tasks_in
+from goskill.envs.pool_workers import PoolWorkers
+from goskill.envs.suite import Suite
+from goskill.envs.suite_processes import choose_workers
+from goskill.envs.suite_registry import tasks_in
 from goskill.errors import InputError, WorkerDied, WorkerFailed
 
-Step = tuple[
-    npt.NDArray[Any],
-    npt.NDArray[np.float64],
-    npt.NDArray[np.bool_],
-    npt.NDArray[np.bool_],
-    dict[str, Any],
-]
+Flags = npt.NDArray[np.bool_]
+Step = tuple[npt.NDArray[Any], npt.NDArray[np.float64], Flags, Flags, dict[str, Any]]
 
 
 class PoolClosed(ClosedEnvironmentError, RuntimeError):  # noqa: N818 (reads as what happened)
@@ -128,7 +123,7 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
         count = len(names) if num_envs is None else int(num_envs)
         check_sizes(count, groups)
         self.autoreset_mode = checked_autoreset_mode(autoreset_mode)
-        options = _checked_options(self.suite, {"render_mode": render_mode, **options})
+        options = checked_options(self.suite, {"render_mode": render_mode, **options})
         workers = choose_workers(self.suite, workers)
         self.tasks = [names[index % len(names)] for index in range(count)]
         self.num_envs = count
@@ -150,9 +145,7 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
         bounds = [count * group // groups for group in range(groups + 1)]
         self._groups = [range(bounds[group], bounds[group + 1]) for group in range(groups)]
         self._pending = [False] * groups
-        self._in_flight: deque[int] = deque()
         self._infos: list[Infos] = [[] for _ in range(groups)]
-        self._workers: list[WorkerProcess] = []
         self._batch: EnvironmentBatch | SteppedTogether | None = None
         layout = BufferLayout.of(self.suite, count)
         self._info_keys = layout.info_keys
@@ -161,45 +154,11 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
             self._batch = open_batch(
                 self._buffers, self.suite, dict(enumerate(self.tasks)), self.autoreset_mode, options
             )
-            self._shares = [[list(group) for group in self._groups]]
         else:
-            self._shares = self._split(self.num_workers)
-            self._start_workers(layout, options)
+            given = (self.suite, self.tasks, self._groups, self.num_workers, layout)
+            self._workers = PoolWorkers(*given, self.autoreset_mode, options)
+            self._buffers = self._workers.buffers
         self.closed = False
-
-    def _split(self, workers: int) -> list[list[list[int]]]:
-        """Environments [worker][group]: every worker has its share of every group, and few tasks."""
-        shares: list[list[list[int]]] = [[] for _ in range(workers)]
-        for group in self._groups:
-            # Tasks differ in cost: dealing them out evens the workers' loads.
-            rank = {
-                task: number for number, task in enumerate(sorted({self.tasks[index] for index in group}))
-            }
-            by_task = sorted(
-                group, key=lambda index: (rank[self.tasks[index]] % workers, self.tasks[index], index)
-            )
-            for worker in range(workers):
-                shares[worker].append(
-                    by_task[len(group) * worker // workers : len(group) * (worker + 1) // workers]
-                )
-        return shares
-
-    def _start_workers(self, layout: BufferLayout, options: dict[str, Any]) -> None:
-        descriptor = os.memfd_create("goskill-environments")
-        try:
-            os.ftruncate(descriptor, layout.size)
-            self._buffers = Buffers(mmap.mmap(descriptor, layout.size), layout)
-            for worker, share in enumerate(self._shares):
-                tasks = {index: self.tasks[index] for indices in share for index in indices}
-                suite, mode = packed(self.suite), self.autoreset_mode
-                arguments = (descriptor, layout, suite, tasks, share, mode, options)
-                name, target = f"environment worker {worker}", "goskill.envs.batch:serve_batch"
-                self._workers.append(WorkerProcess(name, target, arguments, (descriptor,)))
-        except BaseException:
-            self._stop_workers()
-            raise
-        finally:
-            os.close(descriptor)
 
     # Resetting and stepping
 
@@ -217,7 +176,7 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
         mask, rest = checked_reset_options(options, self.num_envs)
         self._buffers.seeds[:] = self._seeds(seed)
         self._buffers.reset_mask[:] = mask
-        arguments = b"" if rest is None or not self._workers else pickle.dumps((rest,))
+        arguments = b"" if rest is None or self._batch is not None else pickle.dumps((rest,))
         with self._exchange():
             for group in range(len(self._groups)):
                 self._begin(RESET, group, rest, arguments)
@@ -226,7 +185,7 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
         self._finished &= ~self._buffers.reset_mask
         infos: dict[str, Any] = {}
         for group in range(len(self._groups)):
-            self._add_infos(infos, group, 0, self.num_envs)
+            add_infos(infos, self._infos[group], 0, self.num_envs)
         return self._buffers.observations.copy(), infos
 
     def step(self, actions: npt.ArrayLike) -> Step:
@@ -317,8 +276,9 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
 
     def close_extras(self, **kwargs: Any) -> None:
         """End the worker processes."""
-        self._stop_workers()
-        if self._batch is not None:
+        if self.num_workers:
+            self._workers.close()
+        elif self._batch is not None:
             self._batch.close()
             self._batch = None
 
@@ -341,14 +301,10 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
         """Answers of all environments, in their order."""
         if self._batch is not None:
             return without_errors(self._batch.ask(operation, range(self.num_envs), *arguments), self.tasks)
-        answers: dict[int, Any] = {}
         content = pickle.dumps(arguments)  # what cannot be pickled is refused before anybody is asked
         with self._exchange():
-            for group in range(len(self._groups)):
-                self._request(operation, group, content)
-                for worker, share in zip(self._workers, self._shares, strict=True):
-                    answers.update(zip(share[group], unpacked_answers(worker.reply()), strict=True))
-        return without_errors([answers[index] for index in range(self.num_envs)], self.tasks)
+            answers = self._workers.ask(operation, content)
+        return without_errors(answers, self.tasks)
 
     def _send(self, actions: npt.NDArray[Any], group: int) -> None:
         indices = self._groups[group]
@@ -363,25 +319,13 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
                 self._batch.step(indices) if operation == STEP else self._batch.reset(indices, options)
             )
             return
-        self._in_flight.append(group)
         self._infos[group] = []
-        self._request(operation, group, content)
-
-    def _request(self, operation: int, group: int, content: bytes = b"") -> None:
-        """``content``: pickled arguments."""
-        message = bytes([operation, group]) + content
-        for worker in self._workers:
-            worker.request(message)
+        self._workers.begin(operation, group, content)
 
     def _finish(self, group: int) -> None:
-        # Workers answer in the order in which they were asked.
-        while group in self._in_flight:
-            oldest = self._in_flight[0]
-            for worker in self._workers:
-                infos = worker.reply()
-                if infos:
-                    self._infos[oldest] += pickle.loads(infos)
-            self._in_flight.popleft()
+        if self._batch is None:
+            for finished, infos in self._workers.finish(group):
+                self._infos[finished] += infos
         self._pending[group] = False
 
     @contextmanager
@@ -390,18 +334,13 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
         try:
             yield
         except (WorkerDied, WorkerFailed) as failure:
-            raise self._abandon(failure) from None
+            named = self._workers.named(failure)
+            self._kill_workers()
+            raise named from None
         except BaseException:
             if self._batch is None:
                 self._kill_workers()
             raise
-
-    def _abandon(self, failure: WorkerDied | WorkerFailed) -> RuntimeError:
-        names = [f"{worker.name} " for worker in self._workers]
-        number = next(index for index, name in enumerate(names) if str(failure).startswith(name))
-        tasks = sorted({self.tasks[index] for indices in self._shares[number] for index in indices})
-        self._kill_workers()
-        return type(failure)(f"{failure}; it ran {', '.join(tasks)}; the pool is closed")
 
     def _results(self, indices: range, groups: Iterable[int]) -> Step:
         rows = slice(indices.start, indices.stop)
@@ -410,34 +349,12 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
         over = terminated | truncated
         if self.autoreset_mode is AutoresetMode.DISABLED:
             self._finished[rows] = over
-        stepped = buffers.stepped[rows].copy()
-        infos: dict[str, Any] = {}
-        if stepped.any():
-            for column, key in enumerate(self._info_keys):
-                infos[key] = np.where(stepped, buffers.infos[rows, column], 0.0)
-                infos[f"_{key}"] = stepped.copy()
+        infos = stepped_infos(buffers, rows, self._info_keys)
         if self.autoreset_mode is AutoresetMode.SAME_STEP and over.any():
-            final = np.full(len(indices), None, dtype=object)
-            for row in np.flatnonzero(over):
-                final[row] = buffers.final_observations[indices[row]].copy()
-            infos["final_obs"], infos["_final_obs"] = final, over.copy()
-            last: dict[str, Any] = {}
-            for column, key in enumerate(self._info_keys):
-                last[key] = np.where(over, buffers.final_infos[rows, column], 0.0)
-                last[f"_{key}"] = over.copy()
-            infos["final_info"], infos["_final_info"] = last, over.copy()
+            infos |= final_infos(buffers, rows, over, self._info_keys)
         for group in groups:
-            self._add_infos(infos, group, indices.start, len(indices))
+            add_infos(infos, self._infos[group], indices.start, len(indices))
         return buffers.observations[rows].copy(), buffers.rewards[rows].copy(), terminated, truncated, infos
-
-    def _add_infos(self, infos: dict[str, Any], group: int, start: int, count: int) -> None:
-        """Add what did not come in arrays, as Gymnasium's vector environments put infos together."""
-        if self._infos[group]:
-            merging = _Merging(count)
-            for index, last, info in sorted(self._infos[group], key=lambda one: one[0]):
-                both = info if last is None else {**info, "final_info": last}
-                merging.add(infos, both, index - start)
-            self._infos[group] = []
 
     def _group(self, group: int) -> range:
         self._check_open()
@@ -478,36 +395,6 @@ class EnvironmentPool(gymnasium.vector.VectorEnv[npt.NDArray[Any], npt.NDArray[A
         if self.closed:
             raise PoolClosed("the environment pool is closed")
 
-    def _stop_workers(self) -> None:
-        workers, self._workers = self._workers, []
-        for worker in workers:
-            worker.close()
-
     def _kill_workers(self) -> None:
         self.closed = True
-        workers, self._workers = self._workers, []
-        for worker in workers:
-            worker.kill()
-
-
-class _Merging(gymnasium.vector.VectorEnv[Any, Any, Any]):
-    """Puts infos of single environments together by Gymnasium's own rules."""
-
-    def __init__(self, count: int) -> None:
-        self.closed = True
-        self.num_envs = count
-
-    def add(self, infos: dict[str, Any], info: dict[str, Any], row: int) -> None:
-        self._add_info(infos, info, row)
-
-
-def _checked_options(suite: Suite, options: dict[str, Any]) -> dict[str, Any]:
-    mode = options["render_mode"]
-    if mode is not None and mode not in suite.render_modes:
-        modes = ", ".join(map(repr, suite.render_modes))
-        raise InputError(f"render_mode: expected None or one of {modes}, got {mode!r}")
-    try:
-        inspect.signature(suite.make).bind(suite.tasks[0], None, **options)
-    except TypeError as error:
-        raise InputError(f"suite {suite.name!r}: make: {error}") from None
-    return suite.prepare(options)
+        self._workers.kill()

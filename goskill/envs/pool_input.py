@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,9 @@ from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode
 
 from goskill.errors import InputError, InputTypeError
+
+if TYPE_CHECKING:
+    from goskill.envs.suite import Suite
 
 _MOST_GROUPS = 255
 
@@ -111,3 +115,16 @@ def checked_reset_options(
             f"{list(mask.shape)} with {int(np.count_nonzero(mask))} true"
         )
     return mask, None if options is None else rest
+
+
+def checked_options(suite: Suite, options: dict[str, Any]) -> dict[str, Any]:
+    """What `Suite.make` will be given besides task and seed."""
+    mode = options["render_mode"]
+    if mode is not None and mode not in suite.render_modes:
+        modes = ", ".join(map(repr, suite.render_modes))
+        raise InputError(f"render_mode: expected None or one of {modes}, got {mode!r}")
+    try:
+        inspect.signature(suite.make).bind(suite.tasks[0], None, **options)
+    except TypeError as error:
+        raise InputError(f"suite {suite.name!r}: make: {error}") from None
+    return suite.prepare(options)

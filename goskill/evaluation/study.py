@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from goskill.errors import InputError, closest
-from goskill.files import read_text
+from goskill.files import parse_toml, read_text
 from goskill.seeds import check_seed
 from goskill.settings import from_mapping
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 Budget = Literal["iterations", "seconds"]
 SAME_SECONDS = 0.1
@@ -140,12 +134,8 @@ def read_study_file(path: Path, name: str) -> Study:
 def parse_study(text: str, name: str) -> Study:
     """The study that a TOML text describes. Raises InputError that names the setting."""
     try:
-        content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"study {name}: {error}") from None
-    try:
-        return _study(content, text, name)
-    except InputError as error:
+        return _study(parse_toml(text), text, name)
+    except ValueError as error:
         raise InputError(f"study {name}: {error}") from None
 
 

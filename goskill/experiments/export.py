@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from goskill.errors import CheckpointError, InputError
+from goskill.experiments.run_prompts import copy_episodes
 from goskill.experiments.runs import find_checkpoint, settings_of
 from goskill.files import parse_json, read_bytes, read_text, write_atomically
 from goskill.terminal import amount
@@ -63,9 +64,9 @@ def export(
         _write_networks(found, unfinished / "checkpoints" / found.path.name, half)
         if run.prompts.exists():
             _copy_prompts(run.prompts, unfinished / "prompts")
-        file = _results_file(run, found)
-        results = Results.load(file) if file.exists() else None
-        if results is not None:
+        file = run.results_found(found)
+        results = None if file is None else Results.load(file)
+        if file is not None:
             write_atomically(unfinished / "results.json", read_bytes(file))
         origin = {**_origin(run, found, settings, results, half), "commit": commit or provenance.commit()}
         write_atomically(unfinished / ORIGIN, json.dumps(origin, indent=1) + "\n")
@@ -164,35 +165,15 @@ def _write_networks(checkpoint: Checkpoint, folder: Path, half: bool) -> None:
 
 def _copy_prompts(source: Path, target: Path) -> None:
     """The store of demonstrations, without locks and without where they came from on this machine."""
-    from goskill.data import EpisodeStore, StoreWriter
+    from goskill.data import EpisodeStore
 
     store = EpisodeStore.open(source)
     origin = [
         {key: value for key, value in one.items() if key != "source" or not os.path.isabs(str(value))}
         for one in store.provenance
     ]
-    with StoreWriter(
-        target, store.observation_dim, store.action_dim, store.tasks, provenance=origin[0] if origin else None
-    ) as writer:
-        for index in range(store.num_episodes):
-            one = store.episode(index)
-            writer.append(
-                task=store.tasks[int(store.episode_task[index])],
-                observations=one.observations,
-                actions=one.actions,
-                rewards=one.rewards,
-                success=one.success,
-            )
+    copy_episodes(store, target, range(store.num_episodes), origin[0] if origin else None)
     (target / ".lock").unlink(missing_ok=True)
-
-
-def _results_file(run: RunFolder, checkpoint: Checkpoint) -> Path:
-    """Where the results of a checkpoint are, if it was evaluated."""
-    from goskill.training import Checkpoints
-
-    finished = checkpoint.state["phase"] >= len(checkpoint.state["phases"])
-    last = finished and checkpoint.path == Checkpoints(run.checkpoints).newest_path()
-    return run.results_file if last else run.results_of(checkpoint.path.name)
 
 
 def _origin(

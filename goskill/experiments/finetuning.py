@@ -13,16 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from goskill.errors import CheckpointError, InputError
 from goskill.experiments import presets
+from goskill.experiments.run_prompts import chosen_prompts, prompts_of
 from goskill.experiments.runs import (
     Choice,
     Settings,
     check_data,
-    chosen_prompts,
     data_path,
     evaluate_over_ranks,
     load_method,
     open_store,
-    prompts_of,
     record_of,
     settings_from,
     settings_of,

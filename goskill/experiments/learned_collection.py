@@ -35,7 +35,7 @@ def collect_learning(
     Raises InputError for wrong arguments, and an ``out`` that is there and is not what this would make.
     """
     from goskill.data import EpisodeStore
-    from goskill.envs.suite import find_suite
+    from goskill.envs.suite_registry import find_suite
     from goskill.experiments.runs import read_settings, settings_of
     from goskill.experiments.train import train
     from goskill.methods import Sources
@@ -44,7 +44,7 @@ def collect_learning(
     path = Path(out)
     run = RunFolder(path.with_name(f"{path.name}-run"))
     if path.exists():
-        return _there(path, run)
+        return _there(path)
     found = find_suite(suite)
     chosen = read_settings("mt10", overrides, method="sac").method
     steps = episodes * found.max_steps / chosen.environments_per_task
@@ -81,7 +81,7 @@ def collect_learning(
     return EpisodeStore.open(path)
 
 
-def _there(path: Path, run: object) -> EpisodeStore:
+def _there(path: Path) -> EpisodeStore:
     from goskill.data import EpisodeStore
 
     store = EpisodeStore.open(path)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from goskill.experiments import sharing
-from goskill.experiments.runs import Choice, load_method, prompts_of
+from goskill.experiments.run_prompts import prompts_of
+from goskill.experiments.runs import Choice, load_method
 
 if TYPE_CHECKING:
     from goskill.rollouts.policy import Prompts

@@ -7,25 +7,13 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
-
 from goskill.errors import InputError
 from goskill.experiments.load import load_policy
+from goskill.experiments.run_prompts import prompts_of, rule_elsewhere, tasks_with_episodes
 from goskill.experiments.runs import (
     Choice,
     action_repeat_of,
@@ -34,17 +22,15 @@ from goskill.experiments.runs import (
     find_checkpoint,
     load_method,
     open_store,
-    prompts_of,
     returns_of,
-    rule_elsewhere,
     settings_of,
     suite_of,
     tasks_of,
-    tasks_with_episodes,
 )
+from goskill.experiments.store_steps import convert, download, merge, mix, show_store, verify
 from goskill.experiments.suites import choose_tasks, suite_for
 from goskill.experiments.train import train
-from goskill.terminal import Terminal, amount
+from goskill.terminal import console, progress_bar
 
 if TYPE_CHECKING:
     from goskill.data import EpisodeStore
@@ -74,7 +60,6 @@ __all__ = [
 ]
 
 PathLike = str | Path
-console = Terminal()
 
 
 def collect(
@@ -96,7 +81,7 @@ def collect(
     from goskill.training import choose_device, distributed
 
     distributed.start(choose_device("cpu"))
-    with _progress("collecting episodes") as report:
+    with progress_bar("collecting episodes") as report:
         store = collect_episodes(
             tasks,
             out,
@@ -124,145 +109,13 @@ def collect_learning(
     """Collect what agents experience while they learn; see
     :func:`goskill.experiments.learned_collection.collect_learning`, also for the options.
     """
-    from goskill.envs.suite import tasks_in
+    from goskill.envs.suite_registry import tasks_in
     from goskill.experiments.learned_collection import collect_learning as collect_experience
 
     found, names = tasks_in(suite, tasks)
     store = collect_experience(out, suite=suite or found.name, tasks=names, **options)
     console.print(f"{out}: {store.num_episodes} episodes of {len(store.tasks)} agents that learned")
     return store
-
-
-def mix(
-    data: PathLike,
-    out: PathLike | None = None,
-    *,
-    config: Sequence[int],
-    limits: Sequence[int] = (),
-    steps: int | None = None,
-    seed: int = 0,
-) -> None:
-    """Say which task gets data of which quality, and write the mix; see :func:`goskill.data.mixing.write_mix`.
-
-    ``limits``: how many episodes of a task at most, by quality. Raises InputError.
-    """
-    from goskill.data import EpisodeStore
-    from goskill.data.mixing import QUALITIES, RULES, mixed, write_mix
-
-    if limits and (len(limits) != len(QUALITIES) or min(limits) < 1):
-        raise InputError(
-            f"limits: expected {len(QUALITIES)} positive numbers, got {','.join(map(str, limits))}"
-        )
-    store = EpisodeStore.open(data)
-    most = dict(zip(QUALITIES, limits, strict=True)) if limits else None
-    if out is None:
-        parts = mixed(store, config, seed=seed, limits=most, steps=steps)
-    else:
-        parts = write_mix(store, out, config, seed=seed, limits=most, steps=steps)
-    table = Table("task", "quality", "episodes")
-    for part in parts:
-        table.add_row(part.task, part.quality, f"{len(part.episodes)} of {part.experienced}")
-    console.print(table)
-    for quality, rule in RULES.items():
-        console.print(f"{quality}: {rule}", highlight=False)
-    sources = {str(origin.get("source", "unknown")) for origin in store.provenance}
-    console.print(f"cut out of {data}, {', '.join(sorted(sources))} data", highlight=False, markup=False)
-
-
-def convert(layout: str, source: str, out: PathLike, *, workers: int | None = None, **options: Any) -> None:
-    """Convert a source of any layout into a store; see :func:`goskill.data.convert.convert`, also for the options."""
-    from goskill.data.convert import convert as convert_source
-
-    with _progress("converting") as report:
-        found = convert_source(layout, source, out, workers or 0, report, **options)
-    console.print_json(json.dumps(found.to_json()))
-
-
-def merge(stores: Sequence[PathLike], out: PathLike, *, workers: int | None = None) -> None:
-    """Copy the episodes of several stores into a new one; see :func:`goskill.data.merge`."""
-    from goskill.data import merge as merge_stores
-
-    with _progress("merging") as report:
-        found = merge_stores(stores, out, workers or 0, report)
-    console.print_json(json.dumps(found.to_json()))
-
-
-def download(
-    name: str | None,
-    folder: PathLike | None = None,
-    *,
-    store: PathLike | None = None,
-    keep: bool = True,
-    tasks: Sequence[str] | None = None,
-    workers: int | None = None,
-) -> None:
-    """Download a public dataset by name, or list their names; see :func:`goskill.data.hub.download`."""
-    from goskill.data.hub import DATASETS
-    from goskill.data.hub import download as download_dataset
-
-    if name is None:
-        table = Table("name", "dataset")
-        for known, dataset in DATASETS.items():
-            table.add_row(known, dataset.about)
-        console.print(table)
-        return
-    target = Path("downloads") / name if folder is None else folder
-    with _progress("downloading") as report:
-        found = download_dataset(name, target, store, keep, tasks, workers or 0, report)
-    if found is None:
-        console.print(f"{target}: all files of {name}, with the checksums that they are listed with")
-    else:
-        console.print_json(json.dumps(found.to_json()))
-
-
-def show_store(data: PathLike, *, as_json: bool = False) -> None:
-    """Print what an episode store holds."""
-    from goskill.data import EpisodeStore
-
-    facts = EpisodeStore.open(data).info()
-    if as_json:
-        print(json.dumps(facts, indent=2))
-        return
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("task", overflow="fold")
-    for column in ("episodes", "steps", "mean return", "best return"):
-        table.add_column(column, justify="right", overflow="fold")
-    for name, task in facts["tasks"].items():
-        returns = ("" if task[key] is None else amount(task[key]) for key in ("return_mean", "return_best"))
-        table.add_row(escape(name), str(task["episodes"]), str(task["steps"]), *returns)
-    console.print(table)
-    if facts["unfinished"]:
-        console.print("unfinished: run the command again that was writing it")
-    for name in ("episodes", "steps", "observation_dim", "action_dim", "shards", "bytes"):
-        console.print(f"{name.replace('_', ' ')}: {facts[name]:,}")
-    if facts["actions_outside"]:
-        console.print(f"steps with actions outside [-1, 1]: {facts['actions_outside']:,}", markup=False)
-    console.print(f"labels: {', '.join(facts['labels']) or 'none'}")
-    if facts["prompts"] is not None:
-        console.print(f"prompts: {_prompts_in_words(facts['prompts'])}", markup=False)
-    for origin in filter(None, facts["provenance"]):
-        console.print(
-            "from: " + ", ".join(f"{key} {value}" for key, value in origin.items()),
-            highlight=False,
-            markup=False,
-        )
-
-
-def _prompts_in_words(facts: dict[str, Any]) -> str:
-    if "fault" in facts:
-        return f"damaged: {facts['fault']}"
-    unfinished = ", unfinished: run the command again that was writing them" if facts["unfinished"] else ""
-    return f"{facts['episodes']:,} episodes, {facts['steps']:,} steps, {facts['bytes']:,} bytes{unfinished}"
-
-
-def verify(data: PathLike) -> None:
-    """Hold every byte of a store to its checksums. Raises StoreError that names what is damaged."""
-    from goskill.data import EpisodeStore
-
-    store = EpisodeStore.open(data)
-    with _progress("verifying") as report:
-        checked = store.verify(report)
-    console.print(f"{data}: {checked['files']} columns, {checked['bytes']:,} bytes, all as they were written")
 
 
 def evaluate(
@@ -301,7 +154,10 @@ def evaluate(
     from goskill.training import RunFolder, choose_device, distributed
 
     run = RunFolder.open(path)
-    file = _results_file(run, checkpoint) if out is None else Path(out)
+    file = run.results_file
+    if checkpoint is not None:
+        file = run.results_of(find_checkpoint(run, checkpoint).path.name)
+    file = file if out is None else Path(out)
     if file.suffix != ".json" or file.is_dir():
         raise InputError(f"out: expected a file that ends in .json, got {file}")
     chosen_device = choose_device(device or "auto")
@@ -317,7 +173,7 @@ def evaluate(
     if episodes is None:
         episodes = wanted.episodes
     policy = learned.policy(precision)
-    with _progress("evaluating") as report:
+    with progress_bar("evaluating") as report:
         results = evaluate_over_ranks(
             policy,
             chosen,
@@ -337,7 +193,7 @@ def evaluate(
     if checkpoint is not None:
         console.print(f"results: {file}", highlight=False, markup=False)
     if video:
-        with _progress("filming") as report:
+        with progress_bar("filming") as report:
             films = film(
                 policy,
                 chosen,
@@ -396,7 +252,7 @@ def _where(
     from goskill.data import EpisodeStore
     from goskill.data.selection import is_indices
     from goskill.envs.repeated import repeated
-    from goskill.envs.suite import find_suite, tasks_in
+    from goskill.envs.suite_registry import find_suite, tasks_in
     from goskill.rollouts.collection import suite_of_store
 
     if data is None and not run.prompts.exists():
@@ -417,12 +273,6 @@ def _where(
     return found, chosen, prompts
 
 
-def _results_file(run: RunFolder, checkpoint: str | None) -> Path:
-    if checkpoint is None:
-        return run.results_file
-    return run.results_of(find_checkpoint(run, checkpoint).path.name)
-
-
 def _save_results(results: Results, file: Path) -> None:
     try:
         results.save(file)
@@ -436,14 +286,15 @@ def _save_results(results: Results, file: Path) -> None:
 def diagnose(path: PathLike, data: PathLike, *, as_json: bool = False, **options: Any) -> dict[str, Any]:
     """Diagnose a run, print tables or JSON; see :func:`goskill.experiments.diagnose.diagnose`."""
     from goskill.experiments import diagnose as diagnosis
+    from goskill.experiments.diagnosis_tables import tables
 
     if as_json:
         document = diagnosis.diagnose(path, data, **options)
         print(json.dumps(document, indent=2))
         return document
-    with _progress("diagnosing") as report:
+    with progress_bar("diagnosing") as report:
         document = diagnosis.diagnose(path, data, progress=report, **options)
-    console.print(diagnosis.tables(document), highlight=False)
+    console.print(tables(document), highlight=False)
     return document
 
 
@@ -469,7 +320,7 @@ def label(
     distributed.start(chosen_device)
     for module in method.modules.values():
         module.to(chosen_device).eval()
-    with _progress("labelling") as report:
+    with progress_bar("labelling") as report:
         shown = report if distributed.rank() == 0 else None
         return method.label(store, shown)
 
@@ -490,25 +341,3 @@ def compare(runs: Sequence[PathLike], *, as_json: bool = False) -> None:
         print(json.dumps(comparison.to_json(), indent=2))
     else:
         console.print(comparison_table(comparison))
-
-
-@contextmanager
-def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr as a callback (done, total); it appears at the first call."""
-    columns: Sequence[Any] = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    progress = Progress(*columns, console=Terminal(stderr=True))
-    bar = progress.add_task(title, total=None)
-    with ExitStack() as shown:
-
-        def report(done: int, total: int) -> None:
-            if not progress.live.is_started:
-                shown.enter_context(progress)
-            progress.update(bar, completed=done, total=total)
-
-        yield report

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from goskill.errors import InputError
 from goskill.experiments import pipeline
 from goskill.experiments.runs import read_settings
+from goskill.terminal import console
 
 if TYPE_CHECKING:
     from goskill.evaluation import Results
@@ -61,5 +62,5 @@ def run_quickstart(
         raise
     for file in drawn:
         if file.suffix == ".png":
-            pipeline.console.print(f"drew {file}", highlight=False)
+            console.print(f"drew {file}", highlight=False)
     return Results.load(run.results_file)

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union
 
-import numpy as np
-
 from goskill.errors import CheckpointError, InputError
 from goskill.experiments import presets
+from goskill.experiments.run_prompts import keep_prompts
 from goskill.settings import from_mapping, to_mapping
 
 if TYPE_CHECKING:
     from goskill.data import EpisodeStore
     from goskill.evaluation import DataReturns, Results
     from goskill.methods import Entry, Method, Sources
-    from goskill.rollouts import Policy, Prompts
+    from goskill.rollouts import Policy
     from goskill.training import Checkpoint, Milestones, RunFolder, TrainingSettings
 
 DEFAULT_METHOD = "go_skill"
@@ -317,7 +314,7 @@ def _last_checkpoint(run: RunFolder) -> Checkpoint | None:
         checkpoint = read_checkpoint(path)
     except CheckpointError as error:
         raise CheckpointError(f"{error}; {resume}, which repeats what it held") from None
-    if checkpoint.state["phase"] < len(checkpoint.state["phases"]):
+    if not checkpoint.finished:
         raise CheckpointError(f"{run.path} is not finished: {resume}")
     return checkpoint
 
@@ -355,79 +352,3 @@ def evaluate_over_ranks(policy: Policy, tasks: Sequence[str], episodes: int, **o
     share = tasks[distributed.rank() :: distributed.world_size()]
     part = evaluate(policy, share, episodes, **options) if share else None
     return merge([one for one in distributed.gather(part) if one is not None], tasks)
-
-
-def chosen_prompts(method: Method, store: EpisodeStore | None) -> dict[str, list[int]]:
-    """The episodes of a store that are a method's prompts, by task. Raises InputError for a rule that does not fit."""
-    from goskill.data.selection import select_episodes
-
-    if store is None or not method.prompt_episodes:
-        return {}
-    chosen = select_episodes(store, method.prompts, method.prompt_episodes)
-    for task in tasks_with_episodes(store):
-        if task not in chosen:
-            raise InputError(f"prompts: expected episodes of each task, got none of {task!r}")
-    return chosen
-
-
-def tasks_with_episodes(store: EpisodeStore) -> list[str]:
-    """The tasks of a store that have episodes."""
-    return [store.tasks[index] for index in np.unique(store.episode_task)]
-
-
-def keep_prompts(store: EpisodeStore, run: RunFolder, chosen: Mapping[str, Sequence[int]], rule: str) -> None:
-    """Copy each task's prompts into a run, so that it can be evaluated without its data."""
-    from goskill.data import StoreWriter
-    from goskill.data.selection import is_indices
-    from goskill.rollouts.collection import suite_of_store
-
-    if run.prompts.exists():
-        return
-    unfinished = run.path / ".prompts"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    count = max(map(len, chosen.values()), default=0)
-    by = "return" if rule == "best" else "index" if is_indices(rule) else rule
-    origin: dict[str, Any] = {
-        "source": str(store.path),
-        "selection": f"{count} episodes of each task by {by}",
-    }
-    name = suite_of_store(store)
-    if name is not None:
-        origin["suite"] = name
-    if store.action_repeat != 1:
-        origin["action_repeat"] = store.action_repeat
-    with StoreWriter(
-        unfinished, store.observation_dim, store.action_dim, store.tasks, provenance=origin
-    ) as writer:
-        for task, indices in chosen.items():
-            for index in indices:
-                episode = store.episode(index)
-                writer.append(
-                    task=task,
-                    observations=episode.observations,
-                    actions=episode.actions,
-                    rewards=episode.rewards,
-                    success=episode.success,
-                )
-    os.replace(unfinished, run.prompts)
-
-
-def prompts_of(store: EpisodeStore, count: int, rule: str = "best") -> Prompts:
-    """Up to ``count`` of each task's episodes by a rule as demonstrations; tasks without episodes are left out."""
-    from goskill.data.selection import read_rule, select_episodes
-    from goskill.rollouts import Demonstration
-
-    if count == 0 or store.num_episodes == 0:
-        return {}
-    prompts = {}
-    for task, indices in select_episodes(store, read_rule(rule), count).items():
-        chosen = [store.episode(index) for index in indices]
-        prompts[task] = [Demonstration(one.observations, one.actions, one.rewards) for one in chosen]
-    return prompts
-
-
-def rule_elsewhere(method: Method) -> str:
-    """How a method's prompts are chosen in another store than it learned from, where indices mean nothing."""
-    from goskill.data.selection import is_indices
-
-    return "best" if is_indices(method.prompts) else method.prompts

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
-from goskill.errors import InputError
+from goskill.data.hub import reaching
+from goskill.errors import InputError, optional
 from goskill.experiments.export import CARD, card, export, read_origin
 from goskill.files import write_atomically
 
@@ -33,12 +31,12 @@ def push(
     name that is none, without huggingface_hub, and when the Hub cannot be reached or refuses; and as ``export`` does.
     """
     name = _checked(repository)
-    hub = _huggingface_hub()
+    hub = optional("huggingface_hub", "sharing runs needs", "'goskill[hub]'")
     with tempfile.TemporaryDirectory(prefix="goskill-") as scratch:
         folder = export(path, Path(scratch) / "model", half=half, checkpoint=checkpoint)
         shown = card(read_origin(folder), name.split("/")[1]).replace("hf://USER/NAME", f"{PREFIX}{name}")
         write_atomically(folder / CARD, shown)
-        with _reaching(f"{PREFIX}{name}: cannot be pushed to"):
+        with reaching(f"{PREFIX}{name}: cannot be pushed to"):
             api = hub.HfApi()
             api.create_repo(name, private=private, exist_ok=True, repo_type="model")
             api.upload_folder(repo_id=name, folder_path=str(folder), repo_type="model")
@@ -56,8 +54,8 @@ def fetch(address: str) -> Path:
     Raises InputError for an address that is none, without huggingface_hub, and when it cannot be fetched.
     """
     name, _, revision = address[len(PREFIX) :].partition("@")
-    hub = _huggingface_hub()
-    with _reaching(f"{address}: cannot be fetched from"):
+    hub = optional("huggingface_hub", "sharing runs needs", "'goskill[hub]'")
+    with reaching(f"{address}: cannot be fetched from"):
         folder = hub.snapshot_download(_checked(name), revision=revision or None, allow_patterns=list(FILES))
     return Path(folder)
 
@@ -67,25 +65,3 @@ def _checked(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise InputError(f"repository: expected USER/NAME, got {name!r:.80}")
     return name
-
-
-def _huggingface_hub() -> ModuleType:
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise InputError(
-            "sharing runs needs the package huggingface_hub: pip install 'goskill[hub]'"
-        ) from error
-    return huggingface_hub
-
-
-@contextlib.contextmanager
-def _reaching(what: str) -> Iterator[None]:
-    try:
-        yield
-    except InputError:
-        raise
-    # Which errors there are changes with the library beneath, and not all are OSErrors.
-    except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise InputError(f"{what} huggingface.co: {reason}") from error

@@ -18,7 +18,7 @@ def choose_tasks(suite: str | Suite | None, tasks: str | None) -> list[str]:
 
     Raises InputError for unknown names, and if neither is given.
     """
-    from goskill.envs.suite import tasks_in
+    from goskill.envs.suite_registry import tasks_in
 
     if suite is None and tasks is None:
         raise InputError("--suite or --tasks: expected one of them, got none")
@@ -35,7 +35,8 @@ def suite_for(
     InputError, in one line, for a suite that is not known or does not fit.
     """
     from goskill.envs.repeated import repeated
-    from goskill.envs.suite import check_fits, find_suite
+    from goskill.envs.suite import check_fits
+    from goskill.envs.suite_registry import find_suite
     from goskill.rollouts.collection import suite_of_store
 
     named = suite_of_store(store)

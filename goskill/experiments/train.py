@@ -12,13 +12,13 @@ import numpy as np
 
 from goskill.errors import InputError
 from goskill.experiments.export import ORIGIN
+from goskill.experiments.run_prompts import chosen_prompts
 from goskill.experiments.runs import (
     DEFAULT_METHOD,
     Choice,
     Settings,
     check_data,
     check_finished,
-    chosen_prompts,
     data_path,
     open_store,
     read_settings,
@@ -134,7 +134,8 @@ def _sources(
     begun: RunFolder | None,
 ) -> Sources:
     """What the method learns from, as given or as the run that is resumed had it."""
-    from goskill.envs.suite import check_fits, find_suite
+    from goskill.envs.suite import check_fits
+    from goskill.envs.suite_registry import find_suite
     from goskill.methods import Sources
 
     kind = settings.entry.method

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.library import impl
@@ -44,19 +46,11 @@ def vector_quantize(
     return quantized, indices, loss, counts, sums, elements
 
 
-def straight_through(
-    x: Tensor,
-    codes: Tensor,
-    indices: Tensor,
-    gradient: Tensor,
-    loss_gradient: Tensor,
-    elements: Tensor,
-    commitment_weight: float,
-) -> Tensor:
+def straight_through(x: Tensor, *others: Any) -> Tensor:
     from goskill.kernels.vector_quantize import straight_through as launch
 
     out = x.new_empty(x.shape)
-    launch(x, codes, indices, gradient, loss_gradient, elements, commitment_weight, out)
+    launch(*[x, *others, out])
     return out
 
 
@@ -91,18 +85,9 @@ def focal_loss(
     mask = None if mask is None else mask.contiguous()
     loss = logits.new_empty(target.shape if reduction == NONE else (), dtype=torch.float32)
     gradient = logits.new_empty(logits.shape if with_gradient else (0,))
-    launch(
-        logits,
-        target.contiguous(),
-        weight,
-        mask,
-        gamma,
-        ignore_index,
-        label_smoothing,
-        reduction,
-        loss,
-        gradient if with_gradient else None,
-    )
+    numbers = (gamma, ignore_index, label_smoothing, reduction)
+    into = gradient if with_gradient else None
+    launch(logits, target.contiguous(), weight, mask, *numbers, loss, into)
     return loss, gradient
 
 

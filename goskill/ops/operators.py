@@ -89,17 +89,8 @@ def _fake_in_place(*_arguments: Any) -> None:
     return None
 
 
-def _fake_focal_loss(
-    logits: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    mask: Tensor | None,
-    gamma: float | Tensor,
-    ignore_index: int,
-    label_smoothing: float | Tensor,
-    reduction: int,
-    with_gradient: bool,
-) -> tuple[Tensor, Tensor]:
+def _fake_focal_loss(logits: Tensor, target: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    *_, reduction, with_gradient = others
     loss = logits.new_empty(target.shape if reduction == NONE else (), dtype=torch.float32)
     return loss, logits.new_empty(logits.shape if with_gradient else (0,))
 

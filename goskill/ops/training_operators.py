@@ -110,6 +110,9 @@ def programs(rows: int) -> int:
     return max(1, min(PROGRAMS, -(-rows // 4)))
 
 
+# What each operator returns, by its arguments in the order of its schema.
+
+
 def _new_packed_attention(
     qkv: Tensor, bias: Tensor | None, seed: Tensor | None, heads: int, dropped: int
 ) -> tuple[Tensor, Tensor]:
@@ -118,46 +121,19 @@ def _new_packed_attention(
     return qkv.new_empty(B, L, width // 3), qkv.new_empty(B * heads, kept, dtype=torch.float32)
 
 
-def _new_packed_attention_gradient(
-    qkv: Tensor,
-    bias: Tensor | None,
-    seed: Tensor | None,
-    heads: int,
-    dropped: int,
-    out: Tensor | None,
-    log_sums: Tensor | None,
-    gradient: Tensor,
-) -> tuple[Tensor, Tensor]:
+def _new_packed_attention_gradient(qkv: Tensor, bias: Tensor | None, *_others: Any) -> tuple[Tensor, Tensor]:
     B, L, width = qkv.shape
     parts = (B, -(-L // ATTENTION_BLOCK), width) if bias is not None else (0,)
     return qkv.new_empty(qkv.shape), qkv.new_empty(parts, dtype=torch.float32)
 
 
-def _new_dropout_add_norm(
-    residual: Tensor | None,
-    branch: Tensor,
-    branch_bias: Tensor | None,
-    weight: Tensor,
-    bias: Tensor,
-    seed: Tensor | None,
-    dropped: int,
-    eps: float,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
+def _new_dropout_add_norm(residual: Tensor | None, branch: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    *_, dtype = others
     return branch.new_empty(branch.shape, dtype=dtype), branch.new_empty(branch.shape, dtype=dtype)
 
 
-def _new_dropout_add_norm_gradient(
-    total: Tensor,
-    weight: Tensor,
-    seed: Tensor | None,
-    dropped: int,
-    eps: float,
-    total_gradient: Tensor | None,
-    normal_gradient: Tensor | None,
-    branch_dtype: torch.dtype,
-    with_residual: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _new_dropout_add_norm_gradient(total: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *_, branch_dtype, with_residual = others
     rows, width = total.shape
     return (
         total.new_empty((rows, width) if with_residual else (0,)),
@@ -190,63 +166,31 @@ def _packed_attention(
 
 
 @impl("goskill::packed_attention_gradient", "CUDA")
-def _packed_attention_gradient(
-    qkv: Tensor,
-    bias: Tensor | None,
-    seed: Tensor | None,
-    heads: int,
-    dropped: int,
-    out: Tensor | None,
-    log_sums: Tensor | None,
-    gradient: Tensor,
-) -> tuple[Tensor, Tensor]:
+def _packed_attention_gradient(qkv: Tensor, bias: Tensor | None, *others: Any) -> tuple[Tensor, Tensor]:
     from goskill.kernels import packed_attention as kernels
 
-    result, sums = _new_packed_attention_gradient(qkv, bias, seed, heads, dropped, out, log_sums, gradient)
-    kernels.attention_gradient(
-        qkv, bias, seed, heads, dropped, out, log_sums, gradient, result, None if bias is None else sums
-    )
+    result, sums = _new_packed_attention_gradient(qkv, bias)
+    kernels.attention_gradient(*[qkv, bias, *others, result, None if bias is None else sums])
     return result, sums
 
 
 @impl("goskill::dropout_add_norm", "CUDA")
-def _dropout_add_norm(
-    residual: Tensor | None,
-    branch: Tensor,
-    branch_bias: Tensor | None,
-    weight: Tensor,
-    bias: Tensor,
-    seed: Tensor | None,
-    dropped: int,
-    eps: float,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
+def _dropout_add_norm(*given: Any) -> tuple[Tensor, Tensor]:
     from goskill.kernels import add_norm as kernels
 
-    total, normal = _new_dropout_add_norm(
-        residual, branch, branch_bias, weight, bias, seed, dropped, eps, dtype
-    )
-    kernels.dropout_add_norm(residual, branch, branch_bias, weight, bias, seed, dropped, eps, total, normal)
+    *inputs, _ = given
+    total, normal = _new_dropout_add_norm(*given)
+    kernels.dropout_add_norm(*[*inputs, total, normal])
     return total, normal
 
 
 @impl("goskill::dropout_add_norm_gradient", "CUDA")
-def _dropout_add_norm_gradient(
-    total: Tensor,
-    weight: Tensor,
-    seed: Tensor | None,
-    dropped: int,
-    eps: float,
-    total_gradient: Tensor | None,
-    normal_gradient: Tensor | None,
-    branch_dtype: torch.dtype,
-    with_residual: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _dropout_add_norm_gradient(*given: Any) -> tuple[Tensor, Tensor, Tensor]:
     from goskill.kernels import add_norm as kernels
 
-    given = (total, weight, seed, dropped, eps, total_gradient, normal_gradient)
-    residual, branch, sums = _new_dropout_add_norm_gradient(*given, branch_dtype, with_residual)
-    kernels.dropout_add_norm_gradient(*given, residual if with_residual else None, branch, sums)
+    *inputs, _, with_residual = given
+    residual, branch, sums = _new_dropout_add_norm_gradient(*given)
+    kernels.dropout_add_norm_gradient(*[*inputs, residual if with_residual else None, branch, sums])
     return residual, branch, sums
 
 

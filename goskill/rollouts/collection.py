@@ -18,7 +18,9 @@ from goskill.data.writer import StoreWriter
 from goskill.envs.collectors import check_policy, collector_of
 from goskill.envs.jobs import in_order
 from goskill.envs.metaworld.tasks import episode_seed
-from goskill.envs.suite import CollectedEpisode, Suite, choose_workers, find_suite, packed, tasks_in, unpacked
+from goskill.envs.suite import CollectedEpisode, Suite
+from goskill.envs.suite_processes import choose_workers, packed, unpacked
+from goskill.envs.suite_registry import find_suite, tasks_in
 from goskill.errors import InputError, StoreError
 from goskill.seeds import check_seed
 

@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from goskill.envs.metaworld.tasks import episode_seed
-from goskill.envs.suite import Suite, choose_workers, find_suite
+from goskill.envs.suite import Suite
+from goskill.envs.suite_processes import choose_workers
+from goskill.envs.suite_registry import find_suite
 from goskill.errors import InputError
 from goskill.evaluation.results import UNKNOWN, Protocol, Results, Skills, TaskEpisodes, package_versions
 from goskill.rollouts.batch_run import BatchRun, Moment, VectorEnv, has_skills, skill_history

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from gymnasium.spaces import Box
 
-from goskill.envs.suite import Expert, Suite, find_suite
+from goskill.envs.suite import Expert, Suite
+from goskill.envs.suite_registry import find_suite
 from goskill.errors import InputError
 from goskill.rollouts.policy import FloatArray, Prompts
 

@@ -75,6 +75,27 @@ class SkillPolicy(Policy, Protocol):
         """The skills chosen since ``reset``: int64 [decisions, N], oldest first."""
 
 
+def checked_observations(observations: npt.ArrayLike, count: int, size: int, when: str = "") -> FloatArray:
+    """Those of ``count`` environments, contiguous [count, size]. Raises InputError for another shape, NaN, infinities.
+
+    ``when`` ends what is said of the latter.
+    """
+    values = np.ascontiguousarray(observations, dtype=np.float32)
+    if values.shape != (count, size):
+        raise InputError(f"observations: expected shape {(count, size)} as reset, got {values.shape}")
+    finite = np.isfinite(values).all(axis=1)
+    if not finite.all():
+        index = int(np.argmin(finite))
+        raise InputError(f"observations: expected finite numbers, got others in environment {index}{when}")
+    return values
+
+
+def check_precision(precision: str) -> None:
+    """Raises InputError for what policies cannot act in."""
+    if precision not in ("float32", "bfloat16"):
+        raise InputError(f"precision: expected 'float32' or 'bfloat16', got {precision!r}")
+
+
 def checked_rewards(rewards: npt.ArrayLike, count: int) -> npt.NDArray[np.float64]:
     """What each of ``count`` environments paid, [N]. Raises InputError for another shape, NaN and infinities."""
     paid = np.asarray(rewards, dtype=np.float64)

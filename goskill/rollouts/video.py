@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image as Pictures
 from PIL import ImageDraw, ImageFont
 
-from goskill.envs.suite import Suite, find_suite
+from goskill.envs.suite import Suite
+from goskill.envs.suite_registry import find_suite
 from goskill.errors import InputError
 from goskill.evaluation.colours import skill_colour, text_colour
 from goskill.files import write_atomically

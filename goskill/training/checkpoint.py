@@ -44,6 +44,11 @@ class Checkpoint:
     path: Path
     state: dict[str, Any]
 
+    @property
+    def finished(self) -> bool:
+        """Whether all phases of the run are done."""
+        return bool(self.state["phase"] >= len(self.state["phases"]))
+
     def load_modules(self, modules: Mapping[str, nn.Module]) -> None:
         """Copy the networks' weights and buffers into ``modules``, which decide the device.
 

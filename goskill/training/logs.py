@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from goskill.errors import InputError
+from goskill.errors import optional
 from goskill.files import open_to_append, read_text, write_atomically
 from goskill.training.run import RunFolder
 
@@ -100,10 +100,7 @@ def _await_next_second(folder: Path) -> None:
 
 
 def _open_wandb(run: RunFolder, project: str) -> Any:
-    try:
-        import wandb
-    except ImportError:
-        raise InputError("training.wandb needs the package wandb: pip install 'goskill[wandb]'") from None
+    wandb = optional("wandb", "training.wandb needs", "'goskill[wandb]'")
     return wandb.init(
         project=project,
         name=run.path.name,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from goskill.errors import InputError
 from goskill.seeds import check_seed
+from goskill.settings import NOT_NEGATIVE, POSITIVE, check, refuse
 
 Batch = dict[str, Tensor]
 ALGORITHMS = ("adamw", "adam", "radam")
@@ -152,24 +153,20 @@ class TrainingSettings:
     wandb: str = ""  # project on Weights & Biases that also gets the metrics; "": none
 
     def __post_init__(self) -> None:
-        for name in ("warmup_iterations", "decay_iterations", "weight_decay", "threads"):
-            if not getattr(self, name) >= 0:
-                self._refuse(name, "a number that is not negative")
+        check(self, NOT_NEGATIVE, "warmup_iterations", "decay_iterations", "weight_decay", "threads")
+        check(self, POSITIVE, "learning_rate", "gradient_clip")
         check_seed("seed", self.seed)
-        for name in ("learning_rate", "gradient_clip"):
-            if not getattr(self, name) > 0:
-                self._refuse(name, "a positive number")
         for name in ("log_every", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
-                self._refuse(name, "at least 1")
+                refuse(self, name, "at least 1")
         if self.precision not in PRECISIONS:
-            self._refuse("precision", f"one of {', '.join(PRECISIONS)}")
+            refuse(self, "precision", f"one of {', '.join(PRECISIONS)}")
         if self.data not in ("auto", "device", "host"):
-            self._refuse("data", "one of auto, device, host")
+            refuse(self, "data", "one of auto, device, host")
         if self.kernels not in ("auto", "off"):
-            self._refuse("kernels", "one of auto, off")
+            refuse(self, "kernels", "one of auto, off")
         if self.cuda_graphs not in ("auto", "on", "off"):
-            self._refuse("cuda_graphs", "one of auto, on, off")
+            refuse(self, "cuda_graphs", "one of auto, on, off")
 
     def optimizer(self) -> OptimizerSettings:
         """How an objective without settings of its own is minimised."""
@@ -181,6 +178,3 @@ class TrainingSettings:
             self.decay_iterations,
             self.gradient_clip,
         )
-
-    def _refuse(self, name: str, expected: str) -> None:
-        raise InputError(f"{name}: expected {expected}, got {getattr(self, name)!r}")

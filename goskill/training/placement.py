@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from goskill.data import EpisodeStore, ReplayBuffer, ReplaySampler
 from goskill.data.mixed_sampler import MixedSampler
 from goskill.data.sampler import PlaceStream, StoreSampler
-from goskill.training import Batch, Objective, TrainingSettings, choose_device
+from goskill.training import Batch, Objective, TrainingSettings, choose_device, distributed
 
 # Of the memory that is free on a GPU: the rest is for networks, activations and what else runs there.
 SHARE_FOR_DATA = 0.5
@@ -28,6 +28,23 @@ def placement(training: TrainingSettings, *stores: EpisodeStore, beside: int = 0
         training.data == "auto" and device.type == "cuda" and _fit(stores, beside, device)
     )
     return {"device": device, "resident": True} if on_device else {}
+
+
+def sampling(
+    training: TrainingSettings, *stores: EpisodeStore, seed: int | None = None, beside: int = 0
+) -> dict[str, Any]:
+    """What the samplers of ``stores`` are told: a seed, by default that of ``training``, threads, rank and placement.
+
+    Without stores, those that are sampled lie on the host.
+    """
+    place = placement(training, *stores, beside=beside) if stores else {}
+    return {
+        "seed": training.seed if seed is None else seed,
+        "threads": training.threads or 1,
+        "rank": distributed.rank(),
+        "world_size": distributed.world_size(),
+        **place,
+    }
 
 
 def replay_buffer(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,14 @@ def seed_everything(seed: int) -> None:
     """Seed PyTorch on every device and NumPy's global generator."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 (global state is what third-party code draws from)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within, PyTorch draws by a seed of its own on the CPU; afterwards it goes on as if nothing had been drawn."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def random_state() -> dict[str, Any]:

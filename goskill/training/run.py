@@ -14,7 +14,7 @@ from typing import Any
 import goskill.training.distributed as distributed
 from goskill.errors import CheckpointError, InputError
 from goskill.files import open_to_append, parse_json, read_text, write_atomically
-from goskill.training.checkpoint import Checkpoints
+from goskill.training.checkpoint import Checkpoint, Checkpoints
 
 # Settings that cannot change what is learned (beyond rounding), so a run may be continued with other ones.
 FREE_ON_RESUME = {"data.path", "data.suite", "data.fingerprint"} | frozenset(
@@ -92,6 +92,12 @@ class RunFolder:
     def results_of(self, checkpoint: str) -> Path:
         """Where the results of one of the run's checkpoints go, that are not those of the run."""
         return self.path / f"results-{checkpoint}.json"
+
+    def results_found(self, checkpoint: Checkpoint) -> Path | None:
+        """The results of one of the run's checkpoints, for the one that the run ended with its own; None without."""
+        last = checkpoint.finished and checkpoint.path == Checkpoints(self.checkpoints).newest_path()
+        files = [self.results_file] if last else []
+        return next((file for file in [*files, self.results_of(checkpoint.path.name)] if file.exists()), None)
 
     @property
     def evaluations_file(self) -> Path:

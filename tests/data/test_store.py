@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from store_builders import ACTION_DIM, OBSERVATION_DIM, random_episode
 
 from goskill.data import EpisodeStore, StoreWriter
+from goskill.data.available_memory import available_memory
 from goskill.data.episode import CheckedEpisode
-from goskill.data.store import _available_memory
 from goskill.errors import InputError, StoreError
 
 
@@ -275,7 +275,7 @@ def test_a_store_in_memory_holds_what_the_files_held(tmp_path: Path) -> None:
 
 
 def test_a_store_larger_than_memory_is_refused(uneven: EpisodeStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("goskill.data.store._available_memory", lambda: 100)
+    monkeypatch.setattr("goskill.data.available_memory.available_memory", lambda: 100)
     with pytest.raises(InputError, match=r"in_memory: .* needs 0\.0 GiB of memory, 0\.0 GiB are available"):
         EpisodeStore.open(uneven.path, in_memory=True)
 
@@ -292,11 +292,9 @@ def test_memory_is_what_the_machine_and_the_container_leave(
         (tmp_path / "memory.max").write_text(f"{limit}\n")
     (tmp_path / "memory.current").write_text("5000\n")
     (tmp_path / "memory.stat").write_text("anon 4200\nfile 800\ninactive_file 500\nactive_file 300\nslab 7\n")
-    assert _available_memory(tmp_path / "meminfo", tmp_path) == expected
+    assert available_memory(tmp_path / "meminfo", tmp_path) == expected
     alone = None if expected == 4096 else expected
-    assert _available_memory(tmp_path / "absent", tmp_path) == (
-        900_000 - 4200 if limit == "900000" else alone
-    )
+    assert available_memory(tmp_path / "absent", tmp_path) == (900_000 - 4200 if limit == "900000" else alone)
 
 
 def test_episodes_outside_are_an_index_error(uneven: EpisodeStore) -> None:

@@ -88,8 +88,8 @@ def test_stepping_before_the_first_reset_is_refused():
 def test_workers_share_the_environments_evenly_and_keep_tasks_together():
     with make_vec(["reach", "push", "door-close", "window-open"], 12, workers=2, groups=3) as pool:
         for group in range(3):
-            assert [len(share[group]) for share in pool._shares] == [2, 2]
-        tasks = [{pool.tasks[index] for group in share for index in group} for share in pool._shares]
+            assert [len(share[group]) for share in pool._workers.shares] == [2, 2]
+        tasks = [{pool.tasks[index] for group in share for index in group} for share in pool._workers.shares]
         assert tasks[0].isdisjoint(tasks[1])
 
 
@@ -220,7 +220,7 @@ def test_masks_of_another_type_are_type_errors_as_in_gymnasium():
 def test_a_worker_that_dies_is_named_and_the_pool_is_closed():
     pool = make_vec(TASKS, workers=2)
     pool.reset(seed=0)
-    processes = [worker.pid for worker in pool._workers]
+    processes = [worker.pid for worker in pool._workers.processes]
     os.kill(processes[1], signal.SIGKILL)
     with pytest.raises(WorkerDied, match=r"environment worker 1 .*SIGKILL.*it ran push"):
         pool.step(np.zeros((3, 4), np.float32))
@@ -235,9 +235,9 @@ def test_a_worker_that_dies_is_named_and_the_pool_is_closed():
 def test_a_worker_may_die_at_any_time(call, when, monkeypatch):
     pool = make_vec(TASKS, 4, workers=2, groups=2, render_mode="rgb_array")
     pool.reset(seed=0)
-    processes = [worker.pid for worker in pool._workers]
+    processes = [worker.pid for worker in pool._workers.processes]
     action = np.zeros((4, 4), np.float32)
-    request = pool._request
+    request = pool._workers.request
 
     def request_and_kill(operation, group, arguments=()):
         os.kill(processes[1], signal.SIGSTOP)  # it has got the request and does nothing
@@ -245,7 +245,7 @@ def test_a_worker_may_die_at_any_time(call, when, monkeypatch):
         os.kill(processes[1], signal.SIGKILL)
 
     if when == "amid":
-        monkeypatch.setattr(pool, "_request", request_and_kill)
+        monkeypatch.setattr(pool._workers, "request", request_and_kill)
     else:
         os.kill(processes[1], signal.SIGKILL)
 
@@ -276,7 +276,7 @@ def test_a_worker_may_die_at_any_time(call, when, monkeypatch):
 def test_ctrl_c_amid_a_call_closes_the_pool_and_leaves_no_process(call, when, monkeypatch):
     pool = make_vec(TASKS, workers=2, render_mode="rgb_array")
     pool.reset(seed=0)
-    processes = [worker.pid for worker in pool._workers]
+    processes = [worker.pid for worker in pool._workers.processes]
     action = np.zeros((3, 4), np.float32)
     if call == "recv":
         pool.send(action)
@@ -286,7 +286,7 @@ def test_ctrl_c_amid_a_call_closes_the_pool_and_leaves_no_process(call, when, mo
 
     # One worker is asked and the other is not, or both are and neither has been heard.
     worker, what = (1, "request") if when == "asking" else (0, "reply")
-    monkeypatch.setattr(pool._workers[worker], what, interrupt)
+    monkeypatch.setattr(pool._workers.processes[worker], what, interrupt)
     arguments = (action,) if call in ("step", "send") else ()
     with pytest.raises(KeyboardInterrupt):
         getattr(pool, call)(*arguments)
@@ -324,7 +324,7 @@ def test_no_process_is_left_when_the_owner_is_interrupted_or_killed(how):
         "from goskill.envs import make_vec\n"
         "pool = make_vec(['reach', 'push'], workers=2)\n"
         "pool.reset(seed=0)\n"
-        "print(*[worker.pid for worker in pool._workers], flush=True)\n"
+        "print(*[worker.pid for worker in pool._workers.processes], flush=True)\n"
         "while True: pool.step(np.zeros((2, 4), np.float32))\n"
     )
     owner = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from test_pool import assert_same
 
 from goskill.envs import EnvironmentPool, GymnasiumSuite, make_vec
-from goskill.envs.suite import _loaded, find_suite
+from goskill.envs.suite_registry import _loaded, find_suite
 from goskill.errors import InputError
 
 SUITE = counting_suite.suite

@@ -14,7 +14,7 @@ from small_run import LIVELY
 
 from goskill.data import EpisodeStore, StoreWriter
 from goskill.envs.repeated import RepeatAction, RepeatedSuite, repeated
-from goskill.envs.suite import register_suite
+from goskill.envs.suite_registry import register_suite
 from goskill.errors import InputError
 from goskill.experiments import pipeline
 from goskill.experiments.suites import suite_for

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from counting_suite import CountingEnv
 
-from goskill.envs import GymnasiumSuite, Suite, find_suite, register_suite, suite, suite_names
+from goskill.envs import GymnasiumSuite, Suite, find_suite, register_suite, suite_names, suite_registry
 from goskill.errors import InputError
 
 
 @pytest.fixture(autouse=True)
 def registry(monkeypatch):
-    monkeypatch.setattr(suite, "_suites", dict(suite._suites))
-    monkeypatch.setattr(suite, "_loaded", dict(suite._loaded))
+    monkeypatch.setattr(suite_registry, "_suites", dict(suite_registry._suites))
+    monkeypatch.setattr(suite_registry, "_loaded", dict(suite_registry._loaded))
 
 
 def made(**changes):
@@ -74,7 +74,7 @@ def test_a_suite_an_instance_a_class_a_function_and_an_import_path_can_be_regist
 
 def test_entry_points_are_suites(monkeypatch):
     ours = EntryPoint("theirs", "counting_suite:suite", "goskill.suites")
-    monkeypatch.setattr(suite, "entry_points", lambda **wanted: EntryPoints([ours]).select(**wanted))
+    monkeypatch.setattr(suite_registry, "entry_points", lambda **wanted: EntryPoints([ours]).select(**wanted))
     assert "theirs" in suite_names()
     assert find_suite("theirs") is counting_suite.suite
     with pytest.raises(InputError, match="suite: the name 'theirs' is taken"):

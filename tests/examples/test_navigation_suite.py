@@ -12,7 +12,7 @@ import pytest
 
 from goskill import cli
 from goskill.data import EpisodeStore
-from goskill.envs import suite as registry
+from goskill.envs import suite_registry as registry
 from goskill.errors import InputError
 from goskill.evaluation import Results
 from goskill.evaluation.points import read_points

@@ -17,6 +17,7 @@ from goskill.data import ContextSampler, EpisodeStore, SegmentSampler, StoreWrit
 from goskill.errors import CheckpointError, InputError
 from goskill.experiments import diagnose as diagnosis
 from goskill.experiments import pipeline
+from goskill.experiments.diagnosis_tables import tables
 from goskill.experiments.runs import load_method
 from goskill.methods.go_skill import (
     GoSkillNetworks,
@@ -287,7 +288,7 @@ def test_parts_that_are_not_there_are_left_out_by_name(tmp_path: Path) -> None:
     assert "'mine'" in document["left_out"]["rollouts"]
     assert "policy" not in document
     assert document["actions"]["error"] > 0
-    assert diagnosis.tables(document)
+    assert tables(document)
 
 
 def test_methods_without_skills_have_action_errors_and_rollouts(
@@ -310,7 +311,7 @@ def test_methods_without_skills_have_action_errors_and_rollouts(
     )
     assert {"demonstrations", "policy"} < document["rollouts"].keys()
     assert "oracle" not in document["rollouts"]
-    assert diagnosis.tables(document)
+    assert tables(document)
 
     networks: Any = load_method(RunFolder.open(run)).networks.eval()
     settings = networks.settings

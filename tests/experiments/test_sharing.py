@@ -76,6 +76,10 @@ def test_the_results_are_those_of_the_checkpoint(run: Path, tmp_path: Path) -> N
     assert json.loads((folder / "origin.json").read_text())["results"]["episodes"] == 2
     folder = export(other, tmp_path / "last", checkpoint="newest")
     assert (folder / "results.json").read_bytes() == (run / "results.json").read_bytes()
+    (other / "results.json").unlink()
+    pipeline.evaluate(other, episodes=3, tasks="reach", workers=0, checkpoint="newest")
+    folder = export(other, tmp_path / "by-name", checkpoint="newest")
+    assert json.loads((folder / "origin.json").read_text())["results"]["episodes"] == 3
 
 
 def test_small_returns_are_readable_in_the_card() -> None:

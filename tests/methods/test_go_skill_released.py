@@ -298,7 +298,7 @@ def without(state: State, key: str) -> State:
             without(skill_policy(), "predict_skill.weight"),
             "policy.pt: key predict_skill.weight is missing",
         ),
-        (skill_model(), without(skill_policy(), "embed_return.weight"), "policies without returns to go"),
+        (skill_model(), without(skill_policy(), "embed_return.weight"), "policies without return-to-go"),
         (
             {**skill_model(), "surprise": torch.ones(1)},
             skill_policy(),

@@ -136,7 +136,7 @@ def test_released_networks_act(tmp_path: Path) -> None:
     ("state", "message"),
     [
         (without(model(), "embed_action.bias"), "model.pt: key embed_action.bias is missing"),
-        (without(model(), "embed_return.weight"), "policies without returns to go"),
+        (without(model(), "embed_return.weight"), "policies without return-to-go"),
         ({**model(), "surprise": torch.ones(1)}, "model.pt: key surprise is unknown"),
         (
             {**model(), "predict_action.0.weight": torch.ones(ACTION + 1, WIDTH)},

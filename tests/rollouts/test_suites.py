@@ -10,7 +10,7 @@ from counting_suite import ENDS, HIGH, LOW, TASKS
 
 from goskill.data import EpisodeStore
 from goskill.envs import GymnasiumSuite, episode_seed
-from goskill.envs import suite as registry
+from goskill.envs import suite_registry as registry
 from goskill.errors import InputError
 from goskill.rollouts import RandomPolicy, ScriptedPolicy, evaluate
 from goskill.rollouts.collection import collect, episode_seeds, suite_of_store

@@ -161,11 +161,13 @@ def copy_source(
     path: str | os.PathLike[str],
     workers: int,
     progress: Callable[[int, int], None] | None,
-) -> tuple[EpisodeStore, ConversionReport]:
+    complete: Callable[[EpisodeStore, ConversionReport], None] | None = None,
+) -> ConversionReport:
     """Copy every episode into the store at ``path``, going on where an earlier call was interrupted.
 
     ``workers``: processes that read, 0 for all cores; this one alone reads what takes no longer than their start.
-    ``progress`` is called with (parts done, parts).
+    ``progress`` is called with (parts done, parts). The report is written into the store, after ``complete`` has added
+    to it.
     Raises InputError, StoreError that names the place, or WorkerDied when a process is killed.
     """
     if workers < 0:
@@ -206,7 +208,10 @@ def copy_source(
     if source.limit is not None:
         counts = {task: taken.get(task, 0) for task in source.tasks}
         report.fewer_episodes = {task: count for task, count in counts.items() if count < source.limit}
-    return store, report
+    if complete is not None:
+        complete(store, report)
+    report.write(Path(path))
+    return report
 
 
 def _state(source: Source, store: EpisodeStore) -> dict[str, Any]:

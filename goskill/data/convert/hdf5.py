@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import io
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from urllib.parse import unquote
 
@@ -20,37 +19,26 @@ import numpy.typing as npt
 from goskill.data.columns import EPISODE_ENDS, checked_columns
 from goskill.data.convert.copying import Part, Source, column_name, copy_source
 from goskill.data.convert.ends import Ends, check_ends, check_marked, check_whole, kinds, kinds_of, last_flags
-from goskill.data.convert.hdf5_columns import EPISODE_LIMIT, SUCCESS, Columns, open_hdf5
+from goskill.data.convert.hdf5_columns import EPISODE_LIMIT, SUCCESS, Columns, opened
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.transitions import Content, columns_of, content_of, joined
 from goskill.data.layout import is_task_name
 from goskill.data.store import EpisodeStore
 from goskill.data.store_files import storage_errors
-from goskill.errors import InputError, StoreError
+from goskill.errors import InputError, StoreError, optional
 
 _STEPS_PER_PART = 4_000
 _STEPS_PER_BLOCK = 1 << 20  # whose ends are read at once
 
 
-def import_h5py() -> ModuleType:
-    try:
-        import h5py
-    except ImportError as error:
-        raise InputError("HDF5 files need the package h5py: pip install h5py") from error
-    return h5py  # type: ignore[no-any-return]
+def import_h5py() -> Any:
+    """h5py. Raises InputError without it."""
+    return optional("h5py", "HDF5 files need", "h5py")
 
 
-@contextlib.contextmanager
-def _opened(path: Path, further: tuple[str, ...]) -> Iterator[Columns]:
-    """The columns of a file; what is wrong with it or them becomes a StoreError that names it."""
-    try:
-        with open_hdf5(path) as file:
-            yield Columns.of(file, further)
-    except StoreError:
-        raise
-    except (OSError, KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise StoreError(f"{path}: is not an HDF5 file in D4RL's layout: {reason}") from error
+def _opened(path: Path, further: tuple[str, ...]) -> AbstractContextManager[Columns]:
+    """The columns of a file."""
+    return opened(path, "D4RL", lambda file: Columns.of(file, further))
 
 
 def _episode_ends(columns: Columns, ends: Ends) -> Iterator[int]:
@@ -212,9 +200,7 @@ def from_hdf5(
     read = functools.partial(read_steps, ends=ends, further=plan.further, told=told)
     details = {} if ends == "marked" else {"ends": ends}
     steps = Source(root, "hdf5", details, plan.parts, read, columns=declared)
-    _, report = copy_source(steps, path, workers, progress)
-    report.write(Path(path))
-    return report
+    return copy_source(steps, path, workers, progress)
 
 
 class _Output(io.FileIO):

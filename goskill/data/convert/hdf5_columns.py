@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from goskill.data.convert.ends import FLAGS, Ends, every
 from goskill.data.store_files import open_regular
 from goskill.errors import StoreError
 
+Opened = TypeVar("Opened")
 NUMBERS = ("observations", "actions", "rewards", "next_observations")
 SUCCESS = "infos/success"
 _OPTIONAL = ("next_observations", *FLAGS, SUCCESS)
@@ -30,6 +32,19 @@ def open_hdf5(path: Path) -> Any:
 
     open_regular(path).close()  # HDF5 would wait for the writer of a named pipe
     return h5py.File(path, "r")
+
+
+@contextlib.contextmanager
+def opened(path: Path, layout: str, of: Callable[[Any], Opened]) -> Iterator[Opened]:
+    """What ``of`` makes of an open file; what is wrong with either becomes a StoreError that names the file."""
+    try:
+        with open_hdf5(path) as file:
+            yield of(file)
+    except StoreError:
+        raise
+    except (OSError, KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise StoreError(f"{path}: is not an HDF5 file in {layout}'s layout: {reason}") from error
 
 
 @dataclass(frozen=True)

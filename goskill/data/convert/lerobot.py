@@ -21,8 +21,9 @@ from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.rewards import check_option, rewards_of
 from goskill.data.convert.transitions import Content, columns_of, content_of, joined
 from goskill.data.layout import is_task_name
+from goskill.data.store import EpisodeStore
 from goskill.data.store_files import open_regular, read_whole
-from goskill.errors import InputError, StoreError, closest
+from goskill.errors import InputError, StoreError, closest, optional
 from goskill.files import parse_json
 
 _METADATA_LIMIT = 1 << 26
@@ -107,19 +108,16 @@ def from_lerobot(
         known_dimensions=(_width(root, info, reading.observation), _width(root, info, "action")),
         member=member,
     )
-    _, report = copy_source(frames, path, workers, progress)
-    known = {text: sorted(metaworld_tasks().get(text, {}).values()) for text in instructions.values()}
-    report.doubled_tasks = {text: names for text, names in known.items() if len(names) > 1}
-    report.write(Path(path))
-    return report
+
+    def complete(_: EpisodeStore, report: ConversionReport) -> None:
+        known = {text: sorted(metaworld_tasks().get(text, {}).values()) for text in instructions.values()}
+        report.doubled_tasks = {text: names for text, names in known.items() if len(names) > 1}
+
+    return copy_source(frames, path, workers, progress, complete)
 
 
 def _parquet() -> Any:
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise InputError("LeRobot's datasets need the package pyarrow: pip install pyarrow") from error
-    return pyarrow.parquet
+    return optional("pyarrow.parquet", "LeRobot's datasets need", "pyarrow")
 
 
 @contextlib.contextmanager

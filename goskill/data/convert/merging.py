@@ -53,9 +53,7 @@ def merge(
         _check_fits(opened[0], store)
         store.verify()
     _check_rewards(opened)
-    _, report = copy_source(_source(opened), out, workers, progress)
-    report.write(Path(out))
-    return report
+    return copy_source(_source(opened), out, workers, progress)
 
 
 def _check_fits(first: EpisodeStore, store: EpisodeStore) -> None:

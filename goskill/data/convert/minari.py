@@ -24,7 +24,7 @@ from goskill.data.convert.hdf5_columns import check_episode, open_hdf5, own_data
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.transitions import Content, content_of, joined
 from goskill.data.store_files import open_regular, read_whole
-from goskill.errors import InputError, StoreError
+from goskill.errors import InputError, StoreError, optional
 
 _EPISODES_PER_PART = 8
 _MAIN_FILE, _METADATA_FILE = "main_data.hdf5", "metadata.json"
@@ -32,12 +32,9 @@ _METADATA_LIMIT = 64 * 1024 * 1024
 _MOST_EPISODES = 1 << 22
 
 
-def import_minari() -> ModuleType:
-    try:
-        import minari
-    except ImportError as error:
-        raise InputError("Minari datasets need the package minari: pip install 'minari[hdf5]'") from error
-    return minari  # type: ignore[no-any-return]
+def import_minari() -> Any:
+    """minari. Raises InputError without it."""
+    return optional("minari", "Minari datasets need", "'minari[hdf5]'")
 
 
 @contextlib.contextmanager
@@ -300,9 +297,7 @@ def from_minari(
         name=name,
         columns=_declared(name, folder, indices[0], choice),
     )
-    _, report = copy_source(episodes, path, workers, progress)
-    report.write(Path(path))
-    return report
+    return copy_source(episodes, path, workers, progress)
 
 
 def _keys(observation: str | Sequence[str] | None) -> tuple[str, ...] | None:

@@ -178,10 +178,8 @@ def from_npz(
         _files_per_job(parts),
         limit,
     )
-    store, report = copy_source(source_files, target, workers, progress)
-    _copy_prompts(root, folders, layout, quality, store, report)
-    report.write(target)
-    return report
+    complete = functools.partial(_copy_prompts, root, folders, layout, quality)
+    return copy_source(source_files, target, workers, progress, complete)
 
 
 def _copy_prompts(

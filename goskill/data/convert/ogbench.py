@@ -69,8 +69,7 @@ def from_ogbench(
         functools.partial(read_trajectories, missing_rewards=missing_rewards),
         columns=checked_columns("columns", declared, texts=False),
     )
-    _, report = copy_source(trajectories, path, 1, progress)
-    report.write(Path(path))
+    report = copy_source(trajectories, path, 1, progress)
     _arrays.cache_clear()
     return report
 

@@ -76,9 +76,7 @@ def from_robomimic(
         columns=declared,
         member=member,
     )
-    _, report = copy_source(demonstrations, path, workers, progress)
-    report.write(Path(path))
-    return report
+    return copy_source(demonstrations, path, workers, progress)
 
 
 @contextlib.contextmanager

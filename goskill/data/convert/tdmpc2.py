@@ -86,9 +86,7 @@ def from_tdmpc2(
         known_dimensions=(max(size for size, _ in sizes), max(size for _, size in sizes)),
         member=member,
     )
-    _, report = copy_source(chunks, path, workers, progress)
-    report.write(Path(path))
-    return report
+    return copy_source(chunks, path, workers, progress)
 
 
 def is_metaworld(index: int) -> bool:

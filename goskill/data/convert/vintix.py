@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import bisect
-import contextlib
 import dataclasses
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from goskill.data.convert.copying import Part, Source, copy_source
 from goskill.data.convert.hdf5 import import_h5py
-from goskill.data.convert.hdf5_columns import check_episode, open_hdf5, own_datasets
+from goskill.data.convert.hdf5_columns import check_episode, opened, own_datasets
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.transitions import Content, columns_of, content_of, joined
 from goskill.data.layout import is_task_name
@@ -66,9 +66,7 @@ def from_vintix(
         {"environments": "MetaWorld v2", "reward_version": "v2"} if metaworld.issuperset(folders) else {}
     )
     histories = Source(root, "vintix", details, parts, read_steps)
-    _, report = copy_source(histories, path, workers, progress)
-    report.write(Path(path))
-    return report
+    return copy_source(histories, path, workers, progress)
 
 
 def _histories(folder: Path) -> list[Path]:
@@ -123,17 +121,9 @@ def _chosen(folders: dict[str, Path], tasks: Sequence[str] | None) -> dict[str, 
     return {task: folder for task, folder in folders.items() if task in wanted}
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[_History]:
-    """What is wrong with a file becomes a StoreError that names it."""
-    try:
-        with open_hdf5(path) as file:
-            yield _History(path, file)
-    except StoreError:
-        raise
-    except (OSError, KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise StoreError(f"{path}: is not an HDF5 file in Vintix's layout: {reason}") from error
+def _opened(path: Path) -> AbstractContextManager[_History]:
+    """The groups of a file."""
+    return opened(path, "Vintix", lambda file: _History(path, file))
 
 
 class _History:

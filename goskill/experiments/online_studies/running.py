@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from goskill.envs.suite import tasks_in
+from goskill.envs.suite_registry import tasks_in
 from goskill.errors import InputError
 from goskill.evaluation.results import package_versions
 from goskill.experiments import learning, pipeline
 from goskill.experiments.online_studies.specification import OnlineContender, OnlineStudy
 from goskill.experiments.studies import provenance
 from goskill.files import write_atomically
+from goskill.terminal import console
 from goskill.training import RunFolder
 
 ROWS = "rows.jsonl"
@@ -100,7 +101,7 @@ def show_online_study(study: OnlineStudy, folder: str | Path, into: str | Path |
     rows = read_learning(root / ROWS)
     marks = [count for count in (20, 50, 100, 200, 300, 500) if count <= study.episodes]
     table = learning_table(rows, study.metric, marks)
-    pipeline.console.print(table, markup=False, highlight=False, soft_wrap=True)
+    console.print(table, markup=False, highlight=False, soft_wrap=True)
     counts = {row.get("meta_tasks") for row in rows if len(row[study.metric]) >= study.episodes} - {None}
     with style():
         save(draw_learning(rows, study.metric, study.episodes), root, study.name)

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 from goskill.errors import InputError, closest
-from goskill.files import read_text
+from goskill.files import packaged_names, packaged_text, parse_toml, read_text
 from goskill.settings import from_mapping
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 
 @dataclass(frozen=True)
@@ -29,7 +22,7 @@ class PlayData:
 
     def __post_init__(self) -> None:
         if self.episodes < 1:
-            raise InputError(f"data.episodes: expected at least 1, got {self.episodes}")
+            raise InputError(f"episodes: expected at least 1, got {self.episodes}")
 
 
 @dataclass(frozen=True)
@@ -81,17 +74,20 @@ class OnlineStudy:
     meta: Mapping[str, MetaRun] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for setting in ("tasks", "seeds", "contenders"):
+            if not getattr(self, setting):
+                raise InputError(f"{setting}: expected at least one, got none")
         for one in self.contenders:
             self._check_name(f"contender {one.name}: skills", one.skills, self.skills)
             self._check_name(f"contender {one.name}: meta", one.meta, self.meta)
         for name, run in self.meta.items():
             self._check_name(f"meta.{name}: skills", run.skills, self.skills)
         if len({one.name for one in self.contenders}) < len(self.contenders):
-            raise InputError(f"study {self.name}: contenders: expected different names")
+            raise InputError("contenders: expected different names")
 
     def _check_name(self, where: str, name: str, known: Mapping[str, Any]) -> None:
         if name and name not in known:
-            raise InputError(f"study {self.name}: {where}: {closest(name, known)}")
+            raise InputError(f"{where}: {closest(name, known)}")
 
     def seeds_of(self, contender: OnlineContender) -> tuple[int, ...]:
         """The seeds that a contender is run with."""
@@ -100,8 +96,7 @@ class OnlineStudy:
 
 def online_names() -> list[str]:
     """The names of the studies in environments that come with the package."""
-    files = resources.files(__package__).joinpath("ready").iterdir()
-    return sorted(file.name[: -len(".toml")] for file in files if file.name.endswith(".toml"))
+    return packaged_names(__package__, "ready")
 
 
 def is_online_study(source: str | Path) -> bool:
@@ -110,8 +105,8 @@ def is_online_study(source: str | Path) -> bool:
     if not path.is_file():
         return str(source) in online_names()
     try:
-        return "suite" in tomllib.loads(read_text(path))
-    except tomllib.TOMLDecodeError:
+        return "suite" in parse_toml(read_text(path))
+    except ValueError:
         return False
 
 
@@ -124,46 +119,11 @@ def read_online_study(source: str | Path) -> OnlineStudy:
         raise InputError(
             f"study {str(source)!r}: no such file, and no ready study: {closest(str(source), online_names())}"
         )
-    ready = resources.files(__package__).joinpath("ready").joinpath(f"{source}.toml")
-    return _parsed(ready.read_text(encoding="utf-8"), str(source))
+    return _parsed(packaged_text(__package__, "ready", str(source)), str(source))
 
 
 def _parsed(text: str, name: str) -> OnlineStudy:
     try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return from_mapping(OnlineStudy, {**parse_toml(text), "name": name}, "study")
+    except ValueError as error:
         raise InputError(f"study {name}: {error}") from None
-    where = f"study {name}"
-    for key, kind in (("data", dict), ("skills", dict), ("meta", dict), ("contenders", list)):
-        if not isinstance(values.setdefault(key, kind()), kind):
-            raise InputError(f"{where}: {key}: expected a table, got {values[key]!r:.60}")
-    values["data"] = from_mapping(PlayData, values["data"], f"{where}: data")
-    values["skills"] = {
-        one: from_mapping(SkillRun, run, f"{where}: skills.{one}") for one, run in values["skills"].items()
-    }
-    values["meta"] = {
-        one: from_mapping(MetaRun, run, f"{where}: meta.{one}") for one, run in values["meta"].items()
-    }
-    values["contenders"] = tuple(
-        from_mapping(OnlineContender, one, f"{where}: contenders") for one in values["contenders"]
-    )
-    known = {
-        "title",
-        "preset",
-        "suite",
-        "metric",
-        "tasks",
-        "episodes",
-        "seeds",
-        "data",
-        "skills",
-        "meta",
-        "contenders",
-    }
-    if known - values.keys() or not values["contenders"] or not values["tasks"] or not values["seeds"]:
-        raise InputError(f"{where}: expected {', '.join(sorted(known))}")
-    for key in values.keys() - known:
-        raise InputError(f"{where}: unknown key {key!r}: {closest(key, known)}")
-    return OnlineStudy(
-        **{**values, "name": name, "tasks": tuple(values["tasks"]), "seeds": tuple(values["seeds"])}
-    )

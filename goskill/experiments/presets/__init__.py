@@ -6,19 +6,13 @@ defaults it changes (``go_skill``, ...), of which a run sees its own as ``method
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from types import MappingProxyType
 from typing import Any
 
 from goskill.errors import InputError, closest
+from goskill.files import packaged_names, packaged_text, parse_toml
 from goskill.settings import parse_override
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 SECTIONS = ("data", "method", "training", "evaluation")
 FINETUNING = "finetuning"
@@ -28,8 +22,7 @@ OLD_NAMES: Mapping[str, str] = MappingProxyType({"mt30": "mt30-paper", "ml45": "
 
 def names(folder: str = "") -> list[str]:
     """The names of the presets that come with the package, for training or in ``folder``."""
-    files = resources.files(__name__).joinpath(folder).iterdir()
-    return sorted(file.name[: -len(".toml")] for file in files if file.name.endswith(".toml"))
+    return packaged_names(__name__, folder)
 
 
 def load(name: str, family: str) -> dict[str, dict[str, Any]]:
@@ -72,6 +65,4 @@ def _read(name: str, folder: str) -> dict[str, Any]:
     known = names(folder)
     if name not in known:
         raise InputError(f"unknown preset {name!r}: {closest(name, known)}")
-    file = resources.files(__name__).joinpath(folder).joinpath(f"{name}.toml")
-    loaded: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
-    return loaded
+    return parse_toml(packaged_text(__name__, folder, name))

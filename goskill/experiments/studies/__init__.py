@@ -9,13 +9,14 @@ import json
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from goskill.errors import InputError, closest
 from goskill.evaluation.rows import read_rows
 from goskill.evaluation.study import DataSource, Study, parse_study, read_study_file
+from goskill.files import packaged_names, packaged_text
+from goskill.terminal import console
 
 if TYPE_CHECKING:
     from goskill.experiments.studies.plan import Data
@@ -28,8 +29,7 @@ MARKDOWN = "table.md"
 
 def names() -> list[str]:
     """The names of the studies that come with the package."""
-    files = resources.files(__name__).joinpath("ready").iterdir()
-    return sorted(file.name[: -len(".toml")] for file in files if file.name.endswith(".toml"))
+    return packaged_names(__name__, "ready")
 
 
 def read_study(source: str | Path) -> Study:
@@ -41,8 +41,7 @@ def read_study(source: str | Path) -> Study:
         raise InputError(
             f"study {str(source)!r}: no such file, and no ready study: {closest(str(source), names())}"
         )
-    ready = resources.files(__name__).joinpath("ready").joinpath(f"{source}.toml")
-    return parse_study(ready.read_text(encoding="utf-8"), str(source))
+    return parse_study(packaged_text(__name__, "ready", str(source)), str(source))
 
 
 def run_study(
@@ -61,7 +60,6 @@ def run_study(
     Raises InputError for a study that is wrong, data that is not there, and rows or runs in the folder that were made
     on other data or with other settings.
     """
-    from goskill.experiments.pipeline import console
     from goskill.experiments.studies.processes import places
     from goskill.experiments.studies.runner import Runner, StudyFolder
     from goskill.experiments.studies.study_progress import StudyProgress
@@ -91,7 +89,6 @@ def show_study(
     which the table is put as well. Raises InputError if there are no rows yet.
     """
     from goskill.evaluation import study_table as table
-    from goskill.experiments.pipeline import console
     from goskill.experiments.studies.runner import StudyFolder
     from goskill.files import write_atomically
 
@@ -119,7 +116,7 @@ def show_study(
 
 def _data(study: Study, folder: StudyFolder) -> dict[str, Data]:
     """The study's stores; those to collect are collected, or gone on with."""
-    from goskill.envs.suite import tasks_in
+    from goskill.envs.suite_registry import tasks_in
     from goskill.experiments.studies.plan import open_data
 
     data = {}
@@ -177,7 +174,7 @@ def _collect(path: Path, source: DataSource, tasks: Sequence[str]) -> None:
         )
         return
     made = ", ".join(f"{name} {version}" for name, version in packages.items())
-    pipeline.console.print(f"{path}: collected before, with {made}", highlight=False, markup=False)
+    console.print(f"{path}: collected before, with {made}", highlight=False, markup=False)
 
 
 @contextmanager

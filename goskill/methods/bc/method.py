@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,25 +11,25 @@ from torch import Tensor, nn
 
 from goskill.data import EpisodeStore, SegmentSampler
 from goskill.data.selection import best_share
-from goskill.errors import InputError
 from goskill.methods.bc.networks import BCNetworks, networks_from_state
 from goskill.methods.bc.settings import BCSettings
 from goskill.methods.feedforward import FeedForwardPolicy
-from goskill.methods.method import Method, Networks, Sources
+from goskill.methods.method import Networks
 from goskill.methods.registry import register
 from goskill.methods.sequence.checking import check_dimensions, check_trained
 from goskill.methods.sequence.losses import masked_mean
 from goskill.methods.sequence.predictions import BATCH, ActionPredictions, as_array, batches
-from goskill.models import Normalize
+from goskill.methods.store_method import FineTunableStoreMethod, normalize_of
 from goskill.training import Batch, Objective, Phase, TrainingSettings, distributed
-from goskill.training.placement import placement, sampled_objective
+from goskill.training.placement import sampled_objective, sampling
+from goskill.training.randomness import seeded
 
 # What may change when trained networks go on: it is in no network.
 SCHEDULE = frozenset({"iterations", "batch_size", "best_share", "prompt_episodes", "tasks"})
 
 
 @register("bc")
-class BehaviourCloning(Method):
+class BehaviourCloning(FineTunableStoreMethod):
     """Percent-BC on a store of episodes.
 
     Args:
@@ -43,6 +43,8 @@ class BehaviourCloning(Method):
     """
 
     Settings = BCSettings
+    settings: BCSettings
+    networks: BCNetworks
 
     def __init__(
         self,
@@ -52,17 +54,15 @@ class BehaviourCloning(Method):
         *,
         networks: BCNetworks | None = None,
     ) -> None:
-        self.training = training or TrainingSettings()
+        super().__init__(settings, store, training, networks=networks)
         if store is None:
-            if networks is None:
-                raise InputError("store: expected one to learn from without trained networks, got None")
-            self.settings, self.networks = settings, networks
             return
         known = settings.tasks if networks is None else networks.settings.tasks
         tasks = tuple(dict.fromkeys((*known, *store.tasks))) if settings.task_identity else ()
         settings = replace(settings, tasks=tasks)
         if networks is None:
-            networks = _new_networks(settings, store, self.training.seed)
+            with seeded(self.training.seed):
+                networks = BCNetworks(settings, normalize_of(store), store.action_dim)
         else:
             check_trained(settings, networks.settings, SCHEDULE)
             networks = networks.with_tasks(tasks)
@@ -71,25 +71,9 @@ class BehaviourCloning(Method):
         self.settings, self.store, self.networks = settings, store, networks
 
     @classmethod
-    def create(cls, settings: BCSettings, sources: Sources, training: TrainingSettings) -> BehaviourCloning:
-        """A new method to train on a store."""
-        return cls(settings, sources.episodes(), training)
-
-    @classmethod
     def restore(cls, settings: BCSettings, networks: Networks) -> BehaviourCloning:
         """A trained method, to act and to fine-tune."""
         return cls(settings, None, networks=networks_from_state(settings, networks))
-
-    @classmethod
-    def fine_tuned_settings(cls, settings: BCSettings, iterations: int) -> BCSettings:
-        """The whole network goes on for ``iterations``."""
-        return replace(settings, iterations=iterations)
-
-    def fine_tune(
-        self, settings: BCSettings, sources: Sources, training: TrainingSettings
-    ) -> BehaviourCloning:
-        """Go on with this one's networks on the episodes of other tasks."""
-        return type(self)(settings, sources.episodes(), training, networks=self.networks)
 
     def policy(self, precision: str = "float32") -> FeedForwardPolicy:
         """Acts deterministically."""
@@ -124,10 +108,6 @@ class BehaviourCloning(Method):
             )
         return ActionPredictions.join(parts)
 
-    @property
-    def modules(self) -> Mapping[str, nn.Module]:
-        return self.networks.parts
-
     def phases(self) -> Sequence[Phase]:
         about = "learns the actions of the best episodes of all tasks"
         return [Phase("policy", self.settings.iterations, self._begin, about)]
@@ -142,11 +122,7 @@ class BehaviourCloning(Method):
             horizon=1,
             batch_size=distributed.share(self.settings.batch_size),
             episodes=best_share(self.store, self.settings.best_share),
-            seed=self.training.seed,
-            threads=self.training.threads or 1,
-            rank=distributed.rank(),
-            world_size=distributed.world_size(),
-            **placement(self.training, self.store),
+            **sampling(self.training, self.store),
         )
 
 
@@ -166,11 +142,3 @@ class ActionLoss(nn.Module):
         error = (predicted.float() - batch["actions"][:, 0]).square().mean(-1)
         loss = masked_mean(error, batch["mask"][:, 0])
         return loss, {"action_error": loss.detach()}
-
-
-def _new_networks(settings: BCSettings, store: EpisodeStore, seed: int) -> BCNetworks:
-    normalization = store.normalization()
-    normalize = Normalize(torch.as_tensor(normalization.mean), torch.as_tensor(normalization.std))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return BCNetworks(settings, normalize, store.action_dim)

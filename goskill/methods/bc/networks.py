@@ -8,10 +8,10 @@ from dataclasses import replace
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from goskill.errors import CheckpointError, InputError
+from goskill.errors import InputError
 from goskill.methods.bc.settings import BCSettings
 from goskill.methods.feedforward import TaskInput
-from goskill.methods.sequence.checking import load_parts
+from goskill.methods.sequence.checking import loaded, naming_the_missing, normalize_in
 from goskill.models import Normalize, mlp
 
 
@@ -71,11 +71,7 @@ def networks_from_state(settings: BCSettings, state: Mapping[str, Mapping[str, T
     Sizes of observations and actions come from the tensors. Raises CheckpointError that names the network
     that is missing or unexpected, or the network's key that is missing, unexpected or misshapen.
     """
-    try:
-        mean, std = state["normalize"]["mean"], state["normalize"]["std"]
+    with naming_the_missing():
         action_dim = len(state["policy"][f"{2 * settings.layers}.bias"])
-    except KeyError as error:
-        raise CheckpointError(f"checkpoint: {error.args[0]!r} is missing") from None
-    networks = BCNetworks(settings, Normalize(mean, std), action_dim)
-    load_parts(networks.parts, state)
-    return networks
+        normalize = normalize_in(state)
+    return loaded(BCNetworks(settings, normalize, action_dim), state)

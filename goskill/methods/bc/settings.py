@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from goskill.data.selection import check_share
-from goskill.errors import InputError
+from goskill.settings import POSITIVE, check, check_distinct, refuse
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,8 @@ class BCSettings:
     prompt_episodes: int = 1  # best episodes of a task that a run keeps; the policy does not look at them
 
     def __post_init__(self) -> None:
-        for name in ("width", "layers", "iterations", "batch_size", "prompt_episodes"):
-            if getattr(self, name) < 1:
-                self._refuse(name, "a positive number")
+        check(self, POSITIVE, "width", "layers", "iterations", "batch_size", "prompt_episodes")
         check_share("best_share", self.best_share)
-        if len(set(self.tasks)) < len(self.tasks):
-            self._refuse("tasks", "different names")
+        check_distinct(self, "tasks")
         if self.tasks and not self.task_identity:
-            self._refuse("tasks", "none with task_identity = False")
-
-    def _refuse(self, name: str, expected: str) -> None:
-        raise InputError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
+            refuse(self, "tasks", "none with task_identity = False")

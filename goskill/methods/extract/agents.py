@@ -12,7 +12,7 @@ from goskill.errors import InputError
 from goskill.methods.extract.model import ExtractModel, model_from_state
 from goskill.methods.extract.settings import ExtractSettings
 from goskill.methods.feedforward import agents_in
-from goskill.methods.sequence.checking import load_parts
+from goskill.methods.sequence.checking import loaded
 from goskill.models import DiagonalNormal, EnsembleMLP, twin_values
 from goskill.training.targets import TargetNetwork
 
@@ -135,6 +135,4 @@ def agents_from_state(settings: ExtractSettings, state: Mapping[str, Mapping[str
 
     Raises CheckpointError that names the network that is missing or unexpected, or the key that does not fit.
     """
-    agents = ExtractAgents(settings, model_from_state(settings, state))
-    load_parts(agents.parts, state)
-    return agents
+    return loaded(ExtractAgents(settings, model_from_state(settings, state)), state)

@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from goskill.errors import CheckpointError
 from goskill.methods.extract.settings import ExtractSettings
-from goskill.methods.sequence.checking import load_parts
+from goskill.methods.sequence.checking import loaded, naming_the_missing, normalize_in
 from goskill.methods.skill_rl.settings import LARGEST_OBSERVATION
 from goskill.models import DiagonalNormal, EnsembleMLP, Normalize
 
@@ -118,11 +117,8 @@ def model_from_state(settings: ExtractSettings, state: Mapping[str, Mapping[str,
 
     Raises CheckpointError that names the network that is missing, or the key that does not fit.
     """
-    try:
-        mean, std = state["normalize"]["mean"], state["normalize"]["std"]
+    with naming_the_missing():
+        normalize = normalize_in(state, LARGEST_OBSERVATION)
         action_dim = len(state["segment_decoder"]["output.bias"]) - 1
-    except KeyError as error:
-        raise CheckpointError(f"checkpoint: {error.args[0]!r} is missing") from None
-    model = ExtractModel(settings, Normalize(mean, std, LARGEST_OBSERVATION), action_dim)
-    load_parts(model.parts, {name: value for name, value in state.items() if name in model.parts})
-    return model
+    model = ExtractModel(settings, normalize, action_dim)
+    return loaded(model, {name: value for name, value in state.items() if name in model.parts})

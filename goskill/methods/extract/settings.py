@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from goskill.errors import InputError
-from goskill.methods.skill_rl.settings import check_positive
+from goskill.settings import NOT_NEGATIVE, PART, POSITIVE, check, refuse
 
 
 @dataclass(frozen=True)
@@ -54,22 +53,13 @@ class ExtractSettings:
     learning_rate: float = 3e-4  # of Adam, for actors and critics
 
     def __post_init__(self) -> None:
-        check_positive(self, "clusters", "median_steps", "shortest", "longest", "argument_dim", "skill_width")
-        check_positive(self, "prior_width", "prior_layers", "skill_iterations", "skill_batch_size")
-        check_positive(
-            self, "skill_learning_rate", "critic_width", "critic_layers", "reward_scale", "finished_at"
-        )
-        check_positive(self, "largest_value", "iterations", "steps_per_update", "environments_per_task")
-        check_positive(self, "warmup_steps", "capacity", "batch_size", "learning_rate")
+        check(self, POSITIVE, "clusters", "median_steps", "shortest", "longest", "argument_dim")
+        check(self, POSITIVE, "skill_width", "prior_width", "prior_layers", "skill_iterations")
+        check(self, POSITIVE, "skill_batch_size", "skill_learning_rate", "critic_width", "critic_layers")
+        check(self, POSITIVE, "reward_scale", "finished_at")
+        check(self, POSITIVE, "largest_value", "iterations", "steps_per_update", "environments_per_task")
+        check(self, POSITIVE, "warmup_steps", "capacity", "batch_size", "learning_rate")
         if self.median_steps % 2 == 0:
-            raise InputError(f"median_steps: expected an odd number, got {self.median_steps}")
-        for name in ("beta", "argument_temperature", "choice_temperature"):
-            if not getattr(self, name) >= 0:
-                raise InputError(
-                    f"{name}: expected a number that is not negative, got {getattr(self, name)!r}"
-                )
-        for name in ("discount", "target_rate"):
-            if not 0 < getattr(self, name) <= 1:
-                raise InputError(
-                    f"{name}: expected a number above 0 and at most 1, got {getattr(self, name)!r}"
-                )
+            refuse(self, "median_steps", "an odd number")
+        check(self, NOT_NEGATIVE, "beta", "argument_temperature", "choice_temperature")
+        check(self, PART, "discount", "target_rate")

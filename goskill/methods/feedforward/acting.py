@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from goskill.errors import InputError
 from goskill.models import Normalize
-from goskill.rollouts.policy import FloatArray, Prompts
+from goskill.rollouts.policy import FloatArray, Prompts, check_precision, checked_observations
 
 
 class ActingNetworks(Protocol):
@@ -39,8 +38,7 @@ class FeedForwardPolicy:
     needs_prompts = False
 
     def __init__(self, networks: ActingNetworks, name: str, *, precision: str = "float32") -> None:
-        if precision not in ("float32", "bfloat16"):
-            raise InputError(f"precision: expected 'float32' or 'bfloat16', got {precision!r}")
+        check_precision(precision)
         self.name = name
         self.networks = networks.eval()
         self._precision = precision
@@ -62,15 +60,7 @@ class FeedForwardPolicy:
 
         Raises InputError for observations that are misshapen or not finite.
         """
-        values = np.ascontiguousarray(observations, dtype=np.float32)
-        expected = (self._count, self.networks.observation_dim)
-        if values.shape != expected:
-            raise InputError(f"observations: expected shape {expected} as reset, got {values.shape}")
-        finite = np.isfinite(values).all(axis=1)
-        if not finite.all():
-            raise InputError(
-                f"observations: expected finite numbers, got others in environment {int(np.argmin(finite))}"
-            )
+        values = checked_observations(observations, self._count, self.networks.observation_dim)
         device = self.networks.normalize.mean.device
         with torch.autocast(device.type, torch.bfloat16, self._precision == "bfloat16"):
             actions = self.networks(torch.from_numpy(values).to(device), self._task)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +13,13 @@ from torch import Tensor
 
 from goskill.methods.go_skill.contexts import read_prompts
 from goskill.methods.go_skill.networks import GoSkillNetworks
-from goskill.methods.sequence.acting import PromptedPolicy, show_prompts
+from goskill.methods.sequence.acting import ActingOptions, PromptedPolicy, show_prompts
 from goskill.methods.sequence.acting_graphs import StepRunner
 from goskill.models import DecisionContext
 from goskill.rollouts.policy import Demonstration
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class GoSkillPolicy(PromptedPolicy):
@@ -28,26 +31,12 @@ class GoSkillPolicy(PromptedPolicy):
     networks with ``goal_features`` without graphs, as these may be anything.
     """
 
-    def __init__(
-        self,
-        networks: GoSkillNetworks,
-        *,
-        chunk: int = 512,
-        precision: str = "float32",
-        cuda_graphs: str = "auto",
-    ) -> None:
+    def __init__(self, networks: GoSkillNetworks, **options: Unpack[ActingOptions]) -> None:
         settings = networks.settings
-        if cuda_graphs == "auto" and networks.goal_features is not None:
-            cuda_graphs = "off"
-        super().__init__(
-            networks,
-            ("decoder", "policy"),
-            horizon=settings.horizon,
-            max_decisions=settings.max_decisions,
-            chunk=chunk,
-            precision=precision,
-            cuda_graphs=cuda_graphs,
-        )
+        if options.get("cuda_graphs", "auto") == "auto" and networks.goal_features is not None:
+            options["cuda_graphs"] = "off"
+        lengths = {"horizon": settings.horizon, "max_decisions": settings.max_decisions}
+        super().__init__(networks, ("decoder", "policy"), **lengths, **options)
         self.name = "MH-GO-Skill" if settings.multi_head_decoder else "GO-Skill"
         self.horizon = settings.horizon
         self.skill_count = settings.codebook_size if settings.discrete else None

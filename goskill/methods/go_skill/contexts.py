@@ -16,12 +16,7 @@ from goskill.rollouts.policy import Demonstration
 
 
 def contexts(
-    settings: GoSkillSettings,
-    store: EpisodeStore,
-    labels: str | None,
-    batch_size: int,
-    seed: int,
-    **options: Any,
+    settings: GoSkillSettings, store: EpisodeStore, labels: str | None, batch_size: int, **options: Any
 ) -> ContextSampler:
     """Contexts of decision points, H steps apart, behind those of one of the task's demonstrations.
 
@@ -36,7 +31,6 @@ def contexts(
         labels=labels,
         prompt_episodes=select_episodes(store, settings.prompts, settings.prompt_episodes),
         return_scale=settings.return_scale,
-        seed=seed,
         **options,
     )
 

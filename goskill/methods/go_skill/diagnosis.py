@@ -72,7 +72,7 @@ def predict_skills(
     ``samples`` contexts, the same number from each task; ``labels`` is the column that these networks wrote.
     """
     settings = networks.eval().settings
-    sampler = contexts(settings, store, labels, min(BATCH, samples), seed)
+    sampler = contexts(settings, store, labels, min(BATCH, samples), seed=seed)
     parts = []
     for batch, rows in batches(sampler, networks.normalize.mean.device, samples):
         prompt = decisions(networks, batch, "prompt_") if settings.prompt_length else None

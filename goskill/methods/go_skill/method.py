@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -21,13 +21,14 @@ from goskill.methods.go_skill.labelling import label_store
 from goskill.methods.go_skill.losses import PolicyLoss, SkillLoss
 from goskill.methods.go_skill.networks import GoalFeatures, GoSkillNetworks, networks_from_state
 from goskill.methods.go_skill.settings import ABLATIONS, GoSkillSettings
-from goskill.methods.method import Method, Networks, Sources
+from goskill.methods.method import Networks
 from goskill.methods.registry import register
 from goskill.methods.sequence.checking import check_dimensions, check_lengths, check_trained
 from goskill.methods.sequence.predictions import ActionPredictions, SkillPredictions
-from goskill.models import Normalize
+from goskill.methods.store_method import FineTunableStoreMethod, normalize_of
 from goskill.training import Objective, Phase, Sampler, TrainingSettings, distributed
-from goskill.training.placement import placement, sampled_objective
+from goskill.training.placement import sampled_objective, sampling
+from goskill.training.randomness import seeded
 
 # Each sampler draws from a stream of its own.
 EXTRACTION_STREAM, ENHANCEMENT_STREAM, POLICY_STREAM, STREAMS = 0, 1, 2, 3
@@ -44,7 +45,7 @@ SCHEDULE = frozenset(
 
 @register("go_skill")
 @register("mh_go_skill", multi_head_decoder=True)
-class GoSkill(Method):
+class GoSkill(FineTunableStoreMethod):
     """GO-Skill on a store of episodes.
 
     Args:
@@ -58,6 +59,8 @@ class GoSkill(Method):
     """
 
     Settings = GoSkillSettings
+    settings: GoSkillSettings
+    networks: GoSkillNetworks
     section = "go_skill"
     schedule = ("extraction_iterations", "policy_iterations")
     ablations = ABLATIONS
@@ -71,11 +74,8 @@ class GoSkill(Method):
         *,
         networks: GoSkillNetworks | None = None,
     ) -> None:
-        training = training or TrainingSettings()
+        super().__init__(settings, store, training, networks=networks)
         if store is None:
-            if networks is None:
-                raise InputError("store: expected one to learn from without trained networks, got None")
-            self.settings, self.networks = settings, networks
             return
         known = settings.told_tasks if networks is None else networks.settings.told_tasks
         tasks = tuple(dict.fromkeys((*known, *store.tasks))) if settings.tell_task else ()
@@ -85,16 +85,15 @@ class GoSkill(Method):
                 raise InputError(
                     "extraction_iterations: expected a positive number without trained networks, got 0"
                 )
-            networks = self._new_networks(settings, store, training.seed)
+            with seeded(self.training.seed):
+                normalize = normalize_of(store)
+                networks = GoSkillNetworks(settings, normalize, store.action_dim, type(self).goal_features)
         check_trained(settings, networks.settings, SCHEDULE)
         networks = networks.with_tasks(tasks)
         check_dimensions(networks, store)
         check_lengths(store, settings.horizon, settings.max_decisions)
         networks.settings = settings
-        self.settings = settings
-        self.store = store
-        self.training = training
-        self.networks = networks
+        self.settings, self.store, self.networks = settings, store, networks
         self._tasks_with_episodes = len(np.unique(store.episode_task))
         self._episodes = best_share(store, settings.best_share)
 
@@ -108,11 +107,6 @@ class GoSkill(Method):
         return type(cls.__name__, (cls,), {"goal_features": hook, "__module__": cls.__module__})
 
     @classmethod
-    def create(cls, settings: GoSkillSettings, sources: Sources, training: TrainingSettings) -> GoSkill:
-        """A new method to train on a store."""
-        return cls(settings, sources.episodes(), training)
-
-    @classmethod
     def restore(cls, settings: GoSkillSettings, networks: Networks) -> GoSkill:
         """A trained method, to act, to label and to fine-tune."""
         return cls(settings, None, networks=networks_from_state(settings, networks, cls.goal_features))
@@ -121,10 +115,6 @@ class GoSkill(Method):
     def fine_tuned_settings(cls, settings: GoSkillSettings, iterations: int) -> GoSkillSettings:
         """No extraction; policy and decoder for ``iterations``."""
         return replace(settings, extraction_iterations=0, policy_iterations=iterations)
-
-    def fine_tune(self, settings: GoSkillSettings, sources: Sources, training: TrainingSettings) -> GoSkill:
-        """Go on with encoder and codebook frozen."""
-        return type(self)(settings, sources.episodes(), training, networks=self.networks)
 
     def policy(self, precision: str = "float32") -> GoSkillPolicy:
         """Acts with the most probable skill."""
@@ -150,10 +140,6 @@ class GoSkill(Method):
     def predict_actions(self, store: EpisodeStore, samples: int, seed: int) -> ActionPredictions:
         """See :func:`goskill.methods.go_skill.diagnosis.predict_actions`."""
         return predict_actions(self.networks, store, samples, seed)
-
-    @property
-    def modules(self) -> Mapping[str, nn.Module]:
-        return self.networks.parts
 
     def phases(self) -> Sequence[Phase]:
         extraction = Phase(
@@ -196,11 +182,11 @@ class GoSkill(Method):
         loss, modules = PolicyLoss(self.networks), [self.networks.policy]
         if labels is None:
             size = 4 * self.store.num_steps * self.settings.embedding_size
-            decisions = self._contexts(None, placement(self.training, self.store, beside=size))
+            decisions = self._contexts(None, beside=size)
             vectors = ContinuousContexts(decisions, self.store, self.networks)
             policy = sampled_objective("policy", vectors, loss, modules)
         else:
-            decisions = self._contexts(labels, placement(self.training, self.store))
+            decisions = self._contexts(labels)
             policy = sampled_objective("policy", decisions, loss, modules)
         policy.every = self.settings.policy_every
         # On a GPU side by side: the policy reads the codebook, which is frozen, and not the decoder.
@@ -236,31 +222,16 @@ class GoSkill(Method):
             balance=balance,
             labels=labels,
             episodes=self._episodes,
-            seed=self.training.seed * STREAMS + stream,
-            threads=self.training.threads or 1,
-            rank=distributed.rank(),
-            world_size=distributed.world_size(),
-            **placement(self.training, self.store),
+            **sampling(self.training, self.store, seed=self.training.seed * STREAMS + stream),
         )
 
-    def _contexts(self, labels: str | None, place: Mapping[str, Any]) -> ContextSampler:
+    def _contexts(self, labels: str | None, beside: int = 0) -> ContextSampler:
+        seed = self.training.seed * STREAMS + POLICY_STREAM
         return contexts(
             self.settings,
             self.store,
             labels,
             batch_size=distributed.share(self.settings.policy_batch_per_task * self._tasks_with_episodes),
             episodes=self._episodes,
-            seed=self.training.seed * STREAMS + POLICY_STREAM,
-            threads=self.training.threads or 1,
-            rank=distributed.rank(),
-            world_size=distributed.world_size(),
-            **place,
+            **sampling(self.training, self.store, seed=seed, beside=beside),
         )
-
-    @classmethod
-    def _new_networks(cls, settings: GoSkillSettings, store: EpisodeStore, seed: int) -> GoSkillNetworks:
-        normalization = store.normalization()
-        normalize = Normalize(torch.as_tensor(normalization.mean), torch.as_tensor(normalization.std))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return GoSkillNetworks(settings, normalize, store.action_dim, cls.goal_features)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from goskill.errors import CheckpointError, InputError
 from goskill.methods.feedforward import place_of
 from goskill.methods.go_skill.settings import GoSkillSettings
-from goskill.methods.sequence.checking import load_parts
+from goskill.methods.sequence.checking import loaded, naming_the_missing, normalize_in
 from goskill.models import (
     GoalEncoder,
     Normalize,
@@ -197,8 +197,7 @@ class GoSkillNetworks(nn.Module):
         state = {name: part.state_dict() for name, part in self.parts.items()}
         columns = state["decoder"]["embed_state.weight"]
         state["decoder"]["embed_state.weight"] = F.pad(columns, (0, len(added)))
-        load_parts(networks.parts, state)
-        return networks
+        return loaded(networks, state)
 
     def _encoder_input_size(self) -> int:
         if self.settings.skill_source == "actions":
@@ -225,20 +224,17 @@ def networks_from_state(
     Sizes of observations and actions come from the tensors. Raises CheckpointError that names the network
     that is missing or unexpected, or the network's key that is missing, unexpected or misshapen.
     """
-    try:
-        mean, std = state["normalize"]["mean"], state["normalize"]["std"]
+    with naming_the_missing():
+        normalize = normalize_in(state)
         outputs = len(state["decoder"]["action_head.bias"])
-    except KeyError as error:
-        raise CheckpointError(f"checkpoint: {error.args[0]!r} is missing") from None
     action_dim = outputs // (settings.codebook_size if settings.multi_head_decoder else 1)
-    networks = GoSkillNetworks(settings, Normalize(mean, std), action_dim, goal_features)
+    networks = GoSkillNetworks(settings, normalize, action_dim, goal_features)
     if "goal_features" in state and "goal_features" not in networks.parts:
         raise CheckpointError(
             "checkpoint: network 'goal_features' is there: the run was trained with a goal hook, "
             "which must be passed as goal_features="
         )
-    load_parts(networks.parts, state)
-    return networks
+    return loaded(networks, state)
 
 
 def _decoder(settings: GoSkillSettings, observation_dim: int, action_dim: int) -> SkillDecoder | StepDecoder:

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from goskill.errors import CheckpointError
 from goskill.methods.go_skill.networks import GoSkillNetworks
 from goskill.methods.go_skill.settings import GoSkillSettings
 from goskill.methods.sequence.released import ReleasedState
@@ -71,11 +70,7 @@ def _settings(
     context: int,
     prompt_length: int,
 ) -> GoSkillSettings:
-    if "embed_return.weight" not in policy:
-        raise CheckpointError(
-            f"released file {policy.path}: key embed_return.weight is missing "
-            "(policies without returns to go are not supported)"
-        )
+    policy.require_returns()
     _, codes, size = skill.shape("skill_vq_layer._codebook.embed", 3)
     if horizon is None:
         horizon = skill.shape("action_embed_timestep.weight", 2)[0]
@@ -124,12 +119,7 @@ def _decoder(skill: ReleasedState, settings: GoSkillSettings) -> dict[str, Tenso
         state["embed_step.weight"] = skill.take("action_embed_timestep.weight")
     else:  # the release's option without step embedding adds nothing
         state["embed_step.weight"] = torch.zeros(settings.horizon, settings.decoder_width)
-    if not settings.multi_head_decoder:
-        return state | skill.pair("predict_action.0", "action_head")
-    heads = [skill.pair(f"predict_action.{index}.0", "head") for index in range(settings.codebook_size)]
-    for kind in ("weight", "bias"):
-        state[f"action_head.{kind}"] = torch.cat([head[f"head.{kind}"] for head in heads])
-    return state
+    return state | skill.action_head(settings.codebook_size if settings.multi_head_decoder else 0)
 
 
 def _policy(policy: ReleasedState) -> dict[str, Tensor]:

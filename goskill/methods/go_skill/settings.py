@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args, get_type_hints
 
 from goskill.data.selection import check_share
-from goskill.errors import InputError
+from goskill.settings import BELOW_ONE, NOT_NEGATIVE, POSITIVE, check, check_distinct, refuse
 
 
 @dataclass(frozen=True)
@@ -83,83 +83,44 @@ class GoSkillSettings:
         for field in fields(self):
             value, options = getattr(self, field.name), get_args(hints[field.name])
             if isinstance(field.default, str) and options and value not in options:
-                self._refuse(field.name, f"one of {', '.join(map(repr, options))}")
+                refuse(self, field.name, f"one of {', '.join(map(repr, options))}")
         self._check_ranges()
         self._check_combinations()
 
     def _check_ranges(self) -> None:
-        for name in (
-            *(
-                "horizon",
-                "codebook_size",
-                "embedding_size",
-                "kmeans_iterations",
-                "encoder_width",
-                "encoder_layers",
-            ),
-            *(
-                "decoder_width",
-                "decoder_layers",
-                "decoder_heads",
-                "policy_width",
-                "policy_layers",
-                "policy_heads",
-            ),
-            *("context", "prompt_episodes", "max_decisions", "skill_batch_per_task", "policy_batch_per_task"),
-            "policy_every",
-        ):
-            if getattr(self, name) < 1:
-                self._refuse(name, "a positive number")
-        for name in (
-            "prompt_length",
-            "extraction_iterations",
-            "policy_iterations",
-            "focal_gamma",
-            "commitment_weight",
-        ):
-            if not getattr(self, name) >= 0:
-                self._refuse(name, "a number that is not negative")
+        check(self, POSITIVE, "horizon", "codebook_size", "embedding_size", "kmeans_iterations", "context")
+        check(self, POSITIVE, "encoder_width", "encoder_layers", "prompt_episodes", "max_decisions")
+        check(self, POSITIVE, "decoder_width", "decoder_layers", "decoder_heads", "table_std")
+        check(self, POSITIVE, "policy_width", "policy_layers", "policy_heads", "policy_every", "return_scale")
+        check(self, POSITIVE, "skill_batch_per_task", "policy_batch_per_task")
+        check(self, NOT_NEGATIVE, "extraction_iterations", "policy_iterations", "prompt_length")
+        check(self, NOT_NEGATIVE, "focal_gamma", "commitment_weight", "dead_code_threshold")
+        check(self, BELOW_ONE, "dropout", "skill_noise", "codebook_decay")
         check_share("best_share", self.best_share)
-        if not self.dead_code_threshold >= 0:
-            self._refuse("dead_code_threshold", "a number that is not negative")
-        if not self.table_std > 0:
-            self._refuse("table_std", "a positive number")
-        if not self.return_scale > 0:
-            self._refuse("return_scale", "a positive number")
-        if not 0 <= self.dropout < 1:
-            self._refuse("dropout", "a number in [0, 1)")
-        if not 0 <= self.skill_noise < 1:
-            self._refuse("skill_noise", "a number in [0, 1)")
-        if not 0 <= self.codebook_decay < 1:
-            self._refuse("codebook_decay", "a number in [0, 1)")
         dimensions = self.goal_dimensions
         if dimensions is not None and (
             not dimensions or min(dimensions) < 0 or len(set(dimensions)) < len(dimensions)
         ):
-            self._refuse("goal_dimensions", "a list of different dimensions from 0 on")
+            refuse(self, "goal_dimensions", "a list of different dimensions from 0 on")
 
     def _check_combinations(self) -> None:
         for network in ("decoder", "policy"):
             width, heads = getattr(self, f"{network}_width"), getattr(self, f"{network}_heads")
             if width % heads:
-                self._refuse(f"{network}_heads", f"a divisor of {network}_width = {width}")
+                refuse(self, f"{network}_heads", f"a divisor of {network}_width = {width}")
         if self.skill_source == "actions" and self.reached_goal:
-            self._refuse("reached_goal", "False with skill_source = 'actions', which has no goal to reach")
+            refuse(self, "reached_goal", "False with skill_source = 'actions', which has no goal to reach")
         if self.skill_source == "actions" and self.goal_dimensions is not None:
-            self._refuse("goal_dimensions", "None with skill_source = 'actions', which sees no goal")
-        if len(set(self.told_tasks)) < len(self.told_tasks):
-            self._refuse("told_tasks", "different names")
+            refuse(self, "goal_dimensions", "None with skill_source = 'actions', which sees no goal")
+        check_distinct(self, "told_tasks")
         if self.told_tasks and not self.tell_task:
-            self._refuse("told_tasks", "none with tell_task = False")
+            refuse(self, "told_tasks", "none with tell_task = False")
         if not self.discrete and self.multi_head_decoder:
-            self._refuse("multi_head_decoder", "False with codebook = 'none', which has no skill index")
+            refuse(self, "multi_head_decoder", "False with codebook = 'none', which has no skill index")
         if not self.discrete and self.skill_noise:
-            self._refuse("skill_noise", "0 with codebook = 'none', which has no other skills to draw")
+            refuse(self, "skill_noise", "0 with codebook = 'none', which has no other skills to draw")
         if not self.discrete and self.policy_skill_input == "index":
-            self._refuse("policy_skill_input", "'vector' with codebook = 'none', which has no skill index")
-
-    def _refuse(self, name: str, expected: str) -> None:
-        raise InputError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
+            refuse(self, "policy_skill_input", "'vector' with codebook = 'none', which has no skill index")
 
     @property
     def discrete(self) -> bool:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from goskill.methods.harmodt.networks import HarmoDTNetworks
 from goskill.methods.prompt_dt.acting import PromptDTGroup, PromptDTPolicy
-from goskill.methods.sequence.acting import EpisodeGroup
+from goskill.methods.sequence.acting import ActingOptions, EpisodeGroup
 from goskill.methods.sequence.acting_graphs import StepRunner
 from goskill.rollouts.policy import Demonstration
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class HarmoDTPolicy(PromptDTPolicy):
@@ -20,15 +24,8 @@ class HarmoDTPolicy(PromptDTPolicy):
     Weights are masked when episodes begin, into a copy for each task that is there; keys and values are cached.
     """
 
-    def __init__(
-        self,
-        networks: HarmoDTNetworks,
-        *,
-        chunk: int = 512,
-        precision: str = "float32",
-        cuda_graphs: str = "auto",
-    ) -> None:
-        super().__init__(networks, chunk=chunk, precision=precision, cuda_graphs=cuda_graphs)
+    def __init__(self, networks: HarmoDTNetworks, **options: Unpack[ActingOptions]) -> None:
+        super().__init__(networks, **options)
         self.name = "HarmoDT"
 
     def new_group(self, count: int, steps: StepRunner) -> EpisodeGroup:

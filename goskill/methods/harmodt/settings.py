@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from goskill.methods.prompt_dt.settings import PromptDTSettings
+from goskill.settings import NOT_NEGATIVE, PART, POSITIVE, check
 
 
 @dataclass(frozen=True)
@@ -25,14 +26,9 @@ class HarmoDTSettings(PromptDTSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("density", "merge_share"):
-            if not 0 < getattr(self, name) <= 1:
-                self._refuse(name, "a number in (0, 1]")
-        if self.mask_every < 1:
-            self._refuse("mask_every", "a positive number")
-        for name in ("mask_changes", "agreement_weight"):
-            if not getattr(self, name) >= 0:
-                self._refuse(name, "a number that is not negative")
+        check(self, PART, "density", "merge_share")
+        check(self, POSITIVE, "mask_every")
+        check(self, NOT_NEGATIVE, "mask_changes", "agreement_weight")
 
     @property
     def knows_tasks(self) -> bool:

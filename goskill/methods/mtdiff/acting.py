@@ -11,7 +11,7 @@ from torch import Tensor
 
 from goskill.methods.mtdiff.networks import MTDiffNetworks
 from goskill.methods.mtdiff.settings import OBSERVATIONS
-from goskill.methods.sequence.acting import EpisodeGroup, PromptedPolicy
+from goskill.methods.sequence.acting import ActingOptions, EpisodeGroup, PromptedPolicy
 from goskill.methods.sequence.acting_graphs import StepRunner
 from goskill.methods.sequence.prompting import last_decisions
 from goskill.models import KeyValueCache
@@ -36,15 +36,9 @@ class MTDiffPolicy(PromptedPolicy):
     name = "MTDIFF-P"
 
     def __init__(self, networks: MTDiffNetworks, *, chunk: int = 512, precision: str = "float32") -> None:
-        super().__init__(
-            networks,
-            ("denoiser.transformer",),
-            horizon=1,
-            max_decisions=ANY_LENGTH,
-            chunk=chunk,
-            precision=precision,
-            cuda_graphs="off",
-        )
+        lengths = {"horizon": 1, "max_decisions": ANY_LENGTH}
+        options: ActingOptions = {"chunk": chunk, "precision": precision, "cuda_graphs": "off"}
+        super().__init__(networks, ("denoiser.transformer",), **lengths, **options)
 
     def new_group(self, count: int, steps: StepRunner) -> EpisodeGroup:
         return PlanningGroup(self.networks, count)

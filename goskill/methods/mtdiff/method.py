@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,15 +12,16 @@ from torch import Tensor, nn
 from goskill.data import ContextSampler, EpisodeStore
 from goskill.data.selection import best_share, select_episodes
 from goskill.errors import InputError
-from goskill.methods.method import Method, Networks, Sources
+from goskill.methods.method import Networks
 from goskill.methods.mtdiff.acting import MTDiffPolicy
 from goskill.methods.mtdiff.networks import MTDiffNetworks, networks_from_state
 from goskill.methods.mtdiff.settings import OBSERVATIONS, MTDiffSettings
 from goskill.methods.registry import register
 from goskill.methods.sequence.checking import check_dimensions, check_trained
-from goskill.models import Normalize
+from goskill.methods.store_method import FineTunableStoreMethod, normalize_of
 from goskill.training import Batch, Objective, Phase, TrainingSettings, distributed
-from goskill.training.placement import placement, sampled_objective
+from goskill.training.placement import sampled_objective, sampling
+from goskill.training.randomness import seeded
 
 # What may change when trained networks go on or act: it is in no network.
 FREE = frozenset(
@@ -31,7 +31,7 @@ FREE = frozenset(
 
 
 @register("mtdiff")
-class MTDiff(Method):
+class MTDiff(FineTunableStoreMethod):
     """MTDIFF-P on a store of episodes.
 
     Args:
@@ -44,6 +44,8 @@ class MTDiff(Method):
     """
 
     Settings = MTDiffSettings
+    settings: MTDiffSettings
+    networks: MTDiffNetworks
 
     def __init__(
         self,
@@ -53,12 +55,8 @@ class MTDiff(Method):
         *,
         networks: MTDiffNetworks | None = None,
     ) -> None:
-        self.settings = settings
-        self.training = training or TrainingSettings()
+        super().__init__(settings, store, training, networks=networks)
         if store is None:
-            if networks is None:
-                raise InputError("store: expected one to learn from without trained networks, got None")
-            self.networks = networks
             return
         longest = int(store.episode_length.max())
         if longest < settings.plan:
@@ -66,11 +64,8 @@ class MTDiff(Method):
                 f"plan: expected at most {longest}, the longest episode's steps, got {settings.plan}"
             )
         if networks is None:
-            normalization = store.normalization()
-            mean, std = torch.as_tensor(normalization.mean), torch.as_tensor(normalization.std)
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.training.seed)
-                networks = MTDiffNetworks(settings, Normalize(mean, std), store.action_dim)
+            with seeded(self.training.seed):
+                networks = MTDiffNetworks(settings, normalize_of(store), store.action_dim)
         else:
             check_trained(settings, networks.settings, FREE)
         check_dimensions(networks, store)
@@ -78,31 +73,13 @@ class MTDiff(Method):
         self.store, self.networks = store, networks
 
     @classmethod
-    def create(cls, settings: MTDiffSettings, sources: Sources, training: TrainingSettings) -> MTDiff:
-        """A new method to train on a store."""
-        return cls(settings, sources.episodes(), training)
-
-    @classmethod
     def restore(cls, settings: MTDiffSettings, networks: Networks) -> MTDiff:
         """A trained method, to act and to fine-tune."""
         return cls(settings, None, networks=networks_from_state(settings, networks))
 
-    @classmethod
-    def fine_tuned_settings(cls, settings: MTDiffSettings, iterations: int) -> MTDiffSettings:
-        """The whole network goes on for ``iterations``."""
-        return replace(settings, iterations=iterations)
-
-    def fine_tune(self, settings: MTDiffSettings, sources: Sources, training: TrainingSettings) -> MTDiff:
-        """Go on with this one's networks on the episodes of other tasks."""
-        return type(self)(settings, sources.episodes(), training, networks=self.networks)
-
     def policy(self, precision: str = "float32") -> MTDiffPolicy:
         """Plans anew as its settings say."""
         return MTDiffPolicy(self.networks, precision=precision)
-
-    @property
-    def modules(self) -> Mapping[str, nn.Module]:
-        return self.networks.parts
 
     def phases(self) -> Sequence[Phase]:
         about = "learns which noise is in noisy plans of all tasks"
@@ -127,12 +104,8 @@ class MTDiff(Method):
             prompt_episodes=select_episodes(store, settings.prompts, settings.prompt_episodes),
             return_scale=settings.reward_scale,
             actions=True,
-            seed=self.training.seed,
             episodes=best_share(store, settings.best_share),
-            threads=self.training.threads or 1,
-            rank=distributed.rank(),
-            world_size=distributed.world_size(),
-            **placement(self.training, store),
+            **sampling(self.training, store),
         )
 
 

@@ -9,10 +9,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from goskill.errors import CheckpointError
 from goskill.methods.mtdiff.diffusion import Diffusion
 from goskill.methods.mtdiff.settings import OBSERVATIONS, MTDiffSettings
-from goskill.methods.sequence.checking import load_parts
+from goskill.methods.sequence.checking import loaded, naming_the_missing, normalize_in
 from goskill.models import CausalTransformer, KeyValueCache, Normalize
 
 CONDITIONS = 2  # tokens before the prompt: the diffusion step and the return
@@ -145,14 +144,10 @@ def networks_from_state(
     settings: MTDiffSettings, state: Mapping[str, Mapping[str, Tensor]]
 ) -> MTDiffNetworks:
     """The networks of a checkpoint. Raises CheckpointError that names what is missing, unexpected or misshapen."""
-    try:
-        mean, std = state["normalize"]["mean"], state["normalize"]["std"]
+    with naming_the_missing():
         action_dim = state["denoiser"]["action.weight"].shape[1]
-    except KeyError as error:
-        raise CheckpointError(f"checkpoint: {error.args[0]!r} is missing") from None
-    networks = MTDiffNetworks(settings, Normalize(mean, std), action_dim)
-    load_parts(networks.parts, state)
-    return networks
+        normalize = normalize_in(state)
+    return loaded(MTDiffNetworks(settings, normalize, action_dim), state)
 
 
 def _perceptron(*sizes: int) -> nn.Sequential:

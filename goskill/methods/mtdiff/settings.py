@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from goskill.data.selection import check_share
-from goskill.errors import InputError
+from goskill.settings import BELOW_ONE, NOT_NEGATIVE, POSITIVE, check, refuse
 
 OBSERVATIONS = 2  # the latest ones, that a plan begins from
 
@@ -50,30 +50,19 @@ class MTDiffSettings:
     batch_per_task: int = 8  # plans per task in a batch
 
     def __post_init__(self) -> None:
-        whole = ("width", "layers", "heads", "plan", "prompt_length", "prompt_episodes", "diffusion_steps")
-        for name in (*whole, "actions_per_plan", "iterations", "batch_per_task"):
-            if getattr(self, name) < 1:
-                self._refuse(name, "a positive number")
+        check(self, POSITIVE, "width", "layers", "heads", "plan", "prompt_length", "prompt_episodes")
+        check(self, POSITIVE, "diffusion_steps", "actions_per_plan", "iterations", "batch_per_task")
+        check(self, POSITIVE, "reward_scale", "beta_min", "first_action_weight")
+        check(self, NOT_NEGATIVE, "guidance", "noise_scale")
+        check(self, BELOW_ONE, "dropout", "return_dropout")
         check_share("best_share", self.best_share)
-        for name in ("reward_scale", "beta_min", "first_action_weight"):
-            if not getattr(self, name) > 0:
-                self._refuse(name, "a positive number")
-        for name in ("guidance", "noise_scale"):
-            if not getattr(self, name) >= 0:
-                self._refuse(name, "a number that is not negative")
-        for name in ("dropout", "return_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                self._refuse(name, "a number in [0, 1)")
         if self.width % self.heads:
-            self._refuse("heads", f"a divisor of width = {self.width}")
+            refuse(self, "heads", f"a divisor of width = {self.width}")
         if self.width % 2:
-            self._refuse("width", "an even number")
+            refuse(self, "width", "an even number")
         if not self.beta_max >= self.beta_min:
-            self._refuse("beta_max", f"at least beta_min = {self.beta_min}")
+            refuse(self, "beta_max", f"at least beta_min = {self.beta_min}")
         if not 0 <= self.sampling_steps <= self.diffusion_steps:
-            self._refuse("sampling_steps", f"at most diffusion_steps = {self.diffusion_steps}")
+            refuse(self, "sampling_steps", f"at most diffusion_steps = {self.diffusion_steps}")
         if self.actions_per_plan > self.plan:
-            self._refuse("actions_per_plan", f"at most plan = {self.plan}")
-
-    def _refuse(self, name: str, expected: str) -> None:
-        raise InputError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
+            refuse(self, "actions_per_plan", f"at most plan = {self.plan}")

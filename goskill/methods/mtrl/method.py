@@ -27,8 +27,8 @@ from goskill.methods.skill_rl import (
     skills_of_run,
     warn_of_known,
 )
-from goskill.methods.skill_rl.settings import check_positive
 from goskill.methods.spirl import SPiRL, SPiRLSettings
+from goskill.settings import POSITIVE, check
 from goskill.training import Objective, OptimizerSettings, Phase, TrainingSettings
 from goskill.training.placement import sampled_objective
 
@@ -46,7 +46,7 @@ class MTRLSettings(SPiRLSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "distillation_iterations", "shared_divergence")
+        check(self, POSITIVE, "distillation_iterations", "shared_divergence")
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ class MTRL(SPiRL):
     """SPiRL in each training task, then one policy distilled from what the agents' critics know (SiMPL, Eq. 6)."""
 
     Settings: ClassVar[type[Any]] = MTRLSettings
+    settings: MTRLSettings
     schedule: ClassVar[tuple[str, ...]] = ("skill_iterations", "iterations", "distillation_iterations")
 
     def __init__(self, settings: MTRLSettings, agents: SkillAgents, *sources: Any) -> None:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from goskill.methods.prompt_dt.networks import PromptDTNetworks
-from goskill.methods.sequence.acting import EpisodeGroup, PromptedPolicy, show_prompts
+from goskill.methods.sequence.acting import ActingOptions, EpisodeGroup, PromptedPolicy, show_prompts
 from goskill.methods.sequence.acting_graphs import StepRunner
 from goskill.methods.sequence.prompting import last_decisions
 from goskill.models import DecisionContext, Decisions
 from goskill.rollouts.policy import Demonstration
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class PromptDTPolicy(PromptedPolicy):
@@ -25,24 +29,9 @@ class PromptDTPolicy(PromptedPolicy):
     :class:`goskill.methods.sequence.acting.PromptedPolicy`.
     """
 
-    def __init__(
-        self,
-        networks: PromptDTNetworks,
-        *,
-        chunk: int = 512,
-        precision: str = "float32",
-        cuda_graphs: str = "auto",
-    ) -> None:
+    def __init__(self, networks: PromptDTNetworks, **options: Unpack[ActingOptions]) -> None:
         settings = networks.settings
-        super().__init__(
-            networks,
-            ("policy",),
-            horizon=1,
-            max_decisions=settings.max_decisions,
-            chunk=chunk,
-            precision=precision,
-            cuda_graphs=cuda_graphs,
-        )
+        super().__init__(networks, ("policy",), horizon=1, max_decisions=settings.max_decisions, **options)
         family = "Prompt-DT" if settings.prompt_length else "MTDT"
         self.name = f"MH-{family}" if settings.multi_head else family
 

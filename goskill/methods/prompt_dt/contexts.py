@@ -10,7 +10,7 @@ from goskill.methods.prompt_dt.settings import PromptDTSettings
 
 
 def contexts(
-    settings: PromptDTSettings, store: EpisodeStore, batch_size: int, seed: int, **options: Any
+    settings: PromptDTSettings, store: EpisodeStore, batch_size: int, **options: Any
 ) -> ContextSampler:
     """Contexts of consecutive environment steps, whose start is uniform in [1 - context, T - context], behind the
     last steps of one of the task's demonstrations. ``options`` are those of ``ContextSampler``.
@@ -24,6 +24,5 @@ def contexts(
         prompt_episodes=select_episodes(store, settings.prompts, settings.prompt_episodes),
         return_scale=settings.return_scale,
         actions=True,
-        seed=seed,
         **options,
     )

@@ -24,7 +24,7 @@ def predict_actions(
     check_dimensions(networks, store)
     settings = networks.eval().settings
     places = networks.task_index(store.tasks)
-    sampler = contexts(settings, store, min(BATCH, samples), seed)
+    sampler = contexts(settings, store, min(BATCH, samples), seed=seed)
     parts = []
     for batch, rows in batches(sampler, networks.normalize.mean.device, samples):
         actions = networks.predict(batch, places, store.tasks)

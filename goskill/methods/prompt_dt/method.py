@@ -8,13 +8,11 @@ from types import MappingProxyType
 from typing import ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from goskill.data import ContextSampler, EpisodeStore
 from goskill.data.selection import best_share
-from goskill.errors import InputError
-from goskill.methods.method import Method, Networks, Sources
+from goskill.methods.method import Networks
 from goskill.methods.prompt_dt.acting import PromptDTPolicy
 from goskill.methods.prompt_dt.contexts import contexts
 from goskill.methods.prompt_dt.diagnosis import predict_actions
@@ -24,9 +22,10 @@ from goskill.methods.registry import register
 from goskill.methods.sequence.checking import check_dimensions, check_lengths, check_trained
 from goskill.methods.sequence.losses import masked_mean
 from goskill.methods.sequence.predictions import ActionPredictions
-from goskill.models import Normalize
+from goskill.methods.store_method import FineTunableStoreMethod, normalize_of
 from goskill.training import Batch, Objective, Phase, TrainingSettings, distributed
-from goskill.training.placement import placement, sampled_objective
+from goskill.training.placement import sampled_objective, sampling
+from goskill.training.randomness import seeded
 
 # What may change when trained networks go on: it is in no network.
 SCHEDULE = frozenset({"iterations", "batch_per_task", "best_share", "prompt_episodes", "prompts", "tasks"})
@@ -36,7 +35,7 @@ SCHEDULE = frozenset({"iterations", "batch_per_task", "best_share", "prompt_epis
 @register("mh_prompt_dt", multi_head=True)
 @register("mtdt", prompt_length=0)
 @register("mh_mtdt", prompt_length=0, multi_head=True)
-class PromptDT(Method):
+class PromptDT(FineTunableStoreMethod):
     """Prompt-DT or MTDT on a store of episodes.
 
     Args:
@@ -51,6 +50,8 @@ class PromptDT(Method):
     """
 
     Settings = PromptDTSettings
+    settings: PromptDTSettings
+    networks: PromptDTNetworks
     networks_type: ClassVar[type[PromptDTNetworks]] = PromptDTNetworks
     section = "prompt_dt"
     free: ClassVar[frozenset[str]] = SCHEDULE
@@ -64,50 +65,27 @@ class PromptDT(Method):
         *,
         networks: PromptDTNetworks | None = None,
     ) -> None:
-        training = training or TrainingSettings()
+        super().__init__(settings, store, training, networks=networks)
         if store is None:
-            if networks is None:
-                raise InputError("store: expected one to learn from without trained networks, got None")
-            self.settings, self.networks = settings, networks
             return
         known = settings.tasks if networks is None else networks.settings.tasks
         tasks = tuple(dict.fromkeys((*known, *store.tasks))) if settings.knows_tasks else ()
         settings = replace(settings, tasks=tasks)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(training.seed)
+        with seeded(self.training.seed):
             if networks is None:
-                normalization = store.normalization()
-                mean, std = torch.as_tensor(normalization.mean), torch.as_tensor(normalization.std)
-                networks = self.networks_type(settings, Normalize(mean, std), store.action_dim)
+                networks = self.networks_type(settings, normalize_of(store), store.action_dim)
             else:
                 check_trained(settings, networks.settings, self.free)
                 networks = networks.with_tasks(tasks)
         check_dimensions(networks, store)
         check_lengths(store, 1, settings.max_decisions)
         networks.settings = settings
-        self.settings = settings
-        self.store = store
-        self.training = training
-        self.networks = networks
-
-    @classmethod
-    def create(cls, settings: PromptDTSettings, sources: Sources, training: TrainingSettings) -> PromptDT:
-        """A new method to train on a store."""
-        return cls(settings, sources.episodes(), training)
+        self.settings, self.store, self.networks = settings, store, networks
 
     @classmethod
     def restore(cls, settings: PromptDTSettings, networks: Networks) -> PromptDT:
         """A trained method, to act and to fine-tune."""
         return cls(settings, None, networks=networks_from_state(settings, networks, cls.networks_type))
-
-    @classmethod
-    def fine_tuned_settings(cls, settings: PromptDTSettings, iterations: int) -> PromptDTSettings:
-        """The whole network goes on for ``iterations``."""
-        return replace(settings, iterations=iterations)
-
-    def fine_tune(self, settings: PromptDTSettings, sources: Sources, training: TrainingSettings) -> PromptDT:
-        """Go on with this one's networks on the episodes of other tasks."""
-        return type(self)(settings, sources.episodes(), training, networks=self.networks)
 
     def policy(self, precision: str = "float32") -> PromptDTPolicy:
         """Acts deterministically."""
@@ -116,10 +94,6 @@ class PromptDT(Method):
     def predict_actions(self, store: EpisodeStore, samples: int, seed: int) -> ActionPredictions:
         """See :func:`goskill.methods.prompt_dt.diagnosis.predict_actions`."""
         return predict_actions(self.networks, store, samples, seed)
-
-    @property
-    def modules(self) -> Mapping[str, nn.Module]:
-        return self.networks.parts
 
     def phases(self) -> Sequence[Phase]:
         return [
@@ -136,12 +110,8 @@ class PromptDT(Method):
             self.settings,
             self.store,
             distributed.share(self.settings.batch_per_task * tasks_with_episodes),
-            self.training.seed if seed is None else seed,
             episodes=best_share(self.store, self.settings.best_share),
-            threads=self.training.threads or 1,
-            rank=distributed.rank(),
-            world_size=distributed.world_size(),
-            **(placement(self.training, self.store) if on_device else {}),
+            **sampling(self.training, *([self.store] if on_device else []), seed=seed),
         )
 
 

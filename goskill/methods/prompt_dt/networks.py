@@ -8,9 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from goskill.errors import CheckpointError, InputError
+from goskill.errors import InputError
 from goskill.methods.prompt_dt.settings import PromptDTSettings
-from goskill.methods.sequence.checking import load_parts
+from goskill.methods.sequence.checking import loaded, naming_the_missing, normalize_in
 from goskill.models import ActionPolicy, Decisions, Normalize, scale_tables
 
 
@@ -109,11 +109,7 @@ def networks_from_state(
     Sizes of observations and actions come from the tensors. Raises CheckpointError that names the network
     that is missing or unexpected, or the network's key that is missing, unexpected or misshapen.
     """
-    try:
-        mean, std = state["normalize"]["mean"], state["normalize"]["std"]
+    with naming_the_missing():
         action_dim = state["policy"]["embedding.action.weight"].shape[1]
-    except KeyError as error:
-        raise CheckpointError(f"checkpoint: {error.args[0]!r} is missing") from None
-    networks = kind(settings, Normalize(mean, std), action_dim)
-    load_parts(networks.parts, state)
-    return networks
+        normalize = normalize_in(state)
+    return loaded(kind(settings, normalize, action_dim), state)

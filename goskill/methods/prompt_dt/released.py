@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from goskill.errors import CheckpointError, InputError
+from goskill.errors import InputError
 from goskill.methods.prompt_dt.networks import PromptDTNetworks
 from goskill.methods.prompt_dt.settings import PromptDTSettings
 from goskill.methods.sequence.released import ReleasedState
@@ -68,11 +68,7 @@ def networks_of(
 def _settings(
     state: ReleasedState, tasks: Sequence[str], heads: int, context: int, prompt_length: int
 ) -> PromptDTSettings:
-    if "embed_return.weight" not in state:
-        raise CheckpointError(
-            f"released file {state.path}: key embed_return.weight is missing "
-            "(policies without returns to go are not supported)"
-        )
+    state.require_returns()
     count = state.count(r"predict_action\.(\d+)\.0\.")
     if len(tasks) != count:
         raise InputError(
@@ -98,9 +94,4 @@ def _policy(released: ReleasedState, settings: PromptDTSettings) -> dict[str, Te
             part |= released.pair(f"{prefix}embed_{theirs}", f"{embedding}.{ours}")
         if embedding == "embedding" or settings.prompt_length:
             state |= part
-    if not settings.multi_head:
-        return state | released.pair("predict_action.0", "action_head")
-    heads = [released.pair(f"predict_action.{index}.0", "head") for index in range(len(settings.tasks))]
-    for kind in ("weight", "bias"):
-        state[f"action_head.{kind}"] = torch.cat([head[f"head.{kind}"] for head in heads])
-    return state
+    return state | released.action_head(len(settings.tasks) if settings.multi_head else 0)

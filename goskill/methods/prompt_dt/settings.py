@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from goskill.data.selection import check_share
-from goskill.errors import InputError
+from goskill.settings import BELOW_ONE, NOT_NEGATIVE, POSITIVE, check, check_distinct, refuse
 
 
 @dataclass(frozen=True)
@@ -40,28 +40,16 @@ class PromptDTSettings:
     batch_per_task: int = 8  # contexts per task in a batch
 
     def __post_init__(self) -> None:
-        positive = ("width", "layers", "heads", "context", "prompt_episodes", "max_decisions")
-        for name in (*positive, "iterations", "batch_per_task"):
-            if getattr(self, name) < 1:
-                self._refuse(name, "a positive number")
-        for name in ("prompt_length", "task_embedding"):
-            if getattr(self, name) < 0:
-                self._refuse(name, "a number that is not negative")
+        check(self, POSITIVE, "width", "layers", "heads", "context", "prompt_episodes", "max_decisions")
+        check(self, POSITIVE, "iterations", "batch_per_task", "return_scale", "table_std")
+        check(self, NOT_NEGATIVE, "prompt_length", "task_embedding")
+        check(self, BELOW_ONE, "dropout")
         check_share("best_share", self.best_share)
-        for name in ("return_scale", "table_std"):
-            if not getattr(self, name) > 0:
-                self._refuse(name, "a positive number")
-        if not 0 <= self.dropout < 1:
-            self._refuse("dropout", "a number in [0, 1)")
         if self.width % self.heads:
-            self._refuse("heads", f"a divisor of width = {self.width}")
-        if len(set(self.tasks)) < len(self.tasks):
-            self._refuse("tasks", "different names")
+            refuse(self, "heads", f"a divisor of width = {self.width}")
+        check_distinct(self, "tasks")
         if self.tasks and not self.knows_tasks:
-            self._refuse("tasks", "none without multi_head and task_embedding")
-
-    def _refuse(self, name: str, expected: str) -> None:
-        raise InputError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
+            refuse(self, "tasks", "none without multi_head and task_embedding")
 
     @property
     def knows_tasks(self) -> bool:

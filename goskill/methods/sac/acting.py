@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from goskill.errors import InputError
 from goskill.methods.sac.networks import SACNetworks
 from goskill.models import SquashedNormal
-from goskill.rollouts.policy import FloatArray
+from goskill.rollouts.policy import FloatArray, checked_observations
 
 
 class SACPolicy:
@@ -36,10 +35,7 @@ class SACPolicy:
     @torch.inference_mode()
     def act(self, observations: FloatArray, *, explore: bool = False) -> FloatArray:
         """Actions float32 [N, action_dim] for raw observations float32 [N, observation_dim]."""
-        values = np.ascontiguousarray(observations, dtype=np.float32)
-        expected = (len(self._agent), self.networks.observation_dim)
-        if values.shape != expected:
-            raise InputError(f"observations: expected shape {expected} as reset, got {values.shape}")
+        values = checked_observations(observations, len(self._agent), self.networks.observation_dim)
         x = torch.from_numpy(values).to(self._agent.device)
         distribution = SquashedNormal.from_output(self.networks.actor.of_members(x, self._agent))
         action = distribution.sample()[0] if explore else distribution.mode()

@@ -27,7 +27,8 @@ from goskill.rollouts.collector import Collector, Steps
 from goskill.rollouts.episode_log import EpisodeLog
 from goskill.training import Objective, OptimizerSettings, Phase, Stateful, TrainingSettings
 from goskill.training.actor_critic import actor_critic
-from goskill.training.placement import placement, replay_buffer, sampled_objective
+from goskill.training.placement import replay_buffer, sampled_objective, sampling
+from goskill.training.randomness import seeded
 
 EXPERIENCE = "experience"  # the store's name in the folder
 
@@ -92,8 +93,7 @@ class SAC(Method):
         suite = sources.environments()
         store = sources.episodes() if settings.cloning else None
         settings = replace(settings, tasks=tuple(settings.tasks or sources.tasks))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(training.seed)
+        with seeded(training.seed):
             networks = SACNetworks(settings, suite.observation_dim, suite.action_dim)
         return cls(settings, networks, suite, training, sources.workers, store, sources.folder)
 
@@ -128,9 +128,7 @@ class SAC(Method):
             horizon=1,
             batch_size=self.settings.cloning_batch_size,
             balance="transition",
-            seed=self._seed,
-            threads=self._training.threads or 1,
-            **placement(self._training, self._store),
+            **sampling(self._training, self._store),
         )
         bounds = (torch.as_tensor(self._middle + sign * self._half).float() for sign in (-1, 1))
         objective = sampled_objective(
@@ -187,9 +185,8 @@ def objectives(networks: SACNetworks, transitions: ReplaySampler) -> list[Object
     """An update of all agents: critics and their targets, then actors and temperatures, on the same batch."""
     return actor_critic(
         transitions,
+        networks,
         CriticLoss(networks),
-        networks.critic,
-        networks.target,
         ActorLoss(networks),
         [networks.actor, networks.temperature],
         networks.settings.learning_rate,

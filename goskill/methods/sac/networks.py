@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from goskill.errors import CheckpointError, InputError
+from goskill.errors import InputError
 from goskill.methods.feedforward import agents_in
 from goskill.methods.sac.settings import SACSettings
-from goskill.methods.sequence.checking import load_parts
+from goskill.methods.sequence.checking import loaded, naming_the_missing
 from goskill.models import EnsembleMLP, SquashedNormal, twin_values
 from goskill.models.temperature import Temperature
 from goskill.training.targets import TargetNetwork
@@ -63,11 +63,7 @@ def networks_from_state(settings: SACSettings, state: Mapping[str, Mapping[str, 
 
     Raises CheckpointError that names the network that is missing or unexpected, or the key that does not fit.
     """
-    try:
+    with naming_the_missing():
         first = state["actor"]["layers.0.weight"]
         last = state["actor"][f"layers.{settings.layers}.weight"]
-    except KeyError as error:
-        raise CheckpointError(f"checkpoint: {error.args[0]!r} is missing") from None
-    networks = SACNetworks(settings, first.shape[1], last.shape[2] // 2)
-    load_parts(networks.parts, state)
-    return networks
+    return loaded(SACNetworks(settings, first.shape[1], last.shape[2] // 2), state)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from goskill.errors import InputError
+from goskill.settings import PART, POSITIVE, check, refuse
 
 
 @dataclass(frozen=True)
@@ -43,23 +43,9 @@ class SACSettings:
     keep_experience: bool = False  # every episode is kept, in a store in the run's folder
 
     def __post_init__(self) -> None:
-        positive = ("width", "layers", "initial_temperature", "iterations", "updates_per_step")
-        for name in (
-            *positive,
-            "cloning_iterations",
-            "cloning_batch_size",
-            "environments_per_task",
-            "capacity",
-            "batch_size",
-            "learning_rate",
-        ):
-            if not getattr(self, name) > 0:
-                self._refuse(name, "a positive number")
+        check(self, POSITIVE, "width", "layers", "initial_temperature", "iterations", "updates_per_step")
+        check(self, POSITIVE, "cloning_iterations", "cloning_batch_size", "environments_per_task")
+        check(self, POSITIVE, "capacity", "batch_size", "learning_rate")
         if self.warmup_steps < 1:
-            self._refuse("warmup_steps", "at least 1")
-        for name in ("discount", "target_rate"):
-            if not 0 < getattr(self, name) <= 1:
-                self._refuse(name, "a number above 0 and at most 1")
-
-    def _refuse(self, name: str, expected: str) -> None:
-        raise InputError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
+            refuse(self, "warmup_steps", "at least 1")
+        check(self, PART, "discount", "target_rate")

@@ -7,7 +7,7 @@ import copy
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 import torch
@@ -17,7 +17,14 @@ from goskill.errors import InputError
 from goskill.methods.sequence.acting_graphs import EagerSteps, GraphedSteps, StepRunner
 from goskill.methods.sequence.prompting import check_demonstrations, demonstrated_return
 from goskill.models import DecisionContext, Decisions
-from goskill.rollouts.policy import Demonstration, FloatArray, Prompts, checked_rewards
+from goskill.rollouts.policy import (
+    Demonstration,
+    FloatArray,
+    Prompts,
+    check_precision,
+    checked_observations,
+    checked_rewards,
+)
 
 # One thread at a time works on a GPU: a graph must not be captured while another thread queues work.
 _ON_GPU = threading.Lock()
@@ -34,6 +41,14 @@ class EpisodeGroup(Protocol):
 
     def act(self, observations: Tensor) -> Tensor:
         """Raw observations [B, observation_dim] on the CPU -> actions [B, action_dim], valid until the next."""
+
+
+class ActingOptions(TypedDict, total=False):
+    """What prompted policies take besides networks."""
+
+    chunk: int
+    precision: str
+    cuda_graphs: str
 
 
 class PromptedPolicy(ABC):
@@ -63,14 +78,13 @@ class PromptedPolicy(ABC):
         *,
         horizon: int,
         max_decisions: int,
-        chunk: int,
-        precision: str,
-        cuda_graphs: str,
+        chunk: int = 512,
+        precision: str = "float32",
+        cuda_graphs: str = "auto",
     ) -> None:
         if chunk < 1:
             raise InputError(f"chunk: expected a positive number, got {chunk}")
-        if precision not in ("float32", "bfloat16"):
-            raise InputError(f"precision: expected 'float32' or 'bfloat16', got {precision!r}")
+        check_precision(precision)
         if cuda_graphs not in ("auto", "on", "off"):
             raise InputError(f"cuda_graphs: expected 'auto', 'on' or 'off', got {cuda_graphs!r}")
         self.networks: Any = networks
@@ -188,17 +202,9 @@ class PromptedPolicy(ABC):
         )
 
     def _checked(self, observations: FloatArray) -> FloatArray:
-        observations = np.ascontiguousarray(observations, dtype=np.float32)
         step = self._groups[0].step if self._groups else 0
-        expected = (self._environments(), self.networks.observation_dim)
-        if observations.shape != expected:
-            raise InputError(f"observations: expected shape {expected} as reset, got {observations.shape}")
-        finite = np.isfinite(observations).all(axis=1)
-        if not finite.all():
-            raise InputError(
-                f"observations: expected finite numbers, got others in environment {int(np.argmin(finite))} "
-                f"at step {step + 1}"
-            )
+        count, size = self._environments(), self.networks.observation_dim
+        observations = checked_observations(observations, count, size, f" at step {step + 1}")
         if step // self._horizon >= self._max_decisions:
             raise InputError(
                 f"max_decisions: expected episodes of at most {self._max_decisions} decisions, "

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
 
 from goskill.data import EpisodeStore
 from goskill.errors import CheckpointError, InputError
+from goskill.models import Normalize
 
 
 class Sized(Protocol):
@@ -20,6 +22,16 @@ class Sized(Protocol):
 
     @property
     def action_dim(self) -> int: ...
+
+
+class WithParts(Protocol):
+    """Networks that checkpoints hold by name."""
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module]: ...
+
+
+Parted = TypeVar("Parted", bound=WithParts)
 
 
 def check_dimensions(networks: Sized, store: EpisodeStore) -> None:
@@ -46,6 +58,26 @@ def check_lengths(store: EpisodeStore, horizon: int, max_decisions: int) -> None
             f"max_decisions: expected more than {(longest - 1) // horizon} for episodes of "
             f"{longest} steps, got {max_decisions}"
         )
+
+
+@contextmanager
+def naming_the_missing() -> Iterator[None]:
+    """A network or tensor that is looked up within, and is not there, becomes a CheckpointError that names it."""
+    try:
+        yield
+    except KeyError as error:
+        raise CheckpointError(f"checkpoint: {error.args[0]!r} is missing") from None
+
+
+def normalize_in(state: Mapping[str, Mapping[str, Tensor]], limit: float | None = None) -> Normalize:
+    """How the networks of a checkpoint normalise observations. KeyError where it does not say."""
+    return Normalize(state["normalize"]["mean"], state["normalize"]["std"], limit)
+
+
+def loaded(networks: Parted, state: Mapping[str, Mapping[str, Tensor]]) -> Parted:
+    """``networks`` with the weights of a checkpoint. Raises as :func:`load_parts`."""
+    load_parts(networks.parts, state)
+    return networks
 
 
 def load_parts(parts: Mapping[str, nn.Module], state: Mapping[str, Mapping[str, Tensor]]) -> None:

@@ -71,6 +71,14 @@ class ReleasedState:
         self._taken.add(key)
         return self._tensors[key]
 
+    def require_returns(self) -> None:
+        """Raise CheckpointError for a policy that is not conditioned on returns."""
+        if "embed_return.weight" not in self:
+            raise CheckpointError(
+                f"released file {self.path}: key embed_return.weight is missing "
+                "(policies without return-to-go are not supported)"
+            )
+
     def ignore(self, pattern: str) -> None:
         """Take all whose whole keys match, and do nothing with them."""
         self._taken |= {key for key in self._tensors if re.fullmatch(pattern, key)}
@@ -95,6 +103,13 @@ class ReleasedState:
             f"{ours}.weight": weight.mT if transposed and weight.ndim == 2 else weight,
             f"{ours}.bias": self.take(f"{released}.bias"),
         }
+
+    def action_head(self, heads: int) -> dict[str, Tensor]:
+        """The layer that predicts actions; that of ``heads`` > 0 heads is theirs, one below the other."""
+        if not heads:
+            return self.pair("predict_action.0", "action_head")
+        parts = [self.pair(f"predict_action.{index}.0", "action_head") for index in range(heads)]
+        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
     def transformer(self, prefix: str) -> dict[str, Tensor]:
         state = self.pair(f"{prefix}.ln_f", "transformer.final_norm")

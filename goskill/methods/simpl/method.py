@@ -31,6 +31,7 @@ from goskill.methods.skill_rl import (
 )
 from goskill.training import Objective, OptimizerSettings, Phase, Stateful, TrainingSettings
 from goskill.training.placement import replay_buffer, sampled_objective
+from goskill.training.randomness import seeded
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -83,8 +84,7 @@ class SiMPL(Method):
         settings = replace(settings, tasks=tuple(settings.tasks or sources.tasks))
         settings, skills = cls._skills(settings, sources)
         check_tasks_per_step(settings, settings.tasks)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(training.seed)
+        with seeded(training.seed):
             agent = MetaAgent(settings, skills)
         return cls(settings, agent, suite, training, sources.workers)
 
@@ -137,20 +137,15 @@ class SiMPL(Method):
 
     def _interact(self, iteration: int) -> Mapping[str, float]:
         """As many steps as there should have been before this iteration."""
-        settings, collector = self.settings, self.collector
-        decisions = settings.warmup_decisions + iteration / settings.updates_per_decision
-        due = int(decisions * collector.model.horizon)
-        collector.start()
-        found: dict[str, list[float]] = {}
-        while collector.steps < due:
-            self.embeddings.renew(collector.environments.begun, self._is_prior, self._embedding_in)
-            unconditioned = self.embeddings.from_prior.copy()
-            over, ended = collector.step(self._choose)
-            self._keep(over, unconditioned)
-            for name, value in ended.items():
-                found.setdefault(name, []).append(value)
-        means = {name: float(np.mean(values)) for name, values in found.items()}
-        return {**means, "steps": float(collector.steps * len(collector.tasks))}
+        decisions = self.settings.warmup_decisions + iteration / self.settings.updates_per_decision
+        due = int(decisions * self.collector.model.horizon)
+        return self.collector.advance(lambda: self._goes_on(due), self._choose, self._keep)
+
+    def _goes_on(self, due: int) -> bool:
+        if self.collector.steps >= due:
+            return False
+        self.embeddings.renew(self.collector.environments.begun, self._is_prior, self._embedding_in)
+        return True
 
     def _is_prior(self, environment: int, episode: int) -> bool:
         every: int = self.settings.prior_every
@@ -175,19 +170,7 @@ class SiMPL(Method):
         device: torch.device = self.agent.temperature.log_value.device
         return device
 
-    def _keep(self, over: SkillTransitions, unconditioned: Any) -> None:
+    def _keep(self, over: SkillTransitions) -> None:
         """Into the buffers of their tasks; contexts are of episodes such as a new task will begin with."""
-        for buffer, kept in (
-            (self.replay, np.ones(len(over.rows), np.bool_)),
-            (self.contexts, unconditioned[over.rows]),
-        ):
-            if kept.any():
-                buffer.add(
-                    observations=over.observations[kept],
-                    actions=over.skills[kept],
-                    rewards=over.rewards[kept],
-                    next_observations=over.next_observations[kept],
-                    terminated=over.terminated[kept],
-                    discount=over.discount[kept],
-                    task=self._task[over.rows[kept]],
-                )
+        over.add_to(self.replay, self._task)
+        over.add_to(self.contexts, self._task, self.embeddings.from_prior[over.rows])

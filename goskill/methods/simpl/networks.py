@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from goskill.errors import CheckpointError, InputError
-from goskill.methods.sequence.checking import load_parts
+from goskill.errors import InputError
+from goskill.methods.sequence.checking import loaded, naming_the_missing
 from goskill.methods.simpl.decisions import DecisionDistribution, SingleActions, decisions
 from goskill.methods.simpl.settings import EmbeddingSettings, MetaSettings, TaskSettings
 from goskill.methods.skill_rl import SkillModel, model_from_state
@@ -116,9 +116,7 @@ def agent_from_state(settings: MetaSettings, state: Mapping[str, Mapping[str, Te
 
     Raises CheckpointError that names the network that is missing or unexpected, or the key that does not fit.
     """
-    agent = MetaAgent(settings, skills_from_state(settings, state, "policy"))
-    load_parts(agent.parts, state)
-    return agent
+    return loaded(MetaAgent(settings, skills_from_state(settings, state, "policy")), state)
 
 
 def skills_from_state(
@@ -130,9 +128,7 @@ def skills_from_state(
     """
     if isinstance(settings, TaskSettings):
         return model_from_state(settings, state)
-    try:
+    with naming_the_missing():
         first = state[policy]["layers.0.weight"]
         last = state[policy][f"layers.{settings.layers}.weight"]
-    except KeyError as error:
-        raise CheckpointError(f"checkpoint: {error.args[0]!r} is missing") from None
     return SingleActions(first.shape[1] - settings.embedding_dim, last.shape[2] // 2)

@@ -9,9 +9,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
-from goskill.errors import InputError
 from goskill.methods.skill_rl import SkillSettings
-from goskill.methods.skill_rl.settings import check_positive
+from goskill.settings import NOT_NEGATIVE, PART, POSITIVE, check, refuse
 
 
 @dataclass(frozen=True)
@@ -32,18 +31,11 @@ class EmbeddingSettings:
     reward_scale: float = 1.0  # rewards are multiplied by this
 
     def __post_init__(self) -> None:
-        check_positive(self, "embedding_dim", "encoder_width", "encoder_heads", "encoder_points", "width")
-        check_positive(self, "layers", "reward_scale")
-        self._check_share("discount")
+        check(self, POSITIVE, "embedding_dim", "encoder_width", "encoder_heads", "encoder_points", "width")
+        check(self, POSITIVE, "layers", "reward_scale")
+        check(self, PART, "discount")
         if self.encoder_width % self.encoder_heads:
-            self._refuse("encoder_heads", f"a divisor of encoder_width {self.encoder_width}")
-
-    def _check_share(self, name: str) -> None:
-        if not 0 < getattr(self, name) <= 1:
-            self._refuse(name, "a number above 0 and at most 1")
-
-    def _refuse(self, name: str, expected: str) -> None:
-        raise InputError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
+            refuse(self, "encoder_heads", f"a divisor of encoder_width {self.encoder_width}")
 
 
 @dataclass(frozen=True)
@@ -59,7 +51,7 @@ class TaskSettings(EmbeddingSettings, SkillSettings):
         EmbeddingSettings.__post_init__(self)
         SkillSettings.__post_init__(self)
         if self.divergence_clip is not None:
-            check_positive(self, "divergence_clip")
+            check(self, POSITIVE, "divergence_clip")
 
 
 @dataclass(frozen=True)
@@ -89,17 +81,16 @@ class MetaSettings(EmbeddingSettings, ABC):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "initial_temperature", "iterations")
-        check_positive(self, "tasks_per_step", "small_context", "large_context", "updates_per_decision")
-        check_positive(self, "environments_per_task", "prior_every", "warmup_decisions", "capacity")
-        check_positive(self, "batch_size", "learning_rate")
+        check(self, POSITIVE, "initial_temperature", "iterations")
+        check(self, POSITIVE, "tasks_per_step", "small_context", "large_context", "updates_per_decision")
+        check(self, POSITIVE, "environments_per_task", "prior_every", "warmup_decisions", "capacity")
+        check(self, POSITIVE, "batch_size", "learning_rate")
         if self.fixed_temperature is not None:
-            check_positive(self, "fixed_temperature")
-        self._check_share("target_rate")
+            check(self, POSITIVE, "fixed_temperature")
+        check(self, PART, "target_rate")
         if not 0 <= self.small_tasks <= self.tasks_per_step:
-            self._refuse("small_tasks", f"a number from 0 to tasks_per_step {self.tasks_per_step}")
-        if not self.embedding_weight >= 0:
-            self._refuse("embedding_weight", "a number that is not negative")
+            refuse(self, "small_tasks", f"a number from 0 to tasks_per_step {self.tasks_per_step}")
+        check(self, NOT_NEGATIVE, "embedding_weight")
 
     @abstractmethod
     def aims(self, size: int) -> tuple[float, float]:
@@ -116,7 +107,7 @@ class SiMPLSettings(MetaSettings, TaskSettings):
 
     def __post_init__(self) -> None:
         MetaSettings.__post_init__(self)
-        check_positive(self, "small_divergence", "large_divergence")
+        check(self, POSITIVE, "small_divergence", "large_divergence")
 
     def aims(self, size: int) -> tuple[float, float]:
         """The divergences."""
@@ -156,9 +147,9 @@ class AdaptationSettings(EmbeddingSettings, ABC):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "iterations", "prior_episodes", "updates_per_decision")
-        check_positive(self, "capacity", "batch_size", "learning_rate")
-        self._check_share("target_rate")
+        check(self, POSITIVE, "iterations", "prior_episodes", "updates_per_decision")
+        check(self, POSITIVE, "capacity", "batch_size", "learning_rate")
+        check(self, PART, "target_rate")
 
     @abstractmethod
     def aim(self, size: int) -> float:
@@ -173,7 +164,7 @@ class TargetSettings(AdaptationSettings, TaskSettings):
 
     def __post_init__(self) -> None:
         AdaptationSettings.__post_init__(self)
-        check_positive(self, "target_divergence")
+        check(self, POSITIVE, "target_divergence")
 
     def aim(self, size: int) -> float:
         """The divergence."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from goskill.errors import InputError
 from goskill.methods.feedforward import agents_in
-from goskill.methods.sequence.checking import load_parts
+from goskill.methods.sequence.checking import loaded
 from goskill.methods.simpl.decisions import DecisionDistribution, SingleActions, decisions
 from goskill.methods.simpl.networks import LARGE, MetaAgent, skills_from_state
 from goskill.methods.simpl.settings import AdaptationSettings
@@ -156,6 +156,4 @@ def target_agents_from_state(
 
     Raises CheckpointError that names the network that is missing or unexpected, or the key that does not fit.
     """
-    agents = TargetAgents(settings, skills_from_state(settings, state, "actor"))
-    load_parts(agents.parts, state)
-    return agents
+    return loaded(TargetAgents(settings, skills_from_state(settings, state, "actor")), state)

@@ -135,31 +135,18 @@ class SiMPLTarget(Method):
         self._known_since: list[int] = agents.known.since.tolist()
         decisions = ReplaySampler(self.replay, settings.batch_size, seed=self._seed)
         trained = [agents.actor, agents.temperature]
-        return actor_critic(
-            decisions,
-            TargetCriticLoss(agents),
-            agents.critic,
-            agents.target,
-            TargetActorLoss(agents),
-            trained,
-            settings.learning_rate,
-        )
+        losses = TargetCriticLoss(agents), TargetActorLoss(agents)
+        return actor_critic(decisions, agents, *losses, trained, settings.learning_rate)
 
     def _interact(self, iteration: int) -> Mapping[str, float]:
         """Until a task is known, then as many steps as there should have been before this iteration."""
-        collector = self.collector
-        collector.start()
-        found: dict[str, list[float]] = {}
-        while self._is_due(iteration):
-            self.embeddings.renew(collector.environments.begun, self._is_prior, self._embedding_in)
-            if not self._is_due(iteration):
-                break
-            over, ended = collector.step(self._choose)
-            self._keep(over)
-            for name, value in ended.items():
-                found.setdefault(name, []).append(value)
-        means = {name: float(np.mean(values)) for name, values in found.items()}
-        return {**means, "steps": float(collector.steps * len(collector.tasks))}
+        return self.collector.advance(lambda: self._goes_on(iteration), self._choose, self._keep)
+
+    def _goes_on(self, iteration: int) -> bool:
+        if not self._is_due(iteration):
+            return False
+        self.embeddings.renew(self.collector.environments.begun, self._is_prior, self._embedding_in)
+        return self._is_due(iteration)
 
     def _is_due(self, iteration: int) -> bool:
         begun = [since for since in self._known_since if since >= 0]
@@ -196,13 +183,4 @@ class SiMPLTarget(Method):
         return self.agents.known.since.device
 
     def _keep(self, over: SkillTransitions) -> None:
-        if len(over.rows):
-            self.replay.add(
-                observations=over.observations,
-                actions=over.skills,
-                rewards=over.rewards,
-                next_observations=over.next_observations,
-                terminated=over.terminated,
-                discount=over.discount,
-                task=over.rows,
-            )
+        over.add_to(self.replay, np.arange(len(self.collector.tasks)))

@@ -8,6 +8,7 @@ from goskill.methods.skill_rl.agents import SkillAgents, agents_from_state
 from goskill.methods.skill_rl.collecting import SkillCollector, SkillTransitions
 from goskill.methods.skill_rl.execution import ExecutableSkills, SkillExecution
 from goskill.methods.skill_rl.losses import SkillActorLoss, SkillCriticLoss, soft_target, temperature_loss
+from goskill.methods.skill_rl.online import OnlineSkills
 from goskill.methods.skill_rl.settings import OnlineSettings, SkillSettings
 from goskill.methods.skill_rl.skill_model import SkillModel, model_from_state, new_model
 from goskill.methods.skill_rl.skill_training import SkillModelLoss, skills_phase
@@ -24,6 +25,7 @@ __all__ = [
     "ExecutableSkills",
     "NormalSkills",
     "OnlineSettings",
+    "OnlineSkills",
     "SampledSkillPolicy",
     "SkillActorLoss",
     "SkillAgents",

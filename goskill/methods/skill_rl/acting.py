@@ -14,7 +14,7 @@ from torch import Tensor
 
 from goskill.errors import InputError
 from goskill.methods.skill_rl.execution import ExecutableSkills, SkillExecution
-from goskill.rollouts.policy import FloatArray
+from goskill.rollouts.policy import FloatArray, checked_observations
 
 
 class SkillDistribution(Protocol):
@@ -83,10 +83,9 @@ class SkillChoosingPolicy:
     @torch.inference_mode()
     def act(self, observations: FloatArray, *, explore: bool = False) -> FloatArray:
         """Actions float32 [N, action_dim] for raw observations float32 [N, observation_dim]."""
-        values = np.ascontiguousarray(observations, dtype=np.float32)
-        expected = (self._count, self.model.observation_dim)
-        if self._choose is None or values.shape != expected:
-            raise InputError(f"observations: expected shape {expected} as reset, got {values.shape}")
+        values = checked_observations(observations, self._count, self.model.observation_dim)
+        if self._choose is None:
+            raise InputError("act: expected reset(tasks) before the first action")
         waiting = self._execution.waiting
         if waiting.any():
             chosen = self._choose(torch.from_numpy(values).to(self.model.normalize.mean.device))

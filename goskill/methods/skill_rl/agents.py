@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from goskill.errors import InputError
 from goskill.methods.feedforward import agents_in
-from goskill.methods.sequence.checking import load_parts
+from goskill.methods.sequence.checking import loaded
 from goskill.methods.skill_rl.settings import OnlineSettings
 from goskill.methods.skill_rl.skill_model import SkillModel, model_from_state
 from goskill.models import DiagonalNormal, EnsembleMLP, twin_values
@@ -88,6 +88,4 @@ def agents_from_state(settings: OnlineSettings, state: Mapping[str, Mapping[str,
 
     Raises CheckpointError that names the network that is missing or unexpected, or the key that does not fit.
     """
-    agents = SkillAgents(settings, model_from_state(settings, state))
-    load_parts(agents.parts, state)
-    return agents
+    return loaded(SkillAgents(settings, model_from_state(settings, state)), state)

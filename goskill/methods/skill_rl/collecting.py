@@ -37,6 +37,25 @@ class SkillTransitions:
     terminated: npt.NDArray[np.bool_]
     discount: FloatArray
 
+    def add_to(
+        self,
+        replay: ReplayBuffer,
+        ring: npt.NDArray[np.int64],
+        chosen: npt.NDArray[np.bool_] | slice = slice(None),
+    ) -> None:
+        """Keep them, or the ``chosen`` ones bool [n], in a buffer; ``ring`` int64 [environments]: who fills which."""
+        rows = self.rows[chosen]
+        if len(rows):
+            replay.add(
+                observations=self.observations[chosen],
+                actions=self.skills[chosen],
+                rewards=self.rewards[chosen],
+                next_observations=self.next_observations[chosen],
+                terminated=self.terminated[chosen],
+                discount=self.discount[chosen],
+                task=ring[rows],
+            )
+
 
 class SkillCollector:
     """Environments in which skills follow one another; an episode's end cuts the skill under way.
@@ -123,27 +142,17 @@ class SkillCollector:
         )
 
     def advance(
-        self, steps: int, choose: Choose, replay: ReplayBuffer, ring: npt.NDArray[np.int64]
+        self, goes_on: Callable[[], bool], choose: Choose, keep: Callable[[SkillTransitions], None]
     ) -> dict[str, float]:
-        """Step until every environment has taken ``steps`` in all; decisions go into the buffer.
+        """Step while ``goes_on()``; ``keep`` is told the decisions that end at each step.
 
-        ``ring``: which of the buffer's rings each environment fills, int64 [environments]. Returns what to log: means
-        over the episodes that ended, and ``steps`` of all environments together.
+        Returns what to log: means over the episodes that ended, and ``steps`` of all environments together.
         """
         self.start()
         found: dict[str, list[float]] = {}
-        while self.steps < steps:
+        while goes_on():
             over, ended = self.step(choose)
-            if len(over.rows):
-                replay.add(
-                    observations=over.observations,
-                    actions=over.skills,
-                    rewards=over.rewards,
-                    next_observations=over.next_observations,
-                    terminated=over.terminated,
-                    discount=over.discount,
-                    task=ring[over.rows],
-                )
+            keep(over)
             for name, value in ended.items():
                 found.setdefault(name, []).append(value)
         means = {name: float(np.mean(values)) for name, values in found.items()}

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from goskill.errors import InputError
+from goskill.settings import NOT_NEGATIVE, PART, POSITIVE, check
 
 LARGEST_OBSERVATION = 5.0
 """Standard deviations that observations are clipped to: what hardly moves in the data moves while exploring."""
-
-
-def check_positive(settings: Any, *names: str) -> None:
-    """Raises InputError that names the first setting which is not positive."""
-    for name in names:
-        if not getattr(settings, name) > 0:
-            raise InputError(f"{name}: expected a positive number, got {getattr(settings, name)!r}")
 
 
 @dataclass(frozen=True)
@@ -41,10 +34,9 @@ class SkillSettings:
     skill_learning_rate: float = 1e-3  # of RAdam
 
     def __post_init__(self) -> None:
-        check_positive(self, "horizon", "skill_dim", "skill_width", "decoder_layers", "prior_width")
-        check_positive(self, "prior_layers", "skill_iterations", "skill_batch_size", "skill_learning_rate")
-        if not self.beta >= 0:
-            raise InputError(f"beta: expected a number that is not negative, got {self.beta!r}")
+        check(self, POSITIVE, "horizon", "skill_dim", "skill_width", "decoder_layers", "prior_width")
+        check(self, POSITIVE, "prior_layers", "skill_iterations", "skill_batch_size", "skill_learning_rate")
+        check(self, NOT_NEGATIVE, "beta")
 
 
 @dataclass(frozen=True)
@@ -74,11 +66,7 @@ class OnlineSettings(SkillSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "critic_width", "critic_layers", "target_divergence", "initial_temperature")
-        check_positive(self, "reward_scale", "iterations", "updates_per_decision", "environments_per_task")
-        check_positive(self, "warmup_decisions", "capacity", "batch_size", "learning_rate")
-        for name in ("discount", "target_rate"):
-            if not 0 < getattr(self, name) <= 1:
-                raise InputError(
-                    f"{name}: expected a number above 0 and at most 1, got {getattr(self, name)!r}"
-                )
+        check(self, POSITIVE, "critic_width", "critic_layers", "target_divergence", "initial_temperature")
+        check(self, POSITIVE, "reward_scale", "iterations", "updates_per_decision", "environments_per_task")
+        check(self, POSITIVE, "warmup_decisions", "capacity", "batch_size", "learning_rate")
+        check(self, PART, "discount", "target_rate")

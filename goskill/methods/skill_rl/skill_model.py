@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from goskill.data import EpisodeStore
-from goskill.errors import CheckpointError
-from goskill.methods.sequence.checking import load_parts
+from goskill.methods.sequence.checking import loaded, naming_the_missing, normalize_in
 from goskill.methods.skill_rl.settings import LARGEST_OBSERVATION, SkillSettings
+from goskill.methods.store_method import normalize_of
 from goskill.models import DiagonalNormal, EnsembleMLP, Normalize, mlp
+from goskill.training.randomness import seeded
 
 
 class SkillEncoder(nn.Module):
@@ -146,12 +147,8 @@ class SkillModel(nn.Module):
 
 def new_model(settings: SkillSettings, store: EpisodeStore, seed: int) -> SkillModel:
     """A new model, whose normalisation is that of all the store's episodes."""
-    found = store.normalization()
-    mean, std = torch.as_tensor(found.mean), torch.as_tensor(found.std)
-    normalize = Normalize(mean, std, LARGEST_OBSERVATION)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return SkillModel(settings, normalize, store.action_dim)
+    with seeded(seed):
+        return SkillModel(settings, normalize_of(store, LARGEST_OBSERVATION), store.action_dim)
 
 
 def model_from_state(settings: SkillSettings, state: Mapping[str, Mapping[str, Tensor]]) -> SkillModel:
@@ -160,11 +157,8 @@ def model_from_state(settings: SkillSettings, state: Mapping[str, Mapping[str, T
     Raises CheckpointError that names the network that is missing, or the key that does not fit.
     """
     last = f"layers.{2 * settings.decoder_layers}.bias" if settings.decoder == "closed" else "output.bias"
-    try:
-        mean, std = state["normalize"]["mean"], state["normalize"]["std"]
+    with naming_the_missing():
+        normalize = normalize_in(state, LARGEST_OBSERVATION)
         action_dim = len(state["skill_decoder"][last])
-    except KeyError as error:
-        raise CheckpointError(f"checkpoint: {error.args[0]!r} is missing") from None
-    model = SkillModel(settings, Normalize(mean, std, LARGEST_OBSERVATION), action_dim)
-    load_parts(model.parts, {name: value for name, value in state.items() if name in model.parts})
-    return model
+    model = SkillModel(settings, normalize, action_dim)
+    return loaded(model, {name: value for name, value in state.items() if name in model.parts})

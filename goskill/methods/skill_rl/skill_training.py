@@ -10,7 +10,7 @@ from goskill.data import EpisodeStore, SegmentSampler
 from goskill.methods.sequence.losses import masked_mean
 from goskill.methods.skill_rl.skill_model import SkillModel
 from goskill.training import Batch, Objective, OptimizerSettings, Phase, TrainingSettings, distributed
-from goskill.training.placement import placement, sampled_objective
+from goskill.training.placement import sampled_objective, sampling
 
 
 class SkillModelLoss(nn.Module):
@@ -54,11 +54,7 @@ def skills_phase(model: SkillModel, store: EpisodeStore, training: TrainingSetti
             horizon=settings.horizon,
             batch_size=distributed.share(settings.skill_batch_size),
             balance="transition",
-            seed=training.seed,
-            threads=training.threads or 1,
-            rank=distributed.rank(),
-            world_size=distributed.world_size(),
-            **placement(training, store),
+            **sampling(training, store),
         )
         trained = [model.encoder, model.decoder, model.prior_network]
         objective = sampled_objective("skills", windows, SkillModelLoss(model), trained)

@@ -62,7 +62,7 @@ def finished_run(setting: str, path: str | Path, method: str) -> tuple[Any, Netw
     if entry.name != method:
         raise InputError(f"{setting}: expected a run of {method}, {run.path} is one of {entry.name}")
     checkpoint = _checkpoint(setting, run)
-    if checkpoint.state["phase"] < len(checkpoint.state["phases"]):
+    if not checkpoint.finished:
         raise InputError(
             f"{setting}: {run.path} is not finished: go on with goskill train --resume --out {run.path}"
         )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from goskill.errors import InputError
 from goskill.methods.srtd.networks import SRTDNetworks
-from goskill.rollouts.policy import FloatArray, checked_rewards
+from goskill.rollouts.policy import FloatArray, check_precision, checked_observations, checked_rewards
 
 
 class SRTDPolicy:
@@ -25,8 +25,7 @@ class SRTDPolicy:
     needs_prompts = False
 
     def __init__(self, networks: SRTDNetworks, name: str, *, precision: str = "float32") -> None:
-        if precision not in ("float32", "bfloat16"):
-            raise InputError(f"precision: expected 'float32' or 'bfloat16', got {precision!r}")
+        check_precision(precision)
         self.name = name
         self.networks = networks.eval()
         self._precision = precision
@@ -51,15 +50,7 @@ class SRTDPolicy:
         Raises InputError for observations that are misshapen or not finite, and if ``observe`` was not called since
         the last action.
         """
-        values = np.ascontiguousarray(observations, dtype=np.float32)
-        expected = (len(self._steps), self.networks.observation_dim)
-        if values.shape != expected:
-            raise InputError(f"observations: expected shape {expected} as reset, got {values.shape}")
-        finite = np.isfinite(values).all(axis=1)
-        if not finite.all():
-            raise InputError(
-                f"observations: expected finite numbers, got others in environment {int(np.argmin(finite))}"
-            )
+        values = checked_observations(observations, len(self._steps), self.networks.observation_dim)
         device = self._steps.device
         raw = torch.from_numpy(values).to(device)
         self._remember(self.networks.normalize(raw))

@@ -8,13 +8,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-import torch
-from torch import nn
-
 from goskill.data import EpisodeStore, TransitionSampler
 from goskill.data.mixed_sampler import MixedSampler
 from goskill.errors import InputError
-from goskill.methods.method import NOTHING, Method, Networks, Sources
+from goskill.methods.method import NOTHING, Networks, Sources
 from goskill.methods.registry import register
 from goskill.methods.sequence.checking import check_dimensions
 from goskill.methods.srtd.acting import SRTDPolicy
@@ -22,17 +19,18 @@ from goskill.methods.srtd.latent_stores import AUGMENTED, EMBEDDED, episode_qual
 from goskill.methods.srtd.losses import SRTDSkillLoss, SRTDTaskLoss
 from goskill.methods.srtd.networks import SRTDNetworks, networks_from_state
 from goskill.methods.srtd.settings import SRTDSettings
+from goskill.methods.store_method import StoreMethod, normalize_of
 from goskill.methods.td3_bc import TD3BCActorLoss, TD3CriticLoss
-from goskill.models import Normalize
 from goskill.training import Objective, OptimizerSettings, Phase, TrainingSettings, distributed
-from goskill.training.placement import placement, sampled_objective
+from goskill.training.placement import placement, sampled_objective, sampling
+from goskill.training.randomness import seeded
 
 NAMES = {"none": "SRTD", "imaginary": "SRTD+ID", "noise": "SRTD+N"}
 
 
 @register("srtd")
 @register("srtd_id", augmentation="imaginary")
-class SRTD(Method):
+class SRTD(StoreMethod):
     """SRTD on the episodes of a store.
 
     Args:
@@ -48,6 +46,8 @@ class SRTD(Method):
     """
 
     Settings = SRTDSettings
+    settings: SRTDSettings
+    networks: SRTDNetworks
     section = "srtd"
     schedule = ("decomposition_iterations", "iterations")
     ablations: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
@@ -67,13 +67,9 @@ class SRTD(Method):
         *,
         networks: SRTDNetworks | None = None,
     ) -> None:
-        self.settings = settings
-        self.training = training or TrainingSettings()
-        if networks is not None:
-            self.networks = networks
+        super().__init__(settings, store, training, networks=networks)
+        if store is None or networks is not None:
             return
-        if store is None:
-            raise InputError("store: expected one to learn from without trained networks, got None")
         longest = int(store.episode_length.max(initial=0))
         if settings.history > longest:
             raise InputError(
@@ -81,11 +77,8 @@ class SRTD(Method):
                 f"got {settings.history}"
             )
         self.store = store
-        normalization = store.normalization()
-        normalize = Normalize(torch.as_tensor(normalization.mean), torch.as_tensor(normalization.std))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.training.seed)
-            self.networks = SRTDNetworks(settings, normalize, store.action_dim)
+        with seeded(self.training.seed):
+            self.networks = SRTDNetworks(settings, normalize_of(store), store.action_dim)
         check_dimensions(self.networks, store)
         self._temporary = tempfile.TemporaryDirectory(prefix="goskill-srtd-") if folder is None else None
         self._folder = folder or Path(self._temporary.name)  # type: ignore[union-attr]
@@ -100,10 +93,6 @@ class SRTD(Method):
     def restore(cls, settings: SRTDSettings, networks: Networks) -> SRTD:
         """A trained method, to act."""
         return cls(settings, None, networks=networks_from_state(settings, networks))
-
-    @property
-    def modules(self) -> Mapping[str, nn.Module]:
-        return self.networks.parts
 
     def policy(self, precision: str = "float32") -> SRTDPolicy:
         """Acts deterministically, on what it was paid."""
@@ -184,7 +173,8 @@ class SRTD(Method):
             terminated=self.settings.ends,
             window=(n + 1, n),
             normalize=True,
-            **self._common(),
+            balance="task",
+            **sampling(self.training),
             **place,
         )
 
@@ -193,15 +183,7 @@ class SRTD(Method):
             store,
             distributed.share(count),
             gamma=self.settings.discount,
-            **self._common(),
+            balance="task",
+            **sampling(self.training),
             **place,
         )
-
-    def _common(self) -> dict[str, Any]:
-        return {
-            "balance": "task",
-            "seed": self.training.seed,
-            "threads": self.training.threads or 1,
-            "rank": distributed.rank(),
-            "world_size": distributed.world_size(),
-        }

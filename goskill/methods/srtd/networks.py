@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from goskill.errors import CheckpointError
-from goskill.methods.sequence.checking import load_parts
+from goskill.methods.sequence.checking import loaded, naming_the_missing, normalize_in
 from goskill.methods.srtd.settings import SRTDSettings
 from goskill.methods.td3_bc.networks import TD3BCNetworks
 from goskill.models import Normalize
@@ -102,11 +101,7 @@ def networks_from_state(settings: SRTDSettings, state: Mapping[str, Mapping[str,
 
     Raises CheckpointError that names the network that is missing or unexpected, or the key that does not fit.
     """
-    try:
-        mean, std = state["normalize"]["mean"], state["normalize"]["std"]
+    with naming_the_missing():
         action_dim = len(state["skill_decoder"][f"{2 * settings.skill_layers}.bias"])
-    except KeyError as error:
-        raise CheckpointError(f"checkpoint: {error.args[0]!r} is missing") from None
-    networks = SRTDNetworks(settings, Normalize(mean, std), action_dim)
-    load_parts(networks.parts, state)
-    return networks
+        normalize = normalize_in(state)
+    return loaded(SRTDNetworks(settings, normalize, action_dim), state)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from goskill.errors import InputError
 from goskill.methods.td3_bc.settings import TD3BCSettings
+from goskill.settings import NOT_NEGATIVE, POSITIVE, check, refuse
 
 
 @dataclass(frozen=True)
@@ -65,25 +65,20 @@ class SRTDSettings:
     batch_size: int = 1_280  # transitions
 
     def __post_init__(self) -> None:
-        sizes = ("latent", "history", "skill_width", "skill_layers", "task_width", "task_layers", "rollout")
-        for name in (*sizes, "decomposition_iterations"):
-            if getattr(self, name) < 1:
-                self._refuse(name, "a positive number")
+        check(self, POSITIVE, "latent", "history", "skill_width", "skill_layers", "task_width", "task_layers")
+        check(self, POSITIVE, "rollout", "decomposition_iterations", "reward_scale")
+        check(self, NOT_NEGATIVE, "prior_weight", "skill_regularization", "weight_penalty")
+        check(self, NOT_NEGATIVE, "latent_noise", "state_noise")
         if self.decomposition_batch < 2:
-            self._refuse("decomposition_batch", "at least 2, since samples are compared with each other")
-        if not self.reward_scale > 0:
-            self._refuse("reward_scale", "a positive number")
-        for name in ("prior_weight", "skill_regularization", "weight_penalty", "latent_noise", "state_noise"):
-            if not getattr(self, name) >= 0:
-                self._refuse(name, "a number that is not negative")
+            refuse(self, "decomposition_batch", "at least 2, since samples are compared with each other")
         if not 0 < self.augmented_share < 1:
-            self._refuse("augmented_share", "a number between 0 and 1")
+            refuse(self, "augmented_share", "a number between 0 and 1")
         if not 0 < self.augmented_size <= self.rollout:
-            self._refuse(
-                "augmented_size", f"a number above 0 and at most {self.rollout}, from every state once"
+            refuse(
+                self, "augmented_size", f"a number above 0 and at most {self.rollout}, from every state once"
             )
         if self.augmentation != "none" and not 0 < self.augmented_batch < self.batch_size:
-            self._refuse("augmented_share", f"at least one sample of {self.batch_size} and not all")
+            refuse(self, "augmented_share", f"at least one sample of {self.batch_size} and not all")
         self.learner()
 
     @property
@@ -107,6 +102,3 @@ class SRTDSettings:
             learning_rate=self.learning_rate,
             batch_size=self.batch_size,
         )
-
-    def _refuse(self, name: str, expected: str) -> None:
-        raise InputError(f"{name}: expected {expected}, got {getattr(self, name)!r}")

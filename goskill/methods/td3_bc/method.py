@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from goskill.data import EpisodeStore, TransitionSampler
 from goskill.data.selection import best_share
 from goskill.errors import InputError
 from goskill.methods.feedforward import FeedForwardPolicy
-from goskill.methods.method import Method, Networks, Sources
+from goskill.methods.method import Networks
 from goskill.methods.registry import register
 from goskill.methods.sequence.checking import check_dimensions
+from goskill.methods.store_method import StoreMethod, normalize_of
 from goskill.methods.td3_bc.losses import TD3BCActorLoss, TD3CriticLoss
 from goskill.methods.td3_bc.networks import TD3BCNetworks, networks_from_state
 from goskill.methods.td3_bc.settings import TD3BCSettings
 from goskill.methods.td3_bc.surgery import with_surgery
-from goskill.models import Normalize
 from goskill.training import Objective, OptimizerSettings, Phase, TrainingSettings, distributed
-from goskill.training.placement import placement, sampled_objective
+from goskill.training.placement import sampled_objective, sampling
+from goskill.training.randomness import seeded
 
 NAMES = {(False, "mlp"): "TD3+BC", (True, "mlp"): "PCGrad", (False, "soft_modules"): "SoftMod"}
 
@@ -31,7 +31,7 @@ NAMES = {(False, "mlp"): "TD3+BC", (True, "mlp"): "PCGrad", (False, "soft_module
 @register("td3_bc")
 @register("pcgrad", gradient_surgery=True)
 @register("soft_modularization", network="soft_modules")
-class TD3BC(Method):
+class TD3BC(StoreMethod):
     """TD3+BC on the transitions of a store, told the task.
 
     Args:
@@ -45,6 +45,8 @@ class TD3BC(Method):
     """
 
     Settings = TD3BCSettings
+    settings: TD3BCSettings
+    networks: TD3BCNetworks
     section = "td3_bc"
 
     def __init__(
@@ -55,37 +57,22 @@ class TD3BC(Method):
         *,
         networks: TD3BCNetworks | None = None,
     ) -> None:
-        self.training = training or TrainingSettings()
-        if networks is not None:
-            self.settings, self.networks = settings, networks
+        super().__init__(settings, store, training, networks=networks)
+        if store is None or networks is not None:
             return
-        if store is None:
-            raise InputError("store: expected one to learn from without trained networks, got None")
         if settings.task_identity:
             settings = replace(settings, tasks=tuple(dict.fromkeys((*settings.tasks, *store.tasks))))
-        normalization = store.normalization()
-        normalize = Normalize(torch.as_tensor(normalization.mean), torch.as_tensor(normalization.std))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.training.seed)
-            self.networks = TD3BCNetworks(settings, normalize, store.action_dim)
+        with seeded(self.training.seed):
+            self.networks = TD3BCNetworks(settings, normalize_of(store), store.action_dim)
         check_dimensions(self.networks, store)
         self.settings, self.store = settings, store
         self._tasks = len(np.unique(store.episode_task))
-        self._sampler({})  # refuses what does not fit before anything is written
-
-    @classmethod
-    def create(cls, settings: TD3BCSettings, sources: Sources, training: TrainingSettings) -> TD3BC:
-        """A new method to train on a store."""
-        return cls(settings, sources.episodes(), training)
+        self._sampler()  # refuses what does not fit before anything is written
 
     @classmethod
     def restore(cls, settings: TD3BCSettings, networks: Networks) -> TD3BC:
         """A trained method, to act."""
         return cls(settings, None, networks=networks_from_state(settings, networks))
-
-    @property
-    def modules(self) -> Mapping[str, nn.Module]:
-        return self.networks.parts
 
     def policy(self, precision: str = "float32") -> FeedForwardPolicy:
         """Acts deterministically."""
@@ -98,7 +85,7 @@ class TD3BC(Method):
 
     def _begin(self) -> Sequence[Objective]:
         networks, settings = self.networks, self.settings
-        transitions = self._sampler(placement(self.training, self.store))
+        transitions = self._sampler(self.store)
         index = networks.task_index(self.store.tasks)
         critic: nn.Module = TD3CriticLoss(networks, index)
         actor: nn.Module = TD3BCActorLoss(networks, index)
@@ -119,7 +106,8 @@ class TD3BC(Method):
             ),
         ]
 
-    def _sampler(self, place: Mapping[str, Any]) -> TransitionSampler:
+    def _sampler(self, *stores: EpisodeStore) -> TransitionSampler:
+        """Transitions; those of ``stores``, which is this one's or none, may lie on the device."""
         settings = self.settings
         share = distributed.share(settings.batch_size)
         size: dict[str, Any] = {"batch_size": share}
@@ -134,9 +122,5 @@ class TD3BC(Method):
             balance="task",
             terminated=settings.ends,
             episodes=best_share(self.store, settings.best_share),
-            seed=self.training.seed,
-            threads=self.training.threads or 1,
-            rank=distributed.rank(),
-            world_size=distributed.world_size(),
-            **place,
+            **sampling(self.training, *stores),
         )

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from goskill.errors import CheckpointError, InputError
+from goskill.errors import InputError
 from goskill.methods.feedforward import TaskInput
-from goskill.methods.sequence.checking import load_parts
+from goskill.methods.sequence.checking import loaded, naming_the_missing, normalize_in
 from goskill.methods.td3_bc.settings import TD3BCSettings
 from goskill.models import EnsembleMLP, Normalize
 from goskill.models.soft_modules import SoftModules
@@ -116,14 +116,8 @@ def networks_from_state(settings: TD3BCSettings, state: Mapping[str, Mapping[str
 
     Raises CheckpointError that names the network that is missing or unexpected, or the key that does not fit.
     """
-    try:
-        mean, std = state["normalize"]["mean"], state["normalize"]["std"]
-        last = (
-            "body.head.bias" if settings.network == "soft_modules" else f"body.layers.{settings.layers}.bias"
-        )
+    last = "body.head.bias" if settings.network == "soft_modules" else f"body.layers.{settings.layers}.bias"
+    with naming_the_missing():
+        normalize = normalize_in(state)
         action_dim = state["actor"][last].shape[-1]
-    except KeyError as error:
-        raise CheckpointError(f"checkpoint: {error.args[0]!r} is missing") from None
-    networks = TD3BCNetworks(settings, Normalize(mean, std), action_dim)
-    load_parts(networks.parts, state)
-    return networks
+    return loaded(TD3BCNetworks(settings, normalize, action_dim), state)

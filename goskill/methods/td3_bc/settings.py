@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from goskill.data.selection import check_share
-from goskill.errors import InputError
+from goskill.settings import NOT_NEGATIVE, PART, POSITIVE, check, check_distinct, refuse
 
 
 @dataclass(frozen=True)
@@ -46,26 +46,14 @@ class TD3BCSettings:
     best_share: float = 1.0  # of each task's episodes by return that are learned from
 
     def __post_init__(self) -> None:
-        for name in ("width", "layers", "modules", "iterations", "policy_every", "batch_size"):
-            if getattr(self, name) < 1:
-                self._refuse(name, "a positive number")
-        for name in ("alpha", "reward_scale", "learning_rate"):
-            if not getattr(self, name) > 0:
-                self._refuse(name, "a positive number")
-        for name in ("policy_noise", "noise_clip"):
-            if not getattr(self, name) >= 0:
-                self._refuse(name, "a number that is not negative")
-        for name in ("discount", "target_rate"):
-            if not 0 < getattr(self, name) <= 1:
-                self._refuse(name, "a number above 0 and at most 1")
+        check(self, POSITIVE, "width", "layers", "modules", "iterations", "policy_every", "batch_size")
+        check(self, POSITIVE, "alpha", "reward_scale", "learning_rate")
+        check(self, NOT_NEGATIVE, "policy_noise", "noise_clip")
+        check(self, PART, "discount", "target_rate")
         check_share("best_share", self.best_share)
         needs_tasks = self.network == "soft_modules" or self.gradient_surgery
         if needs_tasks and not self.task_identity:
-            self._refuse("task_identity", "True with soft_modules and gradient_surgery")
-        if len(set(self.tasks)) < len(self.tasks):
-            self._refuse("tasks", "different names")
+            refuse(self, "task_identity", "True with soft_modules and gradient_surgery")
+        check_distinct(self, "tasks")
         if self.tasks and not self.task_identity:
-            self._refuse("tasks", "none with task_identity = False")
-
-    def _refuse(self, name: str, expected: str) -> None:
-        raise InputError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
+            refuse(self, "tasks", "none with task_identity = False")

@@ -7,7 +7,7 @@ from goskill.envs.kitchen import SUBTASKS, make, task_of
 from goskill.envs.kitchen.episodes import KitchenCollector
 from goskill.envs.kitchen.hand import HandStyle
 from goskill.envs.kitchen.scripted import ScriptedKitchen
-from goskill.envs.suite import find_suite
+from goskill.envs.suite_registry import find_suite
 
 
 @pytest.mark.parametrize("name", SUBTASKS)

@@ -12,7 +12,7 @@ from goskill.envs import make_vec
 from goskill.envs.maze import MazeLayout, layout_of_seed, make, maze_task, task_in
 from goskill.envs.maze.batch import MazeBatch
 from goskill.envs.maze.simulation import PointMasses
-from goskill.envs.suite import find_suite
+from goskill.envs.suite_registry import find_suite
 from goskill.errors import InputError
 
 ROOM = ["######", "#OOOO#", "#O#OO#", "#OOOO#", "######"]

@@ -6,7 +6,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import shortest_path
 
 from goskill.envs.maze import GROUPS, TASKS, MazeLayout, layout_of_seed, maze_task, task_in
-from goskill.envs.suite import find_suite
+from goskill.envs.suite_registry import find_suite
 from goskill.errors import InputError
 
 ROOM = ["#####", "#OOO#", "###O#", "#OOO#", "#####"]

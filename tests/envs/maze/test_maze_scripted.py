@@ -6,7 +6,7 @@ import pytest
 from goskill.envs.maze import GROUPS, MazeLayout, make, maze_task
 from goskill.envs.maze.episodes import MazeCollector
 from goskill.envs.maze.scripted import PathStyle, ScriptedMaze
-from goskill.envs.suite import find_suite
+from goskill.envs.suite_registry import find_suite
 from goskill.errors import InputError
 
 
