@@ -50,6 +50,15 @@ from goskill.errors import InputError, StoreError, closest
 _LOCK = ".lock"
 
 
+def _returns_to_go(rewards: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Undiscounted, of episodes [E, T]. InputError where they do not fit float32, as which they are stored."""
+    returns: npt.NDArray[np.float64] = np.cumsum(rewards[:, ::-1], axis=1, dtype=np.float64)[:, ::-1]
+    largest = float(np.abs(returns).max())
+    if largest > np.finfo(np.float32).max:
+        raise InputError(f"rewards: expected returns that fit float32, got {largest:.3g}")
+    return returns
+
+
 class _Shard:
     """The shard being written, in a folder that readers do not see."""
 
@@ -67,10 +76,13 @@ class _Shard:
             self.columns[name] = ColumnWriter(self.folder, name, type_.base.str, type_.shape)
 
     def append(
-        self, tasks: npt.NDArray[np.int64], block: CheckedBlock, declared: Mapping[str, npt.NDArray[Any]]
+        self,
+        tasks: npt.NDArray[np.int64],
+        block: CheckedBlock,
+        returns_to_go: npt.NDArray[np.float64],
+        declared: Mapping[str, npt.NDArray[Any]],
     ) -> None:
         episodes, length = block.rewards.shape
-        returns_to_go = np.cumsum(block.rewards[:, ::-1], axis=1, dtype=np.float64)[:, ::-1]
         rows: dict[str, npt.NDArray[Any]] = {
             "observations": block.observations.reshape(-1, block.observations.shape[2]),
             "actions": block.actions.reshape(-1, block.actions.shape[2]),
@@ -356,13 +368,14 @@ class StoreWriter:
             **declared_values("columns", self._columns, steps, episodes * length),
             **declared_values("episode_columns", self._episode_columns, block.episode_columns, episodes),
         }
+        returns_to_go = _returns_to_go(block.rewards)
         complete = False
         try:
             with storage_errors(self.path):
                 if self._shard is None:
                     every = {**self._columns, **self._episode_columns}
                     self._shard = _Shard(self.path, self.observation_dim, self.action_dim, every)
-                self._shard.append(indices, block, declared)
+                self._shard.append(indices, block, returns_to_go, declared)
                 complete = True
         finally:
             if not complete:

@@ -36,6 +36,7 @@ from goskill.errors import InputError
 from goskill.experiments.runs import (
     Choice,
     check_finished,
+    check_repeat,
     load_method,
     open_store,
     prompts_of,
@@ -95,6 +96,7 @@ def diagnose(
     name = settings_of(run, method=method).name
     store = open_store(data, run, labels)
     check_finished(store)
+    check_repeat(run, store)
     if store.num_steps == 0:
         raise InputError(f"data: {store.path} has no episodes")
     learned = load_method(run, method)

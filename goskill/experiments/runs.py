@@ -190,6 +190,16 @@ def action_repeat_of(run: RunFolder) -> int:
     return int(_record(run)["data"].get("action_repeat", 1))
 
 
+def check_repeat(run: RunFolder, store: EpisodeStore) -> None:
+    """Raises InputError if a store's actions were repeated more or less often than those that a run learned."""
+    learned = action_repeat_of(run)
+    if store.action_repeat != learned:
+        raise InputError(
+            f"data: expected action_repeat {learned} as of the data of {run.path}, "
+            f"got {store.action_repeat} of {store.path}"
+        )
+
+
 def tasks_of(run: RunFolder) -> list[str]:
     """The tasks of its suite that a run learns in."""
     return [str(task) for task in _record(run)["data"].get("suite_tasks", ())]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import types
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from small_run import LIVELY, write_store
 
+from goskill.data.convert import from_npz, merge
 from goskill.errors import CheckpointError, InputError
 from goskill.experiments import pipeline, sharing
 from goskill.experiments.export import card, export, read_origin
@@ -54,6 +56,29 @@ def test_an_exported_run_is_small_acts_alike_and_tells_no_paths(run: Path, tmp_p
     assert origin["data"]["fingerprint"]
     results = pipeline.evaluate(half, episodes=1, tasks="reach", workers=0)
     assert results.policy == "Prompt-DT"
+
+
+def test_no_path_of_converted_or_merged_data_is_handed_on(tmp_path: Path, monkeypatch) -> None:
+    """Provenance tells where a store was made of files; whoever gets the model is told their names."""
+    random, secret = np.random.default_rng(0), tmp_path / "home" / "of, somebody"
+    monkeypatch.chdir(tmp_path)
+    for name, task in (("one", "reach"), ("two", "door-close")):
+        (secret / name / task).mkdir(parents=True)
+        episode = {"observations": random.normal(size=(61, 39)), "actions": random.uniform(-1, 1, (61, 4))}
+        np.savez(secret / name / task / "0.npz", **episode, rewards=random.uniform(size=61))
+        from_npz("harmodt", secret / name, secret / f"{name}-store")
+    merge([secret / "one-store", secret / "two-store"], secret / "both")
+    data = os.path.relpath(secret / "both")
+    pipeline.train(data, tmp_path / "run", method="prompt_dt", preset="quickstart", overrides=SMALL)
+    folder = export(tmp_path / "run", tmp_path / "out")
+    for file in folder.rglob("*"):
+        if file.is_file():
+            assert b"somebody" not in file.read_bytes(), file
+            assert str(tmp_path).encode() not in file.read_bytes(), file
+    (told,) = read_origin(folder)["data"]["provenance"]
+    assert told["source"] == "one-store, two-store"
+    assert [one["provenance"][0]["source"] for one in told["stores"]] == ["one", "two"]
+    assert told["reward_version"] == "v2"
 
 
 def test_the_model_card_has_the_results(run: Path, tmp_path: Path) -> None:

@@ -330,15 +330,20 @@ def _episode(path: Path, arrays: dict[str, Array], reading: Reading) -> Content:
             f"{where}: frame_index: expected 0 to {steps - 1}, got other numbers: frames are missing"
         )
     rewards = rewards_of(where, arrays.get("next.reward"), steps, reading.missing_rewards)
-    rows = {"observations": arrays[reading.observation], "actions": arrays["action"], "rewards": rewards}
+    rows = {"observations": _rows(arrays[reading.observation]), "actions": _rows(arrays["action"])}
     return content_of(
         where,
-        columns_of(where, rows),
+        columns_of(where, rows | {"rewards": rewards}),
         np.zeros(steps, bool),
         arrays["next.success"].reshape(-1) if "next.success" in arrays else None,
         {column: arrays[name] for name, column in reading.features.items()},
         _task(where, arrays, reading.names),
     )
+
+
+def _rows(values: Array) -> Array:
+    """Rows [T, D]; LeRobot keeps a feature of one number as the number."""
+    return values[:, None] if values.ndim == 1 else values
 
 
 def _task(where: str, arrays: dict[str, Array], names: dict[int, dict[int | None, str]]) -> str:
