@@ -126,10 +126,7 @@ def _decoder(skill: ReleasedState, settings: GoSkillSettings) -> dict[str, Tenso
         state["embed_step.weight"] = torch.zeros(settings.horizon, settings.decoder_width)
     if not settings.multi_head_decoder:
         return state | skill.pair("predict_action.0", "action_head")
-    heads = [skill.pair(f"predict_action.{index}.0", "head") for index in range(settings.codebook_size)]
-    for kind in ("weight", "bias"):
-        state[f"action_head.{kind}"] = torch.cat([head[f"head.{kind}"] for head in heads])
-    return state
+    return state | skill.heads(settings.codebook_size)
 
 
 def _policy(policy: ReleasedState) -> dict[str, Tensor]:

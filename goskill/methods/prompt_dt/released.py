@@ -100,7 +100,4 @@ def _policy(released: ReleasedState, settings: PromptDTSettings) -> dict[str, Te
             state |= part
     if not settings.multi_head:
         return state | released.pair("predict_action.0", "action_head")
-    heads = [released.pair(f"predict_action.{index}.0", "head") for index in range(len(settings.tasks))]
-    for kind in ("weight", "bias"):
-        state[f"action_head.{kind}"] = torch.cat([head[f"head.{kind}"] for head in heads])
-    return state
+    return state | released.heads(len(settings.tasks))
