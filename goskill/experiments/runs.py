@@ -179,6 +179,11 @@ def _suite_record(settings: Settings, sources: Sources) -> dict[str, Any]:
     return {} if name is None else {"suite": name}
 
 
+def method_name(run: RunFolder) -> str:
+    """The name, or import path, of a run's method. Raises CheckpointError if the settings do not say it."""
+    return str(_record(run)["method"]["name"])
+
+
 def suite_of(run: RunFolder) -> str | None:
     """The name of the suite that a run learns in, or that its data was collected in; None where nothing says it."""
     name = _record(run)["data"].get("suite")

@@ -144,8 +144,17 @@ class FakeHub:
         self.made.append((name, options["private"]))
 
     def upload_folder(self, repo_id: str, folder_path: str, repo_type: str) -> None:
+        """Kept as the Hub's cache keeps it: links into a folder of contents, which nobody may write to."""
         assert repo_type == "model"
-        shutil.copytree(folder_path, self.folder / repo_id)
+        for number, file in enumerate(sorted(Path(folder_path).rglob("*"))):
+            if file.is_file():
+                there = self.folder / repo_id / file.relative_to(folder_path)
+                there.parent.mkdir(parents=True, exist_ok=True)
+                content = self.folder / "blobs" / str(number)
+                content.parent.mkdir(exist_ok=True)
+                shutil.copyfile(file, content)
+                content.chmod(0o444)
+                there.symlink_to(os.path.relpath(content, there.parent))
 
     def snapshot_download(self, name: str, revision: str | None, allow_patterns: list[str]) -> str:
         if revision == "gone":
@@ -169,6 +178,23 @@ def test_a_pushed_run_is_loaded_by_its_address(run: Path, hub: FakeHub) -> None:
     card = (hub.folder / "me" / "small" / "README.md").read_text()
     assert 'goskill.load_policy("hf://me/small")' in card
     assert "# small on reach, door-close" in card
+
+
+def test_a_module_that_a_repository_names_is_not_imported(run: Path, hub: FakeHub) -> None:
+    sharing.push(run, "me/small")
+    file = hub.folder / "me" / "small" / "settings.json"
+    settings = json.loads(file.read_text())
+    settings["method"]["name"] = "this:Method"  # whose import prints
+    file.unlink()
+    file.write_text(json.dumps(settings))
+    sys.modules.pop("this", None)
+    with pytest.raises(
+        InputError, match=r"^hf://me/small: names a module to import, 'this:Method': give method="
+    ):
+        load_policy("hf://me/small")
+    assert "this" not in sys.modules
+    with pytest.raises(CheckpointError, match="this"):
+        load_policy("hf://me/small", method="this:Method")
 
 
 def test_failures_are_one_line(run: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import itertools
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -198,15 +199,22 @@ def copy_source(
             writer.discard()
             raise
         if source.member is None or source.member.last:
+            _check_not_empty(source, path)
             writer.finish()
     store = EpisodeStore.open(path)
     report.count(store)
     constant = store.statistics.minimum == store.statistics.maximum
     report.constant_dimensions = [int(i) for i in np.flatnonzero(constant)]
-    if source.limit is not None:
-        counts = {task: taken.get(task, 0) for task in source.tasks}
-        report.fewer_episodes = {task: count for task, count in counts.items() if count < source.limit}
+    counts = {task: taken.get(task, 0) for task in source.tasks}
+    least = 1 if source.limit is None else source.limit
+    report.fewer_episodes = {task: count for task, count in counts.items() if count < least}
     return store, report
+
+
+def _check_not_empty(source: Source, path: str | os.PathLike[str]) -> None:
+    """StoreError for a source that has no episode of the tasks that were wanted."""
+    if not EpisodeStore.open(path).num_episodes:
+        raise StoreError(f"{source}: holds no episodes of {', '.join(source.tasks):.200}")
 
 
 def _state(source: Source, store: EpisodeStore) -> dict[str, Any]:
@@ -328,6 +336,8 @@ def _copy(
                     report.add("duplicates", where)
                 known.add(found)
             append_block(writer, block)
+            for task, count in Counter(block.tasks).items():
+                taken[task] = taken.get(task, 0) + count
             pending += block.content.rewards.size
         done += 1
         if progress is not None:
