@@ -42,6 +42,7 @@ class Source:
     path: str | Path
     expected: Callable[[], list[Plain]]
     options: dict[str, Any] = field(default_factory=dict)
+    prompts: Callable[[], list[Plain]] | None = None  # as expected, of the store within the store
 
     def to(self, store: Path) -> Any:
         return convert(self.layout, self.path, store, **self.options)
@@ -171,6 +172,24 @@ def npz(layout: str, root: Path, generator: Generator) -> Source:
             save_npz = np.savez if generator.random() < 0.5 else np.savez_compressed
             save_npz(folder / f"{number}.npz", **columns, task=np.array(task))
 
+    where = {"goskill": "metaworld/prompt/{}-prompt-expert.npy", "mtdiff": "metaworld_prompts/{}_prompt.npy"}
+    if layout in where:
+        for task in tasks:
+            sizes = lengths(generator, 2)
+            demonstrations = np.empty(len(sizes), object)
+            demonstrations[:] = [transitions(generator, [size], widths, following) for size in sizes]
+            file = root / where[layout].format(task)
+            file.parent.mkdir(exist_ok=True)
+            np.save(file, demonstrations, allow_pickle=True)
+
+    def prompts() -> list[Plain]:
+        found = []
+        for task in tasks:
+            for columns in np.load(root / where[layout].format(task), allow_pickle=True):
+                ends = np.zeros(len(columns["rewards"]), bool)
+                found += flat_episodes(task.removesuffix("-v2"), columns, ends)
+        return found
+
     def expected() -> list[Plain]:
         found = []
         for task in tasks:
@@ -181,7 +200,7 @@ def npz(layout: str, root: Path, generator: Generator) -> Source:
                     found += flat_episodes(task.removesuffix("-v2"), dict(columns), ends)
         return found
 
-    return Source(layout, root, expected)
+    return Source(layout, root, expected, prompts=prompts if layout in where else None)
 
 
 def hdf5(root: Path, generator: Generator) -> Source:

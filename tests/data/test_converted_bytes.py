@@ -58,6 +58,8 @@ def test_every_stored_value_is_the_sources(layout: str, monkeypatch: pytest.Monk
         expected = source.expected()
         report = source.to(root / "store")
         assert_same(stored(root / "store"), expected)
+        if source.prompts is not None:
+            assert_same(stored(root / "store" / "prompts"), source.prompts())
         assert report.steps == sum(len(one.rewards) for one in expected)
         assert not report.rounded  # what differs, differs by far
 

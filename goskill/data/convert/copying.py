@@ -7,9 +7,10 @@ import hashlib
 import itertools
 import math
 import os
+import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from goskill.envs.jobs import in_order
 from goskill.errors import InputError, StoreError
 
 _SHARD_STEPS = 500_000
+_NOT_IN_NAMES = re.compile("[^A-Za-z0-9_]")
 # Starting processes takes about 0.3 s of every core: seconds until that is decided, and from how many on it pays.
 _TRIAL, _WORTHWHILE = 0.1, 1.0
 
@@ -116,7 +118,19 @@ class Source:
 
 def column_name(name: str) -> str:
     """What a store calls a column of a source: ``infos/qpos`` becomes ``infos_qpos``."""
-    return name.replace("/", "_").replace(".", "_")
+    return _NOT_IN_NAMES.sub("_", name)
+
+
+def column_names(names: Iterable[str]) -> dict[str, str]:
+    """What a store calls columns of a source, by their names there. InputError for two that it would call the same."""
+    known: dict[str, str] = {}
+    for name in names:
+        there = known.setdefault(column_name(name), name)
+        if there != name:
+            raise InputError(
+                f"columns: expected names that differ in letters and digits, got {there!r:.80} and {name!r:.80}"
+            )
+    return {name: column for column, name in known.items()}
 
 
 def serve(read: Callable[[Any], Content]) -> Callable[[list[Any]], list[Content] | StoreError]:

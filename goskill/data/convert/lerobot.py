@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from goskill.data.columns import Columns, checked_columns
-from goskill.data.convert.copying import Member, Part, Source, column_name, copy_source
+from goskill.data.convert.copying import Member, Part, Source, column_names, copy_source
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.rewards import check_option, rewards_of
-from goskill.data.convert.transitions import Content, columns_of, content_of, joined
+from goskill.data.convert.transitions import Content, columns_of, content_of, joined, named
 from goskill.data.layout import is_task_name
 from goskill.data.store_files import open_regular, read_whole
 from goskill.errors import InputError, StoreError, closest
@@ -102,7 +102,7 @@ def from_lerobot(
         | ({} if missing_rewards is None else {"missing_rewards": missing_rewards}),
         [Part(file, (file,)) for file in files],
         functools.partial(read_file, reading=reading),
-        columns=_declared(info, reading),
+        columns=_declared(root, info, reading),
         known_tasks=[name for names in reading.names.values() for name in names.values()],
         known_dimensions=(_width(root, info, reading.observation), _width(root, info, "action")),
         member=member,
@@ -194,22 +194,25 @@ def _reading(
         hint = closest(chosen, numbers) if chosen else f"known: {', '.join(numbers)}"
         raise InputError(f"observation: expected a feature of numbers of {root}, got {chosen!r:.80}; {hint}")
     kept = [name for name in numbers if name not in (*_NOT_KEPT, chosen)]
+    with named(str(root / "meta" / "info.json")):
+        columns = column_names(kept)
     return Reading(
         chosen,
-        {name: column_name(name) for name in kept},
+        columns,
         _named(instructions, "task_id" in numbers),
         missing_rewards,
         frozenset(numbers),
     )
 
 
-def _declared(info: dict[str, Any], reading: Reading) -> Columns:
+def _declared(root: Path, info: dict[str, Any], reading: Reading) -> Columns:
     types = {}
     for name, column in reading.features.items():
         feature = info["features"][name]
         shape = tuple(feature.get("shape") or ())
         types[column] = np.dtype((_TYPES[feature["dtype"]], () if shape == (1,) else shape))
-    return checked_columns("columns", types, texts=False)
+    with named(str(root / "meta" / "info.json")):
+        return checked_columns("features", types, texts=False)
 
 
 @functools.lru_cache(1)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from goskill.data.columns import Columns, checked_columns
-from goskill.data.convert.copying import Member, Part, Source, column_name, copy_source
+from goskill.data.convert.copying import Member, Part, Source, column_name, column_names, copy_source
 from goskill.data.convert.hdf5 import import_h5py
 from goskill.data.convert.hdf5_columns import check_episode, open_hdf5, own, own_datasets
 from goskill.data.convert.report import ConversionReport
@@ -154,7 +154,8 @@ def _declared(where: str, data: Any, name: str, further: tuple[str, ...]) -> Col
     """The columns of the store, of the types that the first demonstration has."""
     datasets = _datasets(where, data, name)
     kept = _chosen(where, datasets, _kept(datasets, further))
-    types = {column_name(name): np.dtype((rows.dtype, rows.shape[1:])) for name, rows in kept.items()}
+    names = column_names(kept)
+    types = {names[name]: np.dtype((rows.dtype, rows.shape[1:])) for name, rows in kept.items()}
     return checked_columns("columns", types, texts=False)
 
 
