@@ -60,6 +60,8 @@ def export(
     try:
         settings = run.settings
         settings["data"]["path"] = PurePath(str(settings["data"].get("path", ""))).name
+        if "finetuning" in settings:  # which names the run before
+            settings["finetuning"] = _without_folders(settings["finetuning"])
         write_atomically(unfinished / "settings.json", json.dumps(settings, indent=2) + "\n")
         _write_networks(found, unfinished / "checkpoints" / found.path.name, half)
         if run.prompts.exists():

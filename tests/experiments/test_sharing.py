@@ -70,7 +70,11 @@ def test_no_path_of_converted_or_merged_data_is_handed_on(tmp_path: Path, monkey
     merge([secret / "one-store", secret / "two-store"], secret / "both")
     data = os.path.relpath(secret / "both")
     pipeline.train(data, tmp_path / "run", method="prompt_dt", preset="quickstart", overrides=SMALL)
+    file = tmp_path / "run" / "settings.json"
+    before = {"finetuning": {"run": str(secret / "before"), "checkpoint": "step-00000003-finished"}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | before))
     folder = export(tmp_path / "run", tmp_path / "out")
+    assert json.loads((folder / "settings.json").read_text())["finetuning"]["run"] == "before"
     for file in folder.rglob("*"):
         if file.is_file():
             assert b"somebody" not in file.read_bytes(), file
