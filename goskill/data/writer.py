@@ -54,7 +54,7 @@ def _returns_to_go(rewards: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     """Undiscounted, of episodes [E, T]. InputError where they do not fit float32, as which they are stored."""
     returns: npt.NDArray[np.float64] = np.cumsum(rewards[:, ::-1], axis=1, dtype=np.float64)[:, ::-1]
     largest = float(np.abs(returns).max())
-    if largest > np.finfo(np.float32).max:
+    if largest > float(np.finfo(np.float32).max):
         raise InputError(f"rewards: expected returns that fit float32, got {largest:.3g}")
     return returns
 
