@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from goskill.data.convert.converters import convert
+from goskill.data.convert.converters import check_options, convert
 from goskill.data.convert.copying import Member, finished_members
 from goskill.data.convert.report import ConversionReport
+from goskill.data.convert.tdmpc2 import chosen_tasks
 from goskill.data.store import EpisodeStore
 from goskill.data.store_files import MANIFEST, open_regular, storage_errors
 from goskill.errors import InputError, StoreError, closest, optional
@@ -103,6 +104,7 @@ def download(
     if not keep and store is None:
         raise InputError("keep: expected a store to convert into when the files are not kept, got none")
     dataset, target = DATASETS[name], Path(folder)
+    _check_tasks(dataset, tasks, store)
     hub = _Hub(name, dataset, target, None if store is None else _revision(name, Path(store)))
     for file in hub.matching(dataset.further):
         hub.fetch(file)
@@ -127,6 +129,19 @@ def download(
     if not keep:
         hub.remove()
     return report if report is not None or store is None else ConversionReport.read(Path(store))
+
+
+def _check_tasks(
+    dataset: PublicDataset, tasks: Sequence[str] | None, store: str | os.PathLike[str] | None
+) -> None:
+    """InputError for tasks that the conversion would refuse: before anything is downloaded."""
+    if tasks is None:
+        return
+    if store is None:
+        raise InputError("tasks: expected a store to convert them into, got none: all files are downloaded")
+    check_options(dataset.layout, {"tasks": tasks})
+    if dataset.layout == "tdmpc2":
+        chosen_tasks(tasks)
 
 
 def _origin(name: str, dataset: PublicDataset, revision: str) -> dict[str, Any]:

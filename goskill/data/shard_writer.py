@@ -35,10 +35,13 @@ class ShardWriter:
             self.columns[name] = ColumnWriter(self.folder, name, type_.base.str, type_.shape)
 
     def append(
-        self, tasks: npt.NDArray[np.int64], block: CheckedBlock, declared: Mapping[str, npt.NDArray[Any]]
+        self,
+        tasks: npt.NDArray[np.int64],
+        block: CheckedBlock,
+        returns_to_go: npt.NDArray[np.float64],
+        declared: Mapping[str, npt.NDArray[Any]],
     ) -> None:
         episodes, length = block.rewards.shape
-        returns_to_go = np.cumsum(block.rewards[:, ::-1], axis=1, dtype=np.float64)[:, ::-1]
         rows: dict[str, npt.NDArray[Any]] = {
             "observations": block.observations.reshape(-1, block.observations.shape[2]),
             "actions": block.actions.reshape(-1, block.actions.shape[2]),

@@ -32,6 +32,15 @@ from goskill.errors import InputError, StoreError, closest
 _LOCK = ".lock"
 
 
+def _returns_to_go(rewards: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Undiscounted, of episodes [E, T]. InputError where they do not fit float32, as which they are stored."""
+    returns: npt.NDArray[np.float64] = np.cumsum(rewards[:, ::-1], axis=1, dtype=np.float64)[:, ::-1]
+    largest = float(np.abs(returns).max())
+    if largest > float(np.finfo(np.float32).max):
+        raise InputError(f"rewards: expected returns that fit float32, got {largest:.3g}")
+    return returns
+
+
 class StoreWriter:
     """Writes episodes into a store: ``with StoreWriter(...) as writer: writer.append(...)``.
 
@@ -272,13 +281,14 @@ class StoreWriter:
             **declared_values("columns", self._columns, steps, episodes * length),
             **declared_values("episode_columns", self._episode_columns, block.episode_columns, episodes),
         }
+        returns_to_go = _returns_to_go(block.rewards)
         complete = False
         try:
             with storage_errors(self.path):
                 if self._shard is None:
                     every = {**self._columns, **self._episode_columns}
                     self._shard = ShardWriter(self.path, self.observation_dim, self.action_dim, every)
-                self._shard.append(indices, block, declared)
+                self._shard.append(indices, block, returns_to_go, declared)
                 complete = True
         finally:
             if not complete:

@@ -30,7 +30,14 @@ import numpy.typing as npt
 
 from goskill.errors import InputError
 from goskill.experiments.run_prompts import prompts_of, rule_elsewhere
-from goskill.experiments.runs import Choice, check_finished, load_method, open_store, settings_of
+from goskill.experiments.runs import (
+    Choice,
+    check_finished,
+    check_repeat,
+    load_method,
+    open_store,
+    settings_of,
+)
 from goskill.files import write_atomically
 
 if TYPE_CHECKING:
@@ -83,6 +90,7 @@ def diagnose(
     name = settings_of(run, method=method).name
     store = open_store(data, run, labels)
     check_finished(store)
+    check_repeat(run, store)
     if store.num_steps == 0:
         raise InputError(f"data: {store.path} has no episodes")
     learned = load_method(run, method)

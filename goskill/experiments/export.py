@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path, PurePath
@@ -60,6 +61,8 @@ def export(
     try:
         settings = run.settings
         settings["data"]["path"] = PurePath(str(settings["data"].get("path", ""))).name
+        if "finetuning" in settings:  # which names the run before
+            settings["finetuning"] = _without_folders(settings["finetuning"])
         write_atomically(unfinished / "settings.json", json.dumps(settings, indent=2) + "\n")
         _write_networks(found, unfinished / "checkpoints" / found.path.name, half)
         if run.prompts.exists():
@@ -168,10 +171,10 @@ def _copy_prompts(source: Path, target: Path) -> None:
     from goskill.data import EpisodeStore
 
     store = EpisodeStore.open(source)
-    origin = [
-        {key: value for key, value in one.items() if key != "source" or not os.path.isabs(str(value))}
-        for one in store.provenance
-    ]
+    origin = [_without_folders(one) for one in store.provenance]
+    for one in origin:
+        if "source" in one:  # the store, by the path that was given
+            one["source"] = PurePath(str(one["source"])).name
     copy_episodes(store, target, range(store.num_episodes), origin[0] if origin else None)
     (target / ".lock").unlink(missing_ok=True)
 
@@ -204,7 +207,18 @@ def _data_origin(run: RunFolder) -> dict[str, Any]:
         store = EpisodeStore.open(data_path(run))
     except (InputError, StoreError, OSError):
         return {"fingerprint": None, "provenance": []}
-    return {"fingerprint": store.fingerprint, "provenance": [dict(one) for one in store.provenance]}
+    return {"fingerprint": store.fingerprint, "provenance": _without_folders(store.provenance)}
+
+
+def _without_folders(told: Any) -> Any:
+    """What provenance tells, with names in place of absolute paths, or of several with commas between them."""
+    if isinstance(told, Mapping):
+        return {key: _without_folders(value) for key, value in told.items()}
+    if isinstance(told, list):
+        return [_without_folders(value) for value in told]
+    if isinstance(told, str) and os.path.isabs(told):
+        return ", ".join(PurePath(path).name for path in re.split(f", (?={os.sep})", told))
+    return told
 
 
 def _summary(results: Results) -> dict[str, Any]:

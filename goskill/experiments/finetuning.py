@@ -18,6 +18,7 @@ from goskill.experiments.runs import (
     Choice,
     Settings,
     check_data,
+    check_repeat,
     data_path,
     evaluate_over_ranks,
     load_method,
@@ -107,6 +108,7 @@ def finetune(
     choose_execution(settings.training)  # raises before anything is written
     trained: Any = load_method(origin, method)
     store = open_store(data, RunFolder(Path(out)), labels)
+    check_repeat(origin, store)
     _check_tasks(store, tuning, preset)
     where = _evaluation_suite(store, suite, tuning)
     learner = trained.fine_tune(settings.method, Sources(store), settings.training)

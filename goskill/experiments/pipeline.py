@@ -18,6 +18,7 @@ from goskill.experiments.runs import (
     Choice,
     action_repeat_of,
     check_finished,
+    check_repeat,
     evaluate_over_ranks,
     find_checkpoint,
     load_method,
@@ -260,6 +261,7 @@ def _where(
         return found, tasks_in(found, tasks or tasks_of(run) or None)[1], {}
     store = EpisodeStore.open(run.prompts if data is None else data)
     check_finished(store)
+    check_repeat(run, store)
     prompts = prompts_of(store, count, rule)
     prompted = tasks_with_episodes(store) if count else store.tasks
     given = suite or (suite_of(run) if suite_of_store(store) is None else None)

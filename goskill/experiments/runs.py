@@ -176,6 +176,11 @@ def _suite_record(settings: Settings, sources: Sources) -> dict[str, Any]:
     return {} if name is None else {"suite": name}
 
 
+def method_name(run: RunFolder) -> str:
+    """The name, or import path, of a run's method. Raises CheckpointError if the settings do not say it."""
+    return str(_record(run)["method"]["name"])
+
+
 def suite_of(run: RunFolder) -> str | None:
     """The name of the suite that a run learns in, or that its data was collected in; None where nothing says it."""
     name = _record(run)["data"].get("suite")
@@ -185,6 +190,16 @@ def suite_of(run: RunFolder) -> str | None:
 def action_repeat_of(run: RunFolder) -> int:
     """How often the environments that its data is from took each action."""
     return int(_record(run)["data"].get("action_repeat", 1))
+
+
+def check_repeat(run: RunFolder, store: EpisodeStore) -> None:
+    """Raises InputError if a store's actions were repeated more or less often than those that a run learned."""
+    learned = action_repeat_of(run)
+    if store.action_repeat != learned:
+        raise InputError(
+            f"data: expected action_repeat {learned} as of the data of {run.path}, "
+            f"got {store.action_repeat} of {store.path}"
+        )
 
 
 def tasks_of(run: RunFolder) -> list[str]:

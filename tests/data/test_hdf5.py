@@ -19,7 +19,7 @@ from store_builders import ACTION_DIM, OBSERVATION_DIM, random_episode, write_st
 
 from goskill.data import EpisodeStore, StoreWriter
 from goskill.data.convert import from_hdf5, hdf5, to_hdf5
-from goskill.errors import StoreError
+from goskill.errors import InputError, StoreError
 
 h5py = pytest.importorskip("h5py")
 
@@ -252,6 +252,13 @@ def test_a_sparse_column_beside_full_ones_is_read(tmp_path: Path, plain: bool) -
     assert [store.episode(i).rewards.max() for i in range(4)] == [0, 0, 0, 1]
 
 
+def test_columns_that_a_store_would_call_the_same_are_refused(tmp_path: Path) -> None:
+    further = {name: np.zeros(10) for name in ("infos/qpos", "infos_qpos")}
+    write_file(tmp_path / "reach.hdf5", **further)
+    with pytest.raises(InputError, match=r"columns: .* that differ .*, got 'infos/qpos' and 'infos_qpos'"):
+        from_hdf5(tmp_path / "reach.hdf5", tmp_path / "store", columns=list(further))
+
+
 def test_two_files_of_one_task_are_refused(tmp_path: Path) -> None:
     for names in (("A.h5", "A.hdf5"), ("a%2Fb.hdf5", "a%2fb.hdf5")):
         folder = tmp_path / names[0]
@@ -333,7 +340,7 @@ FULL = """
 import resource, sys
 from goskill.data import EpisodeStore
 from goskill.data.convert import to_hdf5
-from goskill.errors import StoreError
+from goskill.errors import InputError, StoreError
 store, folder = EpisodeStore.open(sys.argv[1]), sys.argv[2]
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)
 for _ in range(2):

@@ -172,6 +172,12 @@ def test_wrong_arguments_are_refused_by_name(repository: FakeHub, tmp_path: Path
     hub.download("tdmpc2-mt80", tmp_path / "here", tmp_path / "store")
     with pytest.raises(StoreError, match="store: holds other data than metaworld-mt50"):
         hub.download("metaworld-mt50", tmp_path / "here", tmp_path / "store")
+    repository.fetched.clear()
+    with pytest.raises(InputError, match=r"tasks: expected tasks of TD-MPC2, got 'assmbly'.*'assembly'"):
+        hub.download("tdmpc2-mt80", tmp_path / "new", tmp_path / "other", tasks=["assmbly"])
+    with pytest.raises(InputError, match="tasks: expected a store to convert them into, got none"):
+        hub.download("tdmpc2-mt80", tmp_path / "new", tasks=["assembly"])
+    assert repository.fetched == []
     path = tmp_path / "there" / "v1.5" / "lift" / "ph" / "low_dim_v15.hdf5"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"")

@@ -188,6 +188,32 @@ def test_another_feature_can_be_observed(tmp_path: Path) -> None:
         from_lerobot(source, tmp_path / "other", observation="observation.image")
 
 
+def with_features(root: Path, *names: str) -> tuple[Path, list[dict[str, Any]]]:
+    """A dataset whose frames have these numbers besides."""
+    episodes = [
+        one | {name: place + np.arange(len(one["index"]), dtype="f4") for place, name in enumerate(names)}
+        for one in frames()
+    ]
+    described = FEATURES | dict.fromkeys(names, ("float32", [1]))
+    features = {name: {"dtype": kind, "shape": shape} for name, (kind, shape) in described.items()}
+    return write(root, episodes, info={"features": features}), episodes
+
+
+def test_features_of_any_name_become_columns_of_their_own(tmp_path: Path) -> None:
+    source, episodes = with_features(tmp_path / "source", "joint-1.pos", "joint 2")
+    from_lerobot(source, tmp_path / "store")
+    columns = EpisodeStore.open(tmp_path / "store").episode(1).columns
+    for name, column in (("joint-1.pos", "joint_1_pos"), ("joint 2", "joint_2")):
+        np.testing.assert_array_equal(columns[column], episodes[1][name][:-1])
+    for names, message in (
+        (("a.b", "a-b"), "expected names that differ in letters and digits, got 'a.b' and 'a-b'"),
+        (("2nd",), "features: expected names of up to 64 letters"),
+    ):
+        source, _ = with_features(tmp_path / names[0], *names)
+        with pytest.raises(StoreError, match=rf"info\.json: .*{message}"):
+            from_lerobot(source, tmp_path / "other")
+
+
 def test_missing_rewards_are_zero_only_if_asked_for(tmp_path: Path) -> None:
     source = write(tmp_path / "source", frames(), without=("next.reward",))
     with pytest.raises(

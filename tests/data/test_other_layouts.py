@@ -87,6 +87,16 @@ def test_ogbench_trajectories_keep_their_last_observation(tmp_path: Path, monkey
         from_ogbench(file, tmp_path / "store", missing_rewards="zero")
 
 
+def test_arrays_that_a_store_would_call_the_same_are_refused(tmp_path: Path) -> None:
+    trajectories(
+        tmp_path / "a.npz", **{"q.pos": np.zeros(19), "q_pos": np.zeros(19), "rewards": np.zeros(19)}
+    )
+    with pytest.raises(
+        StoreError, match=r"a\.npz: columns: expected names that differ .*'q\.pos' and 'q_pos'"
+    ):
+        from_ogbench(tmp_path / "a.npz", tmp_path / "store")
+
+
 def test_ogbench_rewards_are_taken_where_there_are_some(tmp_path: Path) -> None:
     rewards = normal(np.random.default_rng(1), sum(ROWS))
     columns = trajectories(tmp_path / "a.npz", rewards=rewards)

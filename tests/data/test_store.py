@@ -135,6 +135,7 @@ def test_best_episodes_come_first_and_ties_by_index(tmp_path: Path) -> None:
         ),
         ({"actions": np.full((5, ACTION_DIM), np.inf)}, "actions: expected finite values"),
         ({"actions": np.full((5, ACTION_DIM), 1e300)}, "actions: expected values that fit float32"),
+        ({"rewards": np.full(5, -1e38)}, "rewards: expected returns that fit float32, got 5e\\+38"),
         ({"success": [True, False]}, "success"),
         ({"success": 2}, "success"),
     ],

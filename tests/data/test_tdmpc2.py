@@ -96,6 +96,38 @@ def test_the_tasks_are_those_of_the_datasets() -> None:
     }
 
 
+def test_narrow_chunks_have_no_tasks_of_metaworld(chunk, tmp_path: Path) -> None:
+    """MT30's rows are of DMControl's 24 observations; nothing of MetaWorld is said of them."""
+    tasks = [15, 0, 4]
+    columns = episodes_of(tasks, width=24)
+    path = chunk(**columns)
+    report = from_tdmpc2(path, tmp_path / "store")
+    store = EpisodeStore.open(tmp_path / "store")
+    assert (store.observation_dim, store.action_dim, len(store.tasks)) == (24, 6, 30)
+    assert_holds(store, columns, tasks)
+    assert "reward_version" not in store.provenance[0]
+    assert report.fewer_episodes == {task: 0 for task in store.tasks if task not in {NAMES[i] for i in tasks}}
+    with pytest.raises(
+        InputError,
+        match=r"may have, whose rows are of 24 observations and 6 actions, got 'assembly' of 39 and 4",
+    ):
+        from_tdmpc2(path, tmp_path / "other", tasks=["walker-stand", "assembly"])
+    path = chunk(name="thin.pt", **columns | {"obs": columns["obs"][..., :2]})
+    with pytest.raises(
+        StoreError, match=r"thin\.pt: expected rows of some task of TD-MPC2, got 2 observations"
+    ):
+        from_tdmpc2(path, tmp_path / "thin")
+
+
+def test_chunks_without_the_wanted_tasks_are_refused(chunk, tmp_path: Path) -> None:
+    path = chunk([0, 4])
+    for _ in range(2):  # nothing is taken for finished
+        with pytest.raises(StoreError, match=r"chunk_0\.pt: holds no episodes of assembly"):
+            from_tdmpc2(path, tmp_path / "store", tasks=["assembly"])
+    report = from_tdmpc2(path, tmp_path / "other", tasks=["assembly", "reacher-easy"])
+    assert report.fewer_episodes == {"assembly": 0}
+
+
 def test_some_tasks_are_as_wide_as_they_need(chunk, tmp_path: Path) -> None:
     columns = episodes_of(TASKS)
     source = chunk().parent

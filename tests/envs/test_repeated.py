@@ -17,6 +17,8 @@ from goskill.envs.repeated import RepeatAction, RepeatedSuite, repeated
 from goskill.envs.suite_registry import register_suite
 from goskill.errors import InputError
 from goskill.experiments import pipeline
+from goskill.experiments.diagnose import diagnose
+from goskill.experiments.finetuning import finetune
 from goskill.experiments.suites import suite_for
 
 
@@ -69,10 +71,10 @@ class Repeating(PointSuite):
 register_suite("repeating-point", Repeating())
 
 
-def test_a_run_on_repeated_actions_is_evaluated_with_them(tmp_path: Path) -> None:
+def write_points(path: Path, repeat: int) -> Path:
     random = np.random.default_rng(0)
-    origin = {"suite": "repeating-point", "action_repeat": 4}
-    with StoreWriter(tmp_path / "store", 2, 1, ["left", "right"], provenance=origin) as writer:
+    origin = {"suite": "repeating-point", "action_repeat": repeat}
+    with StoreWriter(path, 2, 1, ["left", "right"], provenance=origin) as writer:
         for task in ("left", "right"):
             writer.append(
                 task=task,
@@ -80,18 +82,41 @@ def test_a_run_on_repeated_actions_is_evaluated_with_them(tmp_path: Path) -> Non
                 actions=random.uniform(-1, 1, (5, 1)),
                 rewards=np.ones(5),
             )
-    assert suite_for(EpisodeStore.open(tmp_path / "store")).max_steps == 5
-    small = (
-        "method.width=8",
-        "method.layers=1",
-        "method.heads=1",
-        "method.iterations=1",
-        "method.return_scale=5",
-    )
-    small += ("training.threads=1", *LIVELY)
-    run = pipeline.train(
-        tmp_path / "store", tmp_path / "run", method="mtdt", preset="quickstart", overrides=small
-    )
+    return path
+
+
+SMALL = (
+    *("method.width=8", "method.layers=1", "method.heads=1", "method.iterations=1", "method.return_scale=5"),
+    *("training.threads=1", *LIVELY),
+)
+
+
+def test_a_run_on_repeated_actions_is_evaluated_with_them(tmp_path: Path) -> None:
+    store = write_points(tmp_path / "store", 4)
+    assert suite_for(EpisodeStore.open(store)).max_steps == 5
+    run = pipeline.train(store, tmp_path / "run", method="mtdt", preset="quickstart", overrides=SMALL)
     assert json.loads(run.settings_file.read_text())["data"]["action_repeat"] == 4
     results = pipeline.evaluate(tmp_path / "run", episodes=1, workers=0)
     assert results.protocol.max_steps == 5
+    pipeline.export(tmp_path / "run", tmp_path / "exported")
+    for path in (tmp_path / "exported", tmp_path / "run"):
+        results = pipeline.evaluate(
+            path, episodes=1, workers=0, data=write_points(tmp_path / path.name[::-1], 4)
+        )
+        assert results.protocol.max_steps == 5
+
+
+def test_data_of_actions_repeated_otherwise_is_refused(tmp_path: Path) -> None:
+    """Whatever the run is to do with it: its actions would not mean what they say."""
+    store, other = write_points(tmp_path / "store", 4), write_points(tmp_path / "other", 1)
+    pipeline.train(store, tmp_path / "run", method="prompt_dt", preset="quickstart", overrides=SMALL)
+    for use in (
+        lambda: pipeline.evaluate(tmp_path / "run", episodes=1, workers=0, data=other),
+        lambda: finetune(tmp_path / "run", other, tmp_path / "tuned"),
+        lambda: diagnose(tmp_path / "run", other),
+    ):
+        with pytest.raises(
+            InputError, match=r"data: expected action_repeat 4 as of the data of .*run, got 1 of .*other"
+        ):
+            use()
+    assert not (tmp_path / "tuned").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import types
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from small_run import LIVELY, write_store
 
+from goskill.data.convert import from_npz, merge
 from goskill.errors import CheckpointError, InputError
 from goskill.experiments import pipeline, sharing
 from goskill.experiments.export import card, export, read_origin
@@ -54,6 +56,33 @@ def test_an_exported_run_is_small_acts_alike_and_tells_no_paths(run: Path, tmp_p
     assert origin["data"]["fingerprint"]
     results = pipeline.evaluate(half, episodes=1, tasks="reach", workers=0)
     assert results.policy == "Prompt-DT"
+
+
+def test_no_path_of_converted_or_merged_data_is_handed_on(tmp_path: Path, monkeypatch) -> None:
+    """Provenance tells where a store was made of files; whoever gets the model is told their names."""
+    random, secret = np.random.default_rng(0), tmp_path / "home" / "of, somebody"
+    monkeypatch.chdir(tmp_path)
+    for name, task in (("one", "reach"), ("two", "door-close")):
+        (secret / name / task).mkdir(parents=True)
+        episode = {"observations": random.normal(size=(61, 39)), "actions": random.uniform(-1, 1, (61, 4))}
+        np.savez(secret / name / task / "0.npz", **episode, rewards=random.uniform(size=61))
+        from_npz("harmodt", secret / name, secret / f"{name}-store")
+    merge([secret / "one-store", secret / "two-store"], secret / "both")
+    data = os.path.relpath(secret / "both")
+    pipeline.train(data, tmp_path / "run", method="prompt_dt", preset="quickstart", overrides=SMALL)
+    file = tmp_path / "run" / "settings.json"
+    before = {"finetuning": {"run": str(secret / "before"), "checkpoint": "step-00000003-finished"}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | before))
+    folder = export(tmp_path / "run", tmp_path / "out")
+    assert json.loads((folder / "settings.json").read_text())["finetuning"]["run"] == "before"
+    for file in folder.rglob("*"):
+        if file.is_file():
+            assert b"somebody" not in file.read_bytes(), file
+            assert str(tmp_path).encode() not in file.read_bytes(), file
+    (told,) = read_origin(folder)["data"]["provenance"]
+    assert told["source"] == "one-store, two-store"
+    assert [one["provenance"][0]["source"] for one in told["stores"]] == ["one", "two"]
+    assert told["reward_version"] == "v2"
 
 
 def test_the_model_card_has_the_results(run: Path, tmp_path: Path) -> None:
@@ -123,8 +152,17 @@ class FakeHub:
         self.made.append((name, options["private"]))
 
     def upload_folder(self, repo_id: str, folder_path: str, repo_type: str) -> None:
+        """Kept as the Hub's cache keeps it: links into a folder of contents, which nobody may write to."""
         assert repo_type == "model"
-        shutil.copytree(folder_path, self.folder / repo_id)
+        for number, file in enumerate(sorted(Path(folder_path).rglob("*"))):
+            if file.is_file():
+                there = self.folder / repo_id / file.relative_to(folder_path)
+                there.parent.mkdir(parents=True, exist_ok=True)
+                content = self.folder / "blobs" / str(number)
+                content.parent.mkdir(exist_ok=True)
+                shutil.copyfile(file, content)
+                content.chmod(0o444)
+                there.symlink_to(os.path.relpath(content, there.parent))
 
     def snapshot_download(self, name: str, revision: str | None, allow_patterns: list[str]) -> str:
         if revision == "gone":
@@ -148,6 +186,23 @@ def test_a_pushed_run_is_loaded_by_its_address(run: Path, hub: FakeHub) -> None:
     card = (hub.folder / "me" / "small" / "README.md").read_text()
     assert 'goskill.load_policy("hf://me/small")' in card
     assert "# small on reach, door-close" in card
+
+
+def test_a_module_that_a_repository_names_is_not_imported(run: Path, hub: FakeHub) -> None:
+    sharing.push(run, "me/small")
+    file = hub.folder / "me" / "small" / "settings.json"
+    settings = json.loads(file.read_text())
+    settings["method"]["name"] = "this:Method"  # whose import prints
+    file.unlink()
+    file.write_text(json.dumps(settings))
+    sys.modules.pop("this", None)
+    with pytest.raises(
+        InputError, match=r"^hf://me/small: names a module to import, 'this:Method': give method="
+    ):
+        load_policy("hf://me/small")
+    assert "this" not in sys.modules
+    with pytest.raises(CheckpointError, match="this"):
+        load_policy("hf://me/small", method="this:Method")
 
 
 def test_failures_are_one_line(run: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -329,7 +329,7 @@ def test_files_that_are_no_state_dicts_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"text\.pt cannot be read"):
         load_released(skill, tmp_path / "text.pt")
     torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(CheckpointError, match="expected a state dict, got list"):
+    with pytest.raises(CheckpointError, match="expected a state dict of numbers by names, got list"):
         load_released(tmp_path / "list.pt", policy)
 
 

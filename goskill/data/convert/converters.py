@@ -43,17 +43,22 @@ def convert(
 
     Raises InputError for an unknown layout, for an option that the layout does not have, and as the others do.
     """
+    check_options(layout, options)
+    function = LAYOUTS[layout]
+    given = {name: value for name, value in options.items() if value is not None}
+    if "workers" in inspect.signature(function).parameters:
+        given["workers"] = workers
+    return function(source, path, progress=progress, **given)
+
+
+def check_options(layout: str, options: Mapping[str, Any]) -> None:
+    """InputError for an unknown layout, and for an option that it does not have. None stands for no option."""
     if layout not in LAYOUTS:
         raise InputError(f"layout: expected one of {', '.join(LAYOUTS)}, got {layout!r:.80}")
-    function = LAYOUTS[layout]
-    known = inspect.signature(function).parameters
+    known = inspect.signature(LAYOUTS[layout]).parameters
     for name, value in options.items():
         if value is not None and name not in known:
             having = [other for other, made in LAYOUTS.items() if name in inspect.signature(made).parameters]
             raise InputError(
                 f"{name}: expected none for the layout {layout}, got {value!r:.80}; {', '.join(having)} have it"
             )
-    given = {name: value for name, value in options.items() if value is not None}
-    if "workers" in known:
-        given["workers"] = workers
-    return function(source, path, progress=progress, **given)

@@ -7,8 +7,10 @@ import hashlib
 import itertools
 import math
 import os
+import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from goskill.envs.jobs import in_order
 from goskill.errors import InputError, StoreError
 
 _SHARD_STEPS = 500_000
+_NOT_IN_NAMES = re.compile("[^A-Za-z0-9_]")
 # Starting processes takes about 0.3 s of every core: seconds until that is decided, and from how many on it pays.
 _TRIAL, _WORTHWHILE = 0.1, 1.0
 
@@ -115,7 +118,19 @@ class Source:
 
 def column_name(name: str) -> str:
     """What a store calls a column of a source: ``infos/qpos`` becomes ``infos_qpos``."""
-    return name.replace("/", "_").replace(".", "_")
+    return _NOT_IN_NAMES.sub("_", name)
+
+
+def column_names(names: Iterable[str]) -> dict[str, str]:
+    """What a store calls columns of a source, by their names there. InputError for two that it would call the same."""
+    known: dict[str, str] = {}
+    for name in names:
+        there = known.setdefault(column_name(name), name)
+        if there != name:
+            raise InputError(
+                f"columns: expected names that differ in letters and digits, got {there!r:.80} and {name!r:.80}"
+            )
+    return {name: column for column, name in known.items()}
 
 
 def serve(read: Callable[[Any], Content]) -> Callable[[list[Any]], list[Content] | StoreError]:
@@ -200,18 +215,25 @@ def copy_source(
             writer.discard()
             raise
         if source.member is None or source.member.last:
+            _check_not_empty(source, path)
             writer.finish()
     store = EpisodeStore.open(path)
     report.count(store)
     constant = store.statistics.minimum == store.statistics.maximum
     report.constant_dimensions = [int(i) for i in np.flatnonzero(constant)]
-    if source.limit is not None:
-        counts = {task: taken.get(task, 0) for task in source.tasks}
-        report.fewer_episodes = {task: count for task, count in counts.items() if count < source.limit}
+    counts = {task: taken.get(task, 0) for task in source.tasks}
+    least = 1 if source.limit is None else source.limit
+    report.fewer_episodes = {task: count for task, count in counts.items() if count < least}
     if complete is not None:
         complete(store, report)
     report.write(Path(path))
     return report
+
+
+def _check_not_empty(source: Source, path: str | os.PathLike[str]) -> None:
+    """StoreError for a source that has no episode of the tasks that were wanted."""
+    if not EpisodeStore.open(path).num_episodes:
+        raise StoreError(f"{source}: holds no episodes of {', '.join(source.tasks):.200}")
 
 
 def _state(source: Source, store: EpisodeStore) -> dict[str, Any]:
@@ -333,6 +355,8 @@ def _copy(
                     report.add("duplicates", where)
                 known.add(found)
             append_block(writer, block)
+            for task, count in Counter(block.tasks).items():
+                taken[task] = taken.get(task, 0) + count
             pending += block.content.rewards.size
         done += 1
         if progress is not None:

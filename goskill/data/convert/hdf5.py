@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from goskill.data.columns import EPISODE_ENDS, checked_columns
-from goskill.data.convert.copying import Part, Source, column_name, copy_source
+from goskill.data.convert.copying import Part, Source, column_name, column_names, copy_source
 from goskill.data.convert.ends import Ends, check_ends, check_marked, check_whole, kinds, kinds_of, last_flags
 from goskill.data.convert.hdf5_columns import EPISODE_LIMIT, SUCCESS, Columns, opened
 from goskill.data.convert.report import ConversionReport
@@ -184,6 +184,7 @@ def from_hdf5(
     """
     import_h5py()
     check_ends(ends)
+    column_names(columns)  # raises
     root = Path(source)
     if task is not None and root.is_dir():
         raise InputError(f"task: expected none for a folder, whose files say their tasks, got {task!r:.80}")

@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from goskill.data.columns import Columns, checked_columns
-from goskill.data.convert.copying import Member, Part, Source, column_name, copy_source
+from goskill.data.convert.copying import Member, Part, Source, column_names, copy_source
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.rewards import check_option, rewards_of
-from goskill.data.convert.transitions import Content, columns_of, content_of, joined
+from goskill.data.convert.transitions import Content, columns_of, content_of, joined, named
 from goskill.data.layout import is_task_name
 from goskill.data.store import EpisodeStore
 from goskill.data.store_files import open_regular, read_whole
@@ -103,7 +103,7 @@ def from_lerobot(
         | ({} if missing_rewards is None else {"missing_rewards": missing_rewards}),
         [Part(file, (file,)) for file in files],
         functools.partial(read_file, reading=reading),
-        columns=_declared(info, reading),
+        columns=_declared(root, info, reading),
         known_tasks=[name for names in reading.names.values() for name in names.values()],
         known_dimensions=(_width(root, info, reading.observation), _width(root, info, "action")),
         member=member,
@@ -192,22 +192,25 @@ def _reading(
         hint = closest(chosen, numbers) if chosen else f"known: {', '.join(numbers)}"
         raise InputError(f"observation: expected a feature of numbers of {root}, got {chosen!r:.80}; {hint}")
     kept = [name for name in numbers if name not in (*_NOT_KEPT, chosen)]
+    with named(str(root / "meta" / "info.json")):
+        columns = column_names(kept)
     return Reading(
         chosen,
-        {name: column_name(name) for name in kept},
+        columns,
         _named(instructions, "task_id" in numbers),
         missing_rewards,
         frozenset(numbers),
     )
 
 
-def _declared(info: dict[str, Any], reading: Reading) -> Columns:
+def _declared(root: Path, info: dict[str, Any], reading: Reading) -> Columns:
     types = {}
     for name, column in reading.features.items():
         feature = info["features"][name]
         shape = tuple(feature.get("shape") or ())
         types[column] = np.dtype((_TYPES[feature["dtype"]], () if shape == (1,) else shape))
-    return checked_columns("columns", types, texts=False)
+    with named(str(root / "meta" / "info.json")):
+        return checked_columns("features", types, texts=False)
 
 
 @functools.lru_cache(1)
@@ -328,15 +331,20 @@ def _episode(path: Path, arrays: dict[str, Array], reading: Reading) -> Content:
             f"{where}: frame_index: expected 0 to {steps - 1}, got other numbers: frames are missing"
         )
     rewards = rewards_of(where, arrays.get("next.reward"), steps, reading.missing_rewards)
-    rows = {"observations": arrays[reading.observation], "actions": arrays["action"], "rewards": rewards}
+    rows = {"observations": _rows(arrays[reading.observation]), "actions": _rows(arrays["action"])}
     return content_of(
         where,
-        columns_of(where, rows),
+        columns_of(where, rows | {"rewards": rewards}),
         np.zeros(steps, bool),
         arrays["next.success"].reshape(-1) if "next.success" in arrays else None,
         {column: arrays[name] for name, column in reading.features.items()},
         _task(where, arrays, reading.names),
     )
+
+
+def _rows(values: Array) -> Array:
+    """Rows [T, D]; LeRobot keeps a feature of one number as the number."""
+    return values[:, None] if values.ndim == 1 else values
 
 
 def _task(where: str, arrays: dict[str, Array], names: dict[int, dict[int | None, str]]) -> str:

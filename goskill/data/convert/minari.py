@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from goskill.data.columns import Columns, checked_columns
-from goskill.data.convert.copying import Part, Source, column_name, copy_source
+from goskill.data.convert.copying import Part, Source, column_name, column_names, copy_source
 from goskill.data.convert.ends import flags_of, kinds_of
 from goskill.data.convert.fingerprints import stamp
 from goskill.data.convert.hdf5_columns import check_episode, open_hdf5, own_datasets
@@ -280,6 +280,7 @@ def from_minari(
     id nor dataset, StoreError that names the dataset and the episode (damaged, or kept in other files), or WorkerDied
     when a process is killed (calling again goes on).
     """
+    column_names(columns)  # raises
     name, folder, indices = _contents(dataset)
     if not indices:
         raise StoreError(f"{name}: holds no episodes")

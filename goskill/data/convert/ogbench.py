@@ -13,12 +13,12 @@ import numpy.typing as npt
 
 from goskill.data.columns import checked_columns
 from goskill.data.convert.archive import read_all
-from goskill.data.convert.copying import Part, Source, column_name, copy_source
+from goskill.data.convert.copying import Part, Source, column_name, column_names, copy_source
 from goskill.data.convert.ends import flags_of
 from goskill.data.convert.fingerprints import stamp
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.rewards import check_option, rewards_of
-from goskill.data.convert.transitions import Content, SourceEpisode, columns_of
+from goskill.data.convert.transitions import Content, SourceEpisode, columns_of, named
 from goskill.errors import StoreError
 
 _SIZE_LIMIT = 1 << 32
@@ -57,17 +57,18 @@ def from_ogbench(
         if end - begin >= _STEPS_PER_PART or end == ends[-1]:
             parts.append(Part((file, begin, end), (file,), task or file.stem))
             begin = end
-    types = {
-        column_name(name): np.dtype((rows.dtype, rows.shape[1:])) for name, rows in _further(columns).items()
-    }
-    declared = {"terminated": "?", "truncated": "?", **types}
+    further = _further(columns)
+    with named(str(file)):
+        names = column_names(further)
+        types = {names[name]: np.dtype((rows.dtype, rows.shape[1:])) for name, rows in further.items()}
+        declared = checked_columns("columns", {"terminated": "?", "truncated": "?", **types}, texts=False)
     trajectories = Source(
         file,
         "ogbench",
         {} if missing_rewards is None else {"missing_rewards": missing_rewards},
         parts,
         functools.partial(read_trajectories, missing_rewards=missing_rewards),
-        columns=checked_columns("columns", declared, texts=False),
+        columns=declared,
     )
     report = copy_source(trajectories, path, 1, progress)
     _arrays.cache_clear()

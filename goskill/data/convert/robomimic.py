@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from goskill.data.columns import Columns, checked_columns
-from goskill.data.convert.copying import Member, Part, Source, column_name, copy_source
+from goskill.data.convert.copying import Member, Part, Source, column_name, column_names, copy_source
 from goskill.data.convert.hdf5 import import_h5py
 from goskill.data.convert.hdf5_columns import check_episode, open_hdf5, own, own_datasets
 from goskill.data.convert.report import ConversionReport
@@ -25,8 +25,9 @@ from goskill.files import parse_json
 
 _DEMONSTRATIONS_PER_PART = 8
 _DEMONSTRATION = re.compile(r"demo_([0-9]{1,9})")
-# What robomimic's own low-dimensional agents observe.
-OBSERVATION = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos", "object")
+# What robomimic's own low-dimensional agents observe: this of every arm, and the object.
+_ARM = ("eef_pos", "eef_quat", "gripper_qpos")
+_SECOND_ARM = "obs/robot1_eef_pos"  # that transport has
 
 
 def from_robomimic(
@@ -35,7 +36,7 @@ def from_robomimic(
     task: str | None = None,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
-    observation: str | Sequence[str] = OBSERVATION,
+    observation: str | Sequence[str] | None = None,
     columns: Sequence[str] = (),
     member: Member | None = None,
 ) -> ConversionReport:
@@ -43,11 +44,11 @@ def from_robomimic(
     going on where an earlier call was interrupted.
 
     A demonstration is an episode, in the order of their numbers. ``observation``: the keys of ``obs`` whose arrays
-    side by side are the observations, by default those of robomimic's low-dimensional agents. ``columns`` names
-    further datasets of a demonstration (``obs/agentview_image``, ``states``) that become declared columns of the
-    store (``obs_agentview_image``). ``dones`` always do, as they are: a file may mark success with them, ends, or
-    both. Where the next observation is not the next row the episode is cut; without ``next_obs`` its last step is
-    dropped.
+    side by side are the observations, by default those of robomimic's low-dimensional agents (position, orientation
+    and gripper of one arm or both, and ``object``). ``columns`` names further datasets of a demonstration
+    (``obs/agentview_image``, ``states``) that become declared columns of the store (``obs_agentview_image``).
+    ``dones`` always do, as they are: a file may mark success with them, ends, or both. Where the next observation is
+    not the next row the episode is cut; without ``next_obs`` its last step is dropped.
 
     ``task`` names the one task, by default the environment that the file says, or the file. ``workers``: processes
     that read, 0 for all cores. ``progress`` is called with (parts done, parts): a part is a few demonstrations.
@@ -58,10 +59,10 @@ def from_robomimic(
     """
     import_h5py()
     file = Path(source)
-    keys = (observation,) if isinstance(observation, str) else tuple(observation)
     with _opened(file) as data:
         names = _demonstrations(file, data)
         environment = _environment(file, data)
+        keys = _keys(observation) or _agents_keys(_datasets(f"{file}: {names[0]}", data, names[0]))
         declared = _declared(f"{file}: {names[0]}", data, names[0], tuple(columns))
     name = task or environment or file.stem
     if not is_task_name(name):
@@ -121,6 +122,16 @@ def _datasets(where: str, data: Any, name: str) -> dict[str, Any]:
     return {path.removeprefix(f"{name}/"): dataset for path, dataset in found.items()}
 
 
+def _keys(observation: str | Sequence[str] | None) -> tuple[str, ...]:
+    return (observation,) if isinstance(observation, str) else tuple(observation or ())
+
+
+def _agents_keys(datasets: dict[str, Any]) -> tuple[str, ...]:
+    """What robomimic's agents observe of a demonstration."""
+    arms = ("robot0", "robot1") if _SECOND_ARM in datasets else ("robot0",)
+    return (*(f"{arm}_{part}" for arm in arms for part in _ARM), "object")
+
+
 def _chosen(where: str, datasets: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     for name in names:
         if name not in datasets:
@@ -141,7 +152,8 @@ def _declared(where: str, data: Any, name: str, further: tuple[str, ...]) -> Col
     """The columns of the store, of the types that the first demonstration has."""
     datasets = _datasets(where, data, name)
     kept = _chosen(where, datasets, _kept(datasets, further))
-    types = {column_name(name): np.dtype((rows.dtype, rows.shape[1:])) for name, rows in kept.items()}
+    names = column_names(kept)
+    types = {names[name]: np.dtype((rows.dtype, rows.shape[1:])) for name, rows in kept.items()}
     return checked_columns("columns", types, texts=False)
 
 

@@ -56,7 +56,8 @@ def from_tdmpc2(
     Every step stands for two of the environment's, whose rewards were added up: the store's ``action_repeat`` is 2.
     MetaWorld's rewards are of version 2.
 
-    ``tasks``: only these (``reach``, ``walker-walk``); by default all 80 names are tasks of the store. ``workers``:
+    ``tasks``: only these (``reach``, ``walker-walk``); by default all that the chunks' rows are wide enough for, which
+    are DMControl's 30 in MT30, and all 80 in MT80. Of these, the report names those without episodes. ``workers``:
     processes that read, 0 for all cores. ``progress`` is called with (parts done, parts): a part is 8 MiB of
     observations, and a few are in memory at a time. ``member``: this is one of several sources.
 
@@ -69,7 +70,7 @@ def from_tdmpc2(
     files = sorted(root.glob("*.pt"), key=_number) if root.is_dir() else [root]
     if not files:
         raise StoreError(f"{root}: found no .pt files")
-    chosen = _chosen(tasks)
+    chosen = _fitting(files[0], chosen_tasks(tasks), tasks is not None)
     names = [known_tasks()[index][0] for index in chosen]
     sizes = [known_tasks()[index][1:] for index in chosen]
     details: dict[str, Any] = {"action_repeat": 2, "reward": "summed over the action repeat"}
@@ -99,8 +100,8 @@ def _number(file: Path) -> tuple[int, str]:
     return int(digits or 0), file.name
 
 
-def _chosen(tasks: Sequence[str] | None) -> list[int]:
-    """Indices of the tasks of those names. InputError names an unknown one."""
+def chosen_tasks(tasks: Sequence[str] | None) -> list[int]:
+    """Indices of the tasks of those names, by default of all. InputError names an unknown one."""
     names = [name for name, _, _ in known_tasks()]
     if tasks is None:
         return list(range(len(names)))
@@ -110,6 +111,21 @@ def _chosen(tasks: Sequence[str] | None) -> list[int]:
         if task.removeprefix(_METAWORLD) not in names:
             raise InputError(f"tasks: expected tasks of TD-MPC2, got {task!r:.80}; {closest(task, names)}")
     return sorted({names.index(task.removeprefix(_METAWORLD)) for task in tasks})
+
+
+def _fitting(path: Path, chosen: list[int], named: bool) -> list[int]:
+    """The tasks that rows of a chunk have room for. InputError for one that was named and is not among them."""
+    widths = [_opened(path).tensors[name].shape[2] for name in ("obs", "action")]
+    fitting = [index for index in chosen if np.all(np.array(known_tasks()[index][1:]) <= widths)]
+    if named and len(fitting) < len(chosen):
+        name, states, actions = next(known_tasks()[index] for index in chosen if index not in fitting)
+        raise InputError(
+            f"tasks: expected tasks that {path} may have, whose rows are of {widths[0]} observations and {widths[1]} "
+            f"actions, got {name!r} of {states} and {actions}"
+        )
+    if not fitting:
+        raise StoreError(f"{path}: expected rows of some task of TD-MPC2, got {widths[0]} observations")
+    return fitting
 
 
 def _opened(path: Path) -> TorchArchive:

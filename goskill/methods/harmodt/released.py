@@ -100,15 +100,23 @@ class _File:
             raise CheckpointError(f"released file {path}: expected model and env_masks")
         self.state: dict[str, Tensor] = ReleasedState(path, read["model"]).tensors
         masks = read["env_masks"]
-        if not isinstance(masks, Mapping) or not masks or not all(is_state(own) for own in masks.values()):
+        if (
+            not isinstance(masks, Mapping)
+            or not masks
+            or not all(isinstance(task, str) and is_state(own) for task, own in masks.items())
+        ):
             raise CheckpointError(f"released file {path}: env_masks: expected masks by task and parameter")
-        self.masks: dict[str, Mapping[str, Tensor]] = {str(task): own for task, own in masks.items()}
+        self.masks: dict[str, Mapping[str, Tensor]] = dict(masks)
         for task, own in self.masks.items():
             for name, mask in own.items():
                 if name not in self.state or mask.shape != self.state[name].shape:
                     raise CheckpointError(
                         f"released file {path}: env_masks: {task}: {name}: expected the shape of a parameter, "
                         f"got {tuple(mask.shape)}"
+                    )
+                if ((mask != 0) & (mask != 1)).any():
+                    raise CheckpointError(
+                        f"released file {path}: env_masks: {task}: {name}: expected the values 0 and 1"
                     )
 
     def networks(

@@ -19,6 +19,14 @@ from goskill.methods.sequence.checking import load_part
 # GPT-2's buffers, and a token table that the release never uses.
 UNUSED = re.compile(r"(wte\.weight|h\.\d+\.attn\.(bias|masked_bias))")
 
+_GLOBAL = re.compile(r"GLOBAL (\S{1,80})")  # what torch says that it did not run
+_NUMBERS = frozenset(
+    (
+        *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+        *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+    )
+)
+
 BLOCK = {
     "ln_1": "attention_norm",
     "attn.c_attn": "query_key_value",
@@ -33,14 +41,27 @@ def read_released(path: str | Path) -> Any:
     """What torch.save wrote into a released file, on the CPU. Raises CheckpointError for one that cannot be read."""
     try:
         return torch.load(io.BytesIO(read_bytes(path)), map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError as error:
+        asked = _GLOBAL.search(str(error))
+        what = f"it asks for {asked[1]}" if asked else "its pickle is damaged, or asks for something else"
+        raise CheckpointError(
+            f"released file {path} cannot be read: expected tensors alone, {what}"
+        ) from None
+    # A damaged or hostile pickle can raise nearly anything.
+    except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"released file {path} cannot be read: {reason}") from None
 
 
 def is_state(value: Any) -> bool:
-    """Whether a value that was read is a state dict."""
-    return isinstance(value, Mapping) and all(isinstance(part, Tensor) for part in value.values())
+    """Whether a value that was read is a state dict: real numbers that are there, by names."""
+    return isinstance(value, Mapping) and all(
+        isinstance(name, str) and isinstance(part, Tensor) and _is_plain(part) for name, part in value.items()
+    )
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided and tensor.device.type == "cpu" and tensor.dtype in _NUMBERS
 
 
 class ReleasedState:
@@ -52,7 +73,8 @@ class ReleasedState:
         loaded = read_released(self.path) if state is None else state
         if not is_state(loaded):
             raise CheckpointError(
-                f"released file {self.path}: expected a state dict, got {type(loaded).__name__}"
+                f"released file {self.path}: expected a state dict of numbers by names, "
+                f"got {type(loaded).__name__}"
             )
         self._tensors: dict[str, Tensor] = dict(loaded)
         self._taken: set[str] = set()
@@ -68,6 +90,8 @@ class ReleasedState:
     def take(self, key: str) -> Tensor:
         if key not in self._tensors:
             raise CheckpointError(f"released file {self.path}: key {key} is missing")
+        if not self._tensors[key].isfinite().all():
+            raise CheckpointError(f"released file {self.path}: key {key}: expected finite values")
         self._taken.add(key)
         return self._tensors[key]
 
@@ -109,6 +133,13 @@ class ReleasedState:
         if not heads:
             return self.pair("predict_action.0", "action_head")
         parts = [self.pair(f"predict_action.{index}.0", "action_head") for index in range(heads)]
+        for index, part in enumerate(parts):
+            for name, value in part.items():
+                if value.shape != parts[0][name].shape or not value.ndim:
+                    raise CheckpointError(
+                        f"released file {self.path}: key predict_action.{index}.0.{name.split('.')[1]}: expected "
+                        f"the shape of the first head's, {tuple(parts[0][name].shape)}, got {tuple(value.shape)}"
+                    )
         return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
     def transformer(self, prefix: str) -> dict[str, Tensor]:
