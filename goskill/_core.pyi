@@ -1,5 +1,6 @@
 """Type stubs of the native core."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -254,6 +255,19 @@ def self_attention(
     out: int,
     threads: int,
 ) -> None: ...
+def adam(
+    *,
+    parameters: Sequence[tuple[int, int, int, int, int]],
+    sizes: Sequence[int],
+    learning_rate: float,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    weight_decay: float,
+    decoupled: bool,
+    clip: float | None,
+    threads: int,
+) -> float: ...
 def add_norm(
     *,
     residual: int,

@@ -137,6 +137,29 @@ struct SelfAttention {
     void* out;       // [batch, length, heads, head_width]
 };
 
+struct Adam {
+    double learning_rate;
+    double beta1, beta2;
+    double epsilon;
+    double weight_decay;
+    bool decoupled;  // AdamW: the decay is not part of the gradient
+};
+
+// A parameter with its moments, all float32 [size].
+struct AdamParameter {
+    float* values;
+    const float* gradient;
+    float* average;
+    float* square;
+    float* step;  // how many steps it has had
+    std::int64_t size;
+};
+
+// What a step multiplies gradients and averages by, and divides the roots of the squares by.
+struct AdamScales {
+    float gradient, average, root;
+};
+
 struct Kernels {
     std::int64_t lanes;
     std::int64_t widest_tile;
@@ -155,6 +178,9 @@ struct Kernels {
     void (*self_attention_heads)(const SelfAttention&, std::int64_t begin, std::int64_t end);
     void (*self_attention_gradient_heads)(const SelfAttention&, const void* gradient, void* out,
                                           std::int64_t begin, std::int64_t end);
+    // The sum of their squares.
+    double (*squares)(const float* values, std::int64_t count);
+    void (*adam)(const Adam&, const AdamParameter&, const AdamScales&, std::int64_t begin, std::int64_t end);
 };
 
 extern const Kernels baseline_kernels;

@@ -24,6 +24,7 @@ namespace {
 typedef float Float __attribute__((vector_size(LANES * 4)));
 
 inline Float multiply_add(Float a, Float b, Float c) { return _mm256_fmadd_ps(a, b, c); }
+inline Float square_root(Float a) { return _mm256_sqrt_ps(a); }
 
 // clang-format off: the vectors come first
 #include "ops/vectors.inl"
@@ -32,6 +33,7 @@ inline Float multiply_add(Float a, Float b, Float c) { return _mm256_fmadd_ps(a,
 #include "ops/decoding.inl"
 #include "ops/masking.inl"
 #include "ops/self_attention.inl"
+#include "ops/adam.inl"
 // clang-format on
 
 }  // namespace
@@ -47,7 +49,9 @@ const Kernels avx2_kernels{LANES,
                            avx2::mask_weights,
                            avx2::sum_masked,
                            avx2::self_attention_heads,
-                           avx2::self_attention_gradient_heads};
+                           avx2::self_attention_gradient_heads,
+                           avx2::squares,
+                           avx2::adam};
 
 }  // namespace goskill::ops
 

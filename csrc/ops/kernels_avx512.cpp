@@ -25,6 +25,7 @@ namespace {
 typedef float Float __attribute__((vector_size(LANES * 4)));
 
 inline Float multiply_add(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }
+inline Float square_root(Float a) { return _mm512_sqrt_ps(a); }
 
 // clang-format off: the vectors come first
 #include "ops/vectors.inl"
@@ -33,6 +34,7 @@ inline Float multiply_add(Float a, Float b, Float c) { return _mm512_fmadd_ps(a,
 #include "ops/decoding.inl"
 #include "ops/masking.inl"
 #include "ops/self_attention.inl"
+#include "ops/adam.inl"
 // clang-format on
 
 }  // namespace
@@ -48,7 +50,9 @@ const Kernels avx512_kernels{LANES,
                              avx512::mask_weights,
                              avx512::sum_masked,
                              avx512::self_attention_heads,
-                             avx512::self_attention_gradient_heads};
+                             avx512::self_attention_gradient_heads,
+                             avx512::squares,
+                             avx512::adam};
 
 }  // namespace goskill::ops
 

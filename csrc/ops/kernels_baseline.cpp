@@ -1,4 +1,5 @@
 // The CPU kernels for any processor.
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -14,6 +15,10 @@ namespace {
 typedef float Float __attribute__((vector_size(LANES * 4)));
 
 inline Float multiply_add(Float a, Float b, Float c) { return a * b + c; }
+inline Float square_root(Float a) {
+    for (int lane = 0; lane < LANES; ++lane) a[lane] = std::sqrt(a[lane]);
+    return a;
+}
 
 // clang-format off: the vectors come first
 #include "ops/vectors.inl"
@@ -22,6 +27,7 @@ inline Float multiply_add(Float a, Float b, Float c) { return a * b + c; }
 #include "ops/decoding.inl"
 #include "ops/masking.inl"
 #include "ops/self_attention.inl"
+#include "ops/adam.inl"
 // clang-format on
 
 }  // namespace
@@ -37,6 +43,8 @@ const Kernels baseline_kernels{LANES,
                                baseline::mask_weights,
                                baseline::sum_masked,
                                baseline::self_attention_heads,
-                               baseline::self_attention_gradient_heads};
+                               baseline::self_attention_gradient_heads,
+                               baseline::squares,
+                               baseline::adam};
 
 }  // namespace goskill::ops

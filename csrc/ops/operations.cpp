@@ -279,6 +279,37 @@ void self_attention_gradient(const SelfAttention& task, const void* gradient, vo
                  });
 }
 
+float adam(const Adam& task, const std::vector<AdamParameter>& parameters, std::optional<float> clip,
+           int threads) {
+    constexpr std::int64_t part = 1 << 16;
+    double total = 0;
+    for (const AdamParameter& of : parameters) {
+        std::vector<double> sums(static_cast<std::size_t>((of.size + part - 1) / part));
+        parallel_for(static_cast<std::int64_t>(sums.size()), useful_threads(of.size, threads),
+                     [&](std::int64_t begin, std::int64_t end) {
+                         for (std::int64_t i = begin; i < end; ++i)
+                             sums[static_cast<std::size_t>(i)] = kernels().squares(
+                                 of.gradient + i * part, std::min(part, of.size - i * part));
+                     });
+        for (const double sum : sums) total += sum;
+    }
+    const float norm = static_cast<float>(std::sqrt(total));
+    const float scale = clip ? *clip / (norm + 1e-6f) : 1.0f;
+    for (const AdamParameter& of : parameters) {
+        *of.step += 1;
+        const double step = static_cast<double>(*of.step);
+        const AdamScales scales{
+            scale >= 1 ? 1.0f : scale,
+            static_cast<float>(task.learning_rate / (1 - std::pow(task.beta1, step))),
+            static_cast<float>(std::sqrt(1 - std::pow(task.beta2, step))),
+        };
+        parallel_for(
+            of.size, useful_threads(of.size * 8, threads),
+            [&](std::int64_t begin, std::int64_t end) { kernels().adam(task, of, scales, begin, end); });
+    }
+    return norm;
+}
+
 void add_norm(const AddNorm& task, std::int64_t rows, int threads) {
     parallel_for(rows, useful_threads(rows * task.width, threads),
                  [&](std::int64_t begin, std::int64_t end) { kernels().add_norm_rows(task, begin, end); });

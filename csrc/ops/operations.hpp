@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -63,6 +64,11 @@ void self_attention(const SelfAttention& task, int threads);
 void self_attention_gradient(const SelfAttention& task, const void* gradient, void* out, int threads);
 // The length of a row of weights.
 std::int64_t attention_room(std::int64_t length);
+
+// A step of Adam for each of the parameters, whose steps it counts, with gradients clipped to a norm of
+// `clip` where there is one. Returns the norm before clipping. Does not depend on `threads`.
+float adam(const Adam& task, const std::vector<AdamParameter>& parameters, std::optional<float> clip,
+           int threads);
 
 // Adds to the residual and normalises the sums.
 void add_norm(const AddNorm& task, std::int64_t rows, int threads);

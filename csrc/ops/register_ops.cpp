@@ -1,7 +1,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <optional>
+#include <vector>
 
 #include "ops/operations.hpp"
 #include "registration.hpp"
@@ -222,6 +224,27 @@ void register_ops(pybind11::module_& module) {
         py::arg("head_width"), py::arg("scale"), py::arg("random"), py::arg("least_kept"),
         py::arg("kept_scale"), py::arg("weights"), py::arg("gradient"), py::arg("out"), py::arg("threads"),
         "The attention, or with a gradient by it the gradient by what is projected.");
+
+    module.def(
+        "adam",
+        [](const std::vector<std::array<Address, 5>>& parameters, const std::vector<std::int64_t>& sizes,
+           double learning_rate, double beta1, double beta2, double epsilon, double weight_decay,
+           bool decoupled, std::optional<float> clip, int threads) {
+            const ops::Adam task{learning_rate, beta1, beta2, epsilon, weight_decay, decoupled};
+            std::vector<ops::AdamParameter> all;
+            for (std::size_t i = 0; i < parameters.size(); ++i) {
+                const auto& [values, gradient, average, square, step] = parameters[i];
+                all.push_back({pointer<float>(values), pointer<const float>(gradient),
+                               pointer<float>(average), pointer<float>(square), pointer<float>(step),
+                               sizes.at(i)});
+            }
+            const py::gil_scoped_release release;
+            return ops::adam(task, all, clip, threads);
+        },
+        py::arg("parameters"), py::arg("sizes"), py::arg("learning_rate"), py::arg("beta1"), py::arg("beta2"),
+        py::arg("epsilon"), py::arg("weight_decay"), py::arg("decoupled"), py::arg("clip"),
+        py::arg("threads"),
+        "Parameters: addresses of values, gradient, both moments and the count of steps.");
 
     module.def(
         "add_norm",

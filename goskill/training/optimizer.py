@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from goskill.errors import CheckpointError
+from goskill.training import adam
 from goskill.training.objectives import OptimizerSettings
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -37,6 +38,7 @@ class ObjectiveOptimizer:
         self._parameters: dict[str, nn.Parameter] = {}
         self._resting: dict[str, dict[str, Tensor]] = {}
         self._optimizer: torch.optim.Optimizer | None = None
+        self._on_cpu = False  # steps are those of goskill.training.adam
 
     def begin(self, parameters: Mapping[str, nn.Parameter], *, capturable: bool = False) -> None:
         """Train these parameters, by name, from now on; ``capturable`` in a CUDA graph."""
@@ -44,6 +46,7 @@ class ObjectiveOptimizer:
         self._parameters = dict(parameters)
         device = next(iter(self._parameters.values())).device
         self._optimizer = _new_optimizer(self.settings, list(self._parameters.values()), capturable)
+        self._on_cpu = self.settings.algorithm != "radam" and adam.fits(self.parameters)
         if capturable:
             for group in self._optimizer.param_groups:  # not as an argument: that looks at its value
                 group["lr"] = torch.zeros((), device=device)
@@ -70,6 +73,11 @@ class ObjectiveOptimizer:
         """
         assert self._optimizer is not None
         clip = self.settings.gradient_clip
+        if self._on_cpu:
+            norm = adam.step(self._optimizer, clip)
+            for parameter in self._parameters.values():
+                parameter.grad = None
+            return norm
         if clip is None:
             gradients = [
                 parameter.grad for parameter in self._parameters.values() if parameter.grad is not None
@@ -128,4 +136,5 @@ def _place(name: str, state: Mapping[str, Tensor], parameter: nn.Parameter) -> d
                 f"optimiser state {name}/{moment} is {tuple(state[moment].shape)} in the checkpoint "
                 f"and {tuple(parameter.shape)} in the network"
             )
-    return {key: state[key].to(parameter.device) for key in _MOMENTS}
+    dtypes = {"step": torch.float32, "exp_avg": parameter.dtype, "exp_avg_sq": parameter.dtype}
+    return {key: state[key].to(parameter.device, dtypes[key]).contiguous() for key in _MOMENTS}

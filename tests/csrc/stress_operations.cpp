@@ -150,9 +150,21 @@ void attend(std::int64_t fresh, std::int64_t length, std::int64_t head_width) {
         rows, threads);
 }
 
+void step(std::int64_t size) {
+    std::vector<float> values = normal(size), average = normal(size), square(values.size(), 1.0F);
+    const std::vector<float> gradient = normal(size);
+    float steps = 3;
+    const Adam task{1e-3, 0.9, 0.999, 1e-8, 0.01, true};
+    const float norm = adam(
+        task, {{values.data(), gradient.data(), average.data(), square.data(), &steps, size}}, 1.0F, threads);
+    check(std::isfinite(norm) && steps == 4.0F, "a step of Adam");
+    for (const float value : values) check(std::isfinite(value), "a parameter after a step");
+}
+
 }  // namespace
 
 int main() {
+    for (const std::int64_t size : {0, 1, 15, 16, 17, 63, 65, 1 << 16, (1 << 16) + 1, 5'000'003}) step(size);
     for (const std::int64_t rows : {1, 7, 97}) {
         for (const std::int64_t dim : {1, 7, 16, 65}) {
             for (const std::int64_t codes : {1, 3, 16, 17, 70, 300}) look_up(rows, dim, codes);

@@ -131,7 +131,10 @@ def test_every_instruction_set_of_this_processor_passes_the_tests(name: str) -> 
         return  # the tests around this one run on it
     arguments = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
     here = os.path.dirname(__file__)
-    tests = [os.path.join(here, "test_operations.py"), os.path.join(here, "test_decoding.py")]
+    tests = [
+        os.path.join(here, name)
+        for name in ("test_operations.py", "test_decoding.py", "../training/test_adam.py")
+    ]
     result = subprocess.run(
         [*arguments, *tests], env=environment, capture_output=True, text=True, check=False
     )
