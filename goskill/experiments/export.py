@@ -61,8 +61,9 @@ def export(
     try:
         settings = run.settings
         settings["data"]["path"] = PurePath(str(settings["data"].get("path", ""))).name
-        if "finetuning" in settings:  # which names the run before
-            settings["finetuning"] = _without_folders(settings["finetuning"])
+        for part in ("method", "finetuning"):  # which may name runs of skills, and the run before
+            if part in settings:
+                settings[part] = _without_folders(settings[part])
         write_atomically(unfinished / "settings.json", json.dumps(settings, indent=2) + "\n")
         _write_networks(found, unfinished / "checkpoints" / found.path.name, half)
         if run.prompts.exists():

@@ -6,7 +6,6 @@ import re
 import tempfile
 from pathlib import Path
 
-from goskill.data.hub import reaching
 from goskill.errors import InputError, optional
 from goskill.experiments.export import CARD, card, export, read_origin
 from goskill.files import write_atomically
@@ -30,6 +29,8 @@ def push(
     The repository is made if there is none. Returns the address that ``load_policy`` takes. Raises InputError for a
     name that is none, without huggingface_hub, and when the Hub cannot be reached or refuses; and as ``export`` does.
     """
+    from goskill.data.hub import reaching
+
     name = _checked(repository)
     hub = optional("huggingface_hub", "sharing runs needs", "'goskill[hub]'")
     with tempfile.TemporaryDirectory(prefix="goskill-") as scratch:
@@ -53,6 +54,8 @@ def fetch(address: str) -> Path:
 
     Raises InputError for an address that is none, without huggingface_hub, and when it cannot be fetched.
     """
+    from goskill.data.hub import reaching
+
     name, _, revision = address[len(PREFIX) :].partition("@")
     hub = optional("huggingface_hub", "sharing runs needs", "'goskill[hub]'")
     with reaching(f"{address}: cannot be fetched from"):

@@ -179,7 +179,7 @@ def reported_success(
     else:
         last = list(final)
         ended = np.array([one is not None for one in last], np.bool_)
-        values = np.array([_first(one or {}, keys) for one in last])
+        values = np.array([success_of(one or {}, keys) for one in last])
         at_end, known = values > 0, ~np.isnan(values)
     return np.where(ended, at_end, success), np.where(ended, known, reported)
 
@@ -196,8 +196,10 @@ def _in_arrays(infos: Mapping[str, Any], count: int, keys: Sequence[str]) -> tup
     return found > 0, ~np.isnan(found)
 
 
-def _first(info: Mapping[str, Any], keys: Sequence[str]) -> float:
-    return next((_number(key, info[key]) for key in keys if key in info), np.nan)
+def success_of(info: Mapping[str, Any], keys: Sequence[str]) -> float:
+    """What one environment's info says of success: above 0 is one, NaN says nothing."""
+    told = (_number(key, info[key]) for key in keys if key in info)
+    return next((value for value in told if not np.isnan(value)), np.nan)
 
 
 def _number(key: str, value: Any) -> float:

@@ -15,6 +15,7 @@ from PIL import Image as Pictures
 from goskill.envs.renderers import require_rendering
 from goskill.envs.suite import Env, Suite
 from goskill.errors import InputError
+from goskill.rollouts.batch_run import success_of
 
 __all__ = ["Image", "RenderedEnvironments", "require_rendering"]
 Image = npt.NDArray[np.uint8]
@@ -36,7 +37,7 @@ class _EndsAfterSuccess(gymnasium.Wrapper[Any, Any, Any, Any]):
         observation, reward, terminated, truncated, info = super().step(action)
         if self._left is not None:
             self._left -= 1
-        elif any(info.get(key) for key in self._keys):
+        elif success_of(info, self._keys) > 0:
             self._left = self._steps
         return observation, reward, terminated, truncated or self._left == 0, info
 

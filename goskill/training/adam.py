@@ -31,7 +31,7 @@ def step(optimizer: torch.optim.Optimizer, clip: float | None) -> Tensor:
     for parameter, gradient in zip(trained, gradients, strict=True):
         state = optimizer.state[parameter]
         if not state:
-            state["step"] = torch.zeros(())
+            state["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
         tensors = (parameter, gradient, state["exp_avg"], state["exp_avg_sq"], state["step"])
         addresses.append(tuple(tensor.data_ptr() for tensor in tensors))
@@ -48,4 +48,5 @@ def step(optimizer: torch.optim.Optimizer, clip: float | None) -> Tensor:
         clip=clip,
         threads=torch.get_num_threads(),
     )
-    return torch.tensor(norm)
+    torch.autograd.graph.increment_version(trained)  # as PyTorch's own step does
+    return torch.tensor(norm, dtype=torch.float32, device="cpu")

@@ -126,6 +126,8 @@ def test_chunks_without_the_wanted_tasks_are_refused(chunk, tmp_path: Path) -> N
             from_tdmpc2(path, tmp_path / "store", tasks=["assembly"])
     report = from_tdmpc2(path, tmp_path / "other", tasks=["assembly", "reacher-easy"])
     assert report.fewer_episodes == {"assembly": 0}
+    again = from_tdmpc2(path, tmp_path / "other", tasks=["assembly", "reacher-easy"])
+    assert again.fewer_episodes == {"assembly": 0}
 
 
 def test_some_tasks_are_as_wide_as_they_need(chunk, tmp_path: Path) -> None:

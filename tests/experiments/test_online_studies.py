@@ -107,6 +107,7 @@ def test_every_ready_study_can_be_read() -> None:
         (('title = "small"', ""), "study small: study.title: expected one"),
         (('"spirl"', '"simpl_ft"\nmeta = "tow"'), "contender SPiRL: meta"),
         (("[data]", "colour = 1\n[data]"), "unknown setting study.colour"),
+        (("[data]", 'name = "large"\n[data]'), "study small: unknown key 'name'"),
         (('metric = "success"', 'metric = "reward"'), "study.metric: expected one of 'success', 'return'"),
         (("seeds = [3]", "seeds = []"), "seeds: expected at least one"),
         (("episodes = 2", "episodes = 0"), "data.episodes: expected at least 1, got 0"),

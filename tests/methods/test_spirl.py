@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import goskill
 from goskill.data import EpisodeStore, SegmentSampler
 from goskill.errors import InputError
 from goskill.experiments import learning, pipeline
+from goskill.experiments.export import export
 from goskill.methods import Sources, find
 from goskill.methods.skill_rl import (
     SkillActorLoss,
@@ -266,6 +268,11 @@ def test_both_agents_reach_their_goals_by_skills_of_a_run(tmp_path: Path) -> Non
     options: dict[str, Any] = {"max_steps": 20, "workers": 0, "suite": suite}
     results = evaluate(policy, list(suite.tasks), episodes=5, **options)
     assert results.overall.success.value == 1.0
+    exported = export(run.path, tmp_path / "exported")
+    assert json.loads((exported / "settings.json").read_text())["method"]["skills"] == "skills", "no folder"
+    assert (
+        evaluate(goskill.load_policy(exported), ["left"], episodes=2, **options).overall.success.value == 1.0
+    )
     drawn = evaluate(goskill.load_policy(skills.path), ["left"], episodes=8, **options)
     assert drawn.overall.success.value is not None
     assert drawn.overall.success.value < 1.0

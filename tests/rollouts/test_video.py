@@ -153,6 +153,22 @@ def test_a_film_ends_fifty_steps_after_success(tmp_path) -> None:
     assert counts(iio.imread(path)) == list(range(1, 54))
 
 
+class UnsuccessfulEnv(counting_suite.CountingEnv):
+    """Says nothing, then that it failed, by two keys of which the first counts."""
+
+    def step(self, action: np.ndarray) -> Any:
+        *answer, info = super().step(action)
+        told = {"success": float("nan")} if self.count < 3 else {"success": 0, "is_success": 1}
+        return *answer, {**info, **told}
+
+
+def test_a_film_goes_on_where_no_success_counts(tmp_path) -> None:
+    suite = GymnasiumSuite("unsuccessful", UnsuccessfulEnv, ["endless"], max_steps=60)
+    policy = RandomPolicy(space=counting_suite.suite.action_space)
+    (path,) = film(policy, ["endless"], tmp_path, suite=suite, every=1, size=66)
+    assert counts(iio.imread(path)) == list(range(1, 61))
+
+
 def test_a_suite_without_pictures_is_refused_before_anything_runs(tmp_path) -> None:
     from goskill.envs import GymnasiumSuite
 

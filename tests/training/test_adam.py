@@ -31,7 +31,9 @@ def parameters() -> list[nn.Parameter]:
 
 def gradients(step: int) -> list[Tensor]:
     random = torch.Generator().manual_seed(step)
-    return [torch.randn(size, generator=random) * 10.0 ** (step % 4 - 2) for size in SIZES]
+    return [
+        torch.randn(size, generator=random, dtype=torch.float32) * 10.0 ** (step % 4 - 2) for size in SIZES
+    ]
 
 
 def run(optimizer: torch.optim.Optimizer, trained: list[nn.Parameter], clip: float | None) -> list[Tensor]:
@@ -118,3 +120,18 @@ def test_what_it_cannot_step_is_told_apart() -> None:
     assert not adam.fits([nn.Parameter(torch.ones(3, dtype=torch.float64))])
     assert not adam.fits([nn.Parameter(torch.ones(3, 2).T)])
     assert not adam.fits([nn.Parameter(torch.ones(3, device="meta"))])
+
+
+def test_states_are_float32_whatever_the_default_and_versions_rise() -> None:
+    trained = parameters()
+    optimizer = torch.optim.Adam(trained, lr=1e-2)
+    versions = [parameter._version for parameter in trained]
+    torch.set_default_dtype(torch.float64)
+    try:
+        run(optimizer, trained, clip=None)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for parameter, before in zip(trained, versions, strict=True):
+        state = optimizer.state[parameter]
+        assert (state["step"].dtype, float(state["step"])) == (torch.float32, 10.0)
+        assert parameter._version > before

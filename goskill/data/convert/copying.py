@@ -221,13 +221,20 @@ def copy_source(
     report.count(store)
     constant = store.statistics.minimum == store.statistics.maximum
     report.constant_dimensions = [int(i) for i in np.flatnonzero(constant)]
-    counts = {task: taken.get(task, 0) for task in source.tasks}
-    least = 1 if source.limit is None else source.limit
+    if source.limit is None:
+        counts, least = dict(zip(store.tasks, _episodes_of_tasks(store), strict=True)), 1
+    else:
+        counts, least = {task: taken.get(task, 0) for task in source.tasks}, source.limit
     report.fewer_episodes = {task: count for task, count in counts.items() if count < least}
     if complete is not None:
         complete(store, report)
     report.write(Path(path))
     return report
+
+
+def _episodes_of_tasks(store: EpisodeStore) -> list[int]:
+    counts: list[int] = np.bincount(store.episode_task, minlength=len(store.tasks)).tolist()
+    return counts
 
 
 def _check_not_empty(source: Source, path: str | os.PathLike[str]) -> None:

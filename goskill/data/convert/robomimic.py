@@ -58,6 +58,7 @@ def from_robomimic(
     the file and the demonstration, or WorkerDied when a process is killed (calling again goes on).
     """
     import_h5py()
+    column_names(columns)  # raises
     file = Path(source)
     with _opened(file) as data:
         names = _demonstrations(file, data)

@@ -124,6 +124,9 @@ def read_online_study(source: str | Path) -> OnlineStudy:
 
 def _parsed(text: str, name: str) -> OnlineStudy:
     try:
-        return from_mapping(OnlineStudy, {**parse_toml(text), "name": name}, "study")
+        told = parse_toml(text)
+        if "name" in told:
+            raise InputError("unknown key 'name': a study is called as its file")
+        return from_mapping(OnlineStudy, {**told, "name": name}, "study")
     except ValueError as error:
         raise InputError(f"study {name}: {error}") from None

@@ -19,7 +19,7 @@ from goskill.methods.registry import register
 from goskill.methods.skill_rl import OnlineSkills, SkillChoosingPolicy
 from goskill.methods.skill_rl.settings import LARGEST_OBSERVATION
 from goskill.methods.store_method import normalize_of
-from goskill.training import Objective, OptimizerSettings, Phase, TrainingSettings
+from goskill.training import Objective, OptimizerSettings, Phase, TrainingSettings, distributed
 from goskill.training.placement import sampled_objective, sampling
 from goskill.training.randomness import seeded
 
@@ -76,7 +76,7 @@ class Extract(OnlineSkills):
             self._store,
             segments_name(settings, self._training.seed),
             settings.longest,
-            settings.skill_batch_size,
+            distributed.share(settings.skill_batch_size),
             **sampling(self._training, self._store),
         )
         trained = [model.encoder, model.decoder, model.choice_prior, model.argument_prior]

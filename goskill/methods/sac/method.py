@@ -25,7 +25,7 @@ from goskill.methods.sac.networks import SACNetworks, networks_from_state
 from goskill.methods.sac.settings import SACSettings
 from goskill.rollouts.collector import Collector, Steps
 from goskill.rollouts.episode_log import EpisodeLog
-from goskill.training import Objective, OptimizerSettings, Phase, Stateful, TrainingSettings
+from goskill.training import Objective, OptimizerSettings, Phase, Stateful, TrainingSettings, distributed
 from goskill.training.actor_critic import actor_critic
 from goskill.training.placement import replay_buffer, sampled_objective, sampling
 from goskill.training.randomness import seeded
@@ -126,7 +126,7 @@ class SAC(Method):
         steps = SegmentSampler(
             self._store,
             horizon=1,
-            batch_size=self.settings.cloning_batch_size,
+            batch_size=distributed.share(self.settings.cloning_batch_size),
             balance="transition",
             **sampling(self._training, self._store),
         )
