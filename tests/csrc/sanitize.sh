@@ -30,7 +30,10 @@ compile() {  # compile OUTPUT DRIVER SOURCES FLAG..., all sources at the same ti
 
 address=(-fsanitize=address,undefined -fno-sanitize-recover=all)
 compile "$build/stress-address" stress_threads reader "${address[@]}"
-"$build/stress-address"
+"$build/stress-address" without-fork
+# GCC's AddressSanitizer may be forked with its allocator locked, and then waits forever.
+compile "$build/stress-fork" stress_threads reader -fsanitize=undefined -fno-sanitize-recover=all
+"$build/stress-fork"
 compile "$build/stress-thread" stress_threads reader -fsanitize=thread
 TSAN_OPTIONS=halt_on_error=1 "$build/stress-thread" without-fork
 compile "$build/operations" stress_operations operations "${address[@]}"
