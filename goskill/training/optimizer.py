@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import goskill.training.adam as adam
 from goskill.errors import CheckpointError
-from goskill.training import adam
 from goskill.training.objectives import OptimizerSettings
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -72,21 +72,17 @@ class ObjectiveOptimizer:
         which a captured step does not pass again.
         """
         assert self._optimizer is not None
-        clip = self.settings.gradient_clip
+        clip, trained = self.settings.gradient_clip, self.parameters
         if self._on_cpu:
             norm = adam.step(self._optimizer, clip)
-            for parameter in self._parameters.values():
-                parameter.grad = None
-            return norm
-        if clip is None:
-            gradients = [
-                parameter.grad for parameter in self._parameters.values() if parameter.grad is not None
-            ]
-            norm = nn.utils.get_total_norm(gradients)
         else:
-            norm = nn.utils.clip_grad_norm_(self._parameters.values(), clip)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+            if clip is None:
+                norm = nn.utils.get_total_norm([one.grad for one in trained if one.grad is not None])
+            else:
+                norm = nn.utils.clip_grad_norm_(trained, clip)
+            self._optimizer.step()
+        for parameter in trained:
+            parameter.grad = None
         return norm
 
     @property
