@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from goskill.data.arguments import checked_integer, checked_store
+from goskill.data.selection import episode_counts
 from goskill.data.store import EpisodeStore
 from goskill.data.store_files import MANIFEST
 from goskill.data.writer import StoreWriter
@@ -96,7 +97,7 @@ def mixed(
 ) -> list[MixedPart]:
     """What a mix of this configuration holds of each task. Raises InputError as :func:`assigned` and :func:`cut`."""
     limits = limits or {}
-    counts = np.bincount(store.episode_task, minlength=len(store.tasks)).tolist()
+    counts = episode_counts(store)
     return [
         MixedPart(
             task,

@@ -60,6 +60,12 @@ def is_indices(rule: str) -> bool:
     return rule[:1] in ("[", "{")
 
 
+def episode_counts(store: EpisodeStore) -> list[int]:
+    """How many episodes a store has of each of its tasks."""
+    counts: list[int] = np.bincount(store.episode_task, minlength=len(store.tasks)).tolist()
+    return counts
+
+
 def best_share(store: EpisodeStore, share: float) -> list[int] | None:
     """The best ``share`` in (0, 1] of each task's episodes by return, as indices in ascending order; None for all.
 
@@ -69,10 +75,9 @@ def best_share(store: EpisodeStore, share: float) -> list[int] | None:
     check_share("share", share)
     if share == 1:
         return None
-    counts = np.bincount(store.episode_task, minlength=len(store.tasks)).tolist()
     chosen = [
         store.best_episodes(task, math.ceil(share * count))
-        for task, count in zip(store.tasks, counts, strict=True)
+        for task, count in zip(store.tasks, episode_counts(store), strict=True)
     ]
     return sorted(index for indices in chosen for index in indices)
 

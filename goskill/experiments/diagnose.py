@@ -248,12 +248,12 @@ def _roll_out(
     seed: int,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
+    from goskill.data.selection import episode_counts
     from goskill.rollouts import Demonstration, evaluate
     from goskill.rollouts.collection import episode_seeds
 
     tasks = list(prompts)
-    counts = np.bincount(store.episode_task, minlength=len(store.tasks))
-    episodes = int(min(episodes, counts[counts > 0].min()))
+    episodes = min(episodes, *filter(None, episode_counts(store)))
     chosen = {task: store.best_episodes(task, episodes) for task in tasks}
     known = episode_seeds(store)
     seeds = None if known is None else {task: [known[index] for index in chosen[task]] for task in tasks}

@@ -20,6 +20,7 @@ import numpy as np
 from goskill.data.convert.fingerprints import fingerprint, stamp
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.transitions import Content, SourceBlock, SourceEpisode, digest, named
+from goskill.data.selection import episode_counts
 from goskill.data.store import EpisodeStore
 from goskill.data.store_files import MANIFEST
 from goskill.data.writer import StoreWriter
@@ -222,7 +223,7 @@ def copy_source(
     constant = store.statistics.minimum == store.statistics.maximum
     report.constant_dimensions = [int(i) for i in np.flatnonzero(constant)]
     if source.limit is None:
-        counts, least = dict(zip(store.tasks, _episodes_of_tasks(store), strict=True)), 1
+        counts, least = dict(zip(store.tasks, episode_counts(store), strict=True)), 1
     else:
         counts, least = {task: taken.get(task, 0) for task in source.tasks}, source.limit
     report.fewer_episodes = {task: count for task, count in counts.items() if count < least}
@@ -230,11 +231,6 @@ def copy_source(
         complete(store, report)
     report.write(Path(path))
     return report
-
-
-def _episodes_of_tasks(store: EpisodeStore) -> list[int]:
-    counts: list[int] = np.bincount(store.episode_task, minlength=len(store.tasks)).tolist()
-    return counts
 
 
 def _check_not_empty(source: Source, path: str | os.PathLike[str]) -> None:
