@@ -64,22 +64,14 @@ def batch_of(settings: SiMPLSettings) -> dict[str, torch.Tensor]:
     }
 
 
-def one_batch(agent: MetaAgent, batch: dict[str, torch.Tensor]) -> Callable[[], None]:
+def one_batch(
+    agent: MetaAgent, batch: dict[str, torch.Tensor], *, bfloat16: bool = False
+) -> Callable[[], None]:
     loss = MetaLoss(agent)
 
     def step() -> None:
         agent.zero_grad()
-        loss(batch)[0].backward()
-
-    return step
-
-
-def in_bfloat16(agent: MetaAgent, batch: dict[str, torch.Tensor]) -> Callable[[], None]:
-    loss = MetaLoss(agent)
-
-    def step() -> None:
-        agent.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, bfloat16):
             found = loss(batch)[0]
         found.backward()
 
@@ -144,7 +136,7 @@ def test_a_meta_training_step(benchmark: Any, sizes: str) -> None:
     for found in others:
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
-    half = in_bfloat16(agent, batch)
+    half = one_batch(agent, batch, bfloat16=True)
     apart = torch.cat(
         [(one - other).flatten() for one, other in zip(gradients(agent, half), expected, strict=True)]
     )
