@@ -282,7 +282,13 @@ def load_method(
     """
     settings = settings_of(run, method=method)
     found = find_checkpoint(run, "newest" if checkpoint is None and not finished else checkpoint)
-    return settings.entry.method.restore(settings.method, found.networks())
+    try:
+        return settings.entry.method.restore(settings.method, found.networks())
+    except RuntimeError as error:  # torch's, of sizes that no memory holds
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(
+            f"{run.settings_file}: networks of these sizes cannot be made: {reason}"
+        ) from None
 
 
 def find_checkpoint(run: RunFolder, name: str | None) -> Checkpoint:

@@ -200,13 +200,21 @@ def with_features(root: Path, *names: str) -> tuple[Path, list[dict[str, Any]]]:
 
 
 def test_features_of_any_name_become_columns_of_their_own(tmp_path: Path) -> None:
-    source, episodes = with_features(tmp_path / "source", "joint-1.pos", "joint 2")
+    names = {
+        "joint-1.pos": "joint_1_pos",
+        "joint 2": "joint_2",
+        "rewards": "source_rewards",
+        "success": "source_success",
+        "terminated": "source_terminated",
+    }
+    source, episodes = with_features(tmp_path / "source", *names)
     from_lerobot(source, tmp_path / "store")
     columns = EpisodeStore.open(tmp_path / "store").episode(1).columns
-    for name, column in (("joint-1.pos", "joint_1_pos"), ("joint 2", "joint_2")):
+    for name, column in names.items():
         np.testing.assert_array_equal(columns[column], episodes[1][name][:-1])
     for names, message in (
         (("a.b", "a-b"), "expected names that differ in letters and digits, got 'a.b' and 'a-b'"),
+        (("rewards", "source_rewards"), "expected names that differ .*, got 'rewards' and 'source_rewards'"),
         (("2nd",), "features: expected names of up to 64 letters"),
     ):
         source, _ = with_features(tmp_path / names[0], *names)

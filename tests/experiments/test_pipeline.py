@@ -218,6 +218,15 @@ def test_damaged_settings_are_named(trained: Path, tmp_path: Path, damage: str) 
         pipeline.evaluate(run, episodes=1, workers=0)
 
 
+def test_settings_of_networks_that_no_memory_holds_are_named(trained: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    settings = json.loads((run / "settings.json").read_text())
+    settings["method"]["decoder_width"] = 1 << 40
+    (run / "settings.json").write_text(json.dumps(settings))
+    with pytest.raises(CheckpointError, match=r"settings\.json: networks of these sizes cannot be made"):
+        pipeline.evaluate(run, episodes=1, workers=0)
+
+
 def test_a_store_that_is_unfinished_is_not_used(trained: Path, data: Path, tmp_path: Path) -> None:
     shutil.copytree(data, tmp_path / "data")
     store = EpisodeStore.open(data)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from goskill.data.columns import EPISODE_ENDS, EVERY_STORE
 from goskill.data.convert.fingerprints import fingerprint, stamp
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.transitions import Content, SourceBlock, SourceEpisode, digest, named
@@ -118,8 +119,12 @@ class Source:
 
 
 def column_name(name: str) -> str:
-    """What a store calls a column of a source: ``infos/qpos`` becomes ``infos_qpos``."""
-    return _NOT_IN_NAMES.sub("_", name)
+    """What a store calls a column of a source: ``infos/qpos`` becomes ``infos_qpos``.
+
+    A name that stores have themselves gets a prefix: ``rewards`` becomes ``source_rewards``.
+    """
+    plain = _NOT_IN_NAMES.sub("_", name)
+    return f"source_{plain}" if plain in EVERY_STORE or plain in EPISODE_ENDS else plain
 
 
 def column_names(names: Iterable[str]) -> dict[str, str]:

@@ -137,12 +137,13 @@ def _train(study: OnlineStudy, root: Path, contender: OnlineContender, seed: int
 def _meta_train(study: OnlineStudy, root: Path, name: str, seed: int) -> Path:
     """The run over training tasks of that seed, which is trained if it is not there yet."""
     run, path = study.meta[name], root / "meta" / name / f"seed-{seed}"
+    training = [f"training.seed={seed}", f"training.precision={run.precision}"]
     pipeline.train(
         None,
         path,
         method=run.method,
         preset=study.preset,
-        overrides=[*_overrides(run.settings), f"training.seed={seed}", *_skills(root, run.skills)],
+        overrides=[*_overrides(run.settings), *training, *_skills(root, run.skills)],
         suite=study.suite,
         tasks=tasks_in(study.suite, run.tasks)[1],
         workers=0,

@@ -40,6 +40,7 @@ class MetaRun:
     tasks: str  # of the suite: the name of a group, or names with commas between them
     method: str = "simpl"
     skills: str = ""  # whose run of skills it takes
+    precision: Literal["float32", "bfloat16"] = "float32"  # of matrix products
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
