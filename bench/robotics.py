@@ -127,19 +127,41 @@ def test_maze_pool(benchmark: Any, async_mazes: Any, workers: int) -> None:
         per_second(benchmark, MAZES * MAZE_STEPS)
 
 
-def physics_of_kitchens(threads: int) -> Callable[[], None]:
-    """Steps of MuJoCo for all kitchens with nothing around them, in threads."""
-    simulations = [KitchenSimulation(0.1, 0.0005) for _ in range(KITCHENS)]
-    for simulation in simulations:
-        simulation.reset(np.random.default_rng(0))
+def controls_of_kitchens(actions: Any) -> list[list[Any]]:
+    """What MuJoCo is told by kitchens of seeds 0, 1, ... that carry out ``actions`` [steps, kitchens, 9]."""
+    found = []
+    for seed in range(KITCHENS):
+        kitchen = make_kitchen(KITCHEN)
+        kitchen.reset(seed=seed)
+        controls = []
+        for action in actions[:, seed]:
+            kitchen.step(action)
+            controls.append(kitchen.simulation.data.ctrl.copy())
+        found.append(controls)
+    return found
 
-    def work(share: list[KitchenSimulation]) -> None:
-        for _ in range(KITCHEN_STEPS):
-            for simulation in share:
+
+def physics_of_kitchens(threads: int, controls: list[list[Any]], *, lockstep: bool) -> Callable[[], None]:
+    """Steps of MuJoCo with these controls of each kitchen, and nothing around them, in threads.
+
+    ``lockstep``: all kitchens take a step before one takes the next, as those of any vector environment do.
+    """
+    simulations = [KitchenSimulation(0.1, 0.0005) for _ in controls]
+    barrier = threading.Barrier(threads)
+
+    def work(first: int) -> None:
+        own = list(zip(simulations[first::threads], controls[first::threads], strict=True))
+        for simulation, _ in own:
+            simulation.reset(np.random.default_rng(0))
+        for step in range(len(controls[0])):
+            for simulation, told in own:
+                simulation.data.ctrl[:] = told[step]
                 mujoco.mj_step(simulation.model, simulation.data, SUBSTEPS)
+            if lockstep:
+                barrier.wait()
 
     def step() -> None:
-        running = [threading.Thread(target=work, args=(simulations[t::threads],)) for t in range(threads)]
+        running = [threading.Thread(target=work, args=(first,)) for first in range(threads)]
         for thread in running:
             thread.start()
         for thread in running:
@@ -150,8 +172,8 @@ def physics_of_kitchens(threads: int) -> Callable[[], None]:
 
 @pytest.mark.benchmark(group=KITCHEN_POOL)
 def test_kitchen_pool(benchmark: Any, async_kitchens: Any) -> None:
-    """Actions are zero: the arm sags a little and stays, so that physics alone, without actions, costs the same."""
-    still = np.zeros((KITCHENS, 9), np.float32)
+    """A pool of two workers beside the stock one and MuJoCo alone in two threads, the same actions for all."""
+    chosen = forces(KITCHENS, KITCHEN_STEPS, 9)
     with make_vec(KITCHEN, KITCHENS, suite="kitchen", workers=2) as pool:
         first, _ = pool.reset(seed=0)
         stock, _ = async_kitchens.reset(seed=0)
@@ -162,12 +184,14 @@ def test_kitchen_pool(benchmark: Any, async_kitchens: Any) -> None:
 
         def step(environments: Any) -> None:
             environments.reset(seed=0)
-            for _ in range(KITCHEN_STEPS):
-                environments.step(still)
+            for actions in chosen:
+                environments.step(actions)
 
+        controls = controls_of_kitchens(chosen)
         others = {
             "AsyncVectorEnv of gymnasium-robotics": partial(step, async_kitchens),
-            "physics alone, two threads": physics_of_kitchens(2),
+            "physics alone, two threads": physics_of_kitchens(2, controls, lockstep=False),
+            "physics alone, two threads in lockstep": physics_of_kitchens(2, controls, lockstep=True),
         }
         in_turn(benchmark, partial(step, pool), others, 7)
         per_second(benchmark, KITCHENS * KITCHEN_STEPS)
