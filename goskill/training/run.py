@@ -37,6 +37,7 @@ SINCE_ADDED: Mapping[str, Any] = {
     "method.tell_task": False,
     "method.told_tasks": [],
     "method.keep_experience": False,
+    "method.skill_decay_iterations": 0,
     "evaluation.max_steps": None,
 }
 

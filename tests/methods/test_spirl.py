@@ -301,6 +301,24 @@ def test_what_does_not_fit_is_named(store: EpisodeStore, tmp_path: Path) -> None
         find("skill_prior").settings({"skills": "run"})
 
 
+@pytest.mark.parametrize("method", ["skill_prior", "extract_state"])
+def test_the_rate_of_skills_falls_at_their_end(method: str, store: EpisodeStore, tmp_path: Path) -> None:
+    settings = ["skill_iterations=6", "skill_decay_iterations=4", "skill_learning_rate=0.01"]
+    if method == "extract_state":
+        settings += ["median_steps=1", "shortest=2", "longest=5", "iterations=1", "warmup_steps=40"]
+    changes = ["training.device=cpu", "training.threads=1", "training.log_every=1"]
+    run = pipeline.train(
+        store.path,
+        tmp_path / "run",
+        method=method,
+        overrides=[*changes, *(f"method.{setting}" for setting in settings)],
+        suite=None if method == "skill_prior" else "point_suite:PointSuite",
+    )
+    rows = map(json.loads, run.metrics_file.read_text().splitlines())
+    rates = [row["skills/learning_rate"] for row in rows if row["phase"] == "skills"]
+    np.testing.assert_allclose(rates, [0.01, 0.01, 0.01, 0.0075, 0.005, 0.0025])
+
+
 def test_a_run_tells_the_episodes_that_it_met(store: EpisodeStore, tmp_path: Path) -> None:
     sources = Sources(store, PointSuite(), tasks=PointSuite.tasks, workers=0)
     method = SPiRL.create(SMALL, sources, TRAINING)

@@ -81,7 +81,12 @@ class Extract(OnlineSkills):
         )
         trained = [model.encoder, model.decoder, model.choice_prior, model.argument_prior]
         objective = sampled_objective("skills", segments, ExtractLoss(model), trained)
-        objective.optimizer = OptimizerSettings(settings.skill_learning_rate, "adamw", gradient_clip=1.0)
+        objective.optimizer = OptimizerSettings(
+            settings.skill_learning_rate,
+            "adamw",
+            decay_iterations=settings.skill_decay_iterations,
+            gradient_clip=1.0,
+        )
         return [objective]
 
     def _start(self) -> Sequence[Objective]:

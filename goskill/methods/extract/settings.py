@@ -31,6 +31,7 @@ class ExtractSettings:
     skill_iterations: int = 20_000  # updates of skills and priors
     skill_batch_size: int = 128  # segments in a batch
     skill_learning_rate: float = 1e-3  # of AdamW
+    skill_decay_iterations: int = 0  # linear fall of its rate to 0 at the end; 0: none, as released
 
     # Agents
     tasks: tuple[str, ...] = ()  # with an agent each; those learned in
@@ -61,5 +62,7 @@ class ExtractSettings:
         check(self, POSITIVE, "warmup_steps", "capacity", "batch_size", "learning_rate")
         if self.median_steps % 2 == 0:
             refuse(self, "median_steps", "an odd number")
-        check(self, NOT_NEGATIVE, "beta", "argument_temperature", "choice_temperature")
+        check(
+            self, NOT_NEGATIVE, "beta", "skill_decay_iterations", "argument_temperature", "choice_temperature"
+        )
         check(self, PART, "discount", "target_rate")

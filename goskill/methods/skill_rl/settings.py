@@ -32,11 +32,12 @@ class SkillSettings:
     skill_iterations: int = 20_000  # updates of skills and prior
     skill_batch_size: int = 128  # windows in a batch
     skill_learning_rate: float = 1e-3  # of RAdam
+    skill_decay_iterations: int = 0  # linear fall of its rate to 0 at the end; 0: none, as released
 
     def __post_init__(self) -> None:
         check(self, POSITIVE, "horizon", "skill_dim", "skill_width", "decoder_layers", "prior_width")
         check(self, POSITIVE, "prior_layers", "skill_iterations", "skill_batch_size", "skill_learning_rate")
-        check(self, NOT_NEGATIVE, "beta")
+        check(self, NOT_NEGATIVE, "beta", "skill_decay_iterations")
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,12 @@ def skills_phase(model: SkillModel, store: EpisodeStore, training: TrainingSetti
         )
         trained = [model.encoder, model.decoder, model.prior_network]
         objective = sampled_objective("skills", windows, SkillModelLoss(model), trained)
-        objective.optimizer = OptimizerSettings(settings.skill_learning_rate, "radam", gradient_clip=1.0)
+        objective.optimizer = OptimizerSettings(
+            settings.skill_learning_rate,
+            "radam",
+            decay_iterations=settings.skill_decay_iterations,
+            gradient_clip=1.0,
+        )
         return [objective]
 
     return Phase("skills", settings.skill_iterations, begin, "learns skills and their prior")
