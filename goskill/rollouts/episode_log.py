@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from goskill.rollouts.collector import Steps
+from goskill.rollouts.policy import FloatArray
+from goskill.rollouts.ways import Ways
 
 _COLUMNS = ("environment", "end", "length", "return", "success")
 
@@ -27,6 +29,7 @@ class EpisodeLog:
         self._return = np.zeros(len(tasks))
         self._success = np.full(len(tasks), np.nan)  # unknown until something reports it
         self._rows: list[tuple[float, ...]] = []
+        self._ways = Ways(len(tasks))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -42,6 +45,7 @@ class EpisodeLog:
         self._length += 1
         self._return += step.rewards
         self._success = np.fmax(self._success, step.success)
+        self._ways.add(step)
         over = np.flatnonzero(step.terminated | step.truncated)
         if not len(over):
             return {}
@@ -79,6 +83,10 @@ class EpisodeLog:
             for _, end, length, paid, success in own
         ]
 
+    def ways(self, task: str) -> dict[int, FloatArray]:
+        """By number, the way of some episodes of the first environment of a task: see ``goskill.rollouts.ways``."""
+        return self._ways.of(self.tasks.index(task))
+
     def state_dict(self) -> dict[str, Any]:
         """All episodes, and those under way."""
         return {
@@ -88,6 +96,7 @@ class EpisodeLog:
             "returns": self._return.copy(),
             "successes": self._success.copy(),
             "rows": np.array(self._rows, np.float64).reshape(-1, len(_COLUMNS)),
+            "ways": self._ways.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -98,3 +107,8 @@ class EpisodeLog:
         self._return = np.asarray(state["returns"]).astype(np.float64)
         self._success = np.asarray(state["successes"]).astype(np.float64)
         self._rows = [tuple(row) for row in np.asarray(state["rows"]).tolist()]
+        if "ways" in state:
+            self._ways.load_state_dict(state["ways"])
+        else:  # of a checkpoint from before they were kept
+            ended = np.bincount([int(row[0]) for row in self._rows], minlength=len(self.tasks))
+            self._ways = Ways.after(ended, self._length)

@@ -11,6 +11,7 @@ import pytest
 
 from goskill.errors import InputError
 from goskill.experiments import online_studies
+from goskill.experiments.online_studies.ways import draw_ways, read_ways
 from goskill.figures.learning_curves import (
     draw_learning,
     draw_meta_tasks,
@@ -84,6 +85,45 @@ def test_a_study_runs_whole_and_is_not_run_again(tmp_path: Path) -> None:
     assert read_learning(tmp_path / "out" / "rows.jsonl") == rows
     online_studies.show_online_study(study, tmp_path / "out")
     assert (tmp_path / "out" / "small.png").stat().st_size > 0
+    ways = read_ways(tmp_path / "out" / "ways.jsonl")
+    for row in rows:
+        (first,) = (one["way"] for one in ways if one["episode"] == 1 and _of_one_run(one, row))
+        assert len(first) == -(-row["length"][0] // 10) + 1
+        assert np.abs(np.array(first[0]) - 10.0).max() <= 0.11  # where mazes start
+    assert (tmp_path / "out" / "small-ways-maze-r05-c12.png").stat().st_size > 0
+
+
+def _of_one_run(one: Any, other: Any) -> bool:
+    return all(one[name] == other[name] for name in ("contender", "seed", "task"))
+
+
+def test_ways_are_drawn_by_contender_and_episode(tmp_path: Path) -> None:
+    def row(contender: str, seed: int, episode: int, way: list[list[float]]) -> dict[str, Any]:
+        return {
+            "contender": contender,
+            "task": "maze-r12-c07",
+            "seed": seed,
+            "episode": episode,
+            "way": way,
+        }
+
+    rows = [
+        row("A", 1, 1, [[10.0, 10.0], [11.0, 10.0]]),
+        row("A", 0, 1, [[10.0, 10.0], [10.0, 12.0]]),
+        row("B", 0, 21, [[10.0, 10.0]]),
+    ]
+    figure = draw_ways(rows, "maze-r12-c07")
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles[:2] == ["A, 1", "A, 21: not played"]
+    assert titles[5:7] == ["B, 1: not played", "B, 21"]
+    (lines,) = figure.axes[0].collections
+    np.testing.assert_allclose(lines.get_segments()[0][-1], [12.2, 10.2])  # seed 0 first; column, row
+    np.testing.assert_allclose(figure.axes[0].patches[0].center, (7.2, 12.2))
+    with pytest.raises(InputError, match="rows: expected some of task maze-r05-c12, got none"):
+        draw_ways(rows, "maze-r05-c12")
+    (tmp_path / "ways.jsonl").write_text('{"contender": "A"}\n')
+    with pytest.raises(InputError, match="line 1: expected a row of ways"):
+        read_ways(tmp_path / "ways.jsonl")
 
 
 def test_the_help_names_every_ready_study() -> None:

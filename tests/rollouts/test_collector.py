@@ -14,6 +14,7 @@ from goskill.envs import GymnasiumSuite
 from goskill.envs.collectors import EpisodeCollector
 from goskill.errors import InputError
 from goskill.methods.sac.experience import Experience
+from goskill.rollouts import ways
 from goskill.rollouts.collector import Collector
 from goskill.rollouts.episode_log import EpisodeLog
 
@@ -93,3 +94,41 @@ def test_numbers_are_not_spread_over_a_row() -> None:
             pool.step(np.zeros((1, 2)))
         with pytest.raises(InputError, match=r"expected observations of shape \(3,\), got \(1,\)"):
             pool.step(np.zeros((1, 2)))
+
+
+@pytest.mark.parametrize("cut", [None, 5, 57])
+def test_ways_are_every_tenth_observation_and_the_last_of_some_episodes(
+    cut: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held against all observations; a log that was cut goes on, and one without ways follows what begins later."""
+    monkeypatch.setattr(ways, "FOLLOWED", (1, 3))
+    collector, log, plain = Collector(SUITE, TASKS, 0, workers=0), EpisodeLog(TASKS), EpisodeLog(TASKS)
+    collector.start()
+    met: list[list[list[np.ndarray]]] = [[[]] for _ in TASKS]
+    for number in range(120):
+        if number == cut:
+            state = log.state_dict()
+            log, plain = EpisodeLog(()), EpisodeLog(())
+            log.load_state_dict(state)
+            plain.load_state_dict({name: value for name, value in state.items() if name != "ways"})
+        before = collector.observations
+        step, _ = collector.step(np.zeros((3, 2), np.float32))
+        log.add(step)
+        plain.add(step)
+        for row, over in enumerate(step.terminated | step.truncated):
+            met[row][-1].append(before[row])
+            if over:
+                met[row][-1].append(step.next_observations[row])
+                met[row].append([])
+    collector.close()
+    for row, task in enumerate(TASKS):
+        ended = met[row][:-1]
+        found = log.ways(task)
+        assert list(found) == [number for number in (1, 3) if number <= len(ended)]
+        for number, way in found.items():
+            points = ended[number - 1]
+            np.testing.assert_array_equal(way, np.stack([*points[:-1:10], points[-1]]))
+        begun_after = [n for n in found if cut is None or sum(len(one) - 1 for one in ended[: n - 1]) >= cut]
+        assert list(plain.ways(task)) == begun_after
+        assert all(np.array_equal(plain.ways(task)[n], found[n]) for n in begun_after)
+    assert max(len(way) for task in TASKS for way in log.ways(task).values()) > 2

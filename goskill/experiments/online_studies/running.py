@@ -12,6 +12,7 @@ from goskill.errors import InputError
 from goskill.evaluation.results import package_versions
 from goskill.experiments import learning, pipeline
 from goskill.experiments.online_studies.specification import OnlineContender, OnlineStudy
+from goskill.experiments.online_studies.ways import WAYS, draw_ways, read_ways, ways_of_run
 from goskill.experiments.studies import provenance
 from goskill.files import write_atomically
 from goskill.terminal import console
@@ -41,9 +42,10 @@ def run_online_study(study: OnlineStudy, folder: str | Path) -> list[dict[str, A
         )
     for contender, seed in _jobs(study):
         _train(study, root, contender, seed)
-        _keep(root, rows_of_study(study, root))
+        _keep(root / ROWS, rows_of_study(study, root))
     rows = rows_of_study(study, root)
-    _keep(root, rows)
+    _keep(root / ROWS, rows)
+    _keep_ways(study, root)
     return rows
 
 
@@ -56,10 +58,7 @@ def rows_of_study(study: OnlineStudy, folder: str | Path) -> list[dict[str, Any]
     root = Path(folder)
     origin = {"commit": provenance.commit(), "machine": provenance.machine(), "versions": package_versions()}
     found = []
-    for contender, seed in _jobs(study):
-        run = _run(root, contender, seed)
-        if not (run / "checkpoints").exists() or not any((run / "checkpoints").iterdir()):
-            continue
+    for contender, seed, run in _begun(study, root):
         for task, episodes in learning.episodes(run).items():
             own = episodes[: study.episodes]
             found.append(
@@ -81,10 +80,21 @@ def rows_of_study(study: OnlineStudy, folder: str | Path) -> list[dict[str, Any]
     return found
 
 
+def ways_of_study(study: OnlineStudy, folder: str | Path) -> list[dict[str, Any]]:
+    """A row for each contender, seed, task of a maze and episode that was followed; none in other suites."""
+    if study.suite != "maze":
+        return []
+    found = []
+    for contender, seed, run in _begun(study, Path(folder)):
+        found += ways_of_run(run, {"study": study.name, "contender": contender.name, "seed": seed})
+    return found
+
+
 def show_online_study(study: OnlineStudy, folder: str | Path, into: str | Path | None = None) -> None:
     """Print the table of what ``folder`` holds of a study, and draw its curves there.
 
-    Where contenders were trained on different numbers of tasks before, a second figure has these along its axis.
+    Where contenders were trained on different numbers of tasks before, a second figure has these along its axis. In
+    mazes there is one for each task with ways through it by episode.
     With ``into`` the table is put into a Markdown file as well, between its markers, and the figure beside the file.
     Raises InputError if there is nothing yet.
     """
@@ -95,7 +105,8 @@ def show_online_study(study: OnlineStudy, folder: str | Path, into: str | Path |
     root = Path(folder)
     rows = rows_of_study(study, root)
     if rows:
-        _keep(root, rows)
+        _keep(root / ROWS, rows)
+        _keep_ways(study, root)
     elif not (root / ROWS).exists():
         raise InputError(f"{root}: has nothing of study {study.name} yet")
     rows = read_learning(root / ROWS)
@@ -108,6 +119,9 @@ def show_online_study(study: OnlineStudy, folder: str | Path, into: str | Path |
         if len(counts) > 1:
             figure = draw_meta_tasks(rows, study.metric, study.episodes)
             save(figure, root, f"{study.name}-meta-tasks")
+        ways = read_ways(root / WAYS) if (root / WAYS).exists() else []
+        for task in dict.fromkeys(row["task"] for row in ways):
+            save(draw_ways(ways, task), root, f"{study.name}-ways-{task}")
     if into is not None:
         file = Path(into)
         text = f"{table}\n\n![{study.title}]({study.name}.png)"
@@ -176,11 +190,25 @@ def _jobs(study: OnlineStudy) -> Iterator[tuple[OnlineContender, int]]:
                 yield contender, seeds[place]
 
 
+def _begun(study: OnlineStudy, root: Path) -> Iterator[tuple[OnlineContender, int, Path]]:
+    """Contenders and seeds with the folders of their runs, where these have a checkpoint."""
+    for contender, seed in _jobs(study):
+        run = _run(root, contender, seed)
+        if (run / "checkpoints").exists() and any((run / "checkpoints").iterdir()):
+            yield contender, seed, run
+
+
 def _overrides(settings: Any) -> list[str]:
     if not all(isinstance(name, str) for name in settings):
         raise InputError(f"settings: expected names and values, got {settings!r:.80}")
     return [f"method.{name}={json.dumps(value)}" for name, value in settings.items()]
 
 
-def _keep(root: Path, rows: list[dict[str, Any]]) -> None:
-    write_atomically(root / ROWS, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
+def _keep_ways(study: OnlineStudy, root: Path) -> None:
+    rows = ways_of_study(study, root)
+    if rows:
+        _keep(root / WAYS, rows)
+
+
+def _keep(file: Path, rows: list[dict[str, Any]]) -> None:
+    write_atomically(file, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
