@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -44,3 +45,6 @@ def check_cut_and_resumed(
     if hasattr(whole, "embeddings"):
         assert torch.equal(whole.embeddings.values, resumed.embeddings.values)
     assert whole.collector.log.episodes("left") == resumed.collector.log.episodes("left")
+    ways, again = whole.collector.log.ways("left"), resumed.collector.log.ways("left")
+    assert list(ways) == list(again)
+    assert all(np.array_equal(way, again[episode]) for episode, way in ways.items())

@@ -11,7 +11,7 @@ import pytest
 
 from goskill.errors import InputError
 from goskill.experiments import online_studies
-from goskill.experiments.online_studies.ways import draw_ways, read_ways
+from goskill.experiments.online_studies.maze_ways import draw_ways, read_ways
 from goskill.figures.learning_curves import (
     draw_learning,
     draw_meta_tasks,
@@ -114,8 +114,8 @@ def test_ways_are_drawn_by_contender_and_episode(tmp_path: Path) -> None:
     ]
     figure = draw_ways(rows, "maze-r12-c07")
     titles = [axis.get_title() for axis in figure.axes]
-    assert titles[:2] == ["A, 1", "A, 21: not played"]
-    assert titles[5:7] == ["B, 1: not played", "B, 21"]
+    assert titles[:2] == ["A, episode 1", "A, episode 21: none"]
+    assert titles[5:7] == ["B, episode 1: none", "B, episode 21"]
     (lines,) = figure.axes[0].collections
     np.testing.assert_allclose(lines.get_segments()[0][-1], [12.2, 10.2])  # seed 0 first; column, row
     np.testing.assert_allclose(figure.axes[0].patches[0].center, (7.2, 12.2))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from cut_run import check_cut_and_resumed
+from cut_run import check_cut_and_resumed, train
 from point_store import point_store
 from point_suite import PointSuite
 from torch.distributions import Normal, kl_divergence
@@ -20,7 +20,7 @@ from goskill.methods.mtrl import MTRL, DistillationLoss, SharedPolicy
 from goskill.methods.mtrl.method import MTRLSettings, MTRLTarget, MTRLTargetSettings
 from goskill.methods.skill_rl import SkillAgents, finished_run, new_model
 from goskill.rollouts import evaluate
-from goskill.training import TrainingSettings
+from goskill.training import Batch, Checkpoints, RunFolder, TrainingSettings
 
 TRAINING = TrainingSettings(device="cpu", precision="float32", log_every=10, checkpoint_every=5, threads=1)
 SKILLS: dict[str, Any] = {
@@ -95,6 +95,51 @@ def test_training_that_was_cut_ends_with_the_same_bits(kill: int, meta: Path, tm
     check_cut_and_resumed(lambda: MTRL.create(settings, sources, TRAINING), TRAINING, kill, tmp_path)
 
 
+@pytest.mark.parametrize("kill", [6])
+@pytest.mark.filterwarnings("ignore:tasks. left, right. meta-trained on as well")
+def test_target_learning_that_was_cut_ends_with_the_same_bits(kill: int, meta: Path, tmp_path: Path) -> None:
+    sources = Sources(None, PointSuite(), tasks=PointSuite.tasks, workers=0)
+    settings = MTRLTargetSettings(meta=str(meta), iterations=8, warmup_decisions=10, batch_size=8)
+    check_cut_and_resumed(lambda: MTRLTarget.create(settings, sources, TRAINING), TRAINING, kill, tmp_path)
+
+
+def test_distillation_that_was_cut_ends_with_the_same_bits(
+    meta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agents' buffers and everything else that it reads come from the checkpoint."""
+    sources = Sources(None, PointSuite(), tasks=PointSuite.tasks, workers=0)
+    settings = MTRLSettings(**SMALL, skills=str(meta))
+
+    def make() -> MTRL:
+        return MTRL.create(settings, sources, TRAINING)
+
+    whole = train(tmp_path / "whole", make(), TRAINING)
+    forward, calls = DistillationLoss.forward, 0
+
+    def stopping(self: DistillationLoss, batch: Batch) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 7:  # two after the checkpoint of update 8 + 5
+            raise RuntimeError("cut")
+        return forward(self, batch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DistillationLoss, "forward", stopping)
+        with pytest.raises(RuntimeError, match="cut"):
+            train(tmp_path / "cut", make(), TRAINING)
+    found = Checkpoints(RunFolder.open(tmp_path / "cut").checkpoints).newest()
+    assert found is not None
+    assert found.state["phases"][found.state["phase"]][0] == "distillation"
+    resumed = train(tmp_path / "cut", make(), TRAINING, resume=True)
+    for part, module in whole.modules.items():
+        for key, value in module.state_dict().items():
+            assert torch.equal(value, resumed.modules[part].state_dict()[key]), (part, key)
+    assert all(
+        torch.equal(value, resumed.replay.state_dict()[name])
+        for name, value in whole.replay.state_dict().items()
+    )
+
+
 def test_target_tasks_begin_with_the_shared_policy(meta: Path, tmp_path: Path) -> None:
     sources = Sources(None, PointSuite(), tasks=("right",), workers=0)
     with pytest.warns(UserWarning, match="tasks: right: meta-trained on as well"):
@@ -126,6 +171,13 @@ def test_what_does_not_fit_is_named(meta: Path, tmp_path: Path) -> None:
 
     refused("meta: expected a run of mtrl, got none", "point_suite:PointSuite")
     refused("meta: .*expected a run of suite maze, got one of point_suite", "maze", f"method.meta={meta}")
+    sources = Sources(None, PointSuite(), "elsewhere", PointSuite.tasks, 0)
+    with pytest.raises(
+        InputError, match=r"skills: .*expected a run of suite elsewhere, got one of point_suite"
+    ):
+        MTRL.create(MTRLSettings(**SMALL, skills=str(meta)), sources, TRAINING)
+    with pytest.raises(InputError, match="tasks: expected different names, got"):
+        MTRLSettings(tasks=("left", "left"))
     with pytest.raises(InputError, match=r"meta: expected a run of simpl, .* is one of mtrl"):
         pipeline.train(
             None,

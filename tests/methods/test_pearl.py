@@ -15,7 +15,7 @@ import goskill
 from goskill.errors import InputError
 from goskill.experiments import learning, pipeline
 from goskill.methods import Sources
-from goskill.methods.pearl import PEARL
+from goskill.methods.pearl import PEARL, PEARLTarget
 from goskill.methods.simpl import MetaAgent, MetaLoss, PEARLSettings, PEARLTargetSettings, SingleActions
 from goskill.rollouts import evaluate
 from goskill.training import TrainingSettings
@@ -138,6 +138,12 @@ def test_target_tasks_go_on_from_it(tmp_path: Path) -> None:
             tasks=["right"],
         )
     assert len(learning.episodes(run.path)["right"]) > 2
+    settings = PEARLTargetSettings(meta=str(meta), iterations=20, prior_episodes=2, batch_size=8)
+    sources = Sources(None, PointSuite(), tasks=("left",), workers=0)
+    with pytest.warns(UserWarning, match="meta-trained on as well"):
+        check_cut_and_resumed(
+            lambda: PEARLTarget.create(settings, sources, TRAINING), TRAINING, 16, tmp_path / "cut"
+        )
     options: dict[str, Any] = {"max_steps": 20, "workers": 0, "suite": PointSuite()}
     for path in (run.path, meta):
         assert evaluate(goskill.load_policy(path), ["right"], episodes=2, **options).overall.episodes == 2

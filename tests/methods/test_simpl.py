@@ -433,12 +433,20 @@ def test_what_does_not_fit_is_named(skills: Path, meta: Path, tmp_path: Path) ->
     refused("skills: expected a run of skills such as skill_prior's, got none", "simpl")
     refused("tasks_per_step: expected at most 2, .* got 20", "simpl", suite, f"skills={skills}")
     small = ("tasks_per_step=2", "small_tasks=1", f"skills={skills}")
+    twice = ('tasks=["left", "left"]', *small)
+    refused("tasks: expected different names, got .*left.*left", "simpl", suite, *twice)
+    refused("tasks: expected different names", "simpl_ft", suite, 'tasks=["a", "a"]', f"meta={meta}")
     refused("skills: .*expected observation_dim 4 as suite maze has, got 2", "simpl", "maze", *small)
     refused("meta: expected a run of simpl, got none", "simpl_ft")
     refused("meta: expected a run of simpl, .* is one of skill_prior", "simpl_ft", suite, f"meta={skills}")
     refused(
         "meta: .*expected a run of suite maze, got one of point_suite", "simpl_ft", "maze", f"meta={meta}"
     )
+    sources = Sources(None, PointSuite(), "elsewhere", PointSuite.tasks, 0)
+    with pytest.raises(
+        InputError, match=r"skills: .*expected a run of suite elsewhere, got one of point_suite"
+    ):
+        SiMPL.create(replace(SMALL, skills=str(meta)), sources, TRAINING)
     with pytest.raises(
         InputError, match="small_tasks: expected a number from 0 to tasks_per_step 20, got 21"
     ):

@@ -11,8 +11,8 @@ from goskill.envs.suite_registry import tasks_in
 from goskill.errors import InputError
 from goskill.evaluation.results import package_versions
 from goskill.experiments import learning, pipeline
+from goskill.experiments.online_studies.maze_ways import WAYS, draw_ways, read_ways, ways_of_run
 from goskill.experiments.online_studies.specification import OnlineContender, OnlineStudy
-from goskill.experiments.online_studies.ways import WAYS, draw_ways, read_ways, ways_of_run
 from goskill.experiments.studies import provenance
 from goskill.files import write_atomically
 from goskill.terminal import console

@@ -81,6 +81,13 @@ class MTRL(SPiRL):
             self.shared = SharedPolicy(agents, settings.initial_temperature)
 
     @classmethod
+    def create(cls, settings: Any, sources: Sources, training: TrainingSettings) -> Self:
+        """New agents for the training tasks of a suite, over the skills of a run in it or of new ones."""
+        if settings.skills:
+            check_suite_name("skills", settings.skills, sources.suite_name)
+        return super().create(settings, sources, training)
+
+    @classmethod
     def restore(cls, settings: Any, networks: Networks) -> Self:
         """Trained agents and the policy distilled from them, to act."""
         own = {name: state for name, state in networks.items() if name.startswith("shared_")}

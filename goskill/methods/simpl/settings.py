@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from goskill.methods.skill_rl import SkillSettings
-from goskill.settings import NOT_NEGATIVE, PART, POSITIVE, check, refuse
+from goskill.settings import NOT_NEGATIVE, PART, POSITIVE, check, check_distinct, refuse
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class EmbeddingSettings:
         check(self, PART, "discount")
         if self.encoder_width % self.encoder_heads:
             refuse(self, "encoder_heads", f"a divisor of encoder_width {self.encoder_width}")
+        check_distinct(self, "tasks")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from goskill.settings import NOT_NEGATIVE, PART, POSITIVE, check
+from goskill.settings import NOT_NEGATIVE, PART, POSITIVE, check, check_distinct
 
 LARGEST_OBSERVATION = 5.0
 """Standard deviations that observations are clipped to: what hardly moves in the data moves while exploring."""
@@ -71,3 +71,4 @@ class OnlineSettings(SkillSettings):
         check(self, POSITIVE, "reward_scale", "iterations", "updates_per_decision", "environments_per_task")
         check(self, POSITIVE, "warmup_decisions", "capacity", "batch_size", "learning_rate")
         check(self, PART, "discount", "target_rate")
+        check_distinct(self, "tasks")

@@ -62,6 +62,6 @@ def draw_ways(rows: Sequence[Mapping[str, Any]], task: str) -> Figure:
                 for row in sorted(own, key=lambda row: int(row["seed"]))
                 if (row["contender"], row["episode"]) == (contender, episode)
             ]
-            title = f"{contender}, {episode}" if ways else f"{contender}, {episode}: not played"
-            panels.append(MazePanel(title, ways, maze.goal))
+            title = f"{contender}, episode {episode}"
+            panels.append(MazePanel(title if ways else f"{title}: none", ways, maze.goal))
     return draw_mazes(maze.layout.walls, panels, maze.layout.start)
