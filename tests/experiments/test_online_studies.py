@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from goskill.envs.suite_registry import tasks_in
 from goskill.errors import InputError
 from goskill.experiments import online_studies
 from goskill.experiments.online_studies.maze_ways import draw_ways, read_ways
+from goskill.experiments.runs import read_settings
 from goskill.figures.learning_curves import (
     draw_learning,
     draw_meta_tasks,
@@ -135,9 +139,44 @@ def test_the_help_names_every_ready_study() -> None:
     assert ready <= set(re.findall(r"[\w-]+", study.__doc__ or ""))
 
 
-def test_every_ready_study_can_be_read() -> None:
-    for name in online_studies.online_names():
-        assert online_studies.read_online_study(name).contenders
+@pytest.mark.parametrize("name", online_studies.online_names())
+def test_methods_accept_what_ready_studies_say(name: str) -> None:
+    """All settings, task names and numbers of tasks, as the preset completes them."""
+    study = online_studies.read_online_study(name)
+    assert tasks_in(study.suite, list(study.tasks))[1] == list(study.tasks)
+
+    def settings(method: str, told: Mapping[str, Any]) -> Any:
+        overrides = [f"method.{key}={json.dumps(value)}" for key, value in told.items()]
+        return read_settings(study.preset, overrides, method=method).method
+
+    for skills in study.skills.values():
+        settings(skills.method, skills.settings)
+    for run in study.meta.values():
+        tasks = tasks_in(study.suite, run.tasks)[1]
+        assert not set(tasks) & set(study.tasks)
+        assert getattr(settings(run.method, run.settings), "tasks_per_step", 1) <= len(tasks)
+    for contender in study.contenders:
+        found = settings(contender.method, contender.settings)
+        assert hasattr(found, "meta") == bool(contender.meta)
+
+
+def test_meta_training_of_the_paper_plays_its_episodes() -> None:
+    """SiMPL, B.2.1: 16,000, 18,000 and 10,000 with 40, 20 and 10 goals, 3,450 in the kitchen; other methods as many."""
+    for name, runs in {
+        "simpl-maze": {"forty": 16_000, "twenty": 18_000, "ten": 10_000, "multi": 16_000, "pearl": 16_000},
+        "simpl-maze-top": {"top": 10_000, "multi": 10_000},
+        "simpl-maze-bottom": {"top": 10_000, "multi": 10_000},
+        "simpl-kitchen": {"all": 3_450, "multi": 3_450, "pearl": 3_450},
+    }.items():
+        study = online_studies.read_online_study(name)
+        suite = tasks_in(study.suite, list(study.tasks))[0]
+        for run, episodes in runs.items():
+            one = study.meta[run]
+            overrides = [f"method.{key}={json.dumps(value)}" for key, value in one.settings.items()]
+            found = read_settings(study.preset, overrides, method=one.method).method
+            steps = found.iterations / found.updates_per_decision * getattr(found, "horizon", 1)
+            played = steps / suite.max_steps * len(tasks_in(study.suite, one.tasks)[1])
+            assert played == pytest.approx(episodes, rel=0.01), (name, run)
 
 
 @pytest.mark.parametrize(
