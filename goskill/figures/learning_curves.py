@@ -47,7 +47,10 @@ def moving_average(values: Sequence[float | None], window: int = WINDOW) -> Floa
 
 
 def draw_learning(rows: Rows, metric: str, episodes: int) -> Figure:
-    """Means of ``metric`` (success or return) over tasks and seeds, each task faintly: by episode, and by step."""
+    """Means of ``metric`` (success or return) over tasks and seeds, each task faintly: by episode, and by step.
+
+    A dotted line is after the episodes that methods which met tasks before explore a new one by (``prior_episodes``).
+    """
     contenders = list(dict.fromkeys(row["contender"] for row in rows))
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
     for index, name in enumerate(contenders):
@@ -62,6 +65,8 @@ def draw_learning(rows: Rows, metric: str, episodes: int) -> Figure:
             left.plot(np.arange(1, shortest + 1), mean, color=colour, linewidth=2, label=name)
             ends = np.mean([row["end"][:shortest] for row in own], axis=0)
             right.plot(ends, mean, color=colour, linewidth=2, label=name)
+    for explored in sorted({row.get("settings", {}).get("prior_episodes") for row in rows} - {None}):
+        left.axvline(explored, color="#777777", linestyle=":", linewidth=1)
     left.set_xlim(0, episodes)
     left.set_xlabel("episode of a task")
     right.set_xlabel("steps in a task's environment")

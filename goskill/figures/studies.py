@@ -235,6 +235,11 @@ def _skill_panels(rows: Sequence[Row], folder: Path) -> dict[str, Mapping[str, S
 
 
 def _read(folder: Path) -> tuple[Study, list[Row]]:
+    if not (folder / STUDY).is_file():
+        raise InputError(
+            f"{folder / STUDY} is missing, which says what the rows are of; "
+            f"`goskill study STUDY --table --out {folder}` draws a study in environments"
+        )
     rows = read_rows(folder / ROWS)
     if not rows:
         raise InputError(f"{folder / ROWS}: expected rows of a study, found none")

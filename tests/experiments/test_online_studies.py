@@ -16,6 +16,7 @@ from goskill.errors import InputError
 from goskill.experiments import online_studies
 from goskill.experiments.online_studies.maze_ways import draw_ways, read_ways
 from goskill.experiments.runs import read_settings
+from goskill.figures import draw_study
 from goskill.figures.learning_curves import (
     draw_learning,
     draw_meta_tasks,
@@ -95,6 +96,8 @@ def test_a_study_runs_whole_and_is_not_run_again(tmp_path: Path) -> None:
         assert len(first) == -(-row["length"][0] // 10) + 1
         assert np.abs(np.array(first[0]) - 10.0).max() <= 0.11  # where mazes start
     assert (tmp_path / "out" / "small-ways-maze-r05-c12.png").stat().st_size > 0
+    with pytest.raises(InputError, match=r"study.toml is missing.*goskill study STUDY --table"):
+        draw_study(tmp_path / "out")
 
 
 def _of_one_run(one: Any, other: Any) -> bool:
@@ -238,6 +241,10 @@ def test_tables_have_no_numbers_for_episodes_that_were_not_played() -> None:
             "return": success,
         }
 
+    assert draw_learning([row("x", 0, [1.0])], "success", 2).axes[0].lines[-1].get_linestyle() == "-"
+    told = {**row("x", 0, [1.0]), "settings": {"prior_episodes": 20}}
+    line = draw_learning([told], "success", 2).axes[0].lines[-1]
+    assert (line.get_linestyle(), list(line.get_xdata())) == (":", [20, 20])
     rows = [row("x", 0, [0.0, 1.0]), row("x", 1, [1.0, 1.0]), row("y", 0, [0.0]), row("y", 1, [0.0])]
     lines = learning_table(rows, "success", [1, 2]).splitlines()
     assert lines[2].startswith("| A | x | 2 | 2 | 0.50 (0.00 to 1.00) | 0.75 (")
