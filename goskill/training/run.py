@@ -38,6 +38,8 @@ SINCE_ADDED: Mapping[str, Any] = {
     "method.told_tasks": [],
     "method.keep_experience": False,
     "method.skill_decay_iterations": 0,
+    "method.temperature_falls": True,
+    "method.sample_embedding": True,
     "evaluation.max_steps": None,
 }
 

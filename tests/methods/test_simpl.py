@@ -170,10 +170,6 @@ def test_gradients_of_a_step_are_those_of_its_tasks_one_by_one(changes: Any, tmp
     weight = [learned[0] if fixed is None else torch.tensor(fixed), learned[1], learned[1]]
     parts = []
 
-    def clipped(policy: Normal, prior: Normal) -> torch.Tensor:
-        found = kl_divergence(policy, prior).sum(-1)
-        return found if settings.divergence_clip is None else found.clamp(max=settings.divergence_clip)
-
     critic_total = torch.zeros(())
     actor_total = torch.zeros(())
     surprise_total = torch.zeros(())
@@ -188,13 +184,14 @@ def test_gradients_of_a_step_are_those_of_its_tasks_one_by_one(changes: Any, tmp
         def act(states: torch.Tensor, e: torch.Tensor, noise: torch.Tensor) -> tuple[Any, torch.Tensor]:
             found: Any = agent.policy(states, e)
             chosen = normal(found.policy)
-            return chosen.mean + chosen.stddev * noise, clipped(chosen, normal(found.prior))
+            return chosen.mean + chosen.stddev * noise, kl_divergence(chosen, normal(found.prior)).sum(-1)
 
         def value(network: Any, states: torch.Tensor, e: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
             return network(torch.cat([agent.skills.normalize(states), e, z], -1))[..., 0]
 
         with torch.no_grad():
             skill, divergence = act(rows["next_observations"], every, next_noise[task])
+            divergence = divergence.clamp(max=settings.divergence_clip or np.inf)
             future = value(agent.target_critic, rows["next_observations"], every, skill).min(0).values
             goes_on = rows["discount"] * ~rows["terminated"]
             target = 2.0 * rows["rewards"] + goes_on * (future - alpha * divergence)
@@ -415,6 +412,46 @@ def test_agents_begin_as_the_meta_trained_one_and_wait_for_their_tasks(tmp_path:
             assert second.any()
     assert agents.temperature.log_value.grad is not None
     assert agents.temperature.log_value.grad[0] == 0 != agents.temperature.log_value.grad[1]
+
+
+def test_settings_of_the_released_code_in_target_tasks(meta: Path, tmp_path: Path) -> None:
+    """Temperatures only rise, targets count divergences up to the clip, and embeddings are the posterior's mean."""
+    agent = new_agent(SMALL, tmp_path)
+    sizes = {name: getattr(SMALL, name) for name in ("embedding_dim", "width", "layers")}
+    batch, aim = decisions(1, 6, 1), 1e3
+    gradients, targets = {}, {}
+    for falls, clip in ((True, None), (False, 0.01)):
+        own = TargetSettings(
+            **SKILLS,
+            **sizes,
+            tasks=("a",),
+            target_divergence=aim,
+            temperature_falls=falls,
+            divergence_clip=clip,
+        )  # type: ignore[arg-type]
+        agents = TargetAgents(own, agent.skills)
+        agents.begin_as(agent)
+        agents.known.since[0] = 1
+        torch.manual_seed(0)
+        targets[clip] = TargetCriticLoss(agents)(batch)[1]["target"]
+        loss, metrics = TargetActorLoss(agents)(batch)
+        loss.backward()
+        gradients[falls] = float(agents.temperature.log_value.grad or 0.0)
+        assert metrics["cost"] > 0.01
+    assert gradients[True] > 0 == gradients[False]
+    assert targets[0.01] > targets[None]
+    sources = Sources(None, PointSuite(), tasks=("left",), workers=0)
+    for sampled in (False, True):
+        settings = TargetSettings(meta=str(meta), sample_embedding=sampled)
+        with pytest.warns(UserWarning, match="meta-trained on as well"):
+            method = SiMPLTarget.create(settings, sources, TRAINING)
+        met = decisions(1, 5, 2)
+        method.replay.add(**{name: value[0] for name, value in met.items()}, task=0)
+        method.collector.start()
+        method._begin()
+        found = method._embedding_in(0)
+        method.collector.close()
+        assert torch.allclose(found, method._meta.encode(met).mean[0], atol=1e-6) != sampled
 
 
 def test_what_does_not_fit_is_named(skills: Path, meta: Path, tmp_path: Path) -> None:

@@ -32,10 +32,13 @@ class DecisionDistribution(Protocol):
     def sample_with_cost(self) -> tuple[Tensor, Tensor]:
         """Reparameterised decisions, and what the temperature weights [...], in nats."""
 
+    def sample_for_target(self) -> tuple[Tensor, Tensor]:
+        """The same with as much of the cost as counts in targets of critics."""
+
 
 @dataclass(frozen=True)
 class GuidedSkills:
-    """Skills, whose cost is the divergence of ``policy`` from their ``prior``, at most ``most``."""
+    """Skills, whose cost is the divergence of ``policy`` from their ``prior``; in targets it is at most ``most``."""
 
     policy: DiagonalNormal
     prior: DiagonalNormal
@@ -56,12 +59,16 @@ class GuidedSkills:
 
     def divergence(self) -> Tensor:
         """KL(policy || prior) in nats: [...]."""
-        found = self.policy.divergence(self.prior)
-        return found if self.most is None else found.clamp(max=self.most)
+        return self.policy.divergence(self.prior)
 
     def sample_with_cost(self) -> tuple[Tensor, Tensor]:
         """Skills, and the divergence."""
         return self.policy.sample(), self.divergence()
+
+    def sample_for_target(self) -> tuple[Tensor, Tensor]:
+        """Skills, and the divergence up to ``most``."""
+        skill, cost = self.sample_with_cost()
+        return skill, cost if self.most is None else cost.clamp(max=self.most)
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,10 @@ class FreeActions:
     def sample_with_cost(self) -> tuple[Tensor, Tensor]:
         """Actions, and their log densities."""
         return self.policy.sample()
+
+    def sample_for_target(self) -> tuple[Tensor, Tensor]:
+        """Actions, and their log densities."""
+        return self.sample_with_cost()
 
 
 class SingleActions(nn.Module):

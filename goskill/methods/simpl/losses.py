@@ -54,7 +54,7 @@ class MetaLoss(nn.Module):
     def _critic(self, batch: Batch, embedding: Tensor) -> tuple[Tensor, Tensor]:
         agent, following = self.agent, batch["next_observations"]
         with torch.no_grad():
-            decided, cost = agent.policy(following, embedding).sample_with_cost()
+            decided, cost = agent.policy(following, embedding).sample_for_target()
             weights = dict(agent.target_critic.named_parameters())
             future = agent.values(following, embedding, decided, weights).amin(0)
             future = future - self._weights() * cost

@@ -45,7 +45,7 @@ class TaskSettings(EmbeddingSettings, SkillSettings):
 
     scale_residual: Literal["log", "softplus"] = "log"  # added to log sigma (paper) | before softplus (code)
     divergence_clip: float | None = (
-        None  # most nats that count in losses; code: 5 in the maze, 6 in the kitchen
+        None  # most nats that count in targets of critics; code: 5 in the maze, 6 in the kitchen
     )
 
     def __post_init__(self) -> None:
@@ -136,6 +136,10 @@ class AdaptationSettings(EmbeddingSettings, ABC):
     meta: str = (
         ""  # run folder of meta-training: networks and temperature are taken, with its settings of both
     )
+
+    # More of the losses
+    temperature_falls: bool = True  # False: temperatures only rise, as in the code
+    sample_embedding: bool = True  # of a task, from what the encoder gives; False: its mean, as in the code
 
     # Schedule
     iterations: int = 40_000  # updates of every agent

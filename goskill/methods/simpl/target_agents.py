@@ -115,7 +115,7 @@ class TargetCriticLoss(nn.Module):
         """Decisions [agents, B, ...] -> loss, metrics."""
         agents, following = self.agents, batch["next_observations"]
         with torch.no_grad():
-            decided, cost = agents.policy(following).sample_with_cost()
+            decided, cost = agents.policy(following).sample_for_target()
             future = agents.values(following, decided, agents.target_critic).amin(1)
             future = future - agents.temperature.value[:, None] * cost
             target = soft_target(batch, future, agents.settings.reward_scale)
@@ -144,7 +144,9 @@ class TargetActorLoss(nn.Module):
         aim = agents.settings.aim(agents.skills.skill_size)
         counted = torch.where(known[:, None], cost.detach(), aim)
         loss = torch.where(known, actor, 0.0).sum()
-        loss = loss + temperature_loss(agents.temperature.log_value, counted, aim)
+        loss = loss + temperature_loss(
+            agents.temperature.log_value, counted, aim, falls=agents.settings.temperature_falls
+        )
         metrics = {"cost": cost.mean(), "temperature": temperature.mean(), "value": value.mean()}
         return loss, metrics
 

@@ -162,13 +162,15 @@ class SiMPLTarget(Method):
 
     @torch.inference_mode()
     def _embedding_in(self, environment: int) -> Tensor:
-        """That of the environment's task, which is drawn once from the posterior of all that it has met."""
+        """That of the environment's task, which is found once, in all that it has met."""
         known = self.agents.known
         if self._known_since[environment] < 0:
             count = int(self.replay.sizes[environment])
             rows = torch.arange(count, device=self.replay.device) + environment * self.settings.capacity
             context = {name: value[None].to(self._device) for name, value in self.replay.gather(rows).items()}
-            known.embedding[environment] = self._meta.encode(context).sample()[0]
+            found = self._meta.encode(context)
+            drawn = found.sample() if self.settings.sample_embedding else found.mean
+            known.embedding[environment] = drawn[0]
             self._known_since[environment] = self.collector.steps
             known.since[environment] = self.collector.steps
         return known.embedding[environment].cpu()

@@ -20,9 +20,15 @@ def soft_target(batch: Batch, future: Tensor, reward_scale: float) -> Tensor:
     return reward_scale * batch["rewards"] + goes_on * future
 
 
-def temperature_loss(log_temperature: Tensor, divergence: Tensor, target: float) -> Tensor:
-    """Raises a temperature [agents] whose agent's divergence [agents, B] is above ``target``, lowers it below."""
-    return (log_temperature.exp() * (target - divergence.detach()).mean(1)).sum()
+def temperature_loss(
+    log_temperature: Tensor, divergence: Tensor, target: float, *, falls: bool = True
+) -> Tensor:
+    """Raises a temperature [agents] whose agent's divergence [agents, B] is above ``target``, lowers it below.
+
+    Where ``falls`` is False it is left alone below.
+    """
+    room = (target - divergence.detach()).mean(1)
+    return (log_temperature.exp() * (room if falls else room.clamp(max=0.0))).sum()
 
 
 class SkillCriticLoss(nn.Module):
