@@ -40,6 +40,9 @@ SINCE_ADDED: Mapping[str, Any] = {
     "method.skill_decay_iterations": 0,
     "method.temperature_falls": True,
     "method.sample_embedding": True,
+    "method.small_embedding_divergence": None,
+    "method.large_embedding_divergence": None,
+    "method.shared_embedding": True,
     "evaluation.max_steps": None,
 }
 

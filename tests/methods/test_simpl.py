@@ -150,6 +150,8 @@ def test_policies_add_to_the_prior() -> None:
         {},
         {"fixed_temperature": 0.3, "embedding_weight": 0.5},
         {"temperature_falls": False, "divergence_clip": 0.05, "scale_residual": "softplus"},
+        {"large_embedding_divergence": 0.01, "embedding_weight": 0.5, "shared_embedding": False},
+        {"small_embedding_divergence": 0.01, "large_embedding_divergence": 50.0, "embedding_weight": 0.5},
     ],
 )
 def test_gradients_of_a_step_are_those_of_its_tasks_one_by_one(changes: Any, tmp_path: Path) -> None:
@@ -164,7 +166,10 @@ def test_gradients_of_a_step_are_those_of_its_tasks_one_by_one(changes: Any, tmp
         **{f"large_{name}": value for name, value in large.items()},
     }
     torch.manual_seed(5)
-    drawn, next_noise, own_noise = torch.randn(3, 2), torch.randn(3, 8, 2), torch.randn(3, 8, 2)
+    drawn = (
+        torch.randn(3, 2)[:, None].expand(-1, 8, -1) if settings.shared_embedding else torch.randn(3, 8, 2)
+    )
+    next_noise, own_noise = torch.randn(3, 8, 2), torch.randn(3, 8, 2)
     learned = agent.temperature.log_value.exp()
     fixed = settings.fixed_temperature
     weight = [learned[0] if fixed is None else torch.tensor(fixed), learned[1], learned[1]]
@@ -172,13 +177,12 @@ def test_gradients_of_a_step_are_those_of_its_tasks_one_by_one(changes: Any, tmp
 
     critic_total = torch.zeros(())
     actor_total = torch.zeros(())
-    surprise_total = torch.zeros(())
+    surprises: list[torch.Tensor] = []
     for task in range(3):
         rows = {name: value[task] for name, value in batch.items()}
         context = small if task == 0 else {name: value[task - 1 : task] for name, value in large.items()}
         posterior = normal(agent.encode(context))
-        embedding = (posterior.mean + posterior.stddev * drawn[task])[0]
-        every = embedding.expand(8, -1)
+        every = posterior.mean + posterior.stddev * drawn[task]
         alpha = weight[task].detach()
 
         def act(states: torch.Tensor, e: torch.Tensor, noise: torch.Tensor) -> tuple[Any, torch.Tensor]:
@@ -197,7 +201,7 @@ def test_gradients_of_a_step_are_those_of_its_tasks_one_by_one(changes: Any, tmp
             target = 2.0 * rows["rewards"] + goes_on * (future - alpha * divergence)
         error = value(agent.critic, rows["observations"], every, rows["actions"]) - target
         critic_total = critic_total + error.square().mean(1).sum() / 3
-        surprise_total = surprise_total + kl_divergence(posterior, Normal(0.0, 1.0)).sum() / 3
+        surprises.append(kl_divergence(posterior, Normal(0.0, 1.0)).sum())
         skill, divergence = act(rows["observations"], every.detach(), own_noise[task])
         own = value(agent.critic, rows["observations"], every.detach(), skill).min(0).values
         actor_total = actor_total + (alpha * divergence - own).mean() / 3
@@ -208,9 +212,17 @@ def test_gradients_of_a_step_are_those_of_its_tasks_one_by_one(changes: Any, tmp
             excess = excess.clamp(max=0)
         if place == 1 or fixed is None:
             actor_total = actor_total + agent.temperature.log_value[place].exp() * excess
-    first = critic_total + settings.embedding_weight * surprise_total
+    first = critic_total + settings.embedding_weight * sum(surprises) / 3
+    if agent.embedding_weights is not None:
+        means = [surprises[0].detach(), (surprises[1] + surprises[2]).detach() / 2]
+        for place, aim in enumerate(settings.embedding_aims):
+            if aim is not None:
+                excess = (aim - means[place]).clamp(max=0)
+                actor_total = actor_total + agent.embedding_weights.log_value[place].exp() * excess
     of_first = [*agent.encoder.parameters(), *agent.critic.parameters()]
     of_second = [*agent.policy_network.parameters(), agent.temperature.log_value]
+    if agent.embedding_weights is not None:
+        of_second.append(agent.embedding_weights.log_value)
     expected = [
         *torch.autograd.grad(first, of_first),
         *torch.autograd.grad(actor_total, of_second, materialize_grads=True),
@@ -282,10 +294,15 @@ def test_batches_on_the_device_are_gathered_without_a_look_at_the_host(
     assert all(value.is_meta for value in batches["device"].values())
 
 
-@pytest.mark.parametrize("kill", [3, 16])
-def test_meta_training_that_was_cut_ends_with_the_same_bits(kill: int, skills: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kill", "changes"),
+    [(3, {}), (16, {}), (16, {"large_embedding_divergence": 0.1, "shared_embedding": False})],
+)
+def test_meta_training_that_was_cut_ends_with_the_same_bits(
+    kill: int, changes: Any, skills: Path, tmp_path: Path
+) -> None:
     sources = Sources(None, PointSuite(), tasks=PointSuite.tasks, workers=0)
-    settings = replace(SMALL, skills=str(skills))
+    settings = replace(SMALL, skills=str(skills), **changes)
     check_cut_and_resumed(lambda: SiMPL.create(settings, sources, TRAINING), TRAINING, kill, tmp_path)
 
 

@@ -25,13 +25,38 @@ class MetaLoss(nn.Module):
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """A batch of ``TaskSampler`` -> loss, metrics."""
         posterior = self._posterior(batch)
-        drawn = posterior.sample()
-        embedding = drawn[:, None].expand(-1, batch["rewards"].shape[1], -1)
+        embedding = self._embeddings(posterior, batch["rewards"].shape[1])
         critic, values = self._critic(batch, embedding)
         actor, metrics = self._actor(batch, embedding.detach())
-        surprise = posterior.divergence_from_standard().sum(-1).mean()
-        loss = critic + actor + self.agent.settings.embedding_weight * surprise
-        return loss, {"critic_loss": critic, "value": values, "embedding_divergence": surprise, **metrics}
+        surprise = posterior.divergence_from_standard().sum(-1)
+        loss = critic + actor + self._pull(surprise)
+        return loss, {
+            "critic_loss": critic,
+            "value": values,
+            "embedding_divergence": surprise.mean(),
+            **metrics,
+        }
+
+    def _embeddings(self, posterior: DiagonalNormal, count: int) -> Tensor:
+        """Drawn once for each of a step's tasks, or for each of their ``count`` decisions: [tasks, count, dim]."""
+        mean, log_std = (one[:, None].expand(-1, count, -1) for one in (posterior.mean, posterior.log_std))
+        if self.agent.settings.shared_embedding:
+            return posterior.sample()[:, None].expand_as(mean)
+        return DiagonalNormal(mean, log_std).sample()
+
+    def _pull(self, surprise: Tensor) -> Tensor:
+        """What embeddings [tasks] nats from N(0, 1) cost; weights that are learned rise above their aims."""
+        agent, settings = self.agent, self.agent.settings
+        if agent.embedding_weights is None:
+            return settings.embedding_weight * surprise.mean()
+        few, learned = settings.small_tasks, agent.embedding_weights.value
+        cost = surprise.new_zeros(())
+        for place, found in ((SMALL, surprise[:few]), (LARGE, surprise[few:])):
+            aim = settings.embedding_aims[place]
+            cost = cost + learned[place].detach() * found.sum() / len(surprise)
+            if aim is not None and len(found):
+                cost = cost + learned[place] * (aim - found.detach().mean()).clamp(max=0.0)
+        return cost
 
     def _posterior(self, batch: Batch) -> DiagonalNormal:
         """Embeddings of a step's tasks: those with small contexts come first."""

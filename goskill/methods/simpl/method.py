@@ -128,6 +128,8 @@ class SiMPL(Method):
         agent, settings = self.agent, self.settings
         batches = TaskSampler(self.replay, self.contexts, settings, settings.tasks, self._seed)
         trained = [agent.encoder, agent.policy_network, agent.critic, agent.temperature]
+        if agent.embedding_weights is not None:
+            trained.append(agent.embedding_weights)
         adam = OptimizerSettings(settings.learning_rate, "adam")
         return [
             sampled_objective(

@@ -39,13 +39,18 @@ class MetaAgent(nn.Module):
         begin_without_residual(self.policy_network)
         self.critic = EnsembleMLP(2, [seen + skills.skill_size, *hidden, 1])
         self.temperature = Temperature(2, settings.initial_temperature)
+        # Of embeddings' divergence from N(0, 1), where it is learned.
+        learned = any(aim is not None for aim in settings.embedding_aims)
+        self.embedding_weights = Temperature(2, settings.embedding_weight) if learned else None
         self.target = TargetNetwork(self.critic, settings.target_rate)
         self.target_critic = self.target.module
 
     @property
     def parts(self) -> dict[str, nn.Module]:
         """Every network by name, those of the skills included: what a checkpoint holds."""
+        weights = self.embedding_weights
         return {
+            **({} if weights is None else {"embedding_weights": weights}),
             **self.skills.parts,
             "task_encoder": self.encoder,
             "policy": self.policy_network,

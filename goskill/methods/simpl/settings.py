@@ -64,6 +64,13 @@ class MetaSettings(EmbeddingSettings, ABC):
     fixed_temperature: float | None = None  # weight where contexts are small; None: learned
     temperature_falls: bool = True  # False: temperatures only rise, as in the code
     embedding_weight: float = 1e-3  # of the divergence of embeddings from N(0, 1); code only; 0: none
+    small_embedding_divergence: float | None = (
+        None  # nats above which that weight rises where contexts are small; code: 1 in the maze, 2 in the kitchen
+    )
+    large_embedding_divergence: float | None = None  # the same where they are large; code: 10
+    shared_embedding: bool = (
+        True  # one for all of a task's decisions in an update; False: for each, as in the code
+    )
 
     # Schedule
     iterations: int = 40_000  # updates
@@ -92,6 +99,14 @@ class MetaSettings(EmbeddingSettings, ABC):
         if not 0 <= self.small_tasks <= self.tasks_per_step:
             refuse(self, "small_tasks", f"a number from 0 to tasks_per_step {self.tasks_per_step}")
         check(self, NOT_NEGATIVE, "embedding_weight")
+        for name in ("small_embedding_divergence", "large_embedding_divergence"):
+            if getattr(self, name) is not None:
+                check(self, POSITIVE, name, "embedding_weight")
+
+    @property
+    def embedding_aims(self) -> tuple[float | None, float | None]:
+        """Nats above which the weight of embeddings rises, for small and large contexts."""
+        return self.small_embedding_divergence, self.large_embedding_divergence
 
     @abstractmethod
     def aims(self, size: int) -> tuple[float, float]:
