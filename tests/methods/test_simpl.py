@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cut_run import check_cut_and_resumed
+from cut_run import check_cut_and_resumed, train
 from point_store import point_store
 from point_suite import PointSuite
 from torch.distributions import Normal, kl_divergence
@@ -304,6 +304,21 @@ def test_meta_training_that_was_cut_ends_with_the_same_bits(
     sources = Sources(None, PointSuite(), tasks=PointSuite.tasks, workers=0)
     settings = replace(SMALL, skills=str(skills), **changes)
     check_cut_and_resumed(lambda: SiMPL.create(settings, sources, TRAINING), TRAINING, kill, tmp_path)
+
+
+def test_processes_that_step_the_tasks_change_nothing(skills: Path, tmp_path: Path) -> None:
+    """Two processes hold the environments of all tasks; networks and both buffers get the same bits."""
+    runs = {}
+    for workers in (0, 2):
+        sources = Sources(None, PointSuite(), tasks=PointSuite.tasks, workers=workers)
+        method = SiMPL.create(replace(SMALL, skills=str(skills)), sources, TRAINING)
+        runs[workers] = train(tmp_path / str(workers), method, TRAINING)
+    for part, module in runs[0].modules.items():
+        other = runs[2].modules[part].state_dict()
+        assert all(torch.equal(value, other[name]) for name, value in module.state_dict().items())
+    for buffer in ("replay", "contexts"):
+        one, other = (getattr(runs[workers], buffer).state_dict() for workers in (0, 2))
+        assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 @pytest.fixture(scope="module")

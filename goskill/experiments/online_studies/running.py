@@ -143,7 +143,6 @@ def _train(study: OnlineStudy, root: Path, contender: OnlineContender, seed: int
         overrides=changes,
         suite=study.suite,
         tasks=study.tasks,
-        workers=0,
         resume=True,
     )
 
@@ -160,7 +159,6 @@ def _meta_train(study: OnlineStudy, root: Path, name: str, seed: int) -> Path:
         overrides=[*_overrides(run.settings), *training, *_skills(root, run.skills)],
         suite=study.suite,
         tasks=tasks_in(study.suite, run.tasks)[1],
-        workers=0,
         resume=True,
     )
     return path
