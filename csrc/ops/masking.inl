@@ -4,11 +4,7 @@
 constexpr std::int64_t MASKED_AT_ONCE = 2048;  // weights that stay in the cache from task to task
 
 // All bits of a lane set where the mask keeps its weight.
-inline Int kept_lanes(const bool* mask) {
-    Int kept;
-    for (int lane = 0; lane < LANES; ++lane) kept[lane] = -static_cast<std::int32_t>(mask[lane]);
-    return kept;
-}
+inline Int kept_lanes(const bool* mask) { return -load_bytes(mask); }
 
 inline void keep(const float* from, const bool* mask, float* out, std::int64_t count) {
     std::int64_t at = 0;
@@ -18,8 +14,10 @@ inline void keep(const float* from, const bool* mask, float* out, std::int64_t c
 }
 
 inline void keep(const std::uint16_t* from, const bool* mask, std::uint16_t* out, std::int64_t count) {
-    for (std::int64_t at = 0; at < count; ++at)
-        out[at] = static_cast<std::uint16_t>(from[at] & -static_cast<int>(mask[at]));
+    std::int64_t at = 0;
+    for (; at + LANES <= count; at += LANES)
+        store_shorts(out + at, load_shorts(from + at) & kept_lanes(mask + at));
+    for (; at < count; ++at) out[at] = mask[at] ? from[at] : std::uint16_t{0};
 }
 
 inline void add_kept(const float* from, const bool* mask, float* sum, std::int64_t count) {
