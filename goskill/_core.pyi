@@ -302,7 +302,7 @@ def self_attention(
     heads: int,
     head_width: int,
     scale: float,
-    random: int,
+    random: int | None,
     least_kept: int,
     kept_scale: float,
     bias: int | None,

@@ -164,11 +164,12 @@ struct SelfAttention {
     std::int64_t heads;
     std::int64_t head_width;     // a multiple of 16
     float scale;                 // of the scores
-    const std::int16_t* random;  // [batch, heads, length, room]
+    const std::int16_t* random;  // [batch, heads, length, room]; the gradient needs none
     std::int16_t least_kept;     // of the random numbers, that keeps its weight
     float kept_scale;            // of the weights that are kept
     const float* bias;           // of what is projected, [3, heads, head_width], or null
-    float* weights;  // [batch, heads, length, room], before dropout: written, or read by the gradient
+    float* weights;  // [batch, heads, length, room], before dropout, with a minus if dropped: written, or
+                     // read by the gradient
     void* out;       // [batch, length, heads, head_width]
 };
 

@@ -283,7 +283,7 @@ void register_ops(pybind11::module_& module) {
     module.def(
         "self_attention",
         [](Address projected, int dtype, std::int64_t batch, std::int64_t length, std::int64_t heads,
-           std::int64_t head_width, float scale, Address random, std::int16_t least_kept, float kept_scale,
+           std::int64_t head_width, float scale, Optional random, std::int16_t least_kept, float kept_scale,
            Optional bias, Address weights, Optional gradient, Optional sums, Address out, int threads) {
             ops::SelfAttention task{pointer<const void>(projected),
                                     static_cast<ops::Dtype>(dtype),

@@ -1,11 +1,15 @@
 // What a transformer in training does between its products: biases, dropout, residual sums, LayerNorm, ReLU.
 // Included inside a namespace of one instruction set, after layer_norm.inl.
 
-// The factors of LANES elements by their random numbers: 0 for those that are dropped.
+// Of LANES elements all bits of those that dropout keeps.
 template <typename Dropout>
-inline Float kept_factor(const Dropout& task, const std::int16_t* random) {
-    const Int kept = load_shorts(random) >= static_cast<std::int32_t>(task.least_kept);
-    return as_float(kept & as_int(splat(task.kept_scale)));
+inline Int kept_by(const Dropout& task, const std::int16_t* random) {
+    return load_shorts(random) >= static_cast<std::int32_t>(task.least_kept);
+}
+
+// Their factors: 0 for those that are dropped.
+inline Float kept_factor(const DroppedSum& task, const std::int16_t* random) {
+    return as_float(kept_by(task, random) & as_int(splat(task.kept_scale)));
 }
 
 inline void add_to(float* sums, Float value) { store(sums, load(sums) + value); }

@@ -49,6 +49,8 @@ inline void multiply_rows(const Left& left, const float* right, std::int64_t str
         multiply_tile<ROWS, 1>(left, right + at, stride, first, last, out + at, out_stride);
 }
 
+constexpr std::int32_t SIGN = -2147483647 - 1;  // the bit of a float's sign
+
 constexpr std::int64_t ROWS_AT_ONCE = TILE_ROWS < 6 ? TILE_ROWS : 6;
 
 // Which part of a triangle a product needs.
@@ -151,7 +153,8 @@ inline void transpose_rows(const SelfAttention& task, const float* from, std::in
     }
 }
 
-// Scores of a query that sees `seen` tokens to its weights, which stay, and to those after dropout.
+// Scores of a query that sees `seen` tokens to its weights, which stay, and to those after dropout. Weights
+// that are dropped stay with a minus.
 inline void to_dropped(const SelfAttention& task, const std::int16_t* random, std::int64_t seen,
                        float* weights, float* dropped) {
     const std::int64_t padded = whole_vectors(seen);
@@ -168,8 +171,9 @@ inline void to_dropped(const SelfAttention& task, const std::int16_t* random, st
     const float share = 1.0f / sum(total);
     for (std::int64_t i = 0; i < padded; i += LANES) {
         const Float weight = load(weights + i) * share;
-        store(weights + i, weight);
-        store(dropped + i, weight * kept_factor(task, random + i));
+        const Int kept = kept_by(task, random + i);
+        store(weights + i, as_float(as_int(weight) | (~kept & SIGN)));
+        store(dropped + i, as_float(kept & as_int(weight * task.kept_scale)));
     }
 }
 
@@ -197,20 +201,21 @@ inline void self_attention_heads(const SelfAttention& task, std::int64_t begin, 
 }
 
 // From the gradient by the dropped weights of a query that by its scores, and the dropped weights again.
-inline void to_score_gradient(const SelfAttention& task, const std::int16_t* random, std::int64_t seen,
-                              const float* weights, float* gradient, float* dropped) {
+inline void to_score_gradient(const SelfAttention& task, std::int64_t seen, const float* weights,
+                              float* gradient, float* dropped) {
     const std::int64_t padded = whole_vectors(seen);
     Float total{};
     for (std::int64_t i = 0; i < padded; i += LANES) {
-        const Float weight = load(weights + i), factor = kept_factor(task, random + i);
-        const Float own = load(gradient + i) * factor * weight;
-        store(dropped + i, weight * factor);
+        const Int bits = as_int(load(weights + i)), kept = bits >= 0;
+        const Float weight = as_float(kept & as_int(as_float(bits) * task.kept_scale));
+        const Float own = load(gradient + i) * weight;
+        store(dropped + i, weight);
         store(gradient + i, own);
         total += own;
     }
     const Float mean = splat(sum(total));
     for (std::int64_t i = 0; i < padded; i += LANES)
-        store(gradient + i, load(gradient + i) - load(weights + i) * mean);
+        store(gradient + i, load(gradient + i) - as_float(as_int(load(weights + i)) & ~SIGN) * mean);
 }
 
 inline void self_attention_gradient_heads(const SelfAttention& task, const void* gradient, void* out,
@@ -222,7 +227,6 @@ inline void self_attention_gradient_heads(const SelfAttention& task, const void*
     float *dropped = scores + L * room, *scaled = dropped + L * room;
     for (std::int64_t index = begin; index < end; ++index) {
         const float* weights = task.weights + index * L * room;
-        const std::int16_t* random = task.random + index * L * room;
         read_rows(task, task.projected, rows_of(task, index, 3, 0), bias_of(task, index, 0), 1.0f, query);
         read_rows(task, task.projected, rows_of(task, index, 3, 1), bias_of(task, index, 1), 1.0f, key);
         read_rows(task, task.projected, rows_of(task, index, 3, 2), bias_of(task, index, 2), 1.0f, value);
@@ -230,8 +234,7 @@ inline void self_attention_gradient_heads(const SelfAttention& task, const void*
         transpose_rows(task, value, room, turned);
         multiply(Part::columns, {outer, D, 1}, L, D, turned, room, room, scores, room);
         for (std::int64_t i = 0; i < L; ++i) {
-            to_score_gradient(task, random + i * room, i + 1, weights + i * room, scores + i * room,
-                              dropped + i * room);
+            to_score_gradient(task, i + 1, weights + i * room, scores + i * room, dropped + i * room);
             for (std::int64_t j = whole_vectors(i + 1); j < room; ++j)
                 scores[i * room + j] = dropped[i * room + j] = 0;
         }

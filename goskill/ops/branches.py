@@ -43,8 +43,9 @@ def dropped_sum(
 
 
 def bias_relu(product: Tensor, bias: Tensor) -> Tensor:
-    """``relu(product + bias)`` of ``product`` [..., W], float32, bfloat16 or float16, and ``bias`` float32 [W], W a
-    multiple of 16.
+    """``relu(product + bias)`` in the memory of ``product``, whose values nobody else may need.
+
+    ``product`` [..., W], float32, bfloat16 or float16, ``bias`` float32 [W], W a multiple of 16.
     """
     differentiable: Any = _BiasReLU.apply
     activation: Tensor = differentiable(product, bias)
@@ -120,7 +121,7 @@ class _BiasReLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, product: Tensor, bias: Tensor) -> Tensor:
         product = product.contiguous()
-        activation = torch.empty_like(product)
+        activation = product.detach()
         _core.bias_relu(
             values=product.data_ptr(),
             bias=bias.data_ptr(),

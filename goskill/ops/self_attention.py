@@ -72,22 +72,22 @@ class _DroppedAttention(torch.autograd.Function):
             "kept_scale": levels / (levels - dropped),
         }
         _run(projected, random, bias, weights, None, attended, ctx.options)
-        ctx.save_for_backward(projected, random, bias, weights)
+        ctx.save_for_backward(projected, bias, weights)
         return attended
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        projected, random, bias, weights = ctx.saved_tensors
+        projected, bias, weights = ctx.saved_tensors
         result = torch.empty_like(projected)
         sums = torch.zeros(_core.SUM_PARTS, projected.shape[2:].numel())
         gradients = (gradient.contiguous(), sums)
-        _run(projected, random, bias, weights, gradients, result, ctx.options)
+        _run(projected, None, bias, weights, gradients, result, ctx.options)
         return result, None, None, None, None if bias is None else sums.sum(0)
 
 
 def _run(
     projected: Tensor,
-    random: Tensor,
+    random: Tensor | None,
     bias: Tensor | None,
     weights: Tensor,
     gradients: tuple[Tensor, Tensor] | None,
@@ -96,7 +96,7 @@ def _run(
 ) -> None:
     _core.self_attention(
         projected=projected.data_ptr(),
-        random=random.data_ptr(),
+        random=None if random is None else random.data_ptr(),
         bias=None if bias is None else bias.data_ptr(),
         weights=weights.data_ptr(),
         gradient=None if gradients is None else gradients[0].data_ptr(),
