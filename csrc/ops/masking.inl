@@ -27,6 +27,14 @@ inline void add_kept(const float* from, const bool* mask, float* sum, std::int64
     for (; at < count; ++at) sum[at] += mask[at] ? from[at] : 0.0f;
 }
 
+// From bfloat16.
+inline void add_kept(const std::uint16_t* from, const bool* mask, float* sum, std::int64_t count) {
+    std::int64_t at = 0;
+    for (; at + LANES <= count; at += LANES)
+        store(sum + at, load(sum + at) + as_float((load_shorts(from + at) << 16) & kept_lanes(mask + at)));
+    for (; at < count; ++at) sum[at] += mask[at] ? bfloat16_to_float(from[at]) : 0.0f;
+}
+
 template <typename Number>
 inline void mask_for_tasks(const Masking& task, const Number* weights, Number* masked, std::int64_t first,
                            std::int64_t count) {
@@ -61,6 +69,8 @@ inline void sum_masked(const Masking& task, const void* gradients, float* sum, s
             const std::int64_t first = row * task.size + from;
             if (task.dtype == Dtype::float32) {
                 add_kept(static_cast<const float*>(gradients) + first, mask, sum + from, count);
+            } else if (task.dtype == Dtype::bfloat16) {
+                add_kept(static_cast<const std::uint16_t*>(gradients) + first, mask, sum + from, count);
             } else {
                 widen(gradients, task.dtype, first, 1, count, widened);
                 add_kept(widened, mask, sum + from, count);

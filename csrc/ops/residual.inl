@@ -74,8 +74,10 @@ inline void bias_relu_rows(const BiasReLU& task, const void* values, void* out, 
     float* buffer = memory.data();
     for (std::int64_t at = begin * W; at < end * W; at += W) {
         widen(values, task.dtype, at, 1, W, buffer);
-        for (std::int64_t i = 0; i < W; i += LANES)
-            store(buffer + i, greater(load(buffer + i) + load(task.bias + i), Float{}));
+        for (std::int64_t i = 0; i < W; i += LANES) {
+            const Float own = load(buffer + i) + load(task.bias + i);
+            store(buffer + i, own < Float{} ? Float{} : own);  // NaN stays
+        }
         write_floats(buffer, W, task.dtype, out, at);
     }
 }
@@ -90,7 +92,7 @@ inline void bias_relu_gradient_rows(const BiasReLU& task, const void* activation
         widen(activation, task.dtype, at, 1, W, value);
         widen(gradient, task.dtype, at, 1, W, slope);
         for (std::int64_t i = 0; i < W; i += LANES) {
-            const Float own = load(value + i) > Float{} ? load(slope + i) : Float{};
+            const Float own = load(value + i) <= Float{} ? Float{} : load(slope + i);
             store(slope + i, own);
             add_to(sums + i, own);
         }

@@ -42,6 +42,7 @@ def runs_native(x: Tensor, linear: nn.Linear, probability: float) -> bool:
         probability > 0
         and x.device.type == "cpu"
         and x.dtype in DTYPES
+        and (type(linear) is nn.Linear or hasattr(linear, "product"))
         and linear.weight.dtype == torch.float32
         and linear.out_features % WIDTH_MULTIPLE == 0
         and not torch.compiler.is_compiling()

@@ -129,7 +129,7 @@ class Block(nn.Module):
 
     def _by_heads(self, projected: Tensor) -> Tensor:
         """Queries, keys and values: [B, L, 3 * width] -> [B, L, 3, heads, head width]."""
-        return projected.unflatten(-1, (3, self.heads, -1))
+        return projected.view(*projected.shape[:2], 3, self.heads, -1)
 
     def _finish(
         self, tokens: Tensor, attended: Tensor, following: nn.LayerNorm, probability: float

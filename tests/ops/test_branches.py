@@ -77,6 +77,17 @@ def test_relu_of_a_product_and_its_bias_has_the_formulas_gradients(
     torch.testing.assert_close(bias.grad.double(), exact[1].grad, **budget(torch.float32))
 
 
+def test_relu_of_nan_is_nan_and_so_is_what_is_added_to_a_stream() -> None:
+    values = torch.zeros(1, 16)
+    values[0, 3] = torch.nan
+    assert torch.equal(bias_relu(values.clone(), torch.zeros(16)).isnan(), values.isnan())
+    total, normal = dropped_sum(
+        torch.zeros(1, 16), values, torch.zeros(16), nn.LayerNorm(16), random_levels((1, 16)), 0, LEVELS
+    )
+    assert torch.equal(total.isnan(), values.isnan())
+    assert normal.isnan().all()
+
+
 @pytest.mark.parametrize("count", [0, 1, 2, 33, 100_001])
 def test_random_levels_are_even_whatever_their_number_and_the_seed_is_torchs(count: int) -> None:
     torch.manual_seed(0)
