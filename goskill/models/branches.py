@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from goskill.models.dropout import dropout
-from goskill.ops.branches import WIDTH_MULTIPLE, bias_relu, dropped_sum
 from goskill.ops.cpu import DTYPES
 from goskill.ops.random import LEVELS, random_levels
+from goskill.ops.training_passes import WIDTH_MULTIPLE, bias_relu, dropped_sum
 
 
 def add_branch(

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from goskill.ops.branches import bias_relu, dropped_sum
 from goskill.ops.random import LEVELS, random_levels
+from goskill.ops.training_passes import bias_relu, dropped_sum
 
 DROPPED = 6554
 SHAPES = [(1, 16), (3, 48), (41, 256)]
