@@ -237,6 +237,61 @@ def mask_weights(
 def sum_masked(
     *, gradients: int, masks: int, order: int, tasks: int, size: int, dtype: int, out: int, threads: int
 ) -> None: ...
+def random_words(*, seed: int, out: int, count: int, threads: int) -> None: ...
+
+SUM_PARTS: int
+
+def dropped_sum(
+    *,
+    residual: int,
+    branch: int,
+    branch_bias: int,
+    random: int,
+    least_kept: int,
+    kept_scale: float,
+    weight: int,
+    bias: int,
+    epsilon: float,
+    dtype: int,
+    rows: int,
+    width: int,
+    total: int,
+    normal: int,
+    threads: int,
+) -> None: ...
+def dropped_sum_gradient(
+    *,
+    total: int,
+    by_total: int,
+    by_normal: int,
+    random: int,
+    least_kept: int,
+    kept_scale: float,
+    weight: int,
+    bias: int,
+    epsilon: float,
+    dtype: int,
+    rows: int,
+    width: int,
+    by_residual: int,
+    by_branch: int,
+    sums: int,
+    threads: int,
+) -> None: ...
+def bias_relu(
+    *, values: int, bias: int, dtype: int, rows: int, width: int, out: int, threads: int
+) -> None: ...
+def bias_relu_gradient(
+    *,
+    activation: int,
+    gradient: int,
+    dtype: int,
+    rows: int,
+    width: int,
+    out: int,
+    sums: int,
+    threads: int,
+) -> None: ...
 def attention_room(length: int) -> int: ...
 def self_attention(
     *,
@@ -247,11 +302,13 @@ def self_attention(
     heads: int,
     head_width: int,
     scale: float,
-    random: int,
+    random: int | None,
     least_kept: int,
     kept_scale: float,
+    bias: int | None,
     weights: int,
     gradient: int | None,
+    sums: int | None,
     out: int,
     threads: int,
 ) -> None: ...

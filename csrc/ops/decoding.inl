@@ -1,5 +1,5 @@
 // Attention of new tokens over cached ones, and residual sums with their LayerNorm. Included inside a
-// namespace of one instruction set, after vectors.inl.
+// namespace of one instruction set, after layer_norm.inl.
 
 // Keys and values of the new tokens of one head of one sequence go to their places in the cache.
 inline void append(const CachedAttention& task, const char* tokens, std::int64_t token_bytes,
@@ -158,19 +158,7 @@ inline void add_norm_rows(const AddNorm& task, std::int64_t begin, std::int64_t 
             widen(task.addend, task.dtype, row * W, 1, W, buffer);
             for (std::int64_t i = 0; i < W; ++i) residual[i] += buffer[i];
         }
-        Float total{};
-        for (std::int64_t i = 0; i < W; i += LANES) total += load(residual + i);
-        const float mean = sum(total) / static_cast<float>(W);
-        Float squares{};
-        for (std::int64_t i = 0; i < W; i += LANES) {
-            const Float centred = load(residual + i) - mean;
-            squares = multiply_add(centred, centred, squares);
-        }
-        const float scale = 1.0f / __builtin_sqrtf(sum(squares) / static_cast<float>(W) + task.epsilon);
-        float* normal = task.dtype == Dtype::float32 ? static_cast<float*>(task.out) + row * W : buffer;
-        for (std::int64_t i = 0; i < W; ++i)
-            normal[i] = (residual[i] - mean) * scale * task.weight[i] + task.bias[i];
-        if (task.dtype != Dtype::float32)
-            narrow(normal, W, task.dtype, static_cast<std::uint16_t*>(task.out) + row * W);
+        const LayerNorm norm{task.weight, task.bias, task.epsilon, task.width};
+        write_normal(norm, residual, moments_of(norm, residual), task.dtype, buffer, task.out, row * W);
     }
 }

@@ -111,6 +111,40 @@ struct AddNorm {
     void* out;           // [rows, width]
 };
 
+// A branch of a transformer in training: with its bias and dropout it is added to the residual, and the sum
+// is normalised.
+struct DroppedSum {
+    const float* residual;       // [rows, width]
+    const void* branch;          // [rows, width]
+    const float* branch_bias;    // [width]
+    const std::int16_t* random;  // [rows, width]
+    std::int16_t least_kept;     // of the random numbers, that keeps its element
+    float kept_scale;            // of the elements that are kept
+    const float* weight;         // of the LayerNorm, as its bias and epsilon
+    const float* bias;
+    float epsilon;
+    Dtype dtype;         // of the branch and the norm
+    std::int64_t width;  // a multiple of 16
+};
+
+// Gradients by the results, and by what was added.
+struct DroppedSumGradient {
+    const float* total;     // the sum
+    const float* by_total;  // [rows, width], as all of these
+    const void* by_normal;
+    float* by_residual;
+    void* by_branch;
+};
+
+struct BiasReLU {
+    const float* bias;  // [width]
+    Dtype dtype;
+    std::int64_t width;  // a multiple of 16
+};
+
+constexpr int RANDOM_STREAMS = 16;
+constexpr std::int64_t RANDOM_BLOCK = 1 << 14;  // words that have a seed of their own
+
 // Weights that some tasks share, each under a mask of its own.
 struct Masking {
     const bool* masks;          // [any, size]
@@ -130,10 +164,12 @@ struct SelfAttention {
     std::int64_t heads;
     std::int64_t head_width;     // a multiple of 16
     float scale;                 // of the scores
-    const std::int16_t* random;  // [batch, heads, length, room]
+    const std::int16_t* random;  // [batch, heads, length, room]; the gradient needs none
     std::int16_t least_kept;     // of the random numbers, that keeps its weight
     float kept_scale;            // of the weights that are kept
-    float* weights;  // [batch, heads, length, room], before dropout: written, or read by the gradient
+    const float* bias;           // of what is projected, [3, heads, head_width], or null
+    float* weights;  // [batch, heads, length, room], before dropout, with a minus if dropped: written, or
+                     // read by the gradient
     void* out;       // [batch, length, heads, head_width]
 };
 
@@ -176,8 +212,18 @@ struct Kernels {
                        std::int64_t end);
     // Heads [begin, end) of all sequences, counted through.
     void (*self_attention_heads)(const SelfAttention&, std::int64_t begin, std::int64_t end);
-    void (*self_attention_gradient_heads)(const SelfAttention&, const void* gradient, void* out,
+    void (*self_attention_gradient_heads)(const SelfAttention&, const void* gradient, void* out, float* sums,
                                           std::int64_t begin, std::int64_t end);
+    void (*random_words)(std::uint64_t seed, std::int64_t block, std::uint32_t* out, std::int64_t count);
+    // Rows [begin, end), as those that follow. Gradients by vectors are added to `sums`.
+    void (*dropped_sum_rows)(const DroppedSum&, float* total, void* normal, std::int64_t begin,
+                             std::int64_t end);
+    void (*dropped_sum_gradient_rows)(const DroppedSum&, const DroppedSumGradient&, float* sums,
+                                      std::int64_t begin, std::int64_t end);
+    void (*bias_relu_rows)(const BiasReLU&, const void* values, void* out, std::int64_t begin,
+                           std::int64_t end);
+    void (*bias_relu_gradient_rows)(const BiasReLU&, const void* activation, const void* gradient, void* out,
+                                    float* sums, std::int64_t begin, std::int64_t end);
     // The sum of their squares.
     double (*squares)(const float* values, std::int64_t count);
     void (*adam)(const Adam&, const AdamParameter&, const AdamScales&, std::int64_t begin, std::int64_t end);

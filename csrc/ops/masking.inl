@@ -4,11 +4,7 @@
 constexpr std::int64_t MASKED_AT_ONCE = 2048;  // weights that stay in the cache from task to task
 
 // All bits of a lane set where the mask keeps its weight.
-inline Int kept_lanes(const bool* mask) {
-    Int kept;
-    for (int lane = 0; lane < LANES; ++lane) kept[lane] = -static_cast<std::int32_t>(mask[lane]);
-    return kept;
-}
+inline Int kept_lanes(const bool* mask) { return -load_bytes(mask); }
 
 inline void keep(const float* from, const bool* mask, float* out, std::int64_t count) {
     std::int64_t at = 0;
@@ -18,8 +14,10 @@ inline void keep(const float* from, const bool* mask, float* out, std::int64_t c
 }
 
 inline void keep(const std::uint16_t* from, const bool* mask, std::uint16_t* out, std::int64_t count) {
-    for (std::int64_t at = 0; at < count; ++at)
-        out[at] = static_cast<std::uint16_t>(from[at] & -static_cast<int>(mask[at]));
+    std::int64_t at = 0;
+    for (; at + LANES <= count; at += LANES)
+        store_shorts(out + at, load_shorts(from + at) & kept_lanes(mask + at));
+    for (; at < count; ++at) out[at] = mask[at] ? from[at] : std::uint16_t{0};
 }
 
 inline void add_kept(const float* from, const bool* mask, float* sum, std::int64_t count) {
@@ -27,6 +25,14 @@ inline void add_kept(const float* from, const bool* mask, float* sum, std::int64
     for (; at + LANES <= count; at += LANES)
         store(sum + at, load(sum + at) + as_float(as_int(load(from + at)) & kept_lanes(mask + at)));
     for (; at < count; ++at) sum[at] += mask[at] ? from[at] : 0.0f;
+}
+
+// From bfloat16.
+inline void add_kept(const std::uint16_t* from, const bool* mask, float* sum, std::int64_t count) {
+    std::int64_t at = 0;
+    for (; at + LANES <= count; at += LANES)
+        store(sum + at, load(sum + at) + as_float((load_shorts(from + at) << 16) & kept_lanes(mask + at)));
+    for (; at < count; ++at) sum[at] += mask[at] ? bfloat16_to_float(from[at]) : 0.0f;
 }
 
 template <typename Number>
@@ -63,6 +69,8 @@ inline void sum_masked(const Masking& task, const void* gradients, float* sum, s
             const std::int64_t first = row * task.size + from;
             if (task.dtype == Dtype::float32) {
                 add_kept(static_cast<const float*>(gradients) + first, mask, sum + from, count);
+            } else if (task.dtype == Dtype::bfloat16) {
+                add_kept(static_cast<const std::uint16_t*>(gradients) + first, mask, sum + from, count);
             } else {
                 widen(gradients, task.dtype, first, 1, count, widened);
                 add_kept(widened, mask, sum + from, count);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <functional>
 #include <limits>
 #include <vector>
 
@@ -102,6 +103,15 @@ bool targets_are_classes(const Focal& focal, std::int64_t rows) {
         fine &= valid | !is_selected(focal, row);
     }
     return fine;
+}
+
+// Calls body(part, begin, end) for the rows of each of SUM_PARTS parts.
+void for_parts(std::int64_t rows, int threads,
+               const std::function<void(std::int64_t part, std::int64_t begin, std::int64_t end)>& body) {
+    parallel_for(SUM_PARTS, threads, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t part = begin; part < end; ++part)
+            body(part, rows * part / SUM_PARTS, rows * (part + 1) / SUM_PARTS);
+    });
 }
 
 double total_weight(const Focal& focal, std::int64_t rows) {
@@ -262,6 +272,46 @@ void sum_masked(const Masking& task, const void* gradients, float* sum, int thre
                  });
 }
 
+void random_words(std::uint64_t seed, std::uint32_t* out, std::int64_t count, int threads) {
+    const std::int64_t blocks = (count + RANDOM_BLOCK - 1) / RANDOM_BLOCK;
+    parallel_for(blocks, useful_threads(count, threads), [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t block = begin; block < end; ++block) {
+            const std::int64_t first = block * RANDOM_BLOCK;
+            kernels().random_words(seed, block, out + first, std::min(RANDOM_BLOCK, count - first));
+        }
+    });
+}
+
+void dropped_sum(const DroppedSum& task, std::int64_t rows, float* total, void* normal, int threads) {
+    parallel_for(rows, useful_threads(rows * task.width, threads), [&](std::int64_t begin, std::int64_t end) {
+        kernels().dropped_sum_rows(task, total, normal, begin, end);
+    });
+}
+
+void dropped_sum_gradient(const DroppedSum& task, const DroppedSumGradient& gradient, std::int64_t rows,
+                          float* sums, int threads) {
+    for_parts(rows, useful_threads(rows * task.width, threads),
+              [&](std::int64_t part, std::int64_t begin, std::int64_t end) {
+                  float* own = sums + part * 3 * task.width;
+                  kernels().dropped_sum_gradient_rows(task, gradient, own, begin, end);
+              });
+}
+
+void bias_relu(const BiasReLU& task, std::int64_t rows, const void* values, void* out, int threads) {
+    parallel_for(rows, useful_threads(rows * task.width, threads), [&](std::int64_t begin, std::int64_t end) {
+        kernels().bias_relu_rows(task, values, out, begin, end);
+    });
+}
+
+void bias_relu_gradient(const BiasReLU& task, std::int64_t rows, const void* activation, const void* gradient,
+                        void* out, float* sums, int threads) {
+    for_parts(rows, useful_threads(rows * task.width, threads),
+              [&](std::int64_t part, std::int64_t begin, std::int64_t end) {
+                  float* own = sums + part * task.width;
+                  kernels().bias_relu_gradient_rows(task, activation, gradient, out, own, begin, end);
+              });
+}
+
 std::int64_t attention_room(std::int64_t length) { return rounded_up(length, kernels().lanes); }
 
 void self_attention(const SelfAttention& task, int threads) {
@@ -271,12 +321,14 @@ void self_attention(const SelfAttention& task, int threads) {
         [&](std::int64_t begin, std::int64_t end) { kernels().self_attention_heads(task, begin, end); });
 }
 
-void self_attention_gradient(const SelfAttention& task, const void* gradient, void* out, int threads) {
+void self_attention_gradient(const SelfAttention& task, const void* gradient, void* out, float* sums,
+                             int threads) {
     const std::int64_t heads = task.batch * task.heads;
-    parallel_for(heads, useful_threads(heads * task.length * task.length * task.head_width, threads),
-                 [&](std::int64_t begin, std::int64_t end) {
-                     kernels().self_attention_gradient_heads(task, gradient, out, begin, end);
-                 });
+    for_parts(heads, useful_threads(heads * task.length * task.length * task.head_width, threads),
+              [&](std::int64_t part, std::int64_t begin, std::int64_t end) {
+                  float* own = sums + part * 3 * task.heads * task.head_width;
+                  kernels().self_attention_gradient_heads(task, gradient, out, own, begin, end);
+              });
 }
 
 float adam(const Adam& task, const std::vector<AdamParameter>& parameters, std::optional<float> clip,

@@ -59,9 +59,29 @@ void cached_attention(const CachedAttention& task, int threads);
 void mask_weights(const Masking& task, const float* weights, void* masked, int threads);
 void sum_masked(const Masking& task, const void* gradients, float* sum, int threads);
 
-// Attention with dropout; and the gradient by what is projected from that by the result.
+// Evenly distributed words, the same for a seed however many threads there are.
+void random_words(std::uint64_t seed, std::uint32_t* out, std::int64_t count, int threads);
+
+// How many parts rows are summed in: gradients by vectors do not depend on the threads.
+constexpr std::int64_t SUM_PARTS = 16;
+
+// The sum and its norm; and from their gradients those of the rows, and by the norm's weight and bias and the
+// branch's bias `sums` [SUM_PARTS, 3, width], zeros before.
+void dropped_sum(const DroppedSum& task, std::int64_t rows, float* total, void* normal, int threads);
+void dropped_sum_gradient(const DroppedSum& task, const DroppedSumGradient& gradient, std::int64_t rows,
+                          float* sums, int threads);
+
+// ReLU of values with a bias; and from it and its gradient that by the values, and by the bias `sums`
+// [SUM_PARTS, width], zeros before.
+void bias_relu(const BiasReLU& task, std::int64_t rows, const void* values, void* out, int threads);
+void bias_relu_gradient(const BiasReLU& task, std::int64_t rows, const void* activation, const void* gradient,
+                        void* out, float* sums, int threads);
+
+// Attention with dropout; and the gradient by what is projected from that by the result, and by the bias
+// `sums` [SUM_PARTS, 3, heads, head_width], zeros before.
 void self_attention(const SelfAttention& task, int threads);
-void self_attention_gradient(const SelfAttention& task, const void* gradient, void* out, int threads);
+void self_attention_gradient(const SelfAttention& task, const void* gradient, void* out, float* sums,
+                             int threads);
 // The length of a row of weights.
 std::int64_t attention_room(std::int64_t length);
 

@@ -24,6 +24,22 @@ ops::Rows make_rows(Address data, int dtype, std::int64_t count, std::int64_t di
     return {pointer<const void>(data), static_cast<ops::Dtype>(dtype), count, dim, row_stride, column_stride};
 }
 
+// What the sum and its gradient have in common.
+ops::DroppedSum make_dropped_sum(Address random, std::int16_t least_kept, float kept_scale, Address weight,
+                                 Address bias, float epsilon, int dtype, std::int64_t width) {
+    return {nullptr,
+            nullptr,
+            nullptr,
+            pointer<const std::int16_t>(random),
+            least_kept,
+            kept_scale,
+            pointer<const float>(weight),
+            pointer<const float>(bias),
+            epsilon,
+            static_cast<ops::Dtype>(dtype),
+            width};
+}
+
 }  // namespace
 
 void register_ops(pybind11::module_& module) {
@@ -191,14 +207,84 @@ void register_ops(pybind11::module_& module) {
         py::arg("gradients"), py::arg("masks"), py::arg("order"), py::arg("tasks"), py::arg("size"),
         py::arg("dtype"), py::arg("out"), py::arg("threads"));
 
+    module.def(
+        "random_words",
+        [](std::uint64_t seed, Address out, std::int64_t count, int threads) {
+            const py::gil_scoped_release release;
+            ops::random_words(seed, pointer<std::uint32_t>(out), count, threads);
+        },
+        py::arg("seed"), py::arg("out"), py::arg("count"), py::arg("threads"));
+
+    module.attr("SUM_PARTS") = ops::SUM_PARTS;
+
+    module.def(
+        "dropped_sum",
+        [](Address residual, Address branch, Address branch_bias, Address random, std::int16_t least_kept,
+           float kept_scale, Address weight, Address bias, float epsilon, int dtype, std::int64_t rows,
+           std::int64_t width, Address total, Address normal, int threads) {
+            ops::DroppedSum task =
+                make_dropped_sum(random, least_kept, kept_scale, weight, bias, epsilon, dtype, width);
+            task.residual = pointer<const float>(residual);
+            task.branch = pointer<const void>(branch);
+            task.branch_bias = pointer<const float>(branch_bias);
+            const py::gil_scoped_release release;
+            ops::dropped_sum(task, rows, pointer<float>(total), pointer<void>(normal), threads);
+        },
+        py::arg("residual"), py::arg("branch"), py::arg("branch_bias"), py::arg("random"),
+        py::arg("least_kept"), py::arg("kept_scale"), py::arg("weight"), py::arg("bias"), py::arg("epsilon"),
+        py::arg("dtype"), py::arg("rows"), py::arg("width"), py::arg("total"), py::arg("normal"),
+        py::arg("threads"));
+
+    module.def(
+        "dropped_sum_gradient",
+        [](Address total, Address by_total, Address by_normal, Address random, std::int16_t least_kept,
+           float kept_scale, Address weight, Address bias, float epsilon, int dtype, std::int64_t rows,
+           std::int64_t width, Address by_residual, Address by_branch, Address sums, int threads) {
+            const ops::DroppedSum task =
+                make_dropped_sum(random, least_kept, kept_scale, weight, bias, epsilon, dtype, width);
+            const ops::DroppedSumGradient gradient{
+                pointer<const float>(total), pointer<const float>(by_total), pointer<const void>(by_normal),
+                pointer<float>(by_residual), pointer<void>(by_branch)};
+            const py::gil_scoped_release release;
+            ops::dropped_sum_gradient(task, gradient, rows, pointer<float>(sums), threads);
+        },
+        py::arg("total"), py::arg("by_total"), py::arg("by_normal"), py::arg("random"), py::arg("least_kept"),
+        py::arg("kept_scale"), py::arg("weight"), py::arg("bias"), py::arg("epsilon"), py::arg("dtype"),
+        py::arg("rows"), py::arg("width"), py::arg("by_residual"), py::arg("by_branch"), py::arg("sums"),
+        py::arg("threads"));
+
+    module.def(
+        "bias_relu",
+        [](Address values, Address bias, int dtype, std::int64_t rows, std::int64_t width, Address out,
+           int threads) {
+            const ops::BiasReLU task{pointer<const float>(bias), static_cast<ops::Dtype>(dtype), width};
+            const py::gil_scoped_release release;
+            ops::bias_relu(task, rows, pointer<const void>(values), pointer<void>(out), threads);
+        },
+        py::arg("values"), py::arg("bias"), py::arg("dtype"), py::arg("rows"), py::arg("width"),
+        py::arg("out"), py::arg("threads"));
+
+    module.def(
+        "bias_relu_gradient",
+        [](Address activation, Address gradient, int dtype, std::int64_t rows, std::int64_t width,
+           Address out, Address sums, int threads) {
+            const ops::BiasReLU task{nullptr, static_cast<ops::Dtype>(dtype), width};
+            const py::gil_scoped_release release;
+            ops::bias_relu_gradient(task, rows, pointer<const void>(activation),
+                                    pointer<const void>(gradient), pointer<void>(out), pointer<float>(sums),
+                                    threads);
+        },
+        py::arg("activation"), py::arg("gradient"), py::arg("dtype"), py::arg("rows"), py::arg("width"),
+        py::arg("out"), py::arg("sums"), py::arg("threads"));
+
     module.def("attention_room", &ops::attention_room, py::arg("length"),
                "How long rows of attention weights are for so many tokens.");
 
     module.def(
         "self_attention",
         [](Address projected, int dtype, std::int64_t batch, std::int64_t length, std::int64_t heads,
-           std::int64_t head_width, float scale, Address random, std::int16_t least_kept, float kept_scale,
-           Address weights, Optional gradient, Address out, int threads) {
+           std::int64_t head_width, float scale, Optional random, std::int16_t least_kept, float kept_scale,
+           Optional bias, Address weights, Optional gradient, Optional sums, Address out, int threads) {
             ops::SelfAttention task{pointer<const void>(projected),
                                     static_cast<ops::Dtype>(dtype),
                                     batch,
@@ -209,12 +295,13 @@ void register_ops(pybind11::module_& module) {
                                     pointer<const std::int16_t>(random),
                                     least_kept,
                                     kept_scale,
+                                    pointer<const float>(bias),
                                     pointer<float>(weights),
                                     nullptr};
             const py::gil_scoped_release release;
             if (gradient) {
                 ops::self_attention_gradient(task, pointer<const void>(gradient), pointer<void>(out),
-                                             threads);
+                                             pointer<float>(sums), threads);
             } else {
                 task.out = pointer<void>(out);
                 ops::self_attention(task, threads);
@@ -222,7 +309,8 @@ void register_ops(pybind11::module_& module) {
         },
         py::arg("projected"), py::arg("dtype"), py::arg("batch"), py::arg("length"), py::arg("heads"),
         py::arg("head_width"), py::arg("scale"), py::arg("random"), py::arg("least_kept"),
-        py::arg("kept_scale"), py::arg("weights"), py::arg("gradient"), py::arg("out"), py::arg("threads"),
+        py::arg("kept_scale"), py::arg("bias"), py::arg("weights"), py::arg("gradient"), py::arg("sums"),
+        py::arg("out"), py::arg("threads"),
         "The attention, or with a gradient by it the gradient by what is projected.");
 
     module.def(

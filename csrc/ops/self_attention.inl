@@ -1,5 +1,5 @@
 // Causal self-attention with dropout of its weights, and its gradient, a head at a time. Included inside a
-// namespace of one instruction set, after vectors.inl.
+// namespace of one instruction set, after residual.inl.
 
 // The factors of a product on the left, in the row r and the column k of which left[r * row + k * column].
 struct Left {
@@ -49,6 +49,8 @@ inline void multiply_rows(const Left& left, const float* right, std::int64_t str
         multiply_tile<ROWS, 1>(left, right + at, stride, first, last, out + at, out_stride);
 }
 
+constexpr std::int32_t SIGN = -2147483647 - 1;  // the bit of a float's sign
+
 constexpr std::int64_t ROWS_AT_ONCE = TILE_ROWS < 6 ? TILE_ROWS : 6;
 
 // Which part of a triangle a product needs.
@@ -94,14 +96,37 @@ inline HeadRows rows_of(const SelfAttention& task, std::int64_t index, std::int6
     return {sequence * task.length * stride + (part * task.heads + head) * D, stride};
 }
 
-inline void read_rows(const SelfAttention& task, const void* from, HeadRows rows, float factor, float* out) {
+// With a bias [D], if there is one, times a factor.
+inline void read_rows(const SelfAttention& task, const void* from, HeadRows rows, const float* bias,
+                      float factor, float* out) {
     const std::int64_t D = task.head_width;
     for (std::int64_t i = 0; i < task.length; ++i) {
         float* own = out + i * D;
         widen(from, task.dtype, rows.first + i * rows.stride, 1, D, own);
+        if (bias != nullptr) {
+            for (std::int64_t d = 0; d < D; ++d) own[d] += bias[d];
+        }
         if (factor != 1.0f) {
             for (std::int64_t d = 0; d < D; ++d) own[d] *= factor;
         }
+    }
+}
+
+// The bias of a head's queries, keys or values.
+inline const float* bias_of(const SelfAttention& task, std::int64_t index, std::int64_t part) {
+    if (task.bias == nullptr) return nullptr;
+    return task.bias + (part * task.heads + index % task.heads) * task.head_width;
+}
+
+// The sums [3, heads, D] get those of all rows [L, D].
+inline void add_rows(const SelfAttention& task, const float* rows, float factor, std::int64_t index,
+                     std::int64_t part, float* sums) {
+    const std::int64_t D = task.head_width;
+    float* own = sums + (part * task.heads + index % task.heads) * D;
+    for (std::int64_t d = 0; d < D; d += LANES) {
+        Float total{};
+        for (std::int64_t i = 0; i < task.length; ++i) total += load(rows + i * D + d);
+        store(own + d, load(own + d) + total * factor);
     }
 }
 
@@ -128,16 +153,8 @@ inline void transpose_rows(const SelfAttention& task, const float* from, std::in
     }
 }
 
-// Zero where the random number drops a weight, what makes up for it where not.
-inline Float kept_factor(const SelfAttention& task, const std::int16_t* random) {
-    typedef std::int16_t Short __attribute__((vector_size(LANES * 2)));
-    Short numbers;
-    __builtin_memcpy(&numbers, random, sizeof(numbers));
-    const Int kept = __builtin_convertvector(numbers, Int) >= static_cast<std::int32_t>(task.least_kept);
-    return as_float(kept & as_int(splat(task.kept_scale)));
-}
-
-// Scores of a query that sees `seen` tokens to its weights, which stay, and to those after dropout.
+// Scores of a query that sees `seen` tokens to its weights, which stay, and to those after dropout. Weights
+// that are dropped stay with a minus.
 inline void to_dropped(const SelfAttention& task, const std::int16_t* random, std::int64_t seen,
                        float* weights, float* dropped) {
     const std::int64_t padded = whole_vectors(seen);
@@ -154,8 +171,9 @@ inline void to_dropped(const SelfAttention& task, const std::int16_t* random, st
     const float share = 1.0f / sum(total);
     for (std::int64_t i = 0; i < padded; i += LANES) {
         const Float weight = load(weights + i) * share;
-        store(weights + i, weight);
-        store(dropped + i, weight * kept_factor(task, random + i));
+        const Int kept = kept_by(task, random + i);
+        store(weights + i, as_float(as_int(weight) | (~kept & SIGN)));
+        store(dropped + i, as_float(kept & as_int(weight * task.kept_scale)));
     }
 }
 
@@ -167,9 +185,10 @@ inline void self_attention_heads(const SelfAttention& task, std::int64_t begin, 
     for (std::int64_t index = begin; index < end; ++index) {
         float* weights = task.weights + index * L * room;
         const std::int16_t* random = task.random + index * L * room;
-        read_rows(task, task.projected, rows_of(task, index, 3, 0), task.scale, query);
-        read_rows(task, task.projected, rows_of(task, index, 3, 1), 1.0f, key);
-        read_rows(task, task.projected, rows_of(task, index, 3, 2), 1.0f, value);
+        read_rows(task, task.projected, rows_of(task, index, 3, 0), bias_of(task, index, 0), task.scale,
+                  query);
+        read_rows(task, task.projected, rows_of(task, index, 3, 1), bias_of(task, index, 1), 1.0f, key);
+        read_rows(task, task.projected, rows_of(task, index, 3, 2), bias_of(task, index, 2), 1.0f, value);
         transpose_rows(task, key, room, turned);
         multiply(Part::columns, {query, D, 1}, L, D, turned, room, room, weights, room);
         for (std::int64_t i = 0; i < L; ++i) {
@@ -182,24 +201,25 @@ inline void self_attention_heads(const SelfAttention& task, std::int64_t begin, 
 }
 
 // From the gradient by the dropped weights of a query that by its scores, and the dropped weights again.
-inline void to_score_gradient(const SelfAttention& task, const std::int16_t* random, std::int64_t seen,
-                              const float* weights, float* gradient, float* dropped) {
+inline void to_score_gradient(const SelfAttention& task, std::int64_t seen, const float* weights,
+                              float* gradient, float* dropped) {
     const std::int64_t padded = whole_vectors(seen);
     Float total{};
     for (std::int64_t i = 0; i < padded; i += LANES) {
-        const Float weight = load(weights + i), factor = kept_factor(task, random + i);
-        const Float own = load(gradient + i) * factor * weight;
-        store(dropped + i, weight * factor);
+        const Int bits = as_int(load(weights + i)), kept = bits >= 0;
+        const Float weight = as_float(kept & as_int(as_float(bits) * task.kept_scale));
+        const Float own = load(gradient + i) * weight;
+        store(dropped + i, weight);
         store(gradient + i, own);
         total += own;
     }
     const Float mean = splat(sum(total));
     for (std::int64_t i = 0; i < padded; i += LANES)
-        store(gradient + i, load(gradient + i) - load(weights + i) * mean);
+        store(gradient + i, load(gradient + i) - as_float(as_int(load(weights + i)) & ~SIGN) * mean);
 }
 
 inline void self_attention_gradient_heads(const SelfAttention& task, const void* gradient, void* out,
-                                          std::int64_t begin, std::int64_t end) {
+                                          float* sums, std::int64_t begin, std::int64_t end) {
     const std::int64_t L = task.length, D = task.head_width, room = whole_vectors(L);
     std::vector<float> memory(static_cast<std::size_t>(5 * L * D + D * room + 2 * L * room + D));
     float *query = memory.data(), *key = query + L * D, *value = key + L * D, *outer = value + L * D;
@@ -207,24 +227,25 @@ inline void self_attention_gradient_heads(const SelfAttention& task, const void*
     float *dropped = scores + L * room, *scaled = dropped + L * room;
     for (std::int64_t index = begin; index < end; ++index) {
         const float* weights = task.weights + index * L * room;
-        const std::int16_t* random = task.random + index * L * room;
-        read_rows(task, task.projected, rows_of(task, index, 3, 0), 1.0f, query);
-        read_rows(task, task.projected, rows_of(task, index, 3, 1), 1.0f, key);
-        read_rows(task, task.projected, rows_of(task, index, 3, 2), 1.0f, value);
-        read_rows(task, gradient, rows_of(task, index, 1, 0), 1.0f, outer);
+        read_rows(task, task.projected, rows_of(task, index, 3, 0), bias_of(task, index, 0), 1.0f, query);
+        read_rows(task, task.projected, rows_of(task, index, 3, 1), bias_of(task, index, 1), 1.0f, key);
+        read_rows(task, task.projected, rows_of(task, index, 3, 2), bias_of(task, index, 2), 1.0f, value);
+        read_rows(task, gradient, rows_of(task, index, 1, 0), nullptr, 1.0f, outer);
         transpose_rows(task, value, room, turned);
         multiply(Part::columns, {outer, D, 1}, L, D, turned, room, room, scores, room);
         for (std::int64_t i = 0; i < L; ++i) {
-            to_score_gradient(task, random + i * room, i + 1, weights + i * room, scores + i * room,
-                              dropped + i * room);
+            to_score_gradient(task, i + 1, weights + i * room, scores + i * room, dropped + i * room);
             for (std::int64_t j = whole_vectors(i + 1); j < room; ++j)
                 scores[i * room + j] = dropped[i * room + j] = 0;
         }
         multiply(Part::behind, {scores, room, 1}, L, L, key, D, D, result, D);
+        add_rows(task, result, task.scale, index, 0, sums);
         write_rows(task, result, task.scale, scaled, out, rows_of(task, index, 3, 0));
         multiply(Part::ahead, {scores, 1, room}, L, L, query, D, D, result, D);
+        add_rows(task, result, task.scale, index, 1, sums);
         write_rows(task, result, task.scale, scaled, out, rows_of(task, index, 3, 1));
         multiply(Part::ahead, {dropped, 1, room}, L, L, outer, D, D, result, D);
+        add_rows(task, result, 1.0f, index, 2, sums);
         write_rows(task, result, 1.0f, scaled, out, rows_of(task, index, 3, 2));
     }
 }

@@ -1,5 +1,5 @@
-// Vectors of LANES floats for the instruction set of the including file, which defines LANES and
-// multiply_add. Included inside a namespace of that instruction set.
+// Vectors of LANES floats for the instruction set of the including file, which defines LANES, multiply_add
+// and its like. Included inside a namespace of that instruction set.
 
 // Before a loop over an array of accumulators: unrolled late, GCC leaves the array in memory, at half the
 // speed. Clang unrolls early enough.
@@ -10,7 +10,7 @@
 #define UNROLLED _Pragma("GCC unroll 16")
 #endif
 
-typedef std::int32_t Int __attribute__((vector_size(LANES * 4)));
+typedef std::uint32_t Words __attribute__((vector_size(LANES * 4)));
 
 inline std::int64_t whole_vectors(std::int64_t count) { return rounded_up(count, LANES); }
 
@@ -170,6 +170,13 @@ inline std::uint16_t float_to_bfloat16(float value) {
     return static_cast<std::uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
+// The same in the lower 16 bits of each lane.
+inline Int to_bfloat16(Float value) {
+    const Words bits = reinterpret_cast<Words>(value);
+    const Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16, quiet = (bits >> 16) | 0x40;
+    return reinterpret_cast<Int>(value == value ? rounded : quiet);
+}
+
 inline std::uint16_t float_to_float16(float value) {
     std::uint32_t bits;
     __builtin_memcpy(&bits, &value, sizeof(bits));
@@ -203,7 +210,9 @@ inline void widen(const void* data, Dtype dtype, std::int64_t first, std::int64_
     }
     const std::uint16_t* from = static_cast<const std::uint16_t*>(data) + first;
     if (dtype == Dtype::bfloat16 && stride == 1) {
-        for (std::int64_t i = 0; i < count; ++i) out[i] = bfloat16_to_float(from[i]);
+        std::int64_t i = 0;
+        for (; i + LANES <= count; i += LANES) store(out + i, as_float(load_shorts(from + i) << 16));
+        for (; i < count; ++i) out[i] = bfloat16_to_float(from[i]);
     } else if (dtype == Dtype::bfloat16) {
         for (std::int64_t i = 0; i < count; ++i) out[i] = bfloat16_to_float(from[i * stride]);
     } else {
@@ -213,7 +222,9 @@ inline void widen(const void* data, Dtype dtype, std::int64_t first, std::int64_
 
 inline void narrow(const float* from, std::int64_t count, Dtype dtype, std::uint16_t* out) {
     if (dtype == Dtype::bfloat16) {
-        for (std::int64_t i = 0; i < count; ++i) out[i] = float_to_bfloat16(from[i]);
+        std::int64_t i = 0;
+        for (; i + LANES <= count; i += LANES) store_shorts(out + i, to_bfloat16(load(from + i)));
+        for (; i < count; ++i) out[i] = float_to_bfloat16(from[i]);
     } else {
         for (std::int64_t i = 0; i < count; ++i) out[i] = float_to_float16(from[i]);
     }

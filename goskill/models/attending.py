@@ -11,19 +11,24 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from goskill.models.dropout import LEVELS, dropout, random_levels
+from goskill.models.dropout import dropout
+from goskill.ops.random import LEVELS, random_levels
 from goskill.ops.self_attention import dropped_attention, random_shape, runs_native
 
 # Without cuDNN: some of its kernels round dropout to sixteenths, and it makes a plan for every new shape.
 _BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
-def self_attention(projected: Tensor, probability: float) -> Tensor:
-    """``causal_attention`` of queries, keys and values [B, L, 3, heads, head width] -> [B, heads, L, head width]."""
+def self_attention(projected: Tensor, probability: float, bias: Tensor | None = None) -> Tensor:
+    """``causal_attention`` of queries, keys and values [B, L, 3, heads, head width] -> [B, heads, L, head width].
+
+    ``bias`` float32 [3 * heads * head width] is added to what is projected.
+    """
     if probability > 0 and runs_native(projected) and not torch.compiler.is_compiling():
-        shape = random_shape(projected)
-        random = random_levels(math.prod(shape)).view(shape)
-        return dropped_attention(projected, random, round(probability * LEVELS), LEVELS).transpose(1, 2)
+        random = random_levels(random_shape(projected))
+        return dropped_attention(projected, random, round(probability * LEVELS), LEVELS, bias).transpose(1, 2)
+    if bias is not None:
+        projected = projected + bias.view(projected.shape[2:]).to(projected.dtype)
     query, key, value = projected.permute(2, 0, 3, 1, 4).unbind(0)
     return causal_attention(query, key, value, probability)
 

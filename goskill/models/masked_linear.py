@@ -39,18 +39,28 @@ class MaskedLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """[tasks · n, L, inputs], task by task -> [tasks · n, L, outputs]."""
+        return self._apply_masked(x, self.bias)
+
+    def product(self, x: Tensor) -> Tensor:
+        """As ``forward``, without the bias."""
+        return self._apply_masked(x, None)
+
+    def _apply_masked(self, x: Tensor, bias: Tensor | None) -> Tensor:
         tasks = len(self.mask) if self.order is None else len(self.order)
         dtype = self.weight.dtype
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
-        rows, bias = x.reshape(tasks, -1, self.in_features).to(dtype), self.bias.to(dtype)
+        rows, bias = (
+            x.reshape(tasks, -1, self.in_features).to(dtype),
+            None if bias is None else bias.to(dtype),
+        )
         if self.task_weight is None and self.weight.device.type == "cpu" and dtype in DTYPES:
             product: Tensor = _Product.apply(rows, self.weight, bias, self.mask, self.order)  # type: ignore[no-untyped-call]
         else:
             weight = self.task_weight
             if weight is None:
                 weight = masked_weights(self.weight.to(dtype), self.mask, self.order)
-            product = torch.baddbmm(bias, rows, weight.to(dtype).transpose(1, 2))
+            product = _multiply(rows, weight.to(dtype), bias)
         return product.view(*x.shape[:-1], self.out_features)
 
     @torch.no_grad()
@@ -69,20 +79,28 @@ class MaskedLinear(nn.Linear):
                 self.mask = kept
 
 
+def _multiply(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """[T, R, N], [T, M, N] and, if there is one, [M] -> [T, R, M]."""
+    if bias is None:
+        return torch.bmm(rows, weight.transpose(1, 2))
+    return torch.baddbmm(bias, rows, weight.transpose(1, 2))
+
+
 class _Product(torch.autograd.Function):
-    """rows [T, R, N], float32 weight [M, N], bias [M], masks bool [any, M, N], order int64 [T] or None -> [T, R, M].
+    """rows [T, R, N], float32 weight [M, N], bias [M] or None, masks bool [any, M, N], order int64 [T] or
+    None -> [T, R, M].
 
     On the CPU, where weights are masked, and their gradients summed, in C++.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor, masks: Tensor, order: Tensor | None
+        ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, masks: Tensor, order: Tensor | None
     ) -> Tensor:
         order = torch.arange(len(masks)) if order is None else order
         masked = ops.mask_weights(weight, masks, order, rows.dtype)
         ctx.save_for_backward(rows, masked, masks, order)
-        return torch.baddbmm(bias, rows, masked.transpose(1, 2))
+        return _multiply(rows, masked, bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:

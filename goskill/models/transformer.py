@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from goskill.errors import InputError
 from goskill.models.attending import masked_attention, self_attention
+from goskill.models.branches import activate, add_branch, product, runs_native
 from goskill.models.dropout import dropout
 from goskill.models.fused import fused_forward, runs_fused
 from goskill.ops.decoding import HEAD_WIDTH_MULTIPLE, KEY_MULTIPLE, add_norm, cached_attention
@@ -89,17 +89,33 @@ class Block(nn.Module):
         self.feedforward_input = nn.Linear(width, 4 * width)
         self.feedforward_output = nn.Linear(4 * width, width)
 
-    def forward(self, tokens: Tensor, read: slice) -> Tensor:
-        """tokens [B, L, width] -> [B, L', width], the positions ``read`` only."""
+    def forward(
+        self, tokens: Tensor, normal: Tensor, following: nn.LayerNorm, read: slice
+    ) -> tuple[Tensor, Tensor]:
+        """tokens [B, L, width] and ``attention_norm`` of them -> [B, L', width], the positions ``read`` only, and
+        ``following`` of these.
+        """
         probability = self.dropout if self.training else 0.0
-        attended = self_attention(self._project(tokens), probability)
-        return self._finish(tokens[:, read], attended[:, :, read], probability)
+        linear, bias = self.query_key_value, None
+        if runs_native(normal, linear, probability):
+            projected, bias = product(normal, linear), linear.bias
+        else:
+            projected = linear(normal)
+        attended = self_attention(self._by_heads(projected), probability, bias)
+        return self._finish(tokens[:, read], attended[:, :, read], following, probability)
 
     def extend(
-        self, tokens: Tensor, cache: KeyValueCache, layer: int, mask: Tensor | None, read: slice
-    ) -> Tensor:
+        self,
+        tokens: Tensor,
+        normal: Tensor,
+        following: nn.LayerNorm,
+        cache: KeyValueCache,
+        layer: int,
+        mask: Tensor | None,
+        read: slice,
+    ) -> tuple[Tensor, Tensor]:
         """As ``forward`` for tokens that follow the cached ones; their keys and values are added to it."""
-        query, key, value = self._project(tokens).permute(2, 0, 3, 1, 4).unbind(0)
+        query, key, value = self._by_heads(self.query_key_value(normal)).permute(2, 0, 3, 1, 4).unbind(0)
         keys, values = cache.keys[layer], cache.values[layer]
         keys[:, :, cache.length - tokens.shape[1] : cache.length] = key
         values[:, :, cache.length - tokens.shape[1] : cache.length] = value
@@ -109,19 +125,21 @@ class Block(nn.Module):
             values[:, :, : cache.length],
             None if mask is None else mask[:, :, read],
         )
-        return self._finish(tokens[:, read], attended, 0.0)
+        return self._finish(tokens[:, read], attended, following, 0.0)
 
-    def _project(self, tokens: Tensor) -> Tensor:
-        """Queries, keys and values: [B, L, 3, heads, head width]."""
-        B, L, _ = tokens.shape
-        projected: Tensor = self.query_key_value(self.attention_norm(tokens)).view(B, L, 3, self.heads, -1)
-        return projected
+    def _by_heads(self, projected: Tensor) -> Tensor:
+        """Queries, keys and values: [B, L, 3 * width] -> [B, L, 3, heads, head width]."""
+        return projected.view(*projected.shape[:2], 3, self.heads, -1)
 
-    def _finish(self, tokens: Tensor, attended: Tensor, probability: float) -> Tensor:
-        output = self.attention_output(attended.transpose(1, 2).flatten(2))
-        tokens = tokens + dropout(output, probability)
-        hidden = F.relu(self.feedforward_input(self.feedforward_norm(tokens)))
-        return tokens + dropout(self.feedforward_output(hidden), probability)
+    def _finish(
+        self, tokens: Tensor, attended: Tensor, following: nn.LayerNorm, probability: float
+    ) -> tuple[Tensor, Tensor]:
+        attended = attended.transpose(1, 2).flatten(2)
+        tokens, normal = add_branch(
+            tokens, attended, self.attention_output, self.feedforward_norm, probability
+        )
+        hidden = activate(normal, self.feedforward_input, probability)
+        return add_branch(tokens, hidden, self.feedforward_output, following, probability)
 
 
 class CausalTransformer(nn.Module):
@@ -154,11 +172,11 @@ class CausalTransformer(nn.Module):
         if runs_fused(self, tokens):
             return fused_forward(self, tokens, read)
         tokens = dropout(tokens, self.dropout if self.training else 0.0)
-        last = len(self.blocks) - 1
-        for index, block in enumerate(self.blocks):
-            tokens = block(tokens, read if index == last else ALL_POSITIONS)
-        hidden: Tensor = self.final_norm(tokens)
-        return hidden
+        normal = self._first_norm(tokens)
+        for block, following in self._blocks_and_norms():
+            own = read if following is self.final_norm else ALL_POSITIONS
+            tokens, normal = block(tokens, normal, following, own)
+        return normal
 
     def extend(self, tokens: Tensor, cache: KeyValueCache, read: slice = ALL_POSITIONS) -> Tensor:
         """tokens [B, n, width] that follow the cached ones -> hidden states [B, n', width]; no dropout.
@@ -175,12 +193,11 @@ class CausalTransformer(nn.Module):
         if cache.native:
             return self._extend_native(tokens, cache, read)
         mask = cache.attention_mask(new)
-        last = len(self.blocks) - 1
-        for layer, block in enumerate(self.blocks):
-            assert isinstance(block, Block)
-            tokens = block.extend(tokens, cache, layer, mask, read if layer == last else ALL_POSITIONS)
-        hidden: Tensor = self.final_norm(tokens)
-        return hidden
+        normal = self._first_norm(tokens)
+        for layer, (block, following) in enumerate(self._blocks_and_norms()):
+            own = read if following is self.final_norm else ALL_POSITIONS
+            tokens, normal = block.extend(tokens, normal, following, cache, layer, mask, own)
+        return normal
 
     def new_cache(self, batch: int, capacity: int) -> KeyValueCache:
         """An empty cache for ``batch`` sequences of up to ``capacity`` tokens, for the precision in force.
@@ -214,14 +231,14 @@ class CausalTransformer(nn.Module):
         if stop < n or step > 1:
             return self._extend_native(tokens, cache, ALL_POSITIONS)[:, read]
         assert not torch.is_grad_enabled(), "a native cache keeps no gradients"
-        blocks = [block for block in self.blocks if isinstance(block, Block)]
-        norms = [*(block.attention_norm for block in blocks[1:]), self.final_norm]
-        dtype = blocks[0].query_key_value.weight.dtype
+        pairs = self._blocks_and_norms()
+        first_block = pairs[0][0]
+        dtype = first_block.query_key_value.weight.dtype
         if torch.is_autocast_enabled("cpu"):
             dtype = torch.get_autocast_dtype("cpu")
         residual = tokens.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-        normal = add_norm(residual, None, blocks[0].attention_norm, dtype)
-        for layer, (block, following) in enumerate(zip(blocks, norms, strict=True)):
+        normal = add_norm(residual, None, first_block.attention_norm, dtype)
+        for layer, (block, following) in enumerate(pairs):
             skipped = first if following is self.final_norm else 0
             attended = cached_attention(
                 block.query_key_value(normal),
@@ -234,6 +251,16 @@ class CausalTransformer(nn.Module):
             residual = residual[:, skipped:].contiguous()
             normal = add_norm(residual, block.attention_output(attended), block.feedforward_norm, dtype)
             normal = add_norm(residual, _feedforward(block, normal), following, dtype)
+        return normal
+
+    def _blocks_and_norms(self) -> list[tuple[Block, nn.LayerNorm]]:
+        """Each block and the LayerNorm that follows it."""
+        blocks = [block for block in self.blocks if isinstance(block, Block)]
+        norms = [*(block.attention_norm for block in blocks[1:]), self.final_norm]
+        return list(zip(blocks, norms, strict=True))
+
+    def _first_norm(self, tokens: Tensor) -> Tensor:
+        normal: Tensor = self._blocks_and_norms()[0][0].attention_norm(tokens)
         return normal
 
 

@@ -34,7 +34,9 @@ def random_shape(projected: Tensor) -> tuple[int, int, int, int]:
     return B, heads, L, _core.attention_room(L)
 
 
-def dropped_attention(projected: Tensor, random: Tensor, dropped: int, levels: int) -> Tensor:
+def dropped_attention(
+    projected: Tensor, random: Tensor, dropped: int, levels: int, bias: Tensor | None = None
+) -> Tensor:
     """Causal attention of tokens to one another.
 
     Args:
@@ -42,16 +44,19 @@ def dropped_attention(projected: Tensor, random: Tensor, dropped: int, levels: i
         random: int16 [B, heads, L, room], contiguous, evenly distributed numbers: [..., i, j] is of the weight that
             token i gives token j.
         dropped: of ``levels`` (2^16) numbers, the lowest so many drop their weight; the others are scaled up.
+        bias: float32 [3 * heads * head width], contiguous, added to what is projected.
 
     Returns [B, L, heads, head width] in the type of ``projected``.
     """
-    attended: Tensor = _DroppedAttention.apply(projected, random, dropped, levels)  # type: ignore[no-untyped-call]
+    attended: Tensor = _DroppedAttention.apply(projected, random, dropped, levels, bias)  # type: ignore[no-untyped-call]
     return attended
 
 
 class _DroppedAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, projected: Tensor, random: Tensor, dropped: int, levels: int) -> Tensor:
+    def forward(
+        ctx: Any, projected: Tensor, random: Tensor, dropped: int, levels: int, bias: Tensor | None
+    ) -> Tensor:
         projected = projected.contiguous()
         B, L, _, heads, D = projected.shape
         weights = torch.empty(random.shape)
@@ -66,31 +71,36 @@ class _DroppedAttention(torch.autograd.Function):
             "least_kept": dropped - levels // 2,
             "kept_scale": levels / (levels - dropped),
         }
-        _run(projected, random, weights, None, attended, ctx.options)
-        ctx.save_for_backward(projected, random, weights)
+        _run(projected, random, bias, weights, None, attended, ctx.options)
+        ctx.save_for_backward(projected, bias, weights)
         return attended
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        projected, random, weights = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        projected, bias, weights = ctx.saved_tensors
         result = torch.empty_like(projected)
-        _run(projected, random, weights, gradient.contiguous(), result, ctx.options)
-        return result, None, None, None
+        sums = torch.zeros(_core.SUM_PARTS, projected.shape[2:].numel())
+        gradients = (gradient.contiguous(), sums)
+        _run(projected, None, bias, weights, gradients, result, ctx.options)
+        return result, None, None, None, None if bias is None else sums.sum(0)
 
 
 def _run(
     projected: Tensor,
-    random: Tensor,
+    random: Tensor | None,
+    bias: Tensor | None,
     weights: Tensor,
-    gradient: Tensor | None,
+    gradients: tuple[Tensor, Tensor] | None,
     out: Tensor,
     options: dict[str, Any],
 ) -> None:
     _core.self_attention(
         projected=projected.data_ptr(),
-        random=random.data_ptr(),
+        random=None if random is None else random.data_ptr(),
+        bias=None if bias is None else bias.data_ptr(),
         weights=weights.data_ptr(),
-        gradient=None if gradient is None else gradient.data_ptr(),
+        gradient=None if gradients is None else gradients[0].data_ptr(),
+        sums=None if gradients is None else gradients[1].data_ptr(),
         out=out.data_ptr(),
         threads=torch.get_num_threads(),
         **options,

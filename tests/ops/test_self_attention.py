@@ -51,6 +51,27 @@ def test_attention_and_its_gradient_are_the_formulas(L: int, heads: int, D: int,
     assert torch.equal(projected, before)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_bias_of_what_is_projected_is_added_and_has_its_gradient(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    projected = torch.randn(3, 9, 3, 2, 16).to(dtype).requires_grad_()
+    bias = torch.randn(3 * 2 * 16, requires_grad=True)
+    exact = [part.detach().double().requires_grad_() for part in (projected, bias)]
+    random = torch.randint(-LEVELS // 2, LEVELS // 2, random_shape(projected), dtype=torch.int16)
+    result = dropped_attention(projected, random, DROPPED, LEVELS, bias)
+    reference = expected(exact[0] + exact[1].view(3, 2, 16), random)
+    gradient = torch.randn_like(result)
+    result.backward(gradient)
+    reference.backward(gradient.double())
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(result.double(), reference, rtol=max(eps, 1e-5), atol=max(eps / 4, 1e-5))
+    for mine, theirs in zip((projected, bias), exact, strict=True):
+        assert mine.grad is not None
+        torch.testing.assert_close(
+            mine.grad.double(), theirs.grad, rtol=max(eps, 1e-5), atol=max(eps / 4, 1e-5)
+        )
+
+
 def test_other_types_widths_and_lengths_run_in_torch() -> None:
     fine = torch.zeros(1, 4, 3, 1, 16)
     assert runs_native(fine)
