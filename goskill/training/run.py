@@ -43,7 +43,6 @@ SINCE_ADDED: Mapping[str, Any] = {
     "method.small_embedding_divergence": None,
     "method.large_embedding_divergence": None,
     "method.shared_embedding": True,
-    "method.twin_critics": "smaller",
     "evaluation.max_steps": None,
 }
 

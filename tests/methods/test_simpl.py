@@ -151,7 +151,6 @@ def test_policies_add_to_the_prior() -> None:
         {"fixed_temperature": 0.3, "embedding_weight": 0.5},
         {"temperature_falls": False, "divergence_clip": 0.05, "scale_residual": "softplus"},
         {"large_embedding_divergence": 0.01, "embedding_weight": 0.5, "shared_embedding": False},
-        {"twin_critics": "mean"},
         {"small_embedding_divergence": 0.01, "large_embedding_divergence": 50.0, "embedding_weight": 0.5},
     ],
 )
@@ -194,20 +193,17 @@ def test_gradients_of_a_step_are_those_of_its_tasks_one_by_one(changes: Any, tmp
         def value(network: Any, states: torch.Tensor, e: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
             return network(torch.cat([agent.skills.normalize(states), e, z], -1))[..., 0]
 
-        def both(values: torch.Tensor) -> torch.Tensor:
-            return values.sum(0) / 2 if settings.twin_critics == "mean" else values.min(0).values
-
         with torch.no_grad():
             skill, divergence = act(rows["next_observations"], every, next_noise[task])
             divergence = divergence.clamp(max=settings.divergence_clip or np.inf)
-            future = both(value(agent.target_critic, rows["next_observations"], every, skill))
+            future = value(agent.target_critic, rows["next_observations"], every, skill).min(0).values
             goes_on = rows["discount"] * ~rows["terminated"]
             target = 2.0 * rows["rewards"] + goes_on * (future - alpha * divergence)
         error = value(agent.critic, rows["observations"], every, rows["actions"]) - target
         critic_total = critic_total + error.square().mean(1).sum() / 3
         surprises.append(kl_divergence(posterior, Normal(0.0, 1.0)).sum())
         skill, divergence = act(rows["observations"], every.detach(), own_noise[task])
-        own = both(value(agent.critic, rows["observations"], every.detach(), skill))
+        own = value(agent.critic, rows["observations"], every.detach(), skill).min(0).values
         actor_total = actor_total + (alpha * divergence - own).mean() / 3
         parts.append(divergence.detach().mean())
     for place, (mean, aim) in enumerate(((parts[0], 0.1), ((parts[1] + parts[2]) / 2, 0.4))):
@@ -448,31 +444,6 @@ def test_agents_begin_as_the_meta_trained_one_and_wait_for_their_tasks(tmp_path:
             assert second.any()
     assert agents.temperature.log_value.grad is not None
     assert agents.temperature.log_value.grad[0] == 0 != agents.temperature.log_value.grad[1]
-
-
-def test_agents_of_target_tasks_take_the_mean_of_critics_where_the_meta_trained_one_does(
-    tmp_path: Path,
-) -> None:
-    """Both critics are shifted apart: the mean lies between them, whatever is averaged over."""
-    agent, batch = new_agent(SMALL, tmp_path), decisions(1, 6, 1)
-    sizes = {name: getattr(SMALL, name) for name in ("embedding_dim", "width", "layers")}
-    found = {}
-    for twins in ("smaller", "mean"):
-        settings = TargetSettings(**SKILLS, **sizes, tasks=("a",), twin_critics=twins)  # type: ignore[arg-type]
-        agents = TargetAgents(settings, agent.skills)
-        agents.begin_as(agent)
-        with torch.no_grad():
-            for network in (agents.critic, agents.target_critic):
-                first, second = network.layers[-1].parameters()
-                first.zero_()
-                second.copy_(torch.tensor([1.0, 3.0]).view_as(second))
-            _, metrics = TargetCriticLoss(agents)(batch | {"discount": torch.ones_like(batch["discount"])})
-            _, of_actor = TargetActorLoss(agents)(batch)
-        found[twins] = (float(metrics["target"]), float(of_actor["value"]))
-    going_on = (~batch["terminated"]).float().mean()
-    assert found["smaller"][1] == pytest.approx(1.0)
-    assert found["mean"][1] == pytest.approx(2.0)
-    assert found["mean"][0] - found["smaller"][0] == pytest.approx(float(going_on), abs=1e-5)
 
 
 def test_settings_of_the_released_code_in_target_tasks(meta: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from goskill.methods.simpl.networks import LARGE, SMALL, MetaAgent, of_twins
+from goskill.methods.simpl.networks import LARGE, SMALL, MetaAgent
 from goskill.methods.simpl.sampling import LARGE_PREFIX, SMALL_PREFIX, part
 from goskill.methods.skill_rl import soft_target
 from goskill.models import DiagonalNormal
@@ -81,7 +81,7 @@ class MetaLoss(nn.Module):
         with torch.no_grad():
             decided, cost = agent.policy(following, embedding).sample_for_target()
             weights = dict(agent.target_critic.named_parameters())
-            future = of_twins(agent.values(following, embedding, decided, weights), agent.settings, 0)
+            future = agent.values(following, embedding, decided, weights).amin(0)
             future = future - self._weights() * cost
             target = soft_target(batch, future, agent.settings.reward_scale)
         values = agent.values(batch["observations"], embedding, batch["actions"])
@@ -91,7 +91,7 @@ class MetaLoss(nn.Module):
         agent, settings, observations = self.agent, self.agent.settings, batch["observations"]
         decided, cost = agent.policy(observations, embedding).sample_with_cost()
         fixed = {name: weight.detach() for name, weight in agent.critic.named_parameters()}
-        value = of_twins(agent.values(observations, embedding, decided, fixed), agent.settings, 0)
+        value = agent.values(observations, embedding, decided, fixed).amin(0)
         loss = (self._weights() * cost - value).mean()
         found = cost.detach()
         small, large = found[: settings.small_tasks], found[settings.small_tasks :]

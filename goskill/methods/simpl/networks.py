@@ -109,15 +109,6 @@ class MetaAgent(nn.Module):
         return result
 
 
-def of_twins(values: Tensor, settings: EmbeddingSettings, dim: int) -> Tensor:
-    """What counts of the values of both critics, which are along ``dim``.
-
-    Where embeddings are noisy, so are critics, and the smaller of two falls short a little at each of the hundred
-    decisions that lie before a reward.
-    """
-    return values.amin(dim) if settings.twin_critics == "smaller" else values.mean(dim)
-
-
 @torch.no_grad()
 def begin_without_residual(network: EnsembleMLP) -> None:
     """Zero the last layer, so that a policy over skills begins as the prior."""

@@ -29,7 +29,6 @@ class EmbeddingSettings:
     # Losses
     discount: float = 0.999  # per environment step
     reward_scale: float = 1.0  # rewards are multiplied by this
-    twin_critics: Literal["smaller", "mean"] = "smaller"  # of both values: the smaller (paper) | their mean
 
     def __post_init__(self) -> None:
         check(self, POSITIVE, "embedding_dim", "encoder_width", "encoder_heads", "encoder_points", "width")

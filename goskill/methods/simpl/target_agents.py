@@ -11,7 +11,7 @@ from goskill.errors import InputError
 from goskill.methods.feedforward import agents_in
 from goskill.methods.sequence.checking import loaded
 from goskill.methods.simpl.decisions import DecisionDistribution, SingleActions, decisions
-from goskill.methods.simpl.networks import LARGE, MetaAgent, of_twins, skills_from_state
+from goskill.methods.simpl.networks import LARGE, MetaAgent, skills_from_state
 from goskill.methods.simpl.settings import AdaptationSettings
 from goskill.methods.skill_rl import SkillModel, soft_target, temperature_loss
 from goskill.models import EnsembleMLP, twin_values
@@ -116,7 +116,7 @@ class TargetCriticLoss(nn.Module):
         agents, following = self.agents, batch["next_observations"]
         with torch.no_grad():
             decided, cost = agents.policy(following).sample_for_target()
-            future = of_twins(agents.values(following, decided, agents.target_critic), agents.settings, 1)
+            future = agents.values(following, decided, agents.target_critic).amin(1)
             future = future - agents.temperature.value[:, None] * cost
             target = soft_target(batch, future, agents.settings.reward_scale)
         values = agents.values(batch["observations"], batch["actions"])
@@ -137,7 +137,7 @@ class TargetActorLoss(nn.Module):
         agents, observations = self.agents, batch["observations"]
         known = agents.known.since >= 0
         decided, cost = agents.policy(observations).sample_with_cost()
-        value = of_twins(agents.values(observations, decided), agents.settings, 1)
+        value = agents.values(observations, decided).amin(1)
         temperature = agents.temperature.value.detach()
         actor = (temperature[:, None] * cost - value).mean(1)
         # An agent that is not known yet is at its aim, which leaves its temperature alone.
