@@ -161,9 +161,88 @@ void step(std::int64_t size) {
     for (const float value : values) check(std::isfinite(value), "a parameter after a step");
 }
 
+std::vector<std::int16_t> shorts(std::int64_t count) {
+    std::vector<std::int16_t> values(static_cast<std::size_t>(count));
+    for (std::int16_t& value : values) value = static_cast<std::int16_t>(engine());
+    return values;
+}
+
+// Values, and room for as many, of either type.
+struct Either {
+    explicit Either(std::int64_t count) : single(normal(count)), half(bfloat16(single)) {}
+    void* of(Dtype dtype) {
+        return dtype == Dtype::float32 ? static_cast<void*>(single.data()) : static_cast<void*>(half.data());
+    }
+    std::vector<float> single;
+    std::vector<std::uint16_t> half;
+};
+
+void train_transformer(std::int64_t rows, std::int64_t width, Dtype dtype) {
+    Either branch(rows * width), out(rows * width), gradient(rows * width);
+    const std::vector<float> residual = normal(rows * width), vector = normal(width);
+    const std::vector<std::int16_t> random = shorts(rows * width);
+    std::vector<float> total(residual.size()), by_residual(residual.size());
+    std::vector<float> sums(static_cast<std::size_t>(SUM_PARTS * 3 * width));
+    const DroppedSum sum{residual.data(), branch.of(dtype), vector.data(), random.data(), -3277, 1.25F,
+                         vector.data(),   vector.data(),    1e-5F,         dtype,         width};
+    dropped_sum(sum, rows, total.data(), out.of(dtype), threads);
+    dropped_sum_gradient(
+        sum, {total.data(), residual.data(), gradient.of(dtype), by_residual.data(), out.of(dtype)}, rows,
+        sums.data(), threads);
+    for (const float value : by_residual) check(std::isfinite(value), "a gradient of dropped sums");
+    const BiasReLU relu{vector.data(), dtype, width};
+    bias_relu(relu, rows, branch.of(dtype), branch.of(dtype), threads);
+    bias_relu_gradient(relu, rows, branch.of(dtype), gradient.of(dtype), out.of(dtype), sums.data(), threads);
+    for (const float value : sums) check(std::isfinite(value), "a gradient by vectors");
+}
+
+void attend_in_training(std::int64_t length, std::int64_t head_width, Dtype dtype) {
+    const std::int64_t batch = 2, heads = 3, room = attention_room(length);
+    Either projected(batch * length * 3 * heads * head_width), out(batch * length * heads * head_width);
+    Either slope(batch * length * 3 * heads * head_width);
+    const std::vector<std::int16_t> random = shorts(batch * heads * length * room);
+    const std::vector<float> bias = normal(3 * heads * head_width);
+    std::vector<float> weights(random.size()), sums(static_cast<std::size_t>(SUM_PARTS) * bias.size());
+    const SelfAttention task{projected.of(dtype), dtype,          batch,         length, heads,
+                             head_width,          0.25F,          random.data(), -3277,  1.25F,
+                             bias.data(),         weights.data(), out.of(dtype)};
+    self_attention(task, threads);
+    self_attention_gradient(task, out.of(dtype), slope.of(dtype), sums.data(), threads);
+    for (const float value : sums) check(std::isfinite(value), "a gradient by the bias of attention");
+}
+
+void mask_for_tasks(std::int64_t size, Dtype dtype) {
+    const std::vector<std::int64_t> order{2, 0, 1, 2};
+    const auto masks = mask(3 * size);
+    const std::vector<float> weights = normal(size);
+    Either masked(4 * size);
+    std::vector<float> sum(weights.size());
+    const Masking task{masks.get(), order.data(), 4, size, dtype};
+    mask_weights(task, weights.data(), masked.of(dtype), threads);
+    sum_masked(task, masked.of(dtype), sum.data(), threads);
+    for (const float value : sum) check(std::isfinite(value), "a sum of masked weights");
+}
+
+void draw(std::int64_t count) {
+    std::vector<std::uint32_t> one(static_cast<std::size_t>(count)), other = one;
+    random_words(7, one.data(), count, 1);
+    random_words(7, other.data(), count, threads);
+    check(one == other, "random words of any number of threads");
+}
+
 }  // namespace
 
 int main() {
+    for (const std::int64_t count : {0, 1, 17, 1 << 14, 3 * (1 << 14) + 5}) draw(count);
+    for (const Dtype dtype : {Dtype::float32, Dtype::bfloat16}) {
+        for (const std::int64_t rows : {1, 5, 37}) {
+            for (const std::int64_t width : {16, 48, 128}) train_transformer(rows, width, dtype);
+        }
+        for (const std::int64_t length : {1, 3, 16, 21, 60}) {
+            for (const std::int64_t head_width : {16, 64}) attend_in_training(length, head_width, dtype);
+        }
+        for (const std::int64_t size : {1, 15, 16, 33, 1000}) mask_for_tasks(size, dtype);
+    }
     for (const std::int64_t size : {0, 1, 15, 16, 17, 63, 65, 1 << 16, (1 << 16) + 1, 5'000'003}) step(size);
     for (const std::int64_t rows : {1, 7, 97}) {
         for (const std::int64_t dim : {1, 7, 16, 65}) {
