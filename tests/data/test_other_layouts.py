@@ -97,6 +97,19 @@ def test_arrays_that_a_store_would_call_the_same_are_refused(tmp_path: Path) -> 
         from_ogbench(tmp_path / "a.npz", tmp_path / "store")
 
 
+def test_ogbench_arrays_that_are_called_as_a_stores_columns_keep_apart(tmp_path: Path) -> None:
+    marks = np.arange(sum(ROWS), dtype="f4")
+    trajectories(tmp_path / "a.npz", rewards=marks, success=marks, terminated=marks % 2)
+    from_ogbench(tmp_path / "a.npz", tmp_path / "store")
+    store = EpisodeStore.open(tmp_path / "store")
+    assert {"source_success", "source_terminated", "terminated", "truncated"} <= store.columns.keys()
+    for index in range(len(store)):
+        episode = store.episode(index)
+        np.testing.assert_array_equal(episode.columns["source_success"], episode.rewards)
+        np.testing.assert_array_equal(episode.columns["source_terminated"], episode.rewards % 2)
+        assert not episode.columns["terminated"].any()
+
+
 def test_ogbench_rewards_are_taken_where_there_are_some(tmp_path: Path) -> None:
     rewards = normal(np.random.default_rng(1), sum(ROWS))
     columns = trajectories(tmp_path / "a.npz", rewards=rewards)

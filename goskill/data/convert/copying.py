@@ -119,19 +119,24 @@ class Source:
 
 
 def column_name(name: str) -> str:
-    """What a store calls a column of a source: ``infos/qpos`` becomes ``infos_qpos``.
+    """What a store calls a column of a source: ``infos/qpos`` becomes ``infos_qpos``."""
+    return _NOT_IN_NAMES.sub("_", name)
 
-    A name that stores have themselves gets a prefix: ``rewards`` becomes ``source_rewards``.
+
+def unasked_column_name(name: str) -> str:
+    """The same of a column that is kept unasked, which cannot be left out if stores have one of that name themselves.
+
+    Then it gets a prefix: ``rewards`` becomes ``source_rewards``.
     """
-    plain = _NOT_IN_NAMES.sub("_", name)
+    plain = column_name(name)
     return f"source_{plain}" if plain in EVERY_STORE or plain in EPISODE_ENDS else plain
 
 
-def column_names(names: Iterable[str]) -> dict[str, str]:
+def column_names(names: Iterable[str], called: Callable[[str], str] = column_name) -> dict[str, str]:
     """What a store calls columns of a source, by their names there. InputError for two that it would call the same."""
     known: dict[str, str] = {}
     for name in names:
-        there = known.setdefault(column_name(name), name)
+        there = known.setdefault(called(name), name)
         if there != name:
             raise InputError(
                 f"columns: expected names that differ in letters and digits, got {there!r:.80} and {name!r:.80}"

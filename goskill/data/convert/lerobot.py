@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from goskill.data.columns import Columns, checked_columns
-from goskill.data.convert.copying import Member, Part, Source, column_names, copy_source
+from goskill.data.convert.copying import Member, Part, Source, column_names, copy_source, unasked_column_name
 from goskill.data.convert.report import ConversionReport
 from goskill.data.convert.rewards import check_option, rewards_of
 from goskill.data.convert.transitions import Content, columns_of, content_of, joined, named
@@ -193,7 +193,7 @@ def _reading(
         raise InputError(f"observation: expected a feature of numbers of {root}, got {chosen!r:.80}; {hint}")
     kept = [name for name in numbers if name not in (*_NOT_KEPT, chosen)]
     with named(str(root / "meta" / "info.json")):
-        columns = column_names(kept)
+        columns = column_names(kept, unasked_column_name)
     return Reading(
         chosen,
         columns,

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from goskill.data.columns import checked_columns
 from goskill.data.convert.archive import read_all
-from goskill.data.convert.copying import Part, Source, column_name, column_names, copy_source
+from goskill.data.convert.copying import Part, Source, column_names, copy_source, unasked_column_name
 from goskill.data.convert.ends import flags_of
 from goskill.data.convert.fingerprints import stamp
 from goskill.data.convert.report import ConversionReport
@@ -59,7 +59,7 @@ def from_ogbench(
             begin = end
     further = _further(columns)
     with named(str(file)):
-        names = column_names(further)
+        names = column_names(further, unasked_column_name)
         types = {names[name]: np.dtype((rows.dtype, rows.shape[1:])) for name, rows in further.items()}
         declared = checked_columns("columns", {"terminated": "?", "truncated": "?", **types}, texts=False)
     trajectories = Source(
@@ -111,7 +111,7 @@ def read_trajectories(key: tuple[Path, int, int], missing_rewards: str | None) -
     for end in (first + 1 + np.flatnonzero(columns["terminals"][first:last])).tolist():
         if end - begin > 1:
             steps = slice(begin, end - 1)
-            declared = {column_name(name): rows[steps] for name, rows in _further(columns).items()}
+            declared = {unasked_column_name(name): rows[steps] for name, rows in _further(columns).items()}
             episodes.append(
                 SourceEpisode.of(
                     f"{path}: rows {begin} to {end}",
