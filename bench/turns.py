@@ -15,9 +15,15 @@ processor_time = partial(pytest.mark.benchmark, timer=time.process_time)
 
 
 def in_turn(
-    benchmark: Any, ours: Callable[[], Any], peers: dict[str, Callable[[], Any]], rounds: int
+    benchmark: Any,
+    ours: Callable[[], Any],
+    peers: dict[str, Callable[[], Any]],
+    rounds: int,
+    prepare: Callable[[str], None] | None = None,
 ) -> None:
     """Time each peer before every round of ours; ``in_turn`` of the row holds the medians of the ratios.
+
+    ``prepare`` is called, untimed, before each is timed: with the peer's name, or "" for ours.
 
     Raises ValueError if ours would be timed by another clock than its peers.
     """
@@ -29,7 +35,11 @@ def in_turn(
 
     def time_peers() -> None:
         for name, peer in peers.items():
+            if prepare is not None:
+                prepare(name)
             taken[name].append(_seconds(peer))
+        if prepare is not None:
+            prepare("")
 
     benchmark.pedantic(ours, setup=time_peers, rounds=rounds, iterations=1)
     own = np.array(benchmark.stats.stats.data)
