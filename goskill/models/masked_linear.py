@@ -50,10 +50,8 @@ class MaskedLinear(nn.Linear):
         dtype = self.weight.dtype
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
-        rows, bias = (
-            x.reshape(tasks, -1, self.in_features).to(dtype),
-            None if bias is None else bias.to(dtype),
-        )
+        rows = x.reshape(tasks, -1, self.in_features).to(dtype)
+        bias = None if bias is None else bias.to(dtype)
         if self.task_weight is None and self.weight.device.type == "cpu" and dtype in DTYPES:
             product: Tensor = _Product.apply(rows, self.weight, bias, self.mask, self.order)  # type: ignore[no-untyped-call]
         else:

@@ -13,7 +13,8 @@ from goskill.ops.operators import NONE
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
-def _address(tensor: Tensor | None) -> int | None:
+def address(tensor: Tensor | None) -> int | None:
+    """Where a tensor's memory begins."""
     return None if tensor is None else tensor.data_ptr()
 
 
@@ -70,7 +71,7 @@ def vector_quantize(
         column_stride=x.stride(1),
         codebook=codes.data_ptr(),
         codes=codes.shape[0],
-        mask=_address(mask),
+        mask=address(mask),
         indices=indices.data_ptr(),
         quantized_codes=quantized_codes.data_ptr(),
         quantized=quantized.data_ptr(),
@@ -164,14 +165,14 @@ def focal_loss(
         classes=logits.shape[1],
         row_stride=logits.stride(0),
         target=target.data_ptr(),
-        weight=_address(weight),
-        mask=_address(mask),
+        weight=address(weight),
+        mask=address(mask),
         gamma=gamma,
         ignore_index=ignore_index,
         label_smoothing=label_smoothing,
         reduction=reduction,
         losses=losses.data_ptr(),
-        reduced=_address(reduced),
+        reduced=address(reduced),
         gradient=gradient.data_ptr() if with_gradient else None,
         threads=torch.get_num_threads(),
     )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from goskill import _core
-from goskill.ops.cpu import DTYPES
+from goskill.ops.cpu import DTYPES, address
 from goskill.ops.decoding import HEAD_WIDTH_MULTIPLE
 
 LONGEST = 512  # tokens, up to which the weights of a head stay in a core's cache
@@ -96,8 +96,8 @@ def _run(
 ) -> None:
     _core.self_attention(
         projected=projected.data_ptr(),
-        random=None if random is None else random.data_ptr(),
-        bias=None if bias is None else bias.data_ptr(),
+        random=address(random),
+        bias=address(bias),
         weights=weights.data_ptr(),
         gradient=None if gradients is None else gradients[0].data_ptr(),
         sums=None if gradients is None else gradients[1].data_ptr(),

@@ -45,7 +45,7 @@ class EpisodeLog:
         self._length += 1
         self._return += step.rewards
         self._success = np.fmax(self._success, step.success)
-        self._ways.add(step)
+        self._ways.add(step, self._length)
         over = np.flatnonzero(step.terminated | step.truncated)
         if not len(over):
             return {}

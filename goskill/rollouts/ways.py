@@ -26,10 +26,8 @@ class Ways:
 
     def __init__(self, count: int) -> None:
         self._episode = np.ones(count, np.int64)  # under way
-        self._length = np.zeros(count, np.int64)
-        self._whole = np.ones(
-            count, np.bool_
-        )  # whether the episode under way is known from its first step on
+        # Whether the episode under way is known from its first step on.
+        self._whole = np.ones(count, np.bool_)
         self._followed = np.full(count, 1 in FOLLOWED)
         self._owners: list[tuple[int, int]] = []  # environment and episode of each point
         self._points: list[FloatArray] = []
@@ -38,20 +36,19 @@ class Ways:
     def after(cls, ended: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Ways:
         """Those of environments that have ended ``ended`` episodes, of which nothing is known; int64 [N] both."""
         ways = cls(len(ended))
-        ways._episode, ways._length, ways._whole = ended + 1, lengths.copy(), lengths == 0
+        ways._episode, ways._whole = ended + 1, lengths == 0
         ways._choose()
         return ways
 
-    def add(self, step: Steps) -> None:
-        """Note a step of all environments."""
+    def add(self, step: Steps, lengths: npt.NDArray[np.int64]) -> None:
+        """Note a step of all environments, whose episodes have ``lengths`` int64 [N] with it."""
         over = step.terminated | step.truncated
         if self._followed.any():
-            self._keep(self._followed & (self._length % EVERY == 0), step.observations)
+            self._keep(self._followed & ((lengths - 1) % EVERY == 0), step.observations)
             self._keep(self._followed & over, step.next_observations)
-        self._length += 1
         if over.any():
             self._episode[over] += 1
-            self._length[over], self._whole[over] = 0, True
+            self._whole[over] = True
             self._choose()
 
     def _choose(self) -> None:
@@ -74,7 +71,6 @@ class Ways:
         """All that was kept, and the episodes under way."""
         return {
             "episode": self._episode.copy(),
-            "length": self._length.copy(),
             "whole": self._whole.copy(),
             "owners": np.array(self._owners, np.int64).reshape(-1, 2),
             "points": np.stack(self._points) if self._points else np.zeros((0, 0), np.float32),
@@ -83,7 +79,6 @@ class Ways:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state of :meth:`state_dict`."""
         self._episode = np.asarray(state["episode"]).astype(np.int64)
-        self._length = np.asarray(state["length"]).astype(np.int64)
         self._whole = np.asarray(state["whole"]).astype(np.bool_)
         self._owners = [(row, episode) for row, episode in np.asarray(state["owners"]).tolist()]
         self._points = list(np.asarray(state["points"]).astype(np.float32))

@@ -53,8 +53,6 @@ class DistillationLoss(nn.Module):
         value = self.agents.values(observations, policy.sample()).amin(1)
         temperature = self.shared.temperature.value
         loss = (temperature.detach() * divergence - value).mean()
-        excess = temperature_loss(
-            self.shared.temperature.log_value, divergence.flatten()[None], self.target_divergence
-        )
+        excess = temperature_loss(temperature, divergence.flatten()[None], self.target_divergence)
         metrics = {"divergence": divergence.mean(), "temperature": temperature.mean(), "value": value.mean()}
         return loss + excess, metrics

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from goskill.methods.simpl.networks import LARGE, SMALL, MetaAgent
 from goskill.methods.simpl.sampling import LARGE_PREFIX, SMALL_PREFIX, part
-from goskill.methods.skill_rl import soft_target
+from goskill.methods.skill_rl import soft_target, temperature_loss
 from goskill.models import DiagonalNormal
 from goskill.training import Batch
 
@@ -55,7 +55,7 @@ class MetaLoss(nn.Module):
             aim = settings.embedding_aims[place]
             cost = cost + learned[place].detach() * found.sum() / len(surprise)
             if aim is not None and len(found):
-                cost = cost + learned[place] * (aim - found.detach().mean()).clamp(max=0.0)
+                cost = cost + temperature_loss(learned[place, None], found[None], aim, falls=False)
         return cost
 
     def _posterior(self, batch: Batch) -> DiagonalNormal:
@@ -103,9 +103,7 @@ class MetaLoss(nn.Module):
         ):
             if not len(found):
                 continue
-            excess = aim - found.mean()
-            if not settings.temperature_falls:
-                excess = excess.clamp(max=0.0)
-            loss = loss + both[place] * excess
+            costs, falls = found.flatten()[None], settings.temperature_falls
+            loss = loss + temperature_loss(both[place, None], costs, aim, falls=falls)
             metrics |= {f"{name}_cost": found.mean(), f"{name}_temperature": both[place]}
         return loss, metrics

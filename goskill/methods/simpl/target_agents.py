@@ -145,7 +145,7 @@ class TargetActorLoss(nn.Module):
         counted = torch.where(known[:, None], cost.detach(), aim)
         loss = torch.where(known, actor, 0.0).sum()
         loss = loss + temperature_loss(
-            agents.temperature.log_value, counted, aim, falls=agents.settings.temperature_falls
+            agents.temperature.value, counted, aim, falls=agents.settings.temperature_falls
         )
         metrics = {"cost": cost.mean(), "temperature": temperature.mean(), "value": value.mean()}
         return loss, metrics

@@ -20,15 +20,13 @@ def soft_target(batch: Batch, future: Tensor, reward_scale: float) -> Tensor:
     return reward_scale * batch["rewards"] + goes_on * future
 
 
-def temperature_loss(
-    log_temperature: Tensor, divergence: Tensor, target: float, *, falls: bool = True
-) -> Tensor:
+def temperature_loss(temperature: Tensor, divergence: Tensor, target: float, *, falls: bool = True) -> Tensor:
     """Raises a temperature [agents] whose agent's divergence [agents, B] is above ``target``, lowers it below.
 
     Where ``falls`` is False it is left alone below.
     """
     room = (target - divergence.detach()).mean(1)
-    return (log_temperature.exp() * (room if falls else room.clamp(max=0.0))).sum()
+    return (temperature * (room if falls else room.clamp(max=0.0))).sum()
 
 
 class SkillCriticLoss(nn.Module):
@@ -70,7 +68,7 @@ class SkillActorLoss(nn.Module):
         temperature = agents.temperature.value.detach()
         actor = (temperature[:, None] * divergence - value).mean(1).sum()
         target = agents.settings.target_divergence
-        loss = actor + temperature_loss(agents.temperature.log_value, divergence, target)
+        loss = actor + temperature_loss(agents.temperature.value, divergence, target)
         metrics = {
             "divergence": divergence.mean(),
             "temperature": temperature.mean(),
